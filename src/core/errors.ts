@@ -1,0 +1,162 @@
+/**
+ * The one table of errors. Each code has, for requests, an HTTP status; for turns, whether the runner tries again by
+ * itself (`transient`) and whether a person may (`canRetry`); and the sentence that a person reads, which says what
+ * happened and what to do next. Codes are part of the protocol: they are never renamed.
+ */
+type RequestRow = { status: number; retryable: boolean; title: string; sentence: string }
+type TurnRow = { transient: boolean; canRetry: boolean; sentence: string }
+
+export const requestErrors = {
+  invalid_request: { status: 400, retryable: false, title: 'Invalid request', sentence: 'The request is not valid.' },
+  bad_cursor: {
+    status: 400,
+    retryable: false,
+    title: 'Bad cursor',
+    sentence: 'The cursor cannot be read. Load the session again and follow from its cursor.',
+  },
+  unauthorized: {
+    status: 401,
+    retryable: false,
+    title: 'Unauthorized',
+    sentence: 'Sign in first: the request has no valid token or guest cookie.',
+  },
+  forbidden: {
+    status: 403,
+    retryable: false,
+    title: 'Forbidden',
+    sentence: 'Your role in this session does not allow this.',
+  },
+  not_found: { status: 404, retryable: false, title: 'Not found', sentence: 'There is nothing here that you may see.' },
+  busy: {
+    status: 409,
+    retryable: true,
+    title: 'Busy',
+    sentence: 'A reply is being written. Send again when it has ended, or choose to queue.',
+  },
+  not_waiting: {
+    status: 409,
+    retryable: false,
+    title: 'Not waiting',
+    sentence: 'Nothing waits for this answer any more. Load the session to see what became of it.',
+  },
+  gone: { status: 410, retryable: false, title: 'Gone', sentence: 'This was deleted.' },
+  too_large: {
+    status: 413,
+    retryable: false,
+    title: 'Too large',
+    sentence: 'The request is larger than allowed. Shorten it and send it again.',
+  },
+  id_conflict: {
+    status: 422,
+    retryable: false,
+    title: 'Id conflict',
+    sentence: 'This id is already used for something else. Choose a new id.',
+  },
+  rate_limited: {
+    status: 429,
+    retryable: true,
+    title: 'Too many requests',
+    sentence: 'You are sending too fast. Wait a moment and send again.',
+  },
+  internal: {
+    status: 500,
+    retryable: true,
+    title: 'Internal error',
+    sentence: 'Something went wrong on our side. Send it again with the same id; nothing is done twice.',
+  },
+  draining: {
+    status: 503,
+    retryable: true,
+    title: 'Draining',
+    sentence: 'This server is going away. Connect again; another one takes over.',
+  },
+  unavailable: {
+    status: 503,
+    retryable: true,
+    title: 'Unavailable',
+    sentence: 'The database does not answer at the moment. Send it again with the same id; nothing is done twice.',
+  },
+} as const satisfies Record<string, RequestRow>
+
+export const turnErrors = {
+  provider_rate_limited: {
+    transient: true,
+    canRetry: true,
+    sentence: 'The model is receiving too many requests. Try again in a moment.',
+  },
+  provider_overloaded: {
+    transient: true,
+    canRetry: true,
+    sentence: 'The model is overloaded. Try again in a moment.',
+  },
+  provider_unreachable: {
+    transient: true,
+    canRetry: true,
+    sentence: 'The model could not be reached. Try again in a moment.',
+  },
+  provider_timeout: { transient: true, canRetry: true, sentence: 'The model did not answer in time. Try again.' },
+  provider_truncated: {
+    transient: true,
+    canRetry: true,
+    sentence: 'The reply broke off before it was finished. Try again.',
+  },
+  provider_rejected: {
+    transient: false,
+    canRetry: false,
+    sentence: 'The model refused this request. Change the message and send it as a new one.',
+  },
+  provider_auth: {
+    transient: false,
+    canRetry: true,
+    sentence: 'The server is not allowed to use the model. Its operator has to check the key, then you can try again.',
+  },
+  content_filtered: {
+    transient: false,
+    canRetry: false,
+    sentence: 'The reply was withheld by a content filter. Change the message and send it as a new one.',
+  },
+  context_too_long: {
+    transient: false,
+    canRetry: false,
+    sentence: 'The conversation is too long for the model. Start a new session or shorten the message.',
+  },
+  budget_exceeded: {
+    transient: false,
+    canRetry: true,
+    sentence: 'The reply reached its limit before it was finished. Try again or ask for something shorter.',
+  },
+  no_progress: { transient: true, canRetry: true, sentence: 'The model stopped answering. Try again.' },
+  crashed: {
+    transient: false,
+    canRetry: true,
+    sentence: 'The server stopped several times while writing this reply. Try again.',
+  },
+  expired: { transient: false, canRetry: true, sentence: 'This message waited too long for its reply. Try again.' },
+  internal: { transient: false, canRetry: true, sentence: 'Something went wrong while writing the reply. Try again.' },
+} as const satisfies Record<string, TurnRow>
+
+export type RequestCode = keyof typeof requestErrors
+export type TurnCode = keyof typeof turnErrors
+
+/** Why a turn failed, as clients see it on the user's message. `error` is the sentence for people. */
+export type Failure = { code: TurnCode; error: string; canRetry: boolean; retryAfterMs?: number }
+
+export function failureOf(code: TurnCode, retryAfterMs?: number): Failure {
+  const { sentence, canRetry } = turnErrors[code]
+  return { code, error: sentence, canRetry, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) }
+}
+
+/**
+ * Thrown by what reads a provider (and by apps' `reply` functions, if they know better than the classifier): the
+ * attempt ends with this code. `retryAfterMs` is the provider's own word on when to come back.
+ */
+export class ReplyError extends Error {
+  override readonly name = 'ReplyError'
+  readonly code: TurnCode
+  readonly retryAfterMs: number | undefined
+  constructor(code: TurnCode, detail: string, options: { retryAfterMs?: number; cause?: unknown } = {}) {
+    super(detail, { cause: options.cause })
+    this.code = code
+    this.retryAfterMs = options.retryAfterMs
+  }
+}

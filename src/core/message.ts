@@ -1,0 +1,42 @@
+import type { Part } from './chunk.ts'
+import type { Failure } from './errors.ts'
+import type { JsonObject } from './json.ts'
+
+export type MessageStatus = 'pending' | 'streaming' | 'complete' | 'failed' | 'stopped'
+
+/** A message as every route and event shows it. The AI SDK's `UIMessage` is its `id`, `role`, `parts`, `metadata`. */
+export type Message = {
+  id: string
+  sessionId: string
+  /** The `seq` of the event that created it; a user's message and its first reply share one. */
+  seq: number
+  role: 'user' | 'assistant'
+  parts: Part[]
+  metadata: JsonObject | null
+  /** A user's message is always `complete`; the assistant's follows its turn's round. */
+  status: MessageStatus
+  /** On the user's message while its turn is failed, else null. */
+  error: Failure | null
+  author: string | null
+  lane: string
+  /** On the assistant's message: the id of the user's message that it answers. */
+  repliesTo: string | null
+  branch: { index: number; count: number } | null
+  round: number | null
+  model: string | null
+  inputTokens: number | null
+  outputTokens: number | null
+  createdAt: string
+  updatedAt: string
+}
+
+/** What a provider reported for one step. Absent numbers were not reported, never guessed. */
+export type StepUsage = {
+  provider?: string
+  model?: string
+  inputTokens?: number
+  outputTokens?: number
+  cachedInputTokens?: number
+  reasoningTokens?: number
+  finishReason?: string
+}
