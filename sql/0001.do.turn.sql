@@ -1,0 +1,719 @@
+-- The durable turn: sessions with one append-only log each, turns, chunks, ledger.
+--
+-- Three rules hold for everything below (they were each broken on purpose and failed without them):
+--   * Lock first, decide in a later statement. Each statement of a volatile function has its own snapshot, so what
+--     a function reads after `for no key update` is the state as of the lock.
+--   * Lock order: the session, then turns, then everything else. Appending takes turn rows only.
+--   * A transition is one call. A process that is paused holds no lock, because the server ends the call without it.
+
+create schema if not exists holdfast;
+
+-- One row. `epoch` names this log: cursors carry it, and it changes when the database was restored to another past.
+create table holdfast.meta (
+  only_row boolean primary key default true check (only_row),
+  epoch text not null,
+  system_identifier text not null,
+  timeline int not null
+);
+
+create table holdfast.sessions (
+  tenant_id text not null,
+  id text not null,
+  next_seq int not null default 1,
+  title text,
+  metadata jsonb not null default '{}',
+  message_count int not null default 0,
+  input_tokens bigint not null default 0,
+  output_tokens bigint not null default 0,
+  last_preview text,
+  last_model text,
+  created_at timestamptz not null default clock_timestamp(),
+  updated_at timestamptz not null default clock_timestamp(),
+  primary key (tenant_id, id)
+) with (fillfactor = 80);
+
+create table holdfast.members (
+  tenant_id text not null,
+  session_id text not null,
+  user_id text not null,
+  role text not null check (role in ('owner', 'member', 'reader')),
+  delivered_seq int not null default 0,
+  read_seq int not null default 0,
+  muted boolean not null default false,
+  joined_at timestamptz not null default clock_timestamp(),
+  primary key (tenant_id, session_id, user_id)
+);
+create index members_of_user on holdfast.members (tenant_id, user_id);
+
+create table holdfast.messages (
+  tenant_id text not null,
+  session_id text not null,
+  id text not null,
+  -- The seq of the event that created it; a user's message and its first reply share one.
+  seq int not null,
+  -- The order in which the prompt is built: that of the turn, the reply after its message.
+  position int not null,
+  role text not null check (role in ('user', 'assistant')),
+  author text,
+  parts jsonb not null,
+  metadata jsonb,
+  status text not null check (status in ('pending', 'streaming', 'complete', 'failed', 'stopped')),
+  error jsonb,
+  lane text not null default 'main',
+  audience text,
+  replies_to text,
+  round int,
+  turn_id uuid not null,
+  -- What a repeated send is compared with; on user rows only.
+  body_hash text,
+  model text,
+  input_tokens int,
+  output_tokens int,
+  created_at timestamptz not null default clock_timestamp(),
+  updated_at timestamptz not null default clock_timestamp(),
+  primary key (tenant_id, session_id, id),
+  constraint input_tokens_on_user_rows_only check (input_tokens is null or role = 'user'),
+  constraint output_tokens_on_assistant_rows_only check (output_tokens is null or role = 'assistant'),
+  constraint user_rows_are_complete check (role = 'assistant' or status = 'complete')
+);
+create index messages_in_order on holdfast.messages (tenant_id, session_id, position, role);
+
+create table holdfast.turns (
+  tenant_id text not null,
+  id uuid not null,
+  session_id text not null,
+  message_id text not null,
+  reply_id text not null,
+  user_id text not null,
+  -- The seq of the event that accepted it, hence unique and rising within the session.
+  position int not null,
+  lane text not null default 'main',
+  audience text,
+  holds_lane boolean not null default true,
+  state text not null check (state in ('queued', 'running', 'waiting', 'complete', 'failed', 'stopped')),
+  -- Counts up over all rounds and is never reused: it is the fence, and it keys chunks and ledger.
+  attempt int not null default 0,
+  round int not null default 1,
+  -- True from an attempt's start to an outcome or a wait: its chunks are part of the log.
+  open boolean not null default false,
+  -- Attempts of this round that a provider's error ended.
+  failures int not null default 0,
+  -- Takeovers in a row that got no further than `best_steps`, then `best_chunks`.
+  crashes int not null default 0,
+  best_steps int not null default 0,
+  best_chunks int not null default 0,
+  -- Set when a stop could not be completed at once: who asked. Nothing is appended, finished or claimed any more.
+  stopping text,
+  lease_until timestamptz,
+  runner text,
+  -- Null behind another turn of its lane; else when it may run.
+  due_at timestamptz,
+  -- Null once begun.
+  expires_at timestamptz,
+  -- The last finished step: {attempt, step, nextIndex, parts, metadata, messages, usage}. Never read into by SQL
+  -- but for its numbers.
+  checkpoint json,
+  -- When its chunks may be swept.
+  sweep_at timestamptz,
+  created_at timestamptz not null default clock_timestamp(),
+  updated_at timestamptz not null default clock_timestamp(),
+  primary key (tenant_id, id)
+) with (fillfactor = 70);
+create unique index turn_of_message on holdfast.turns (tenant_id, session_id, message_id);
+create index turns_due on holdfast.turns (due_at) where state = 'queued' and due_at is not null;
+create index turns_leased on holdfast.turns (lease_until) where state = 'running';
+create index turns_of_lane on holdfast.turns (tenant_id, session_id, lane, position)
+  where state in ('queued', 'running', 'waiting');
+create index turns_blocked on holdfast.turns (tenant_id, session_id, lane, position)
+  where state = 'queued' and due_at is null;
+create index turns_open on holdfast.turns (tenant_id, session_id, position) where open;
+create index turns_expiring on holdfast.turns (expires_at) where expires_at is not null;
+create index turns_to_sweep on holdfast.turns (sweep_at) where sweep_at is not null;
+create index turns_stopping on holdfast.turns (updated_at) where stopping is not null;
+-- The safety net, not the mechanism: two turns of a lane never hold it at once.
+create unique index one_turn_holds_a_lane on holdfast.turns (tenant_id, session_id, lane)
+  where state = 'running' or (state = 'waiting' and holds_lane);
+
+-- `data` is json, not jsonb, and SQL never reads into it: one odd character must not fail a whole flush. No foreign
+-- key: append holds the turn's row already.
+create table holdfast.chunks (
+  tenant_id text not null,
+  turn_id uuid not null,
+  attempt int not null,
+  index int not null,
+  n int not null check (n > 0),
+  data json not null,
+  primary key (tenant_id, turn_id, attempt, index)
+);
+
+create table holdfast.events (
+  tenant_id text not null,
+  session_id text not null,
+  seq int not null,
+  type text not null,
+  -- Of the turn that it is about, as followers need them to keep their place: which turn, which attempt.
+  turn_id uuid,
+  position int,
+  attempt int,
+  -- Null: everyone. `user:ID`: only this user. `not:ID`: all but this user.
+  audience text,
+  data json not null,
+  at timestamptz not null default clock_timestamp(),
+  primary key (tenant_id, session_id, seq)
+);
+create index events_of_turn on holdfast.events (tenant_id, turn_id, seq) where turn_id is not null;
+
+-- The ledger: one row per step that reached the provider, as reported. Not fenced: its rows are facts about money.
+create table holdfast.usage (
+  tenant_id text not null,
+  turn_id uuid not null,
+  attempt int not null,
+  step int not null,
+  session_id text not null,
+  user_id text not null,
+  provider text,
+  model text,
+  input_tokens int,
+  output_tokens int,
+  cached_input_tokens int,
+  reasoning_tokens int,
+  outcome text not null check (outcome in ('complete', 'failed', 'stopped', 'lost', 'handover')),
+  created_at timestamptz not null default clock_timestamp(),
+  primary key (tenant_id, turn_id, attempt, step)
+);
+create index usage_by_user on holdfast.usage (tenant_id, user_id, created_at);
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Shapes. Whatever a client receives of a message, a turn or a session is built here and nowhere else.
+
+create function holdfast.iso(t timestamptz) returns text language sql stable parallel safe as $$
+  select to_char(t at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+$$;
+
+create function holdfast.message_json(m holdfast.messages) returns json language sql stable parallel safe as $$
+  select json_build_object(
+    'id', m.id, 'sessionId', m.session_id, 'seq', m.seq, 'role', m.role, 'parts', m.parts, 'metadata', m.metadata,
+    'status', m.status, 'error', m.error, 'author', m.author, 'lane', m.lane, 'repliesTo', m.replies_to,
+    'branch', null, 'round', m.round, 'model', m.model, 'inputTokens', m.input_tokens,
+    'outputTokens', m.output_tokens, 'createdAt', holdfast.iso(m.created_at), 'updatedAt', holdfast.iso(m.updated_at))
+$$;
+
+create function holdfast.turn_json(t holdfast.turns) returns json language sql stable parallel safe as $$
+  select case when t.state = 'queued' and t.attempt > 0 and t.due_at is not null
+    then json_build_object('id', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'state', t.state,
+      'attempt', t.attempt, 'round', t.round, 'dueAt', holdfast.iso(t.due_at))
+    else json_build_object('id', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'state', t.state,
+      'attempt', t.attempt, 'round', t.round) end
+$$;
+
+create function holdfast.session_json(s holdfast.sessions, unread int) returns json language sql stable as $$
+  select json_build_object('id', s.id, 'title', s.title, 'metadata', s.metadata,
+    'createdAt', holdfast.iso(s.created_at), 'updatedAt', holdfast.iso(s.updated_at),
+    'messageCount', s.message_count, 'totalTokens', s.input_tokens + s.output_tokens,
+    'lastPreview', s.last_preview, 'lastModel', s.last_model, 'unread', unread)
+$$;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Parts of transitions. Each expects the session's row to be locked by the caller.
+
+-- Takes the session's next seq and writes one event, of a turn or (with a null turn) of the session. Answers its seq.
+create function holdfast.write_event(p_tenant text, p_session text, p_type text, t holdfast.turns, p_data json)
+  returns int language plpgsql as $$
+declare v_seq int;
+begin
+  update holdfast.sessions set next_seq = next_seq + 1, updated_at = clock_timestamp()
+   where tenant_id = p_tenant and id = p_session returning next_seq - 1 into v_seq;
+  insert into holdfast.events (tenant_id, session_id, seq, type, turn_id, position, attempt, audience, data)
+    values (p_tenant, p_session, v_seq, p_type, t.id, t.position, t.attempt, t.audience, p_data);
+  return v_seq;
+end $$;
+
+-- Makes the head of a lane due, if nothing holds the lane.
+create function holdfast.promote(p_tenant text, p_session text, p_lane text) returns void language plpgsql as $$
+begin
+  update holdfast.turns set due_at = clock_timestamp()
+   where tenant_id = p_tenant and due_at is null and state = 'queued' and id = (
+     select case when bool_or(e.state = 'running' or e.state = 'waiting' and e.holds_lane) then null
+       else (array_agg(e.id order by e.position) filter (where e.state = 'queued'))[1] end
+     from holdfast.turns e
+     where e.tenant_id = p_tenant and e.session_id = p_session and e.lane = p_lane
+       and e.state in ('queued', 'running', 'waiting'));
+end $$;
+
+-- Writes what was reported for an attempt's steps, once each, and adds it to the session's counters. Answers how
+-- many rows were new. A settled row never changes.
+create function holdfast.record_usage(p_tenant text, p_session text, p_user text, p_turn uuid, p_attempt int,
+  p_outcome text, p_usage json) returns int language plpgsql as $$
+declare v_rows int;
+begin
+  with added as (
+    insert into holdfast.usage (tenant_id, turn_id, attempt, step, session_id, user_id, provider, model, input_tokens,
+        output_tokens, cached_input_tokens, reasoning_tokens, outcome)
+      select p_tenant, p_turn, p_attempt, u.step, p_session, p_user, u.provider, u.model, u."inputTokens",
+        u."outputTokens", u."cachedInputTokens", u."reasoningTokens", p_outcome
+      from json_to_recordset(p_usage) u(step int, provider text, model text, "inputTokens" int, "outputTokens" int,
+        "cachedInputTokens" int, "reasoningTokens" int)
+      on conflict do nothing
+      returning input_tokens, output_tokens, model),
+  totals as (select count(*)::int n, coalesce(sum(input_tokens), 0) i, coalesce(sum(output_tokens), 0) o,
+      max(model) m from added),
+  counted as (
+    update holdfast.sessions s set input_tokens = s.input_tokens + totals.i, output_tokens = s.output_tokens + totals.o,
+        last_model = coalesce(totals.m, s.last_model)
+      from totals where s.tenant_id = p_tenant and s.id = p_session and totals.n > 0)
+  select n into v_rows from totals;
+  -- What the message cost to read: the first step of the first attempt that reported, written once.
+  update holdfast.messages m set input_tokens = u.input_tokens
+    from holdfast.turns t, holdfast.usage u
+   where t.tenant_id = p_tenant and t.id = p_turn
+     and m.tenant_id = p_tenant and m.session_id = p_session and m.id = t.message_id and m.input_tokens is null
+     and u.tenant_id = p_tenant and u.turn_id = p_turn and u.attempt = p_attempt and u.step = 0
+     and u.input_tokens is not null;
+  return v_rows;
+end $$;
+
+-- Ends a turn's round: the turn, its reply and (for a failure) the user's message. `p_error` is null but for failed.
+create function holdfast.settle(t holdfast.turns, p_state text, p_parts jsonb, p_metadata jsonb, p_model text,
+  p_preview text, p_error jsonb, p_counts boolean) returns json language plpgsql as $$
+declare v_reply holdfast.messages; v_turn holdfast.turns;
+begin
+  update holdfast.turns set state = p_state, open = false, lease_until = null, runner = null, due_at = null,
+      expires_at = null, stopping = null, sweep_at = clock_timestamp() + interval '60 s', updated_at = clock_timestamp()
+   where tenant_id = t.tenant_id and id = t.id returning * into v_turn;
+  update holdfast.messages set parts = p_parts, metadata = coalesce(p_metadata, metadata), status = p_state,
+      model = coalesce(p_model, model), updated_at = clock_timestamp(),
+      output_tokens = (select sum(u.output_tokens) from holdfast.usage u
+        where u.tenant_id = t.tenant_id and u.turn_id = t.id and u.attempt = t.attempt)
+   where tenant_id = t.tenant_id and session_id = t.session_id and id = t.reply_id returning * into v_reply;
+  if p_error is not null then
+    update holdfast.messages set error = p_error, updated_at = clock_timestamp()
+     where tenant_id = t.tenant_id and session_id = t.session_id and id = t.message_id;
+  end if;
+  if p_counts then
+    update holdfast.sessions set message_count = message_count + 1, last_preview = coalesce(p_preview, last_preview)
+     where tenant_id = t.tenant_id and id = t.session_id;
+  end if;
+  perform holdfast.promote(t.tenant_id, t.session_id, t.lane);
+  return holdfast.message_json(v_reply);
+end $$;
+
+create function holdfast.settle_failed(t holdfast.turns, p_parts jsonb, p_metadata jsonb, p_model text, p_error jsonb)
+  returns int language plpgsql as $$
+declare v_message json;
+begin
+  v_message := holdfast.settle(t, 'failed', p_parts, p_metadata, p_model, null, p_error, false);
+  return holdfast.write_event(t.tenant_id, t.session_id, 'message.error', t,
+    (jsonb_build_object('userMessageId', t.message_id) || p_error || jsonb_build_object('message', v_message))::json);
+end $$;
+
+-- What a transition answers: its outcome, and the event that it wrote, so that it can be handed on without a read.
+create function holdfast.answer(p_outcome text, p_tenant text, p_session text, p_seq int) returns json
+  language sql stable as $$
+  select json_build_object('outcome', p_outcome, 'event', (
+    select json_build_object('seq', e.seq, 'type', e.type, 'turnId', e.turn_id, 'position', e.position,
+      'attempt', e.attempt, 'audience', e.audience, 'at', holdfast.iso(e.at), 'data', e.data)
+    from holdfast.events e where e.tenant_id = p_tenant and e.session_id = p_session and e.seq = p_seq))
+$$;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Sessions.
+
+-- Outcomes: created, same (the caller is a member of it: what is there), conflict (somebody else's).
+create function holdfast.create_session(p_tenant text, p_session text, p_user text, p_title text, p_metadata jsonb)
+  returns json language plpgsql as $$
+declare s holdfast.sessions;
+begin
+  insert into holdfast.sessions (tenant_id, id, title, metadata) values (p_tenant, p_session, p_title, p_metadata)
+    on conflict do nothing returning * into s;
+  if found then
+    insert into holdfast.members (tenant_id, session_id, user_id, role) values (p_tenant, p_session, p_user, 'owner');
+    return json_build_object('outcome', 'created', 'session', holdfast.session_json(s, 0));
+  end if;
+  select s2.* into s from holdfast.sessions s2
+    join holdfast.members m on m.tenant_id = s2.tenant_id and m.session_id = s2.id and m.user_id = p_user
+   where s2.tenant_id = p_tenant and s2.id = p_session;
+  if not found then return json_build_object('outcome', 'conflict'); end if;
+  return json_build_object('outcome', 'same', 'session', holdfast.session_json(s, 0));
+end $$;
+
+-- Outcomes: updated, not_found, forbidden (readers).
+create function holdfast.rename_session(p_tenant text, p_session text, p_user text, p_title text) returns json
+  language plpgsql as $$
+declare s holdfast.sessions; v_role text; v_seq int;
+begin
+  perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
+  select role into v_role from holdfast.members
+   where tenant_id = p_tenant and session_id = p_session and user_id = p_user;
+  if not found then return json_build_object('outcome', 'not_found'); end if;
+  if v_role = 'reader' then return json_build_object('outcome', 'forbidden'); end if;
+  update holdfast.sessions set title = p_title, updated_at = clock_timestamp()
+   where tenant_id = p_tenant and id = p_session returning * into s;
+  v_seq := holdfast.write_event(p_tenant, p_session, 'session.updated', null,
+    json_build_object('session', holdfast.session_json(s, 0)));
+  return json_build_object('outcome', 'updated', 'session', holdfast.session_json(s, 0),
+    'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
+end $$;
+
+-- Everything that was said is gone; the ledger's rows stay, they hold no content. Outcomes: deleted, not_found,
+-- forbidden (all but owners).
+create function holdfast.delete_session(p_tenant text, p_session text, p_user text) returns text
+  language plpgsql as $$
+declare v_role text;
+begin
+  perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
+  select role into v_role from holdfast.members
+   where tenant_id = p_tenant and session_id = p_session and user_id = p_user;
+  if not found then return 'not_found'; end if;
+  if v_role <> 'owner' then return 'forbidden'; end if;
+  perform 1 from holdfast.turns where tenant_id = p_tenant and session_id = p_session order by id for no key update;
+  delete from holdfast.chunks c using holdfast.turns t
+   where t.tenant_id = p_tenant and t.session_id = p_session and c.tenant_id = p_tenant and c.turn_id = t.id;
+  delete from holdfast.turns where tenant_id = p_tenant and session_id = p_session;
+  delete from holdfast.messages where tenant_id = p_tenant and session_id = p_session;
+  delete from holdfast.events where tenant_id = p_tenant and session_id = p_session;
+  delete from holdfast.members where tenant_id = p_tenant and session_id = p_session;
+  delete from holdfast.sessions where tenant_id = p_tenant and id = p_session;
+  return 'deleted';
+end $$;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Accept, one at a time: what the batch (in src/store/accept.ts) leaves. Outcomes: created, same (what is stored
+-- now), conflict (this id with another body), not_found (no such session, or not a member of it), forbidden.
+
+create function holdfast.accept(p_tenant text, p_session text, p_user text, p_message text, p_turn uuid, p_reply text,
+  p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_lane text, p_expires_ms bigint)
+  returns json language plpgsql as $$
+declare v_role text; v_message holdfast.messages; v_reply holdfast.messages; v_turn holdfast.turns; v_seq int;
+begin
+  perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
+  if not found then return json_build_object('outcome', 'not_found'); end if;
+  select role into v_role from holdfast.members
+   where tenant_id = p_tenant and session_id = p_session and user_id = p_user;
+  if not found then return json_build_object('outcome', 'not_found'); end if;
+  if v_role = 'reader' then return json_build_object('outcome', 'forbidden'); end if;
+
+  select * into v_message from holdfast.messages
+   where tenant_id = p_tenant and session_id = p_session and id = p_message;
+  if found then
+    if v_message.body_hash is distinct from p_body_hash or v_message.author is distinct from p_user then
+      return json_build_object('outcome', 'conflict');
+    end if;
+    select * into v_turn from holdfast.turns where tenant_id = p_tenant and id = v_message.turn_id;
+    select * into v_reply from holdfast.messages
+     where tenant_id = p_tenant and session_id = p_session and id = v_turn.reply_id;
+    return json_build_object('outcome', 'same', 'seq', v_message.seq, 'data', json_build_object(
+      'message', holdfast.message_json(v_message),
+      'reply', json_build_object('id', v_reply.id, 'status', v_reply.status), 'turn', holdfast.turn_json(v_turn)));
+  end if;
+
+  update holdfast.sessions set next_seq = next_seq + 1, message_count = message_count + 1, last_preview = p_preview,
+      updated_at = clock_timestamp()
+   where tenant_id = p_tenant and id = p_session returning next_seq - 1 into v_seq;
+  insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, author, parts, metadata, status, lane,
+      turn_id, body_hash)
+    values (p_tenant, p_session, p_message, v_seq, v_seq, 'user', p_user, p_parts, p_metadata, 'complete', p_lane,
+      p_turn, p_body_hash) returning * into v_message;
+  insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, status, lane, replies_to, round,
+      turn_id)
+    values (p_tenant, p_session, p_reply, v_seq, v_seq, 'assistant', '[]', 'pending', p_lane, p_message, 1, p_turn);
+  insert into holdfast.turns (tenant_id, id, session_id, message_id, reply_id, user_id, position, lane, state, due_at,
+      expires_at)
+    select p_tenant, p_turn, p_session, p_message, p_reply, p_user, v_seq, p_lane, 'queued',
+      case when exists (select from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session
+        and e.lane = p_lane and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane))
+      then null else clock_timestamp() end,
+      clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0)
+    returning * into v_turn;
+  insert into holdfast.events (tenant_id, session_id, seq, type, turn_id, position, attempt, data)
+    values (p_tenant, p_session, v_seq, 'message.created', p_turn, v_seq, 0, json_build_object(
+      'message', holdfast.message_json(v_message), 'reply', json_build_object('id', p_reply, 'status', 'pending'),
+      'turn', holdfast.turn_json(v_turn)));
+  return json_build_object('outcome', 'created', 'seq', v_seq,
+    'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
+end $$;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Claim. Candidates are found without locks; each is then decided under its session's lock, in statements of their
+-- own. Answers rows {kind: claimed | failed, …} and last {kind: next, dueInMs}: when to look again.
+
+create function holdfast.claim(p_runner text, p_lease_ms int, p_limit int, p_take_expired boolean, p_crashes_max int,
+  p_crashed jsonb) returns setof json language plpgsql as $$
+declare cand record; old holdfast.turns; t holdfast.turns; v_seq int; v_taken int := 0; v_steps int; v_chunks int;
+  v_due timestamptz;
+begin
+  for cand in
+    select * from (
+      (select tenant_id, id, session_id, due_at as at from holdfast.turns
+        where state = 'queued' and due_at <= now() order by due_at limit p_limit * 2)
+      union all
+      (select tenant_id, id, session_id, lease_until from holdfast.turns
+        where p_take_expired and state = 'running' and lease_until < now() order by lease_until limit p_limit * 2)
+    ) c order by at
+  loop
+    exit when v_taken >= p_limit;
+    perform 1 from holdfast.sessions where tenant_id = cand.tenant_id and id = cand.session_id
+      for no key update skip locked;
+    continue when not found;
+
+    select * into old from holdfast.turns where tenant_id = cand.tenant_id and id = cand.id;
+    update holdfast.turns u set state = 'running', attempt = u.attempt + 1, open = true, runner = p_runner,
+        lease_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0), due_at = null, expires_at = null,
+        updated_at = clock_timestamp(),
+        sweep_at = case when u.attempt > 0 then clock_timestamp() + interval '60 s' end
+     where u.tenant_id = cand.tenant_id and u.id = cand.id and u.stopping is null
+       and (u.state = 'queued' and u.due_at <= now() and (u.expires_at is null or u.expires_at > now())
+         or p_take_expired and u.state = 'running' and u.lease_until < now())
+       and not exists (select from holdfast.turns e
+         where e.tenant_id = u.tenant_id and e.session_id = u.session_id and e.lane = u.lane and e.id <> u.id
+           and (e.state = 'running' or e.state = 'waiting' and e.holds_lane
+             or u.state = 'queued' and e.state = 'queued' and e.position < u.position))
+     returning * into t;
+    if not found then
+      -- Not the head of its lane although it was due: whoever frees the lane promotes it.
+      update holdfast.turns u set due_at = null
+       where u.tenant_id = cand.tenant_id and u.id = cand.id and u.state = 'queued'
+         and exists (select from holdfast.turns e
+           where e.tenant_id = u.tenant_id and e.session_id = u.session_id and e.lane = u.lane and e.id <> u.id
+             and (e.state = 'running' or e.state = 'waiting' and e.holds_lane
+               or e.state = 'queued' and e.position < u.position));
+      continue;
+    end if;
+
+    if old.state = 'running' then
+      v_steps := coalesce((old.checkpoint ->> 'step')::int, 0);
+      v_chunks := coalesce((select sum(n) from holdfast.chunks c where c.tenant_id = t.tenant_id and c.turn_id = t.id
+          and c.attempt = old.attempt), 0)
+        - case when (old.checkpoint ->> 'attempt')::int = old.attempt then (old.checkpoint ->> 'nextIndex')::int else 0 end;
+      if (v_steps, v_chunks) > (t.best_steps, t.best_chunks) then
+        update holdfast.turns set crashes = 0, best_steps = v_steps, best_chunks = v_chunks
+         where tenant_id = t.tenant_id and id = t.id returning * into t;
+      else
+        update holdfast.turns set crashes = crashes + 1
+         where tenant_id = t.tenant_id and id = t.id returning * into t;
+      end if;
+      if t.crashes >= p_crashes_max then
+        -- Its content is not touched: it may be what brings processes down.
+        v_seq := holdfast.settle_failed(t, coalesce((t.checkpoint -> 'parts')::jsonb, '[]'),
+          (t.checkpoint -> 'metadata')::jsonb, null, p_crashed);
+        return next json_build_object('kind', 'failed', 'tenantId', t.tenant_id, 'sessionId', t.session_id,
+          'event', holdfast.answer('', t.tenant_id, t.session_id, v_seq) -> 'event');
+        continue;
+      end if;
+    end if;
+
+    v_taken := v_taken + 1;
+    v_seq := holdfast.write_event(t.tenant_id, t.session_id, 'attempt.started', t, json_build_object(
+      'turnId', t.id, 'replyId', t.reply_id, 'attempt', t.attempt,
+      'base', coalesce(t.checkpoint -> 'parts', '[]'::json)));
+    return next json_build_object('kind', 'claimed', 'tenantId', t.tenant_id, 'sessionId', t.session_id,
+      'turnId', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'userId', t.user_id, 'lane', t.lane,
+      'position', t.position, 'attempt', t.attempt, 'round', t.round, 'failures', t.failures,
+      'takeover', old.state = 'running', 'checkpoint', t.checkpoint,
+      'event', holdfast.answer('', t.tenant_id, t.session_id, v_seq) -> 'event');
+  end loop;
+
+  select min(at) into v_due from (
+    (select due_at as at from holdfast.turns where state = 'queued' and due_at is not null order by due_at limit 1)
+    union all
+    (select lease_until from holdfast.turns where state = 'running' and runner is distinct from p_runner
+      order by lease_until limit 1)) d;
+  return next json_build_object('kind', 'next',
+    'dueInMs', case when v_due is not null then greatest(0, ceil(extract(epoch from v_due - clock_timestamp()) * 1000)) end);
+end $$;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- The ends of an attempt. Each locks session and turn, then decides. An outcome that carries my attempt is mine: so
+-- a call whose answer was lost is made again with the same arguments.
+
+create function holdfast.locked_turn(p_tenant text, p_session text, p_turn uuid) returns holdfast.turns
+  language plpgsql as $$
+declare t holdfast.turns;
+begin
+  perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
+  select * into t from holdfast.turns where tenant_id = p_tenant and id = p_turn and session_id = p_session
+    for no key update;
+  return t;
+end $$;
+
+create function holdfast.outcome_seq(t holdfast.turns) returns int language sql stable as $$
+  select max(seq) from holdfast.events where tenant_id = t.tenant_id and turn_id = t.id
+    and type in ('message.ai_response', 'message.error', 'message.stopped')
+$$;
+
+-- Outcomes: finished, lost (not mine any more), mismatch (the log does not hold every chunk that was made).
+create function holdfast.finish(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_next_index int,
+  p_parts jsonb, p_metadata jsonb, p_model text, p_preview text, p_usage json) returns json language plpgsql as $$
+declare t holdfast.turns; v_message json; v_seq int;
+begin
+  t := holdfast.locked_turn(p_tenant, p_session, p_turn);
+  if t.attempt = p_attempt and t.state = 'complete' then
+    return holdfast.answer('finished', p_tenant, p_session, holdfast.outcome_seq(t));
+  end if;
+  if t.id is null then return json_build_object('outcome', 'lost'); end if;
+  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt,
+    case when t.attempt = p_attempt and t.state = 'running' and t.stopping is null then 'complete' else 'lost' end, p_usage);
+  if t.attempt <> p_attempt or t.state <> 'running' or t.stopping is not null then
+    return json_build_object('outcome', 'lost');
+  end if;
+  if p_next_index <> (select coalesce(sum(n), 0) from holdfast.chunks
+      where tenant_id = p_tenant and turn_id = p_turn and attempt = p_attempt) then
+    return json_build_object('outcome', 'mismatch');
+  end if;
+  v_message := holdfast.settle(t, 'complete', p_parts, p_metadata, p_model, p_preview, null, true);
+  v_seq := holdfast.write_event(p_tenant, p_session, 'message.ai_response', t,
+    (coalesce(p_metadata, '{}') || jsonb_build_object('message', v_message))::json);
+  return holdfast.answer('finished', p_tenant, p_session, v_seq);
+end $$;
+
+-- Ends an attempt without an outcome: the turn is queued again, due after `p_retry_ms`, still at the head of its lane.
+-- Outcomes: requeued, lost.
+create function holdfast.requeue(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_reason text,
+  p_code text, p_retry_ms int, p_usage json) returns json language plpgsql as $$
+declare t holdfast.turns; v_seq int;
+begin
+  t := holdfast.locked_turn(p_tenant, p_session, p_turn);
+  if t.id is null then return json_build_object('outcome', 'lost'); end if;
+  if t.attempt = p_attempt and t.state = 'queued' then
+    return holdfast.answer('requeued', p_tenant, p_session, (select max(seq) from holdfast.events
+      where tenant_id = p_tenant and turn_id = p_turn and type = 'attempt.ended'));
+  end if;
+  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt,
+    case when t.attempt <> p_attempt or t.state <> 'running' or t.stopping is not null then 'lost'
+      when p_reason = 'handover' then 'handover' else 'failed' end, p_usage);
+  if t.attempt <> p_attempt or t.state <> 'running' or t.stopping is not null then
+    return json_build_object('outcome', 'lost');
+  end if;
+  update holdfast.turns set state = 'queued', lease_until = null, runner = null,
+      due_at = clock_timestamp() + make_interval(secs => p_retry_ms / 1000.0),
+      failures = failures + (p_reason = 'error')::int, crashes = case when p_reason = 'error' then 0 else crashes end,
+      updated_at = clock_timestamp()
+   where tenant_id = p_tenant and id = p_turn returning * into t;
+  v_seq := holdfast.write_event(p_tenant, p_session, 'attempt.ended', t,
+    json_strip_nulls(json_build_object('turnId', p_turn, 'attempt', p_attempt, 'reason', p_reason, 'code', p_code,
+      'retryAt', case when p_reason = 'error' then holdfast.iso(t.due_at) end)));
+  return holdfast.answer('requeued', p_tenant, p_session, v_seq);
+end $$;
+
+-- Outcomes: failed, lost.
+create function holdfast.fail(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_error jsonb, p_parts jsonb,
+  p_metadata jsonb, p_model text, p_usage json) returns json language plpgsql as $$
+declare t holdfast.turns;
+begin
+  t := holdfast.locked_turn(p_tenant, p_session, p_turn);
+  if t.id is null then return json_build_object('outcome', 'lost'); end if;
+  if t.attempt = p_attempt and t.state = 'failed' then
+    return holdfast.answer('failed', p_tenant, p_session, holdfast.outcome_seq(t));
+  end if;
+  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt,
+    case when t.attempt = p_attempt and t.state = 'running' and t.stopping is null then 'failed' else 'lost' end, p_usage);
+  if t.attempt <> p_attempt or t.state <> 'running' or t.stopping is not null then
+    return json_build_object('outcome', 'lost');
+  end if;
+  return holdfast.answer('failed', p_tenant, p_session, holdfast.settle_failed(t, p_parts, p_metadata, p_model, p_error));
+end $$;
+
+-- What an attempt that lost its turn was told by its provider: facts about money, kept whoever owns the turn now.
+create function holdfast.report(p_tenant text, p_session text, p_user text, p_turn uuid, p_attempt int, p_usage json)
+  returns void language plpgsql as $$
+begin
+  perform holdfast.locked_turn(p_tenant, p_session, p_turn);
+  perform holdfast.record_usage(p_tenant, p_session, p_user, p_turn, p_attempt, 'lost', p_usage);
+end $$;
+
+-- Stop. The stopper has folded the chunks that it read: `p_next_index` of `p_attempt`. Outcomes: stopped; late (an
+-- outcome exists: it is answered); again (attempt or index moved: read and fold again); stopping (after the last
+-- try: the turn is marked, nothing is appended any more, and any process completes it).
+create function holdfast.stop(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_next_index int,
+  p_parts jsonb, p_metadata jsonb, p_preview text, p_by text, p_reason text, p_last_try boolean)
+  returns json language plpgsql as $$
+declare t holdfast.turns; v_message json; v_seq int; v_index int;
+begin
+  t := holdfast.locked_turn(p_tenant, p_session, p_turn);
+  if t.id is null then return json_build_object('outcome', 'not_found'); end if;
+  if t.state in ('complete', 'failed', 'stopped') then
+    return holdfast.answer('late', p_tenant, p_session, holdfast.outcome_seq(t));
+  end if;
+  v_index := case when t.open then (select coalesce(sum(n), 0) from holdfast.chunks
+    where tenant_id = p_tenant and turn_id = p_turn and attempt = t.attempt) else 0 end;
+  if t.attempt <> p_attempt or v_index <> p_next_index then
+    if not p_last_try then return json_build_object('outcome', 'again'); end if;
+    update holdfast.turns set stopping = p_by, updated_at = clock_timestamp()
+     where tenant_id = p_tenant and id = p_turn;
+    return json_build_object('outcome', 'stopping');
+  end if;
+  v_message := holdfast.settle(t, 'stopped', p_parts, p_metadata, null, p_preview, null, jsonb_array_length(p_parts) > 0);
+  v_seq := holdfast.write_event(p_tenant, p_session, 'message.stopped', t,
+    (jsonb_build_object('userMessageId', t.message_id, 'message', v_message, 'by', p_by)
+      || case when p_reason is null then '{}' else jsonb_build_object('reason', p_reason) end)::json);
+  return holdfast.answer('stopped', p_tenant, p_session, v_seq);
+end $$;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- The sweeper's three jobs. Each takes a few rows at a time and skips what is locked.
+
+-- Turns that were never begun in time end as failed.
+create function holdfast.expire(p_limit int, p_error jsonb) returns setof json language plpgsql as $$
+declare cand record; t holdfast.turns; v_seq int;
+begin
+  for cand in select tenant_id, id, session_id from holdfast.turns where expires_at <= now() order by expires_at limit p_limit
+  loop
+    perform 1 from holdfast.sessions where tenant_id = cand.tenant_id and id = cand.session_id
+      for no key update skip locked;
+    continue when not found;
+    select * into t from holdfast.turns where tenant_id = cand.tenant_id and id = cand.id
+      and state in ('queued', 'waiting') and expires_at <= now() for no key update;
+    continue when not found;
+    v_seq := holdfast.settle_failed(t, coalesce((t.checkpoint -> 'parts')::jsonb, '[]'), null, null, p_error);
+    return next json_build_object('tenantId', t.tenant_id, 'sessionId', t.session_id,
+      'event', holdfast.answer('', t.tenant_id, t.session_id, v_seq) -> 'event');
+  end loop;
+end $$;
+
+-- Heads of lanes that nobody made due.
+create function holdfast.repair_lanes(p_limit int) returns int language plpgsql as $$
+declare cand record; v_repaired int := 0;
+begin
+  for cand in
+    select distinct q.tenant_id, q.session_id, q.lane from holdfast.turns q
+     where q.state = 'queued' and q.due_at is null
+       and not exists (select from holdfast.turns e where e.tenant_id = q.tenant_id and e.session_id = q.session_id
+         and e.lane = q.lane and e.id <> q.id and (e.state = 'running' or e.state = 'waiting' and e.holds_lane
+           or e.state = 'queued' and e.position < q.position))
+     limit p_limit
+  loop
+    perform 1 from holdfast.sessions where tenant_id = cand.tenant_id and id = cand.session_id
+      for no key update skip locked;
+    continue when not found;
+    perform holdfast.promote(cand.tenant_id, cand.session_id, cand.lane);
+    v_repaired := v_repaired + 1;
+  end loop;
+  return v_repaired;
+end $$;
+
+-- Chunks that a later event stands for since a minute. Takes turn rows only.
+create function holdfast.sweep_chunks(p_limit int) returns int language plpgsql as $$
+declare v_swept int;
+begin
+  with due as materialized (
+    select tenant_id, id, attempt, open from holdfast.turns where sweep_at <= now() order by tenant_id, id limit p_limit
+      for no key update skip locked),
+  gone as (
+    delete from holdfast.chunks c using due where c.tenant_id = due.tenant_id and c.turn_id = due.id
+      and (c.attempt < due.attempt or not due.open)),
+  done as (update holdfast.turns t set sweep_at = null from due where t.tenant_id = due.tenant_id and t.id = due.id)
+  select count(*) into v_swept from due;
+  return v_swept;
+end $$;
+
+-- After an append whose answer was lost. The locks wait until the lost statement has committed or gone; the second
+-- statement sees which.
+create function holdfast.stored_chunks(p_tenants text[], p_turns uuid[], p_attempts int[]) returns setof json
+  language plpgsql as $$
+begin
+  perform 1 from holdfast.turns t join unnest(p_tenants, p_turns) x(tenant, turn) on t.tenant_id = x.tenant and t.id = x.turn
+   order by t.tenant_id, t.id for no key update of t;
+  return query select json_build_object('turnId', x.turn, 'nextIndex', coalesce((
+      select max(c.index + c.n) from holdfast.chunks c
+       where c.tenant_id = x.tenant and c.turn_id = x.turn and c.attempt = x.attempt), 0))
+    from unnest(p_tenants, p_turns, p_attempts) x(tenant, turn, attempt);
+end $$;

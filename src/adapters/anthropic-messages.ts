@@ -1,0 +1,77 @@
+import type { Json } from '../core/json.ts'
+import { isToolPart, type MessagePart, toolNameOf, type UserOrAssistantMessage } from '../reply/message.ts'
+import { type FilePart, fileNote, stepsOf, type ToolResult, toolResultsOf } from './conversation.ts'
+
+type Turn = { role: 'user' | 'assistant'; content: Json[] }
+
+/**
+ * A conversation in the words of Anthropic's messages API. Thinking is sent back only with its signature, without
+ * which it is refused; blank texts are left out for the same reason; neighbours of one role become one message.
+ */
+export function anthropicMessages(messages: UserOrAssistantMessage[]): Json[] {
+  const turns = messages.flatMap(({ role, parts }) => (role === 'user' ? [userTurn(parts)] : assistantTurns(parts)))
+  const joined: Turn[] = []
+  for (const turn of turns.filter(({ content }) => content.length > 0)) {
+    const last = joined.at(-1)
+    if (last?.role === turn.role) last.content.push(...turn.content)
+    else joined.push(turn)
+  }
+  return joined
+}
+
+function userTurn(parts: MessagePart[]): Turn {
+  return { role: 'user', content: parts.flatMap(userBlocks) }
+}
+
+function userBlocks(part: MessagePart): Json[] {
+  if (part.type === 'text') return textBlocks(part.text)
+  return part.type === 'file' ? [fileBlock(part)] : []
+}
+
+function textBlocks(text: string): Json[] {
+  return text.trim() === '' ? [] : [{ type: 'text', text }]
+}
+
+function fileBlock(part: FilePart): Json {
+  if (part.mediaType.startsWith('image')) return { type: 'image', source: sourceOf(part) }
+  if (part.mediaType === 'application/pdf') return { type: 'document', source: sourceOf(part) }
+  return { type: 'text', text: fileNote(part) }
+}
+
+function sourceOf({ url, mediaType }: FilePart): Json {
+  const data = /^data:([^;,]+);base64,/.exec(url)
+  if (data === null) return { type: 'url', url }
+  return { type: 'base64', media_type: data[1] ?? mediaType, data: url.slice(data[0].length) }
+}
+
+function assistantTurns(parts: MessagePart[]): Turn[] {
+  return stepsOf(parts).flatMap((step) => {
+    const results = toolResultsOf(step)
+    const calls = new Map(results.map((result) => [result.part.toolCallId, toolUse(result)]))
+    const content = step.flatMap((part) => assistantBlocks(part, calls))
+    return [
+      { role: 'assistant', content },
+      { role: 'user', content: results.map(toolResult) },
+    ] satisfies Turn[]
+  })
+}
+
+function assistantBlocks(part: MessagePart, calls: Map<string, Json>): Json[] {
+  if (part.type === 'text') return textBlocks(part.text)
+  if (part.type === 'reasoning') return thinkingBlocks(part.text, part.providerMetadata?.anthropic)
+  const call = isToolPart(part) ? calls.get(part.toolCallId) : undefined
+  return call === undefined ? [] : [call]
+}
+
+function thinkingBlocks(thinking: string, metadata: { [key: string]: Json } | undefined): Json[] {
+  if (metadata?.redactedData !== undefined) return [{ type: 'redacted_thinking', data: metadata.redactedData }]
+  return metadata?.signature === undefined ? [] : [{ type: 'thinking', thinking, signature: metadata.signature }]
+}
+
+function toolUse({ part }: ToolResult): Json {
+  return { type: 'tool_use', id: part.toolCallId, name: toolNameOf(part), input: part.input ?? {} }
+}
+
+function toolResult({ part, text, isError }: ToolResult): Json {
+  return { type: 'tool_result', tool_use_id: part.toolCallId, content: text, is_error: isError }
+}

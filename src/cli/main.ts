@@ -1,0 +1,16 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs'
+import { defineCommand, runMain } from 'citty'
+import { migrateCommand } from './migrate.ts'
+import { serveCommand } from './serve.ts'
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
+  version: string
+}
+
+await runMain(
+  defineCommand({
+    meta: { name: 'holdfast', version, description: 'AI chat whose replies are never lost.' },
+    subCommands: { serve: serveCommand, migrate: migrateCommand },
+  }),
+)

@@ -1,0 +1,37 @@
+/** Which model the server of the command line uses, by its environment. */
+import { anthropic } from '../adapters/anthropic.ts'
+import { openai } from '../adapters/openai.ts'
+import { OptionError } from '../options.ts'
+import { demoReply } from '../reply/demo.ts'
+import type { Reply } from '../reply/reply.ts'
+
+type Environment = Readonly<Record<string, string | undefined>>
+
+/** What is used where a key is set and no model is named. */
+const usual = { openai: 'gpt-5-mini', anthropic: 'claude-haiku-4-5' } as const
+
+/** `model` is its name for people. Throws an `OptionError` where a model is named whose key is missing. */
+export function modelReply(environment: Environment): { reply: Reply; model: string } {
+  const { HOLDFAST_MODEL: named, OPENAI_API_KEY: openaiKey, ANTHROPIC_API_KEY: anthropicKey } = environment
+  const [, provider, id] = /^(openai|anthropic)\/(.+)$/.exec(named ?? '') ?? []
+  const chosen = provider ?? (openaiKey ? 'openai' : anthropicKey ? 'anthropic' : undefined)
+  if (chosen === undefined) {
+    if (named)
+      throw new OptionError(`HOLDFAST_MODEL is "${named}", but neither OPENAI_API_KEY nor ANTHROPIC_API_KEY is set.`)
+    return { reply: demoReply(), model: 'demo (set OPENAI_API_KEY or ANTHROPIC_API_KEY for a real one)' }
+  }
+  if (chosen === 'openai') {
+    if (!openaiKey) throw new OptionError(`HOLDFAST_MODEL is "${named}", but OPENAI_API_KEY is not set.`)
+    const model = id ?? named ?? usual.openai
+    return {
+      reply: openai({ model, apiKey: openaiKey, baseUrl: environment.OPENAI_BASE_URL || undefined }),
+      model: `openai/${model}`,
+    }
+  }
+  if (!anthropicKey) throw new OptionError(`HOLDFAST_MODEL is "${named}", but ANTHROPIC_API_KEY is not set.`)
+  const model = id ?? named ?? usual.anthropic
+  return {
+    reply: anthropic({ model, apiKey: anthropicKey, baseUrl: environment.ANTHROPIC_BASE_URL || undefined }),
+    model: `anthropic/${model}`,
+  }
+}

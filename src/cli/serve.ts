@@ -1,0 +1,31 @@
+import { defineCommand } from 'citty'
+import { createHoldfast } from '../index.ts'
+import { exit } from './exit.ts'
+import { servePage } from './page.ts'
+import { readSettings } from './settings.ts'
+
+export const serveCommand = defineCommand({
+  meta: { name: 'serve', description: 'Starts the server. Settings come from the environment, see docs/options.md.' },
+  run: () => serve().catch(exit),
+})
+
+async function serve(): Promise<void> {
+  const { options, host, port, model } = readSettings(process.env)
+  const chat = createHoldfast(options)
+  endOnSignal(() => chat.close())
+  const { url } = await chat.listen(port, host, servePage)
+  const store = options.database ? 'Postgres at DATABASE_URL' : `embedded Postgres in ${options.dataDir ?? '.holdfast'}`
+  process.stdout.write(`Holdfast  ${url}\nstore     ${store}\nmodel     ${model}\n`)
+}
+
+/** A second signal ends at once: whoever runs next takes the turns over. */
+function endOnSignal(close: () => Promise<void>): void {
+  let ending = false
+  const end = () => {
+    if (ending) process.exit(1)
+    ending = true
+    close().then(() => process.exit(0), exit)
+  }
+  process.on('SIGINT', end)
+  process.on('SIGTERM', end)
+}

@@ -1,0 +1,84 @@
+/** The environment, read once and checked: each setting becomes an option of `createHoldfast`. */
+import type { HoldfastOptions } from '../options.ts'
+import { bounds, OptionError } from '../options.ts'
+import { modelReply } from './model.ts'
+
+export type Settings = { options: HoldfastOptions; host: string; port: number; model: string }
+type Environment = Readonly<Record<string, string | undefined>>
+
+/** By environment variable: the option that it sets. `docs/options.md` lists them. */
+export const numbers = {
+  HOLDFAST_LEASE_MS: 'leaseMs',
+  HOLDFAST_POLL_MS: 'pollMs',
+  HOLDFAST_FLUSH_MS: 'flushMs',
+  HOLDFAST_ATTEMPTS_MAX: 'attemptsMax',
+  HOLDFAST_NO_PROGRESS_MS: 'noProgressMs',
+  HOLDFAST_TURN_EXPIRES_MS: 'expiresMs',
+  HOLDFAST_DRAIN_MS: 'drainMs',
+  HOLDFAST_CONCURRENCY: 'concurrency',
+  HOLDFAST_POOL_MAX: 'poolMax',
+} as const satisfies Record<string, keyof typeof bounds>
+
+/** Throws an `OptionError` that names the variable that is wrong. */
+export function readSettings(environment: Environment): Settings {
+  const { reply, model } = modelReply(environment)
+  const options: HoldfastOptions = {
+    reply,
+    database: environment.DATABASE_URL || undefined,
+    dataDir: environment.HOLDFAST_DATA_DIR || undefined,
+    tokens: tokensOf(environment),
+    guests: environment.HOLDFAST_GUESTS ? choice(environment, 'HOLDFAST_GUESTS', ['on', 'off', 'loopback']) : undefined,
+    migrate: environment.HOLDFAST_MIGRATE ? choice(environment, 'HOLDFAST_MIGRATE', ['auto', 'check']) : undefined,
+    wakeups: environment.HOLDFAST_WAKEUPS ? choice(environment, 'HOLDFAST_WAKEUPS', ['on', 'off']) : undefined,
+    roles: environment.HOLDFAST_ROLES ? rolesOf(environment.HOLDFAST_ROLES) : undefined,
+  }
+  for (const [variable, option] of Object.entries(numbers)) {
+    const text = environment[variable]
+    if (text !== undefined && text !== '')
+      options[option] = number(variable, text, bounds[option].min, bounds[option].max)
+  }
+  return {
+    options,
+    model,
+    host: environment.HOST || '127.0.0.1',
+    port: number('PORT', environment.PORT || '3000', 0, 65_535),
+  }
+}
+
+function number(variable: string, text: string, min: number, max: number): number {
+  const value = Number(text)
+  if (Number.isInteger(value) && value >= min && value <= max) return value
+  throw new OptionError(`${variable}: expected a whole number from ${min} to ${max}, got "${text}".`)
+}
+
+function choice<T extends string>(environment: Environment, variable: string, allowed: readonly T[]): T {
+  const found = allowed.find((each) => each === environment[variable])
+  if (found) return found
+  throw new OptionError(`${variable}: expected ${allowed.join(' or ')}, got "${environment[variable]}".`)
+}
+
+function rolesOf(text: string): HoldfastOptions['roles'] {
+  return text.split(',').map((role) => {
+    const name = role.trim()
+    if (name === 'http' || name === 'runner') return name
+    throw new OptionError(`HOLDFAST_ROLES: expected http, runner or both with a comma, got "${text}".`)
+  })
+}
+
+function tokensOf(environment: Environment): HoldfastOptions['tokens'] {
+  const { HOLDFAST_JWT_SECRET: secret, HOLDFAST_JWKS_URL: jwksUrl } = environment
+  const { HOLDFAST_JWT_ISSUER: issuer, HOLDFAST_JWT_AUDIENCE: audience } = environment
+  if (secret && jwksUrl) throw new OptionError('Set HOLDFAST_JWT_SECRET or HOLDFAST_JWKS_URL, not both.')
+  if (secret) {
+    if (secret.length < 32) throw new OptionError('HOLDFAST_JWT_SECRET: expected at least 32 characters.')
+    return { secret, ...(issuer ? { issuer } : {}), ...(audience ? { audience } : {}) }
+  }
+  if (!jwksUrl) return undefined
+  if (!URL.canParse(jwksUrl)) throw new OptionError('HOLDFAST_JWKS_URL: expected a URL.')
+  if (!issuer || !audience) {
+    throw new OptionError(
+      'HOLDFAST_JWKS_URL needs HOLDFAST_JWT_ISSUER and HOLDFAST_JWT_AUDIENCE: keys alone say nothing about whom a token is for.',
+    )
+  }
+  return { jwksUrl, issuer, audience }
+}

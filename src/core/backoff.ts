@@ -1,0 +1,28 @@
+/**
+ * What follows when an attempt ended by an error: another attempt after a wait, or the end of the round. A head that
+ * waits holds its lane, so a provider that wants to be left alone for long fails the turn and tells when to come back.
+ */
+import { type Failure, failureOf, type ReplyError, turnErrors } from './errors.ts'
+
+export type RetryPolicy = { attemptsMax: number; backoffMinMs: number; backoffMaxMs: number; retryAfterMaxMs: number }
+export const retryPolicy: Omit<RetryPolicy, 'attemptsMax'> = {
+  backoffMinMs: 500,
+  backoffMaxMs: 30_000,
+  retryAfterMaxMs: 60_000,
+}
+
+/** `failures`: attempts of this round that ended by an error before this one. `random`: 0 ≤ x < 1. */
+export function afterError(
+  error: ReplyError,
+  failures: number,
+  policy: RetryPolicy,
+  random: number,
+): { retryMs: number } | { failure: Failure } {
+  const { transient } = turnErrors[error.code]
+  const wanted = error.retryAfterMs ?? 0
+  if (!transient || failures + 1 >= policy.attemptsMax || wanted > policy.retryAfterMaxMs) {
+    return { failure: failureOf(error.code, error.retryAfterMs) }
+  }
+  const ceiling = Math.min(policy.backoffMaxMs, policy.backoffMinMs * 2 ** failures)
+  return { retryMs: Math.max(wanted, Math.round(random * ceiling)) }
+}

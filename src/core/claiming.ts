@@ -1,0 +1,103 @@
+/**
+ * The runner's machine: when to claim, how many, and whether leases of others may be taken.
+ *
+ * A claim happens on a wake, at the next due time, and each `pollMs` in any case. While one is under way a wake is
+ * remembered, because the claim may have looked before what the wake is about was committed. After an error of the
+ * database the process renews what it holds before it claims, and leaves expired leases alone for one poll: a lease
+ * that ran out while nobody could reach the database belongs to its holder first.
+ */
+export type Claiming = {
+  readonly concurrency: number
+  readonly pollMs: number
+  running: number
+  claiming: boolean
+  wokenMeanwhile: boolean
+  draining: boolean
+  /** When the machine wants to be woken, whatever happens. */
+  wakeAtMs: number
+  lastErrorMs: number | null
+}
+
+export type ClaimInput =
+  | { type: 'start' }
+  | { type: 'wake' }
+  | { type: 'timer' }
+  | { type: 'claimed'; taken: number; dueInMs: number | null }
+  | { type: 'claim-failed' }
+  | { type: 'database-failed' }
+  | { type: 'attempt-ended' }
+  | { type: 'drain' }
+
+export type ClaimEffect =
+  | { type: 'claim'; limit: number; takeExpired: boolean; renewFirst: boolean }
+  /** Replaces the timer set before. */
+  | { type: 'timer'; atMs: number }
+
+/** One claim takes no more, so that processes share a backlog and a claim stays short. */
+const claimMax = 20
+
+export function createClaiming(options: { concurrency: number; pollMs: number }): Claiming {
+  return {
+    ...options,
+    running: 0,
+    claiming: false,
+    wokenMeanwhile: false,
+    draining: false,
+    wakeAtMs: 0,
+    lastErrorMs: null,
+  }
+}
+
+/** Changes `state` and says what is to be done. `nowMs` is monotonic. */
+export function claimingNext(state: Claiming, input: ClaimInput, nowMs: number): ClaimEffect[] {
+  switch (input.type) {
+    case 'start':
+    case 'wake':
+    case 'timer':
+      return look(state, nowMs)
+    case 'attempt-ended': {
+      const wasFull = state.running >= state.concurrency
+      state.running--
+      return wasFull ? look(state, nowMs) : []
+    }
+    case 'claimed': {
+      state.claiming = false
+      state.running += input.taken
+      const more = state.wokenMeanwhile || input.taken >= claimMax
+      state.wokenMeanwhile = false
+      if (more) return look(state, nowMs)
+      return timer(state, nowMs + Math.min(state.pollMs, input.dueInMs ?? state.pollMs))
+    }
+    case 'claim-failed':
+      state.claiming = false
+      state.wokenMeanwhile = false
+      state.lastErrorMs = nowMs
+      return timer(state, nowMs + state.pollMs)
+    case 'database-failed':
+      state.lastErrorMs = nowMs
+      return []
+    case 'drain':
+      state.draining = true
+      return []
+  }
+}
+
+function look(state: Claiming, nowMs: number): ClaimEffect[] {
+  if (state.claiming) {
+    state.wokenMeanwhile = true
+    return []
+  }
+  const limit = Math.min(claimMax, state.concurrency - state.running)
+  // Full: the end of an attempt looks again. The timer stays set for what else may happen.
+  if (state.draining || limit <= 0) return timer(state, nowMs + state.pollMs)
+  state.claiming = true
+  const sinceError = state.lastErrorMs === null ? Number.POSITIVE_INFINITY : nowMs - state.lastErrorMs
+  const takeExpired = sinceError >= state.pollMs
+  return [{ type: 'claim', limit, takeExpired, renewFirst: !takeExpired }]
+}
+
+function timer(state: Claiming, atMs: number): ClaimEffect[] {
+  if (state.draining) return []
+  state.wakeAtMs = atMs
+  return [{ type: 'timer', atMs }]
+}

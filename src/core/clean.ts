@@ -1,0 +1,152 @@
+/// <reference lib="es2024.string" />
+import type { Chunk } from './chunk.ts'
+import { ReplyError } from './errors.ts'
+import type { Json } from './json.ts'
+
+/**
+ * What a `reply` yields is made storable here, before anything sees it. Postgres refuses a NUL and half a surrogate
+ * pair in `jsonb`, and one refused row would fail the flush of every turn, at every retry. So the text that is stored,
+ * the text that is shown and the text that is folded are the same cleaned text.
+ *
+ * A provider may cut its stream between the two halves of an emoji. A delta's trailing high surrogate is therefore held
+ * back and put before the next delta of the same text, reasoning or tool input. Every other lone surrogate, and every
+ * NUL, becomes U+FFFD.
+ */
+export type Cleaner = {
+  /** Chunks to store in place of this one: usually itself. Throws `ReplyError` for what JSON cannot carry at all. */
+  clean(chunk: Chunk): Chunk[]
+  /** What is still held back, as deltas. To be called when the reply's stream has ended, however it ended. */
+  end(): Chunk[]
+}
+
+type Delta = Extract<Chunk, { type: 'text-delta' | 'reasoning-delta' | 'tool-input-delta' }>
+
+/** Postgres parses JSON recursively and gives up at some thousands of levels; nothing sensible comes near this. */
+const depthMax = 500
+
+export function createCleaner(): Cleaner {
+  /** By kind and id: a delta of nothing but the high surrogate, which waits for its other half. */
+  const held = new Map<string, Delta>()
+
+  const take = (key: string): Chunk[] => {
+    const half = held.get(key)
+    return half !== undefined && held.delete(key) ? [cleanChunk(withText(half, '\uFFFD'))] : []
+  }
+  const end = () => [...held.keys()].flatMap(take)
+
+  const cleanDelta = (delta: Delta): Chunk[] => {
+    const key = keyOf(delta)
+    const before = held.get(key)
+    const text = (before === undefined ? '' : textIn(before)) + textIn(delta)
+    const half = /[\uD800-\uDBFF]$/.exec(text)?.[0]
+    if (half === undefined) held.delete(key)
+    else held.set(key, onlyText(delta, half))
+    if (before === undefined && half === undefined) return [cleanChunk(delta)]
+    const rest = withText(delta, half === undefined ? text : text.slice(0, -1))
+    const isNothing = textIn(rest) === '' && Object.keys(rest).length === 3
+    return isNothing ? [] : [cleanChunk(rest)]
+  }
+
+  const clean = (chunk: Chunk): Chunk[] => {
+    if (held.size === 0 && isFlatAndClean(chunk)) return [chunk]
+    if (isDelta(chunk)) return cleanDelta(chunk)
+    const before = endsAll.has(chunk.type) ? end() : endedBy(chunk).flatMap(take)
+    return [...before, cleanChunk(chunk)]
+  }
+  return { clean, end }
+}
+
+/** After these no delta of an open part may come (or the part is gone), so nothing can complete a held half. */
+const endsAll: ReadonlySet<string> = new Set(['finish-step', 'reset-step', 'finish', 'abort', 'error'])
+
+/** Which held half, if any, this chunk leaves without its other half. */
+function endedBy(chunk: Chunk): string[] {
+  switch (chunk.type) {
+    case 'text-start':
+    case 'text-end':
+      return [`text-delta ${chunk.id}`]
+    case 'reasoning-start':
+    case 'reasoning-end':
+      return [`reasoning-delta ${chunk.id}`]
+    default:
+      return 'toolCallId' in chunk ? [`tool-input-delta ${chunk.toolCallId}`] : []
+  }
+}
+
+const isDelta = (chunk: Chunk): chunk is Delta =>
+  chunk.type === 'text-delta' || chunk.type === 'reasoning-delta' || chunk.type === 'tool-input-delta'
+const keyOf = (delta: Delta) => `${delta.type} ${delta.type === 'tool-input-delta' ? delta.toolCallId : delta.id}`
+const textIn = (delta: Delta) => (delta.type === 'tool-input-delta' ? delta.inputTextDelta : delta.delta)
+const withText = (delta: Delta, text: string): Delta =>
+  delta.type === 'tool-input-delta' ? { ...delta, inputTextDelta: text } : { ...delta, delta: text }
+const onlyText = (delta: Delta, text: string): Delta =>
+  delta.type === 'tool-input-delta'
+    ? { type: delta.type, toolCallId: delta.toolCallId, inputTextDelta: text }
+    : { type: delta.type, id: delta.id, delta: text }
+
+const isClean = (text: string) => text.isWellFormed() && !text.includes('\0')
+
+/** The same text with U+FFFD for each NUL and each lone surrogate. */
+export const cleanText = (text: string) => (isClean(text) ? text : text.toWellFormed().replaceAll('\0', '\uFFFD'))
+
+/** Nearly every chunk is a delta of three short strings: those pass without being copied or looked up. */
+function isFlatAndClean(chunk: Readonly<Record<string, unknown>>): boolean {
+  for (const key in chunk) {
+    const value = chunk[key]
+    if (typeof value !== 'string' || !isClean(value) || !isClean(key)) return false
+  }
+  return true
+}
+
+function cleanChunk(chunk: Chunk): Chunk {
+  // Only strings and what JSON cannot carry are changed, so a chunk stays a chunk.
+  return cleanValue(chunk, 0, chunk.type) as Chunk
+}
+
+/**
+ * The value as `JSON.stringify` would write it, with clean strings and keys; the same value if that changes nothing.
+ * A BigInt, which `JSON.stringify` refuses, becomes its digits. Throws `ReplyError` for cycles and absurd depths.
+ */
+export const cleanJson = (value: unknown): Json | undefined => cleanValue(value, 0, 'value')
+
+function cleanValue(value: unknown, depth: number, where: string): Json | undefined {
+  if (depth > depthMax) {
+    const what = `"${where}" holds itself or is nested deeper than ${depthMax} levels, so it cannot be stored as JSON`
+    throw new ReplyError('internal', `${what}. Yield plain data.`)
+  }
+  switch (typeof value) {
+    case 'string':
+      return cleanText(value)
+    case 'number':
+      return Number.isFinite(value) ? value + 0 : null
+    case 'boolean':
+      return value
+    case 'bigint':
+      return value.toString()
+    case 'object':
+      if (value === null) return null
+      return Array.isArray(value) ? cleanArray(value, depth, where) : cleanObject(value, depth, where)
+    default:
+      return undefined
+  }
+}
+
+function cleanArray(array: readonly unknown[], depth: number, where: string): Json[] {
+  const items = Array.from(array, (item) => cleanValue(item, depth + 1, where) ?? null)
+  return items.every((item, at) => Object.is(item, array[at])) ? (array as Json[]) : items
+}
+
+function cleanObject(object: object, depth: number, where: string): Json | undefined {
+  if ('toJSON' in object && typeof object.toJSON === 'function') {
+    return cleanValue(object.toJSON(''), depth + 1, where)
+  }
+  const before = Object.entries(object)
+  const after = before.flatMap(([key, value]): [string, Json][] => {
+    const clean = cleanValue(value, depth + 1, where)
+    return clean === undefined ? [] : [[cleanText(key), clean]]
+  })
+  const isSame = (entry: [string, unknown], at: number) =>
+    entry[0] === after[at]?.[0] && Object.is(entry[1], after[at][1])
+  // fromEntries defines properties, so a key named __proto__ stays a key.
+  return before.every(isSame) ? (object as Json) : Object.fromEntries(after)
+}

@@ -1,0 +1,24 @@
+/** Every bound that a client can meet, in one place. Bytes unless the name says otherwise. */
+export const limits = {
+  requestBytesMax: 256 * 1024,
+  jsonDepthMax: 32,
+  idCharactersMax: 128,
+  partsMax: 64,
+  titleCharactersMax: 200,
+  urlCharactersMax: 2_048,
+  sessionPageMax: 100,
+  sessionPageDefault: 30,
+  messagePageMax: 200,
+  messagePageDefault: 50,
+  /** Seconds. */
+  longPollMax: 55,
+  longPollDefault: 25,
+  /** A long poll that has collected this much answers at once. */
+  longPollBytesMax: 256 * 1024,
+  /** Waiting in a follower's socket: beyond this nothing is read for it until it has drained. */
+  sendBufferBytesMax: 256 * 1024,
+  replyBytesMax: 1024 * 1024,
+} as const
+
+/** Ids made by a client: of sessions and of messages. */
+export const idPattern = /^[A-Za-z0-9._:~-]{1,128}$/

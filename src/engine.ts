@@ -1,0 +1,159 @@
+/** One running Holdfast: the layers wired together, started in order and stopped in the reverse order. */
+import { randomUUID } from 'node:crypto'
+import { retryPolicy } from './core/backoff.ts'
+import { limits } from './core/limits.ts'
+import type { HttpParts } from './http/route.ts'
+import { createAppender } from './log/append.ts'
+import { createHub } from './log/hub.ts'
+import { createWakeups } from './log/wakeups.ts'
+import type { Resolved } from './options.ts'
+import { OptionError } from './options.ts'
+import type { Reply } from './reply/reply.ts'
+import { createRunner } from './runner/runner.ts'
+import { createSweeper } from './runner/sweeper.ts'
+import { createAcceptor } from './store/accept.ts'
+import { type Address, type Database, openDatabase } from './store/database.ts'
+import { readEpoch } from './store/epoch.ts'
+import { migrate, schemaState } from './store/migrations.ts'
+
+export type Engine = {
+  parts: HttpParts
+  /** The database answers. */
+  isReady(): Promise<boolean>
+  /** Tells followers to come back elsewhere and takes no more messages. */
+  drain(): void
+  stop(): Promise<void>
+}
+
+const crashesMax = 3
+const sweepEveryMs = 5_000
+const reconnectAfterMs = 250
+
+/** `reply` is looked up at each attempt, so that a reloaded module's is used. */
+export async function startEngine(options: Resolved, reply: () => Reply): Promise<Engine> {
+  const { log } = options
+  const stops: (() => Promise<void> | void)[] = []
+  const stop = async () => {
+    for (const each of stops.splice(0).reverse()) await each()
+  }
+  try {
+    const address = await databaseAddress(options, stops)
+    const database = openDatabase(address, {
+      poolMax: options.poolMax,
+      onError: (error) => log('database connection lost', { error: error.message }),
+    })
+    stops.push(() => database.close())
+    await bringSchema(options, database)
+    const epoch = await readEpoch(database, randomUUID().replaceAll('-', '').slice(0, 8))
+    return wire(options, reply, database, epoch, stops, stop)
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
+
+async function databaseAddress(options: Resolved, stops: (() => Promise<void> | void)[]): Promise<Address> {
+  if (options.database !== undefined) return options.database
+  // Loaded only where it is used: with a database of one's own, nothing of it is.
+  const { startEmbedded } = await import('./store/embedded.ts')
+  const embedded = await startEmbedded({ dataDir: options.dataDir, log: (line) => options.log(line) })
+  stops.push(() => embedded.stop())
+  return embedded.connection
+}
+
+async function bringSchema({ migrate: rule, log }: Resolved, database: Database): Promise<void> {
+  if (rule === 'auto') {
+    const applied = await migrate(database)
+    if (applied.length > 0) log('schema migrated', { applied })
+    return
+  }
+  const { state, pending } = await schemaState(database)
+  if (state !== 'behind') return
+  throw new OptionError(
+    `The database's schema is ${pending.length} migration${pending.length === 1 ? '' : 's'} behind this version. Run "holdfast migrate" (or see them first with "holdfast migrate --print").`,
+  )
+}
+
+function wire(
+  options: Resolved,
+  reply: () => Reply,
+  database: Database,
+  epoch: string,
+  stops: (() => Promise<void> | void)[],
+  stop: () => Promise<void>,
+): Engine {
+  const { log, pollMs, leaseMs } = options
+  let draining = false
+  const wakeups = createWakeups({
+    database,
+    processId: randomUUID(),
+    log,
+    enabled: options.wakeups === 'on',
+  })
+  stops.push(() => wakeups.stop())
+
+  const hub = createHub({ database, epoch, pollMs, log })
+  wakeups.onNote(hub.hear)
+  hub.start()
+  stops.push(() => hub.stop())
+
+  if (options.roles.includes('runner')) {
+    const appender = createAppender({
+      database,
+      leaseMs,
+      flushMs: options.flushMs,
+      onStored: (stored) => {
+        for (const { target, run } of stored) {
+          wakeups.tell({ tenantId: target.tenantId, sessionId: target.sessionId, events: [], runs: [run], due: false })
+        }
+      },
+      onDatabaseError: (error) => {
+        log('flush failed, it is sent again', { error: String(error) })
+        runner.databaseFailed()
+      },
+    })
+    const runner = createRunner({
+      ...options,
+      database,
+      appender,
+      wakeups,
+      reply: (context) => reply()(context),
+      replyBytesMax: limits.replyBytesMax,
+      crashesMax,
+      retry: { ...retryPolicy, attemptsMax: options.attemptsMax },
+      random: Math.random,
+    })
+    const sweeper = createSweeper({ database, wakeups, everyMs: sweepEveryMs, log })
+    stops.push(() => appender.stop())
+    stops.push(() => sweeper.stop())
+    stops.push(() => runner.stop(options.drainMs))
+    wakeups.onNote(runner.hear)
+    runner.start()
+    sweeper.start()
+  }
+  // Not waited for: without wakeups everything still happens, by polling.
+  wakeups.start().catch((error: unknown) => log('wakeups do not work', { error: String(error) }))
+
+  return {
+    parts: {
+      database,
+      acceptor: createAcceptor(database),
+      hub,
+      wakeups,
+      expiresMs: options.expiresMs,
+      isDraining: () => draining,
+    },
+    isReady: () =>
+      draining
+        ? Promise.resolve(false)
+        : database.query('read', { name: 'ready', text: 'select 1' }, []).then(
+            () => true,
+            () => false,
+          ),
+    drain() {
+      draining = true
+      hub.drain(reconnectAfterMs)
+    },
+    stop,
+  }
+}

@@ -1,0 +1,89 @@
+/** The registry of routes, and what holds for each of them: who asks, may they, and how errors are answered. */
+import type { ServerResponse } from 'node:http'
+import { Hono } from 'hono'
+import { idPattern } from '../core/limits.ts'
+import { type Role, roleOf } from '../store/sessions.ts'
+import { eventRoutes } from './events.ts'
+import { messageRoutes } from './messages.ts'
+import type { Authenticate } from './principal.ts'
+import { Problem, problemOf, problemResponse } from './problem.ts'
+import { type Call, type HttpParts, type Route, sessionOf } from './route.ts'
+import { sessionRoutes } from './sessions.ts'
+
+export const routes: readonly Route[] = [...sessionRoutes, ...messageRoutes, ...eventRoutes]
+
+export type HttpEnv = { Bindings: { outgoing?: ServerResponse } }
+
+export type AppOptions = {
+  basePath: string
+  authenticate: Authenticate
+  /** Parts are there once the engine has started. */
+  parts(): Promise<HttpParts>
+  isReady(): Promise<boolean>
+  log: (line: string, detail: object) => void
+}
+
+const rolesFor: Record<Route['right'], readonly Role[]> = {
+  none: ['owner', 'member', 'reader'],
+  read: ['owner', 'member', 'reader'],
+  write: ['owner', 'member'],
+  own: ['owner'],
+}
+
+export function createApp(options: AppOptions): Hono<HttpEnv> {
+  const root = new Hono<HttpEnv>()
+  const app = options.basePath === '' ? root : root.basePath(options.basePath)
+  for (const route of routes) {
+    app.on(route.method, route.path, async (context) => {
+      const call = { request: context.req.raw, params: context.req.param(), outgoing: context.env?.outgoing }
+      return await answer(options, route, call)
+    })
+  }
+  app.get('/livez', () => new Response('ok\n'))
+  app.get('/readyz', async () => {
+    const ready = await options.isReady()
+    return new Response(ready ? 'ready\n' : 'not ready\n', { status: ready ? 200 : 503 })
+  })
+  root.notFound(() => problemResponse(new Problem('not_found', 'There is no such route.')))
+  root.onError((error) => failed(options, 'app', error))
+  return root
+}
+
+async function answer(
+  options: AppOptions,
+  route: Route,
+  {
+    request,
+    params,
+    outgoing,
+  }: { request: Request; params: Record<string, string>; outgoing: ServerResponse | undefined },
+): Promise<Response> {
+  try {
+    const caller = await options.authenticate(request, route.makesGuests === true)
+    if (caller === null) throw new Problem('unauthorized')
+    // An id that cannot exist is answered like one that does not.
+    if (Object.values(params).some((id) => !idPattern.test(id))) throw new Problem('not_found')
+    const { principal, setCookie } = caller
+    const call: Call = { parts: await options.parts(), request, url: new URL(request.url), params, principal, outgoing }
+    if (route.judgedBy === 'route') await judge(route, call)
+    const response = await route.handle(call)
+    if (setCookie !== undefined) response.headers.append('set-cookie', setCookie)
+    return response
+  } catch (error) {
+    return failed(options, route.name, error)
+  }
+}
+
+async function judge(route: Route, call: Call): Promise<void> {
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  const role = await roleOf(call.parts.database, tenantId, sessionId, userId)
+  // Strangers cannot tell a foreign session from a missing one.
+  if (role === null) throw new Problem('not_found')
+  if (!rolesFor[route.right].includes(role)) throw new Problem('forbidden')
+}
+
+function failed({ log }: AppOptions, route: string, error: unknown): Response {
+  const problem = problemOf(error)
+  if (problem.code === 'internal' || problem.code === 'unavailable') log(problem.code, { route, error: String(error) })
+  return problemResponse(problem)
+}

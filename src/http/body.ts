@@ -1,0 +1,102 @@
+/** Reading what clients send: bounded, then parsed, then checked against the route's schema. */
+import * as z from 'zod'
+import { cleanText } from '../core/clean.ts'
+import type { Json } from '../core/json.ts'
+import { idPattern, limits } from '../core/limits.ts'
+import { Problem } from './problem.ts'
+
+export async function readBody<T>(request: Request, schema: z.ZodType<T>): Promise<T> {
+  const type = request.headers.get('content-type') ?? ''
+  // Also what keeps other sites' forms out: a browser asks before it sends JSON across origins.
+  if (!/^application\/json\s*(;|$)/i.test(type)) {
+    throw new Problem(
+      'invalid_request',
+      `Expected content-type application/json, got ${type ? `"${type.slice(0, 100)}"` : 'none'}.`,
+    )
+  }
+  const value = parseJson(await readText(request))
+  const parsed = schema.safeParse(value)
+  if (!parsed.success) throw new Problem('invalid_request', sentenceOf(parsed.error))
+  return parsed.data
+}
+
+async function readText(request: Request): Promise<string> {
+  const max = limits.requestBytesMax
+  const tooLarge = () => new Problem('too_large', `The body may have at most ${max} bytes.`)
+  if (Number(request.headers.get('content-length') ?? 0) > max) throw tooLarge()
+  if (!request.body) return ''
+  const pieces: Uint8Array[] = []
+  let bytes = 0
+  for await (const piece of request.body as unknown as AsyncIterable<Uint8Array>) {
+    bytes += piece.byteLength
+    if (bytes > max) throw tooLarge()
+    pieces.push(piece)
+  }
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(Buffer.concat(pieces))
+  } catch {
+    throw new Problem('invalid_request', 'The body is not valid UTF-8.')
+  }
+}
+
+function parseJson(text: string): Json {
+  let value: Json
+  try {
+    value = JSON.parse(text)
+  } catch {
+    throw new Problem('invalid_request', 'The body is not valid JSON.')
+  }
+  checkValue(value, 0)
+  return value
+}
+
+/** What no route takes, wherever it stands: too deep, half characters, NUL, keys that would touch a prototype. */
+function checkValue(value: Json, depth: number): void {
+  if (depth > limits.jsonDepthMax) {
+    throw new Problem('invalid_request', `The body may be nested at most ${limits.jsonDepthMax} deep.`)
+  }
+  if (typeof value === 'string') checkText(value)
+  if (typeof value !== 'object' || value === null) return
+  for (const [key, inner] of Object.entries(value)) {
+    if (key === '__proto__') throw new Problem('invalid_request', 'The key "__proto__" is not allowed.')
+    checkText(key)
+    checkValue(inner, depth + 1)
+  }
+}
+
+function checkText(text: string): void {
+  if (cleanText(text) === text) return
+  throw new Problem('invalid_request', 'Text must be valid Unicode: no NUL character and no half of a surrogate pair.')
+}
+
+/** The first thing that is wrong, where, and what was expected. Values are not repeated: they may be content. */
+function sentenceOf(error: z.ZodError): string {
+  const issue = error.issues[0]
+  if (!issue) return 'The request is not valid.'
+  const where = issue.path.length > 0 ? `"${issue.path.join('.').slice(0, 200)}"` : 'The body'
+  return `${where}: ${issue.message.slice(0, 300)}.`
+}
+
+/** A query's values: each a string or absent. Keys that the schema does not know are passed over. */
+export function readQuery<T>(url: URL, schema: z.ZodType<T>): T {
+  const parsed = schema.safeParse(Object.fromEntries(url.searchParams))
+  if (!parsed.success) throw new Problem('invalid_request', `In the query, ${sentenceOf(parsed.error)}`)
+  return parsed.data
+}
+
+export const idSchema = z.string().regex(idPattern, 'expected 1 to 128 of A-Z a-z 0-9 . _ : ~ -')
+
+const jsonSchema: z.ZodType<Json> = z.lazy(() =>
+  z.union([z.string(), z.number(), z.boolean(), z.null(), z.array(jsonSchema), z.record(z.string(), jsonSchema)]),
+)
+export const metadataSchema = z.record(z.string(), jsonSchema)
+
+export const partSchema = z.discriminatedUnion('type', [
+  z.strictObject({ type: z.literal('text'), text: z.string().min(1) }),
+  z.strictObject({
+    type: z.literal('file'),
+    mediaType: z.string().min(1).max(200),
+    url: z.url({ protocol: /^https?$/, message: 'expected an http or https URL' }).max(limits.urlCharactersMax),
+    filename: z.string().min(1).max(255).optional(),
+  }),
+])

@@ -1,0 +1,127 @@
+/** Following one session: server-sent events, or a long poll where the client asks for JSON. */
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import * as z from 'zod'
+import { type Cursor, decodeCursor } from '../core/cursor.ts'
+import type { Frame } from '../core/frames.ts'
+import { limits } from '../core/limits.ts'
+import type { Follow, Sink } from '../log/hub.ts'
+import { readQuery } from './body.ts'
+import { Problem } from './problem.ts'
+import { type Call, jsonText, type Route, sessionOf } from './route.ts'
+import { createSseSink, nodeWriter, type SseSink, sseHeaders, webWriter } from './sse.ts'
+
+const querySchema = z.object({
+  cursor: z.string().max(4_000).optional(),
+  wait: z.coerce.number().min(0).max(limits.longPollMax).default(limits.longPollDefault),
+})
+
+async function events(call: Call): Promise<Response> {
+  const { cursor, wait } = readQuery(call.url, querySchema)
+  const from = startOf(call, call.request.headers.get('last-event-id') ?? cursor)
+  if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000 })
+  const accept = call.request.headers.get('accept') ?? ''
+  return accept.includes('application/json') ? await longPoll(call, from, wait * 1_000) : stream(call, from)
+}
+
+/** From a cursor, from the start of the log (none), or from now on (`now`: null). */
+function startOf(call: Call, text: string | undefined): Cursor | null {
+  if (text === 'now') return null
+  if (text === undefined || text === '') return { epoch: call.parts.hub.epoch, seq: 0, open: new Map() }
+  const cursor = decodeCursor(text)
+  if (cursor === null) throw new Problem('bad_cursor')
+  return cursor
+}
+
+/** The answer is begun before the first read: who follows is known to be a member, and a failed read comes again. */
+function stream(call: Call, cursor: Cursor | null): Response {
+  const { outgoing, request } = call
+  if (outgoing) {
+    outgoing.writeHead(200, sseHeaders)
+    const sink = createSseSink(nodeWriter(outgoing))
+    outgoing.on('close', followInto(call, cursor, sink))
+    return RESPONSE_ALREADY_SENT
+  }
+  const web = webWriter(() => stop())
+  const stop = followInto(call, cursor, createSseSink(web.writer))
+  request.signal.addEventListener('abort', stop)
+  return new Response(web.stream, { headers: sseHeaders })
+}
+
+/** Answers what stops it. */
+function followInto(call: Call, cursor: Cursor | null, sink: SseSink): () => void {
+  let follow: Follow | null = null
+  let stopped = false
+  const stop = () => {
+    stopped = true
+    clearTimeout(expiry)
+    follow?.stop()
+    sink.close()
+  }
+  const expiry = endAt(call.principal.expiresAt, stop)
+  call.parts.hub.follow({ ...sessionOf(call), cursor }, sink).then((begun) => {
+    follow = begun
+    if (begun === null) sink.control({ type: 'reset', reason: 'gone' })
+    if (begun === null || stopped) stop()
+  }, stop)
+  return stop
+}
+
+/** A connection ends with the token that opened it. Timers hold 24 days at most; the client comes back long before. */
+function endAt(expiresAt: number | undefined, end: () => void): NodeJS.Timeout | undefined {
+  if (expiresAt === undefined) return undefined
+  return setTimeout(end, Math.min(Math.max(0, expiresAt - Date.now()), 2 ** 31 - 1)).unref()
+}
+
+/** Answers as soon as there is something, else after `waitMs` with nothing: `{frames, cursor}`. */
+async function longPoll(call: Call, cursor: Cursor | null, waitMs: number): Promise<Response> {
+  const collected: string[] = []
+  let bytes = 0
+  let follow: Follow | null = null
+  await new Promise<void>((resolve, reject) => {
+    const timer = setTimeout(resolve, waitMs)
+    const done = () => {
+      clearTimeout(timer)
+      resolve()
+    }
+    const sink: Sink = {
+      send(frames: Frame[]) {
+        for (const { json } of frames) {
+          collected.push(json)
+          bytes += json.length
+        }
+        // While catching up more may follow at once; live, nothing is waited for.
+        if (bytes > limits.longPollBytesMax || caughtUp) done()
+      },
+      control(word) {
+        if (word.type !== 'caught-up') collected.push(JSON.stringify(word))
+        else caughtUp = true
+        if (collected.length > 0 || waitMs === 0) done()
+      },
+      room: () => (bytes > limits.longPollBytesMax ? never : null),
+      end: done,
+    }
+    let caughtUp = false
+    call.request.signal.addEventListener('abort', done)
+    call.parts.hub.follow({ ...sessionOf(call), cursor }, sink).then((begun) => {
+      follow = begun
+      if (begun === null) reject(new Problem('not_found'))
+    }, reject)
+  })
+  const { cursor: at, stop } = follow as unknown as Follow
+  stop()
+  return jsonText(200, `{"frames":[${collected.join(',')}],"cursor":"${at()}"}`)
+}
+
+/** A long poll that is full is never read for again. */
+const never = new Promise<void>(() => undefined)
+
+export const eventRoutes: Route[] = [
+  {
+    name: 'events.follow',
+    method: 'GET',
+    path: '/v1/sessions/:sessionId/events',
+    right: 'read',
+    judgedBy: 'route',
+    handle: events,
+  },
+]

@@ -1,0 +1,158 @@
+import { createHash } from 'node:crypto'
+import { v7 as uuidv7 } from 'uuid'
+import * as z from 'zod'
+import { canonicalJson } from '../core/canonical.ts'
+import type { Part } from '../core/chunk.ts'
+import { encodeCursor } from '../core/cursor.ts'
+import type { Json } from '../core/json.ts'
+import { limits } from '../core/limits.ts'
+import { previewOf } from '../core/parts.ts'
+import { stopTurn } from '../log/stop.ts'
+import type { Acceptance, Accepted } from '../store/accept.ts'
+import { DatabaseError } from '../store/database.ts'
+import { type MessagePlace, messagePage, messagePair } from '../store/messages.ts'
+import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
+import { Problem } from './problem.ts'
+import { type Call, json, jsonText, type Route, sessionOf } from './route.ts'
+
+const sendSchema = z
+  .strictObject({
+    id: idSchema,
+    text: z.string().min(1).optional(),
+    parts: z.array(partSchema).min(1).max(limits.partsMax).optional(),
+    metadata: metadataSchema.optional(),
+  })
+  .refine((body) => (body.text === undefined) !== (body.parts === undefined), 'expected either "text" or "parts"')
+
+async function send(call: Call): Promise<Response> {
+  const { id, text, parts = [{ type: 'text', text: text! }], metadata } = await readBody(call.request, sendSchema)
+  if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: id })
+  const acceptance = acceptanceOf(call, id, parts, metadata)
+  const accepted = await acceptSurely(call, acceptance)
+  if (accepted.outcome === 'conflict') {
+    throw new Problem('id_conflict', 'This message id was used for another message. Give every message a new id.', {
+      userMessageId: id,
+    })
+  }
+  if (accepted.outcome === 'not_found' || accepted.outcome === 'forbidden') throw new Problem(accepted.outcome)
+  const { seq, json: data } = accepted.outcome === 'created' ? accepted.event : accepted
+  if (accepted.outcome === 'created') {
+    const { tenantId, sessionId } = acceptance
+    call.parts.wakeups.tell({ tenantId, sessionId, events: [accepted.event], runs: [], due: true })
+  }
+  // `data` is the JSON text of {message, reply, turn}: it goes out as it came from the database, with the cursor.
+  const cursor = encodeCursor({ epoch: call.parts.hub.epoch, seq, open: new Map() })
+  const location = `/v1/sessions/${acceptance.sessionId}`
+  return jsonText(202, `${data.slice(0, -1)},"cursor":"${cursor}"}`, { location })
+}
+
+function acceptanceOf(
+  call: Call,
+  messageId: string,
+  parts: Part[],
+  metadata: { [key: string]: Json } | undefined,
+): Acceptance {
+  const body = canonicalJson({ parts: parts as Json[], metadata: metadata ?? null })
+  return {
+    ...sessionOf(call),
+    messageId,
+    turnId: uuidv7(),
+    replyId: uuidv7(),
+    parts: JSON.stringify(parts),
+    metadata: metadata === undefined ? null : JSON.stringify(metadata),
+    bodyHash: createHash('sha256').update(body).digest('base64url'),
+    preview: previewOf(parts),
+    lane: 'main',
+    expiresMs: call.parts.expiresMs,
+  }
+}
+
+/** An answer that was lost is asked for again, once, with the same ids: the second finds what the first has stored. */
+async function acceptSurely({ parts: { acceptor } }: Call, acceptance: Acceptance): Promise<Accepted> {
+  try {
+    return await acceptor.accept(acceptance)
+  } catch (error) {
+    if (!(error instanceof DatabaseError) || (error.kind !== 'unknown' && error.kind !== 'conflict')) throw error
+    return await acceptor.accept(acceptance)
+  }
+}
+
+const stopSchema = z.strictObject({ round: z.number().int().min(1).optional() })
+
+async function stop(call: Call): Promise<Response> {
+  const { round = null } = await readBody(call.request, stopSchema)
+  const { database, wakeups, hub } = call.parts
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  const messageId = call.params.messageId!
+  const stopped = await stopTurn(database, { tenantId, sessionId, messageId, by: userId, reason: null, round })
+  if (stopped.outcome === 'not_found') throw new Problem('not_found')
+  if (stopped.outcome === 'stopped') {
+    wakeups.tell({ tenantId, sessionId, events: [stopped.event], runs: [], due: true })
+  }
+  const pair = await messagePair(database, tenantId, sessionId, messageId)
+  if (pair === null) throw new Problem('not_found')
+  const cursor = encodeCursor({ epoch: hub.epoch, seq: pair.seq, open: new Map() })
+  return json(200, { message: pair.message, reply: pair.reply, turn: pair.turn, cursor })
+}
+
+const historySchema = z
+  .object({
+    limit: z.coerce.number().int().min(1).max(limits.messagePageMax).default(limits.messagePageDefault),
+    before: z.string().optional(),
+    after: z.string().optional(),
+  })
+  .refine((query) => query.before === undefined || query.after === undefined, 'expected "before" or "after", not both')
+
+async function history(call: Call): Promise<Response> {
+  const { limit, before, after } = readQuery(call.url, historySchema)
+  const from =
+    before !== undefined
+      ? { side: 'before' as const, place: placeOf(before) }
+      : after !== undefined
+        ? { side: 'after' as const, place: placeOf(after) }
+        : null
+  const page = await messagePage(call.parts.database, { ...sessionOf(call), limit, from })
+  return json(200, {
+    data: page.messages,
+    before: page.before && placeText(page.before),
+    after: page.after && placeText(page.after),
+  })
+}
+
+/** A place in a session's messages, as pages give it: opaque to clients. */
+export function placeText({ position, role }: MessagePlace): string {
+  return `${position}${role === 'user' ? 'u' : 'a'}`
+}
+
+function placeOf(text: string): MessagePlace {
+  const [, position, role] = /^(\d{1,9})([ua])$/.exec(text) ?? []
+  if (position === undefined) throw new Problem('bad_cursor', 'This is no place that a page of messages gave.')
+  return { position: Number(position), role: role === 'u' ? 'user' : 'assistant' }
+}
+
+export const messageRoutes: Route[] = [
+  {
+    name: 'messages.send',
+    method: 'POST',
+    path: '/v1/sessions/:sessionId/messages',
+    right: 'write',
+    judgedBy: 'statement',
+    handle: send,
+  },
+  {
+    name: 'messages.list',
+    method: 'GET',
+    path: '/v1/sessions/:sessionId/messages',
+    right: 'read',
+    judgedBy: 'route',
+    handle: history,
+  },
+  {
+    name: 'messages.stop',
+    method: 'POST',
+    path: '/v1/sessions/:sessionId/messages/:messageId/stop',
+    right: 'write',
+    judgedBy: 'route',
+    handle: stop,
+  },
+]

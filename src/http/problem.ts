@@ -1,0 +1,48 @@
+import { randomUUID } from 'node:crypto'
+import { type RequestCode, requestErrors } from '../core/errors.ts'
+import { DatabaseError } from '../store/database.ts'
+
+/** Thrown by routes; answered as a problem document (RFC 9457). `detail` says what was expected and what came. */
+export class Problem extends Error {
+  override readonly name = 'Problem'
+  readonly code: RequestCode
+  readonly retryAfterMs: number | undefined
+  readonly userMessageId: string | undefined
+  constructor(code: RequestCode, detail?: string, more: { retryAfterMs?: number; userMessageId?: string } = {}) {
+    super(detail ?? requestErrors[code].sentence)
+    this.code = code
+    this.retryAfterMs = more.retryAfterMs
+    this.userMessageId = more.userMessageId
+  }
+}
+
+/** How long to stay away while the database does not answer. */
+const unavailableMs = 1_000
+
+export function problemOf(error: unknown): Problem {
+  if (error instanceof Problem) return error
+  if (error instanceof DatabaseError && error.kind !== 'bug' && error.kind !== 'bad_data') {
+    return new Problem('unavailable', undefined, { retryAfterMs: unavailableMs })
+  }
+  return new Problem('internal')
+}
+
+export function problemResponse(problem: Problem): Response {
+  const { status, title, retryable } = requestErrors[problem.code]
+  const { code, message: detail, retryAfterMs, userMessageId } = problem
+  const requestId = randomUUID()
+  const body = {
+    type: `urn:holdfast:${code}`,
+    title,
+    status,
+    code,
+    detail,
+    retryable,
+    retryAfterMs,
+    requestId,
+    userMessageId,
+  }
+  const headers = new Headers({ 'content-type': 'application/problem+json', 'cache-control': 'no-store' })
+  if (retryAfterMs !== undefined) headers.set('retry-after', String(Math.ceil(retryAfterMs / 1000)))
+  return new Response(JSON.stringify(body), { status, headers })
+}

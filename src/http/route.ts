@@ -1,0 +1,61 @@
+import type { ServerResponse } from 'node:http'
+import type { Hub } from '../log/hub.ts'
+import type { Wakeups } from '../log/wakeups.ts'
+import type { Acceptor } from '../store/accept.ts'
+import type { Database } from '../store/database.ts'
+import type { Principal } from './principal.ts'
+
+/** What the routes work with: made once, in index. */
+export type HttpParts = {
+  database: Database
+  acceptor: Acceptor
+  hub: Hub
+  wakeups: Wakeups
+  /** A turn that was not begun by then ends as expired. */
+  expiresMs: number
+  isDraining(): boolean
+}
+
+export type Call = {
+  parts: HttpParts
+  request: Request
+  url: URL
+  /** Of the path, each a well-formed id. */
+  params: Record<string, string>
+  principal: Principal
+  /** Where the server is Node's: the response to write a long stream to. */
+  outgoing: ServerResponse | undefined
+}
+
+/**
+ * One row of the registry. `right` is what the caller must be to the session in the path:
+ * `none` (the route concerns only the caller), `read` (any member), `write` (owner or member), `own` (owner).
+ * `judgedBy`: `route` asks before the handler runs; `statement`: the handler's own statement decides under its lock,
+ * or reads and judges in one picture. A route without a row does not exist; a test holds each row to its right.
+ */
+export type Route = {
+  name: string
+  method: 'GET' | 'POST' | 'PATCH' | 'DELETE'
+  path: string
+  right: 'none' | 'read' | 'write' | 'own'
+  judgedBy: 'route' | 'statement'
+  /** Somebody without a guest cookie becomes a guest here. */
+  makesGuests?: true
+  handle(call: Call): Promise<Response>
+}
+
+export function json(status: number, body: unknown, headers: Record<string, string> = {}): Response {
+  return jsonText(status, JSON.stringify(body), headers)
+}
+
+export function jsonText(status: number, body: string, headers: Record<string, string> = {}): Response {
+  return new Response(body, {
+    status,
+    headers: { 'content-type': 'application/json', 'cache-control': 'no-store', ...headers },
+  })
+}
+
+/** The session in the path, as every store function wants it. */
+export function sessionOf({ params, principal }: Call): { tenantId: string; sessionId: string; userId: string } {
+  return { tenantId: principal.tenantId, sessionId: params.sessionId!, userId: principal.userId }
+}

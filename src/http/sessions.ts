@@ -1,0 +1,121 @@
+import { v7 as uuidv7 } from 'uuid'
+import * as z from 'zod'
+import { limits } from '../core/limits.ts'
+import { readSnapshot } from '../log/snapshot.ts'
+import { createSession, deleteSession, listSessions, renameSession, type SessionPlace } from '../store/sessions.ts'
+import { idSchema, metadataSchema, readBody, readQuery } from './body.ts'
+import { placeText } from './messages.ts'
+import { Problem } from './problem.ts'
+import { type Call, json, type Route, sessionOf } from './route.ts'
+
+const titleSchema = z.string().min(1).max(limits.titleCharactersMax)
+const createSchema = z.strictObject({
+  id: idSchema.optional(),
+  title: titleSchema.optional(),
+  metadata: metadataSchema.optional(),
+})
+
+async function create({ request, parts, principal }: Call): Promise<Response> {
+  const { id = uuidv7(), title = null, metadata = {} } = await readBody(request, createSchema)
+  const created = await createSession(parts.database, { ...principal, id, title, metadata })
+  if (created.outcome === 'conflict')
+    throw new Problem('id_conflict', 'A session with this id exists already. Choose a new id.')
+  return json(created.outcome === 'created' ? 201 : 200, created.session, { location: `/v1/sessions/${id}` })
+}
+
+const listSchema = z.object({
+  changedSince: z.iso.datetime({ offset: true, message: 'expected an ISO 8601 time' }).optional(),
+  before: z.string().max(400).optional(),
+  limit: z.coerce.number().int().min(1).max(limits.sessionPageMax).default(limits.sessionPageDefault),
+})
+
+async function list({ url, parts, principal }: Call): Promise<Response> {
+  const { changedSince = null, before, limit } = readQuery(url, listSchema)
+  const { tenantId, userId } = principal
+  const place = before === undefined ? null : decodePlace(before)
+  const page = await listSessions(parts.database, { tenantId, userId, changedSince, before: place, limit })
+  return json(200, { data: page.sessions, before: page.before && encodePlace(page.before), after: null })
+}
+
+function encodePlace(place: SessionPlace): string {
+  return Buffer.from(JSON.stringify([place.updatedAt, place.id])).toString('base64url')
+}
+
+function decodePlace(text: string): SessionPlace {
+  const schema = z.tuple([z.string().regex(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?[+-]\d\d(:\d\d)?$/), idSchema])
+  try {
+    const [updatedAt, id] = schema.parse(JSON.parse(Buffer.from(text, 'base64url').toString()))
+    return { updatedAt, id }
+  } catch {
+    throw new Problem('bad_cursor', '"before" is not one that a page of sessions gave.')
+  }
+}
+
+const snapshotSchema = z.object({
+  limit: z.coerce.number().int().min(1).max(limits.messagePageMax).default(limits.messagePageDefault),
+})
+
+async function snapshot(call: Call): Promise<Response> {
+  const { limit } = readQuery(call.url, snapshotSchema)
+  const { database, hub } = call.parts
+  const found = await readSnapshot(database, hub.epoch, { ...sessionOf(call), limit })
+  if (found === null) throw new Problem('not_found')
+  return json(200, { ...found, before: found.before && placeText(found.before) })
+}
+
+const renameSchema = z.strictObject({ title: titleSchema.nullable() })
+
+async function rename(call: Call): Promise<Response> {
+  const { title } = await readBody(call.request, renameSchema)
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  const renamed = await renameSession(call.parts.database, { tenantId, id: sessionId, userId, title })
+  if (renamed.outcome !== 'updated') throw new Problem(renamed.outcome)
+  call.parts.wakeups.tell({ tenantId, sessionId, events: [renamed.event], runs: [], due: false })
+  return json(200, renamed.session)
+}
+
+async function remove(call: Call): Promise<Response> {
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  const outcome = await deleteSession(call.parts.database, tenantId, sessionId, userId)
+  if (outcome !== 'deleted') throw new Problem(outcome)
+  // Followers look, and find nothing.
+  call.parts.wakeups.tell({ tenantId, sessionId, events: [], runs: [], due: false })
+  return new Response(null, { status: 204 })
+}
+
+export const sessionRoutes: Route[] = [
+  {
+    name: 'sessions.create',
+    method: 'POST',
+    path: '/v1/sessions',
+    right: 'none',
+    judgedBy: 'statement',
+    makesGuests: true,
+    handle: create,
+  },
+  { name: 'sessions.list', method: 'GET', path: '/v1/sessions', right: 'none', judgedBy: 'statement', handle: list },
+  {
+    name: 'sessions.snapshot',
+    method: 'GET',
+    path: '/v1/sessions/:sessionId',
+    right: 'read',
+    judgedBy: 'statement',
+    handle: snapshot,
+  },
+  {
+    name: 'sessions.rename',
+    method: 'PATCH',
+    path: '/v1/sessions/:sessionId',
+    right: 'write',
+    judgedBy: 'statement',
+    handle: rename,
+  },
+  {
+    name: 'sessions.delete',
+    method: 'DELETE',
+    path: '/v1/sessions/:sessionId',
+    right: 'own',
+    judgedBy: 'statement',
+    handle: remove,
+  },
+]

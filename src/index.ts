@@ -1,0 +1,165 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { getRequestListener } from '@hono/node-server'
+import { pino } from 'pino'
+import { type Engine, startEngine } from './engine.ts'
+import { createApp, type HttpEnv } from './http/app.ts'
+import {
+  type Authenticate,
+  appAuthenticate,
+  guestAuthenticate,
+  isLoopbackName,
+  tokenAuthenticate,
+} from './http/principal.ts'
+import { type HoldfastOptions, type Log, type Resolved, resolveOptions } from './options.ts'
+
+export type { Chunk, Part } from './core/chunk.ts'
+export type { Failure, TurnCode } from './core/errors.ts'
+export { ReplyError } from './core/errors.ts'
+export type { Json, JsonObject } from './core/json.ts'
+export type { Message, MessageStatus, StepUsage } from './core/message.ts'
+export type { AppAuthenticate, AppPrincipal, TokenSettings } from './http/principal.ts'
+export type { HoldfastOptions, Log, Role } from './options.ts'
+export { OptionError } from './options.ts'
+export type { Reply, ReplyContext, ReplyValue } from './reply/reply.ts'
+
+export type Holdfast = {
+  /** Answers a web request: for Next.js, Hono, Bun. Never rejects. */
+  fetch(request: Request): Promise<Response>
+  /** Answers a Node request: for Express, Fastify, `node:http`. Never rejects. */
+  node(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void>
+  /** Starts the engine now, instead of at the first request. Rejects with the reason it cannot start. */
+  start(): Promise<void>
+  /**
+   * Starts the engine and a server of its own, on loopback unless told otherwise. `before` may answer a request itself
+   * and say so with true: pages, say. Rejects where the port is taken.
+   */
+  listen(port: number, host?: string, before?: Before): Promise<{ url: string }>
+  /** Ends everything: running replies may go on for `drainMs`, then others take them over. Idempotent. */
+  close(): Promise<void>
+}
+
+export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => boolean
+
+/**
+ * Makes the one Holdfast of this process and database. It is synchronous and starts nothing (no connection, no child,
+ * no timer) until the first request, `start` or `listen`. Called again for the same database, as a reloaded module
+ * does, it answers the one that is there, which from then on uses the newer `reply`. Throws an `OptionError` that
+ * names the option that is wrong.
+ */
+export function createHoldfast(options: HoldfastOptions): Holdfast {
+  const resolved = resolveOptions(options, { production: process.env.NODE_ENV === 'production', log: defaultLog() })
+  const key = resolved.database ?? `embedded:${resolved.dataDir}`
+  const running = registry().get(key)
+  if (running) {
+    running.reply = resolved.reply
+    return running.holdfast
+  }
+  const entry: Entry = { reply: resolved.reply, holdfast: undefined as unknown as Holdfast }
+  entry.holdfast = makeHoldfast(resolved, entry, () => registry().delete(key))
+  registry().set(key, entry)
+  return entry.holdfast
+}
+
+type Entry = { reply: HoldfastOptions['reply']; holdfast: Holdfast }
+
+/** On the global object: a second bundle of the same app has modules of its own. */
+function registry(): Map<string, Entry> {
+  const holder = globalThis as { [key: symbol]: Map<string, Entry> | undefined }
+  const name = Symbol.for('holdfast.registry')
+  holder[name] ??= new Map()
+  return holder[name]
+}
+
+function defaultLog(): Log {
+  let logger: ReturnType<typeof pino> | undefined
+  return (line, detail = {}) => {
+    logger ??= pino({ name: 'holdfast', level: process.env.LOG_LEVEL ?? 'info' })
+    logger.info(detail, line)
+  }
+}
+
+function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Holdfast {
+  let starting: Promise<Engine> | undefined
+  let server: Server | undefined
+  let closing: Promise<void> | undefined
+  let reachedBeyondLoopback = false
+
+  const engine = (): Promise<Engine> => {
+    // After a failed start the next request tries again: the database may be back.
+    starting ??= startEngine(options, () => entry.reply).catch((error: unknown) => {
+      starting = undefined
+      throw error
+    })
+    return starting
+  }
+  const app = createApp({
+    basePath: options.basePath,
+    authenticate: authenticateOf(options, () => reachedBeyondLoopback),
+    parts: async () => (await engine()).parts,
+    isReady: () =>
+      engine().then(
+        (started) => started.isReady(),
+        () => false,
+      ),
+    log: options.log,
+  })
+  const node = getRequestListener((request, env) => app.fetch(request, env as HttpEnv['Bindings']), {
+    overrideGlobalObjects: false,
+  })
+
+  async function close(): Promise<void> {
+    forget()
+    const started = await starting?.catch(() => undefined)
+    started?.drain()
+    const closed = server ? new Promise<void>((resolve) => server?.close(() => resolve())) : undefined
+    await started?.stop()
+    server?.closeAllConnections()
+    await closed
+  }
+
+  return {
+    fetch: async (request) => app.fetch(request),
+    node,
+    start: async () => void (await engine()),
+    async listen(port, host = '127.0.0.1', before = () => false) {
+      reachedBeyondLoopback ||= !isLoopbackAddress(host)
+      await engine()
+      server = createServer(
+        { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
+        (incoming, outgoing) => {
+          if (before(incoming, outgoing)) return
+          node(incoming, outgoing).catch((error: unknown) => options.log('request failed', { error: String(error) }))
+        },
+      )
+      return { url: await listening(server, port, host) }
+    },
+    close() {
+      closing ??= close()
+      return closing
+    },
+  }
+}
+
+function authenticateOf(options: Resolved, reachedBeyondLoopback: () => boolean): Authenticate {
+  if (options.authenticate) return appAuthenticate(options.authenticate)
+  if (options.tokens) return tokenAuthenticate(options.tokens)
+  const { guests } = options
+  return guestAuthenticate(
+    (request) => guests === 'on' || (guests === 'loopback' && !reachedBeyondLoopback() && isLoopbackName(request)),
+  )
+}
+
+function isLoopbackAddress(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127\./.test(host)
+}
+
+function listening(server: Server, port: number, host: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(port, host, () => {
+      const address = server.address()
+      const bound = typeof address === 'object' && address ? address.port : port
+      resolve(`http://${host.includes(':') ? `[${host}]` : host}:${bound}`)
+    })
+  })
+}

@@ -1,0 +1,346 @@
+/**
+ * Followers of this process, by session. Each session that somebody follows has one feed, which stands at the end of
+ * the log: it takes what wakeups bring if it fits, reads otherwise, and offers what it got to its followers. A
+ * follower that is behind (at its start, after a gap, or because its socket was full) reads for itself until it is
+ * not. Feed and follower are the same machine (core/following).
+ *
+ * A follower starts only when its feed stands: what is committed after the follower's first read has a seq or index
+ * after the feed's, so the feed will offer it.
+ */
+import type { Cursor } from '../core/cursor.ts'
+import { type ChunkRun, type Event, maySee } from '../core/event.ts'
+import {
+  createFollowing,
+  cursorOf,
+  type FollowEffect,
+  type FollowInput,
+  type Following,
+  follow,
+} from '../core/following.ts'
+import { type ControlWord, type Frame, frameOf } from '../core/frames.ts'
+import type { Database } from '../store/database.ts'
+import { pollFollowed, readNow, readPage } from '../store/log.ts'
+import { stillMembers } from '../store/sessions.ts'
+import type { Note } from './wakeups.ts'
+
+/** Where a follower's frames go: a socket, or an answer being collected. */
+export type Sink = {
+  send(frames: Frame[]): void
+  control(word: ControlWord): void
+  /** Null while there is room; else resolves when there is room again. Nothing is sent meanwhile. */
+  room(): Promise<void> | null
+  /** Nothing comes any more: the session is gone, or not the user's any more. */
+  end(): void
+}
+
+export type Follow = { cursor(): string; stop(): void }
+
+type Follower = {
+  tenantId: string
+  sessionId: string
+  userId: string
+  following: Following
+  lastSent: string
+  sink: Sink
+  stopped: boolean
+  /** Its last read failed: the next poll wakes it. */
+  stale: boolean
+}
+type Feed = {
+  tenantId: string
+  sessionId: string
+  following: Following
+  followers: Set<Follower>
+  standing: Promise<boolean>
+}
+
+export type Hub = {
+  /** Null: there is no such session. A cursor `null` means "from now on". Rights are the caller's to check first. */
+  follow(
+    who: { tenantId: string; sessionId: string; userId: string; cursor: Cursor | null },
+    sink: Sink,
+  ): Promise<Follow | null>
+  hear(note: Note | null): void
+  epoch: string
+  /** Tells every follower to come back elsewhere. */
+  drain(afterMs: number): void
+  start(): void
+  stop(): void
+}
+
+/** Rights are looked at again this often: who lost them is gone within 5 s. */
+const membersEveryMs = 4_000
+
+export function createHub(options: {
+  database: Database
+  epoch: string
+  pollMs: number
+  log: (line: string) => void
+}): Hub {
+  const { database, epoch, pollMs } = options
+  const feeds = new Map<string, Feed>()
+  let pollTimer: NodeJS.Timeout | undefined
+  let lastMembersMs = performance.now()
+  let running = false
+
+  function feedOf(tenantId: string, sessionId: string): Feed {
+    const key = keyOf(tenantId, sessionId)
+    const there = feeds.get(key)
+    if (there) return there
+    const following = createFollowing({ epoch, seq: 0, open: new Map() })
+    const feed: Feed = {
+      tenantId,
+      sessionId,
+      following,
+      followers: new Set(),
+      standing: readNow(database, tenantId, sessionId).then((now) => {
+        if (now === null) return false
+        following.seq = now.seq
+        following.open.clear()
+        for (const [position, open] of now.open) following.open.set(position, open)
+        return true
+      }),
+    }
+    feeds.set(key, feed)
+    return feed
+  }
+
+  function feedNext(feed: Feed, input: FollowInput): void {
+    for (const effect of follow(feed.following, input)) {
+      switch (effect.type) {
+        case 'read':
+          readFor(feed, (next) => feedNext(feed, next))
+          break
+        case 'show': {
+          const events: Event[] = []
+          const runs: ChunkRun[] = []
+          for (const item of effect.items) 'event' in item ? events.push(item.event) : runs.push(item.run)
+          for (const follower of feed.followers) followerOffered(follower, events, runs)
+          break
+        }
+        case 'reset':
+          // The log is not what it was: restored, or deleted and made anew under the same id.
+          for (const follower of [...feed.followers]) {
+            follower.sink.control({ type: 'reset', reason: effect.reason })
+            end(follower)
+          }
+          forget(feed)
+          break
+        case 'caught-up':
+          break
+      }
+    }
+  }
+
+  function followerOffered(follower: Follower, events: Event[], runs: ChunkRun[]): void {
+    followerNext(follower, follower.sink.room() === null ? { type: 'offer', events, runs } : { type: 'wake' })
+  }
+
+  function followerNext(follower: Follower, input: FollowInput): void {
+    if (follower.stopped) return
+    for (const effect of follow(follower.following, input)) perform(follower, effect)
+  }
+
+  function perform(follower: Follower, effect: FollowEffect): void {
+    switch (effect.type) {
+      case 'read':
+        readFor(follower, (next) => followerNext(follower, next), follower.sink.room())
+        break
+      case 'show': {
+        const frames: Frame[] = []
+        for (const item of effect.items) {
+          if (!maySee('event' in item ? item.event.audience : item.run.audience, follower.userId)) continue
+          frames.push(frameOf(item, follower.lastSent))
+          follower.lastSent = item.cursor
+        }
+        if (frames.length > 0) follower.sink.send(frames)
+        break
+      }
+      case 'caught-up':
+        follower.sink.control({ type: 'caught-up' })
+        break
+      case 'reset':
+        follower.sink.control({ type: 'reset', reason: effect.reason })
+        end(follower)
+        break
+    }
+  }
+
+  function readFor(
+    reader: Feed | Follower,
+    next: (input: FollowInput) => void,
+    room: Promise<void> | null = null,
+  ): void {
+    const { tenantId, sessionId, following } = reader
+    const read = async () => {
+      await room
+      const page = await readPage(database, tenantId, sessionId, following)
+      if (page) next({ type: 'page', page })
+      else sessionGone(tenantId, sessionId)
+    }
+    read().catch(() => {
+      if ('stale' in reader) reader.stale = true
+      next({ type: 'read-failed' })
+    })
+  }
+
+  function sessionGone(tenantId: string, sessionId: string): void {
+    const feed = feeds.get(keyOf(tenantId, sessionId))
+    if (!feed) return
+    for (const follower of [...feed.followers]) {
+      follower.sink.control({ type: 'reset', reason: 'gone' })
+      end(follower)
+    }
+    forget(feed)
+  }
+
+  function forget(feed: Feed): void {
+    const key = keyOf(feed.tenantId, feed.sessionId)
+    if (feeds.get(key) === feed) feeds.delete(key)
+  }
+
+  function end(follower: Follower): void {
+    if (follower.stopped) return
+    stopFollower(follower)
+    follower.sink.end()
+  }
+
+  function stopFollower(follower: Follower): void {
+    follower.stopped = true
+    const feed = feeds.get(keyOf(follower.tenantId, follower.sessionId))
+    if (!feed?.followers.delete(follower)) return
+    if (feed.followers.size === 0) forget(feed)
+  }
+
+  async function poll(): Promise<void> {
+    const behind = await pollFollowed(database, [...feeds.values()].flatMap(followedBy))
+    for (const { tenantId, sessionId, gone } of behind) {
+      if (gone) sessionGone(tenantId, sessionId)
+      else wake(feeds.get(keyOf(tenantId, sessionId)))
+    }
+    for (const feed of feeds.values()) {
+      for (const follower of feed.followers) {
+        if (!follower.stale) continue
+        follower.stale = false
+        followerNext(follower, { type: 'wake' })
+      }
+    }
+    if (performance.now() - lastMembersMs >= membersEveryMs) {
+      lastMembersMs = performance.now()
+      await checkMembers()
+    }
+  }
+
+  async function checkMembers(): Promise<void> {
+    const followers = [...feeds.values()].flatMap((feed) => [...feed.followers])
+    if (followers.length === 0) return
+    const members = await stillMembers(database, followers)
+    for (const follower of followers) {
+      if (members.has(follower)) continue
+      follower.sink.control({ type: 'reset', reason: 'gone' })
+      end(follower)
+    }
+  }
+
+  function wake(feed: Feed | undefined): void {
+    if (feed) feedNext(feed, { type: 'wake' })
+  }
+
+  function schedule(): void {
+    pollTimer = setTimeout(() => {
+      const polled = feeds.size === 0 ? Promise.resolve() : poll()
+      // The database is away: the next poll looks again.
+      polled.catch(() => undefined).finally(() => running && schedule())
+    }, pollMs)
+    pollTimer.unref()
+  }
+
+  return {
+    epoch,
+    async follow({ tenantId, sessionId, userId, cursor }, sink) {
+      const feed = feedOf(tenantId, sessionId)
+      const standing = await feed.standing.catch((error: unknown) => {
+        forget(feed)
+        throw error
+      })
+      if (!standing) {
+        forget(feed)
+        return null
+      }
+      const start = cursor ?? { epoch, seq: feed.following.seq, open: feed.following.open }
+      const following = createFollowing(start)
+      const lastSent = cursorOf(following)
+      const follower: Follower = {
+        tenantId,
+        sessionId,
+        userId,
+        following,
+        lastSent,
+        sink,
+        stopped: false,
+        stale: false,
+      }
+      // The feed may have been forgotten while it was awaited: then a new one stands no earlier than this.
+      const current = feedOf(tenantId, sessionId)
+      await current.standing
+      current.followers.add(follower)
+      if (start.epoch !== epoch) {
+        sink.control({ type: 'reset', reason: 'epoch' })
+        end(follower)
+      } else {
+        followerNext(follower, { type: 'start' })
+      }
+      return { cursor: () => cursorOf(following), stop: () => stopFollower(follower) }
+    },
+    hear(note) {
+      if (note === null) {
+        for (const feed of feeds.values()) wake(feed)
+        return
+      }
+      const feed = feeds.get(keyOf(note.tenantId, note.sessionId))
+      if (!feed) return
+      feed.standing.then(
+        () => feedNext(feed, offerOf(note)),
+        () => undefined,
+      )
+    },
+    drain(afterMs) {
+      for (const feed of feeds.values()) {
+        for (const follower of [...feed.followers]) {
+          follower.sink.control({ type: 'reconnect', afterMs })
+          end(follower)
+        }
+      }
+    },
+    start() {
+      running = true
+      schedule()
+    },
+    stop() {
+      running = false
+      clearTimeout(pollTimer)
+      for (const feed of [...feeds.values()]) for (const follower of [...feed.followers]) end(follower)
+    },
+  }
+}
+
+function offerOf(note: Note): FollowInput {
+  if (note.events.length === 0 && note.runs.length === 0) return { type: 'wake' }
+  return { type: 'offer', events: note.events, runs: note.runs }
+}
+
+function followedBy({ tenantId, sessionId, following: { seq, open } }: Feed) {
+  const entries = [...open].map(([position, { attempt, index }]) => ({
+    tenantId,
+    sessionId,
+    seq,
+    position,
+    attempt,
+    index,
+  }))
+  return entries.length > 0 ? entries : [{ tenantId, sessionId, seq, position: 0, attempt: 0, index: 0 }]
+}
+
+function keyOf(tenantId: string, sessionId: string): string {
+  return `${tenantId}\n${sessionId}`
+}

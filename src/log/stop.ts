@@ -1,0 +1,49 @@
+/**
+ * Stopping a turn, from any process and whoever runs it. The stopper folds what the *log* holds of the latest attempt
+ * and offers that as the stopped message; it is taken only if nothing has moved since. After three tries the turn is
+ * marked as stopping: then nothing can be appended any more, and this or any other process completes it.
+ */
+import type { Chunk } from '../core/chunk.ts'
+import type { Event } from '../core/event.ts'
+import { createFold } from '../core/fold.ts'
+import { closeParts, previewOf } from '../core/parts.ts'
+import type { Database } from '../store/database.ts'
+import { stop, stoppable } from '../store/turns.ts'
+
+export type Stopping = {
+  tenantId: string
+  sessionId: string
+  /** The user's message whose reply is to be stopped. */
+  messageId: string
+  by: string
+  reason: string | null
+  /** Only this round; a later one is left alone. */
+  round: number | null
+}
+/** `late`: there was an outcome already, it is left as it is. `stopping`: marked, to be completed in a moment. */
+export type Stopped =
+  | { outcome: 'stopped'; event: Event }
+  | { outcome: 'late' | 'stopping' | 'not_found' | 'other_round' }
+
+const triesMax = 3
+/** What is shown in place of tool calls that were cut off, so that the history stays valid. */
+const toolErrorText = 'stopped'
+
+export async function stopTurn(database: Database, ask: Stopping): Promise<Stopped> {
+  for (let tries = 1; ; tries++) {
+    const turn = await stoppable(database, ask.tenantId, ask.sessionId, ask.messageId)
+    if (turn === null) return { outcome: 'not_found' }
+    if (ask.round !== null && ask.round !== turn.round) return { outcome: 'other_round' }
+    const fold = createFold({ parts: turn.base })
+    for (const json of turn.chunks) for (const chunk of JSON.parse(json) as Chunk[]) fold.push(chunk)
+    const parts = closeParts(fold.parts(), { toolErrorText })
+    const key = { tenantId: ask.tenantId, sessionId: ask.sessionId, turnId: turn.turnId, attempt: turn.attempt }
+    const folded = { nextIndex: turn.nextIndex, parts, metadata: fold.metadata(), preview: previewOf(parts) }
+    const lastTry = tries >= triesMax
+    const answer = await stop(database, key, folded, { by: ask.by, reason: ask.reason, lastTry })
+    if (answer.outcome === 'stopped') return { outcome: 'stopped', event: answer.event }
+    if (answer.outcome === 'late' || answer.outcome === 'not_found') return { outcome: answer.outcome }
+    // Marked: nothing moves any more, so the next try is the last.
+    if (tries > triesMax) return { outcome: 'stopping' }
+  }
+}

@@ -1,0 +1,192 @@
+/**
+ * "Look again", within this process at once and to others by NOTIFY, always after commit. A wakeup may be lost,
+ * doubled or late; what rides along with it (the events and chunks that were just stored) is used only where it fits
+ * exactly. One connection per process listens and notifies; what is told in the same turn of the event loop goes
+ * together. A process that hears no other sends nothing: it learns of others by their hello, and they of it.
+ */
+import type { ChunkRun, Event } from '../core/event.ts'
+import type { Database, Listener } from '../store/database.ts'
+
+export type Note = {
+  tenantId: string
+  sessionId: string
+  events: Event[]
+  runs: ChunkRun[]
+  /** A turn may have fallen due: runners look, too. */
+  due: boolean
+}
+
+export type Wakeups = {
+  tell(note: Note): void
+  /** `null`: anything may have happened (the connection was away), look at everything. */
+  onNote(hear: (note: Note | null) => void): void
+  /** Resolves when this process has heard its own hello, or it is clear that it does not. */
+  start(): Promise<void>
+  stop(): Promise<void>
+}
+
+const channel = 'holdfast'
+/** PostgreSQL allows less than 8,000 bytes. */
+const payloadBytesMax = 7_900
+const helloEveryMs = 30_000
+const peerForgottenMs = 75_000
+const proofMs = 2_000
+const reconnectMs = 250
+/** Told between two sends: beyond this, notes go without what rides along. */
+const queuedMax = 5_000
+
+type Payload = { from: string; hello?: 'new' | 'here'; notes?: Note[] }
+
+export function createWakeups(options: {
+  database: Database
+  processId: string
+  log: (line: string) => void
+  enabled: boolean
+}): Wakeups {
+  const { database, processId, enabled } = options
+  const hearers: ((note: Note | null) => void)[] = []
+  const peers = new Map<string, number>()
+  let queued: Note[] = []
+  let sending = false
+  let listener: Listener | undefined
+  let stopped = false
+  let saidDeaf = false
+  let helloTimer: NodeJS.Timeout | undefined
+  let reconnectTimer: NodeJS.Timeout | undefined
+  let heardMyself: (() => void) | undefined
+
+  const hear = (note: Note | null) => {
+    for (const each of hearers) each(note)
+  }
+
+  function payloadHeard(text: string): void {
+    const payload = parsePayload(text)
+    if (!payload) return
+    if (payload.from === processId) {
+      heardMyself?.()
+      return
+    }
+    const known = peers.has(payload.from)
+    peers.set(payload.from, performance.now())
+    if (payload.hello === 'new' || !known) void sendHello('here')
+    for (const note of payload.notes ?? []) hear(note)
+  }
+
+  async function connect(): Promise<void> {
+    if (stopped) return
+    try {
+      listener = await database.listen(channel, {
+        payload: payloadHeard,
+        end: () => {
+          listener = undefined
+          if (!stopped) reconnectTimer = setTimeout(() => void connect(), reconnectMs)
+        },
+      })
+      if (stopped) return void (await listener.close())
+      await prove()
+      hear(null)
+    } catch {
+      // The database is away: every statement says so, this need not.
+      if (!stopped) reconnectTimer = setTimeout(() => void connect(), reconnectMs)
+    }
+  }
+
+  /** Behind a pooler in transaction mode LISTEN answers well and hears nothing. */
+  async function prove(): Promise<void> {
+    const proven = new Promise<boolean>((resolve) => {
+      const timer = setTimeout(() => resolve(false), proofMs)
+      heardMyself = () => {
+        clearTimeout(timer)
+        resolve(true)
+      }
+    })
+    await sendHello('new')
+    if (!(await proven) && !stopped && !saidDeaf) {
+      saidDeaf = true
+      options.log(
+        'LISTEN hears nothing, as behind a pooler in transaction mode: wakeups from other processes come by polling.',
+      )
+    }
+  }
+
+  async function sendHello(hello: 'new' | 'here'): Promise<void> {
+    await send([JSON.stringify({ from: processId, hello } satisfies Payload)])
+  }
+
+  async function send(payloads: string[]): Promise<void> {
+    // A lost wakeup costs one poll interval; the connection's end reconnects.
+    await listener?.notify(payloads).catch(() => undefined)
+  }
+
+  async function flush(): Promise<void> {
+    while (queued.length > 0) {
+      const notes = queued
+      queued = []
+      await send(payloadsOf(processId, notes))
+    }
+    sending = false
+  }
+
+  return {
+    tell(note) {
+      if (!enabled) return
+      hear(note)
+      if (peers.size === 0) return
+      queued.push(queued.length < queuedMax ? note : { ...note, events: [], runs: [] })
+      if (sending) return
+      sending = true
+      setImmediate(() => void flush())
+    },
+    onNote: (each) => void hearers.push(each),
+    async start() {
+      if (!enabled) return
+      await connect()
+      helloTimer = setInterval(() => {
+        const forgotten = performance.now() - peerForgottenMs
+        for (const [peer, at] of peers) if (at < forgotten) peers.delete(peer)
+        void sendHello('here')
+      }, helloEveryMs)
+      helloTimer.unref()
+    },
+    async stop() {
+      stopped = true
+      clearInterval(helloTimer)
+      clearTimeout(reconnectTimer)
+      await listener?.close().catch(() => undefined)
+    },
+  }
+}
+
+/** Packs notes into payloads. One that is too large alone goes without what rides along. */
+function payloadsOf(from: string, notes: Note[]): string[] {
+  const payloads: string[] = []
+  let packed: string[] = []
+  let bytes = 0
+  const head = `{"from":"${from}","notes":[`
+  const close = () => {
+    if (packed.length > 0) payloads.push(`${head}${packed.join(',')}]}`)
+    packed = []
+    bytes = 0
+  }
+  const room = payloadBytesMax - head.length - 2
+  for (const note of notes) {
+    let text = JSON.stringify(note)
+    if (Buffer.byteLength(text) > room) text = JSON.stringify({ ...note, events: [], runs: [] })
+    const size = Buffer.byteLength(text) + 1
+    if (bytes + size > room) close()
+    packed.push(text)
+    bytes += size
+  }
+  close()
+  return payloads
+}
+
+/** Anybody with rights on the database may notify; what is not ours is passed over. */
+function parsePayload(text: string): Payload | null {
+  try {
+    const payload = JSON.parse(text) as Payload
+    return typeof payload?.from === 'string' ? payload : null
+  } catch {
+    return null
+  }
+}

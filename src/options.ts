@@ -1,0 +1,134 @@
+/** What an app may set, and what becomes of it: resolved once, at the edge, into a complete readonly object. */
+import type { AppAuthenticate, TokenSettings } from './http/principal.ts'
+import type { Reply } from './reply/reply.ts'
+
+export type HoldfastOptions = {
+  /** Writes the reply of one attempt. See `Reply`. */
+  reply: Reply
+  /** A Postgres connection URL. Defaults to an embedded Postgres in `dataDir`. */
+  database?: string
+  /** Where the embedded Postgres keeps its files. Unused with `database`. Defaults to `./.holdfast`. */
+  dataDir?: string
+  /** Lies before every route. Defaults to none. */
+  basePath?: string
+  /**
+   * Who asks: a user, or null for nobody (401). Called for each request, so it should not take long. Defaults to
+   * guests (see `guests`), or to tokens where `tokens` is set.
+   */
+  authenticate?: AppAuthenticate
+  /** Checks bearer tokens (JWT): a shared secret (HS256), or a JWKS with issuer and audience. */
+  tokens?: TokenSettings
+  /**
+   * Whether somebody without an account may chat, known by a cookie. `loopback`: only where the server is reached on
+   * this machine. Defaults to `loopback`; never used with `authenticate` or `tokens`.
+   */
+  guests?: 'on' | 'off' | 'loopback'
+  /**
+   * What to do when the schema is behind: `auto` migrates, `check` refuses to start and names `holdfast migrate`.
+   * Defaults to `auto`, and to `check` with `database` in production (NODE_ENV).
+   */
+  migrate?: 'auto' | 'check'
+  /** What this process does. Defaults to both. */
+  roles?: readonly Role[]
+  /** How long an attempt's right to run lasts without renewal: a dead process is taken over after it. 1,000–60,000. Defaults to 5,000. */
+  leaseMs?: number
+  /** How often runners and followers look without having been woken. 100–10,000. Defaults to 1,000. */
+  pollMs?: number
+  /** The least time between two flushes of chunks. 0–250. Defaults to 15. */
+  flushMs?: number
+  /** How many attempts of a round may end by an error of the provider. 1–10. Defaults to 3. */
+  attemptsMax?: number
+  /** How many steps a reply may have. 1–1,000. Defaults to 20. */
+  stepsMax?: number
+  /** An attempt that brought no chunk for so long has failed. 1,000–3,600,000. Defaults to 60,000. */
+  noProgressMs?: number
+  /** A turn that was not begun for so long has failed. 1,000 to 30 days. Defaults to 24 hours. */
+  expiresMs?: number
+  /** How long running attempts may go on when the process is told to end; then others take them over. 0–600,000. Defaults to 10,000. */
+  drainMs?: number
+  /** Attempts at a time in this process. 1–10,000. Defaults to 200. */
+  concurrency?: number
+  /** Database connections of this process, beside one that listens. 6–100. Defaults to 9. */
+  poolMax?: number
+  /** `off`: nothing wakes anybody and everything happens by polling. For tests, and where NOTIFY is not allowed. Defaults to `on`. */
+  wakeups?: 'on' | 'off'
+  /** Where lines for operators go; never holds content. Defaults to JSON lines on standard output. */
+  log?: Log
+}
+
+export type Role = 'http' | 'runner'
+export type Log = (line: string, detail?: object) => void
+
+/** Every option, resolved. A new option that is forgotten here does not compile. */
+export type Resolved = Readonly<Required<Omit<HoldfastOptions, 'database' | 'authenticate' | 'tokens'>>> &
+  Readonly<Pick<HoldfastOptions, 'database' | 'authenticate' | 'tokens'>>
+
+export class OptionError extends Error {
+  override readonly name = 'OptionError'
+}
+
+export const bounds = {
+  leaseMs: { min: 1_000, max: 60_000, default: 5_000 },
+  pollMs: { min: 100, max: 10_000, default: 1_000 },
+  flushMs: { min: 0, max: 250, default: 15 },
+  attemptsMax: { min: 1, max: 10, default: 3 },
+  stepsMax: { min: 1, max: 1_000, default: 20 },
+  noProgressMs: { min: 1_000, max: 3_600_000, default: 60_000 },
+  expiresMs: { min: 1_000, max: 30 * 86_400_000, default: 86_400_000 },
+  drainMs: { min: 0, max: 600_000, default: 10_000 },
+  concurrency: { min: 1, max: 10_000, default: 200 },
+  poolMax: { min: 6, max: 100, default: 9 },
+} as const satisfies { [key in keyof HoldfastOptions]?: { min: number; max: number; default: number } }
+
+export function resolveOptions(options: HoldfastOptions, defaults: { production: boolean; log: Log }): Resolved {
+  if (typeof options.reply !== 'function') throw new OptionError('reply: expected a function that answers a reply.')
+  const { database, authenticate, tokens } = options
+  return {
+    reply: options.reply,
+    database,
+    authenticate,
+    tokens,
+    dataDir: options.dataDir ?? '.holdfast',
+    basePath: basePathOf(options.basePath ?? ''),
+    guests: oneOf('guests', options.guests ?? 'loopback', ['on', 'off', 'loopback']),
+    migrate: oneOf('migrate', options.migrate ?? (database && defaults.production ? 'check' : 'auto'), [
+      'auto',
+      'check',
+    ]),
+    roles: rolesOf(options.roles ?? ['http', 'runner']),
+    wakeups: oneOf('wakeups', options.wakeups ?? 'on', ['on', 'off']),
+    log: options.log ?? defaults.log,
+    leaseMs: within(options, 'leaseMs'),
+    pollMs: within(options, 'pollMs'),
+    flushMs: within(options, 'flushMs'),
+    attemptsMax: within(options, 'attemptsMax'),
+    stepsMax: within(options, 'stepsMax'),
+    noProgressMs: within(options, 'noProgressMs'),
+    expiresMs: within(options, 'expiresMs'),
+    drainMs: within(options, 'drainMs'),
+    concurrency: within(options, 'concurrency'),
+    poolMax: within(options, 'poolMax'),
+  }
+}
+
+function within(options: HoldfastOptions, name: keyof typeof bounds): number {
+  const { min, max, default: usual } = bounds[name]
+  const value = options[name] ?? usual
+  if (Number.isInteger(value) && value >= min && value <= max) return value
+  throw new OptionError(`${name}: expected a whole number from ${min} to ${max}, got ${String(value)}.`)
+}
+
+function oneOf<T extends string>(name: string, value: T, allowed: readonly T[]): T {
+  if (allowed.includes(value)) return value
+  throw new OptionError(`${name}: expected one of ${allowed.join(', ')}, got ${String(value)}.`)
+}
+
+function rolesOf(roles: readonly Role[]): readonly Role[] {
+  if (roles.length === 0) throw new OptionError('roles: expected http, runner or both, got none.')
+  return roles.map((role) => oneOf('roles', role, ['http', 'runner']))
+}
+
+function basePathOf(path: string): string {
+  if (path === '' || /^(\/[\w.~-]+)+$/.test(path)) return path
+  throw new OptionError(`basePath: expected a path like /chat, without a slash at its end, got ${path}.`)
+}

@@ -1,0 +1,87 @@
+import type { Chunk } from '../core/chunk.ts'
+import type { JsonObject } from '../core/json.ts'
+import type { StepUsage } from '../core/message.ts'
+import type { UserOrAssistantMessage } from './message.ts'
+
+/**
+ * The app's function that writes a reply: Holdfast calls it once per attempt, in the background, whoever is watching.
+ *
+ * ```ts
+ * const reply: Reply = async ({ messages, signal }) =>
+ *   streamText({ model, messages: await convertToModelMessages(messages), abortSignal: signal, maxRetries: 0 })
+ * ```
+ *
+ * What it throws ends the attempt; a `ReplyError` says so with a code of its own, everything else is classified.
+ */
+export type Reply = (context: ReplyContext) => ReplyValue | Promise<ReplyValue>
+
+export type ReplyContext = {
+  /**
+   * The conversation up to and including `message`, oldest first. Where `stepsDone` is not 0, one more follows: the
+   * partial assistant message with `replyId`, which holds the finished steps and is to be continued.
+   */
+  messages: UserOrAssistantMessage[]
+  /** The user's message that is being answered. */
+  message: UserOrAssistantMessage
+  session: { id: string; title: string | null; metadata: JsonObject | null }
+  user: { id: string; tenantId: string }
+  turn: { id: string; round: number }
+  /** 1, 2, 3… over the whole life of the turn. */
+  attempt: number
+  /** How many finished steps were kept from an earlier attempt. */
+  stepsDone: number
+  /** The id of the assistant's message, the same for every attempt of a round. */
+  replyId: string
+  /**
+   * Aborted when the attempt is over for any reason: stopped, timed out, taken over, failed, or finished. Pass it on to
+   * whatever the reply waits for; a provider that is not told goes on writing, and billing.
+   */
+  signal: AbortSignal
+  /**
+   * Reports what one step used. AI SDK results and the readers of this package report by themselves. A reply whose
+   * signal was aborted may report what it knows a moment after its stream has ended.
+   */
+  usage(report: StepUsage): void
+}
+
+/**
+ * What a reply may be: a string; a stream of strings; a stream of AI SDK UI message chunks, which is complete only if
+ * it has a `finish` chunk; or the result of `streamText` (major 6 or 7), recognised by its shape.
+ */
+export type ReplyValue =
+  | string
+  | AsyncIterable<string>
+  | AsyncIterable<ReplyChunk>
+  | ReadableStream<string>
+  | ReadableStream<ReplyChunk>
+  | StreamTextResult
+
+/** A chunk of ours or of any version of the AI SDK, whose types differ in details that are never read. */
+export type ReplyChunk = Chunk | { type: Chunk['type'] }
+
+/** As much of `streamText`'s result as is used; `ai` itself is never imported. */
+export type StreamTextResult = {
+  toUIMessageStream(options: UiStreamOptions): ReadableStream<unknown> | AsyncIterable<unknown>
+}
+
+export type UiStreamOptions = {
+  generateMessageId: () => string
+  originalMessages: UserOrAssistantMessage[]
+  onError: (error: unknown) => string
+  messageMetadata: (options: { part: StreamTextPart }) => undefined
+}
+
+/** As much of `TextStreamPart` as is read, in both majors. */
+export type StreamTextPart = {
+  type: string
+  error?: unknown
+  finishReason?: string
+  rawFinishReason?: string
+  response?: { modelId?: string }
+  usage?: {
+    inputTokens?: number
+    outputTokens?: number
+    inputTokenDetails?: { cacheReadTokens?: number }
+    outputTokenDetails?: { reasoningTokens?: number }
+  }
+}

@@ -1,0 +1,55 @@
+/**
+ * What nobody else did, every few seconds on every runner: stops that could not be completed, turns that were never
+ * begun in time, heads of lanes that were not made due, chunks that are no longer needed.
+ */
+import { failureOf } from '../core/errors.ts'
+import { stopTurn } from '../log/stop.ts'
+import type { Wakeups } from '../log/wakeups.ts'
+import type { Database } from '../store/database.ts'
+import { expire, repair, sweep, turnsStopping } from '../store/turns.ts'
+
+const rowsMax = 100
+
+export type Sweeper = { start(): void; sweep(): Promise<void>; stop(): void }
+
+export function createSweeper(options: {
+  database: Database
+  wakeups: Wakeups
+  everyMs: number
+  log: (line: string, detail: object) => void
+}): Sweeper {
+  const { database, wakeups, everyMs, log } = options
+  let timer: NodeJS.Timeout | undefined
+  let stopped = false
+
+  async function sweepOnce(): Promise<void> {
+    for (const { tenantId, sessionId, messageId, by } of await turnsStopping(database, rowsMax)) {
+      const done = await stopTurn(database, { tenantId, sessionId, messageId, by, reason: null, round: null })
+      if (done.outcome === 'stopped') wakeups.tell({ tenantId, sessionId, events: [done.event], runs: [], due: true })
+    }
+    for (const { tenantId, sessionId, event } of await expire(database, rowsMax, failureOf('expired'))) {
+      wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
+    }
+    const repaired = await repair(database, rowsMax)
+    if (repaired > 0) log('lanes without a due head were repaired', { lanes: repaired })
+    while ((await sweep(database, rowsMax)) === rowsMax);
+  }
+
+  function schedule(): void {
+    timer = setTimeout(() => {
+      sweepOnce()
+        .catch((error: unknown) => log('sweep failed', { error: String(error) }))
+        .finally(() => stopped || schedule())
+    }, everyMs)
+    timer.unref()
+  }
+
+  return {
+    start: schedule,
+    sweep: sweepOnce,
+    stop() {
+      stopped = true
+      clearTimeout(timer)
+    },
+  }
+}

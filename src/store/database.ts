@@ -1,0 +1,191 @@
+/**
+ * The connections of a process, each with its purpose, so that no work waits behind other work:
+ *
+ *   flush  1  chunks of all attempts, renewals
+ *   turns  2  claims and outcomes
+ *   accept 2  messages coming in
+ *   read   4  followers, snapshots, history (what is left of `poolMax`)
+ *   listen 1  notifications, held by `listen`
+ *
+ * A server that hangs is noticed by our own clock (`answerMs`): the connection is thrown away, because an answer that
+ * comes later would be taken for the next statement's. What such a statement did is unknown, never "failed".
+ */
+import pg from 'pg'
+
+export type Lane = 'flush' | 'turns' | 'accept' | 'read'
+
+/** A statement is prepared once per connection under its name; values are always parameters. */
+export type Statement = { name: string; text: string }
+
+export type Address = string | { host: string; port: number; user: string; database: string }
+
+export type Database = {
+  query<Row>(lane: Lane, statement: Statement, values: unknown[]): Promise<Row[]>
+  /** Runs `work` on one connection between `begin` and `commit`. For migrations and rare reads, never a transition. */
+  transaction<T>(work: (query: (text: string, values?: unknown[]) => Promise<pg.QueryResult>) => Promise<T>): Promise<T>
+  /** Opens the listening connection. It ends once: `onEnd` says so, and the caller opens another. */
+  listen(channel: string, on: { payload(text: string): void; end(): void }): Promise<Listener>
+  /** True while the last statement of any lane was answered. */
+  healthy(): boolean
+  close(): Promise<void>
+}
+export type Listener = { notify(payloads: string[]): Promise<void>; close(): Promise<void> }
+
+/** Why a statement did not answer. `unknown`: it may or may not have been done, so ask again with the same ids. */
+export class DatabaseError extends Error {
+  override readonly name = 'DatabaseError'
+  readonly kind: 'refused' | 'conflict' | 'unknown' | 'bad_data' | 'bug'
+  readonly code: string | undefined
+  constructor(kind: DatabaseError['kind'], cause: unknown) {
+    super(cause instanceof Error ? cause.message : String(cause), { cause })
+    this.kind = kind
+    this.code = sqlState(cause)
+  }
+}
+
+const answerMs = 6_000
+const connectMs = 5_000
+// Migrations may build indexes on large tables.
+const transactionMs = 600_000
+const common =
+  '-c lock_timeout=2000 -c statement_timeout=10000 -c idle_in_transaction_session_timeout=2000 -c synchronous_commit=on'
+// A plan made on the empty tables of a first start would be kept: accept was 2.8 times slower until the first vacuum.
+const hot = `${common} -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off`
+
+export function openDatabase(
+  address: Address,
+  options: { poolMax: number; onError: (error: Error) => void },
+): Database {
+  const config: pg.PoolConfig = {
+    ...(typeof address === 'string' ? { connectionString: address } : address),
+    application_name: 'holdfast',
+    connectionTimeoutMillis: connectMs,
+    idleTimeoutMillis: 0,
+    keepAlive: true,
+    types: {
+      getTypeParser: (oid: number) => (oid === 20 ? Number : pg.types.getTypeParser(oid)),
+    } as pg.CustomTypesConfig,
+  }
+  const pool = (max: number, settings: string) => {
+    const made = new pg.Pool({ ...config, max, options: settings })
+    made.on('error', options.onError)
+    return made
+  }
+  const pools: Record<Lane, pg.Pool> = {
+    flush: pool(1, hot),
+    turns: pool(2, hot),
+    accept: pool(2, hot),
+    read: pool(Math.max(1, options.poolMax - 5), hot),
+  }
+  const cold = pool(1, common)
+  let healthy = true
+  let closed: Promise<void> | undefined
+
+  async function run<T>(from: pg.Pool, work: (client: pg.PoolClient) => Promise<T>, withinMs = answerMs): Promise<T> {
+    let client: pg.PoolClient | undefined
+    let failed: DatabaseError | undefined
+    try {
+      client = await from.connect().catch((error: unknown) => {
+        throw new DatabaseError('refused', error)
+      })
+      const result = await answered(work(client), withinMs)
+      healthy = true
+      return result
+    } catch (error) {
+      failed = error instanceof DatabaseError ? error : new DatabaseError(kindOf(error), error)
+      healthy = failed.kind !== 'refused' && failed.kind !== 'unknown'
+      throw failed
+    } finally {
+      client?.release(failed !== undefined && failed.kind === 'unknown')
+    }
+  }
+
+  return {
+    query: (lane, statement, values) =>
+      run(pools[lane], async (client) => (await client.query({ ...statement, values })).rows),
+    transaction: (work) =>
+      run(
+        cold,
+        async (client) => {
+          await client.query('begin')
+          try {
+            const result = await work((text, values) => client.query(text, values))
+            await client.query('commit')
+            return result
+          } catch (error) {
+            await client.query('rollback')
+            throw error
+          }
+        },
+        transactionMs,
+      ),
+    listen: (channel, on) => openListener({ ...config, options: common } as pg.ClientConfig, channel, on),
+    healthy: () => healthy,
+    close() {
+      closed ??= Promise.all([...Object.values(pools), cold].map((each) => each.end())).then(() => undefined)
+      return closed
+    },
+  }
+}
+
+async function openListener(
+  config: pg.ClientConfig,
+  channel: string,
+  on: { payload(text: string): void; end(): void },
+): Promise<Listener> {
+  const client = new pg.Client(config)
+  let ended = false
+  const end = () => {
+    if (ended) return
+    ended = true
+    on.end()
+  }
+  client.on('error', end)
+  client.on('end', end)
+  client.on('notification', (message) => on.payload(message.payload ?? ''))
+  await client.connect()
+  await client.query(`listen ${channel}`)
+  return {
+    async notify(payloads) {
+      await answered(
+        client.query({
+          name: 'notify',
+          text: `select pg_notify('${channel}', p) from unnest($1::text[]) p`,
+          values: [payloads],
+        }),
+      ).catch((error: unknown) => {
+        end()
+        throw error
+      })
+    },
+    async close() {
+      ended = true
+      await client.end()
+    },
+  }
+}
+
+function answered<T>(work: Promise<T>, withinMs = answerMs): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(
+      () => reject(new DatabaseError('unknown', new Error(`no answer from the database within ${withinMs} ms`))),
+      withinMs,
+    )
+    work.then(resolve, reject).finally(() => clearTimeout(timer))
+  })
+}
+
+function sqlState(error: unknown): string | undefined {
+  return error instanceof pg.DatabaseError ? error.code : undefined
+}
+
+/** By SQLSTATE (appendix A of the PostgreSQL manual). No SQLSTATE: the connection broke, so nobody knows. */
+function kindOf(error: unknown): DatabaseError['kind'] {
+  const code = sqlState(error)
+  if (code === undefined) return 'unknown'
+  if (code === '57014' || code === '55P03' || code.startsWith('40')) return 'conflict'
+  if (code.startsWith('53') || code === '57P03' || code.startsWith('28') || code === '25006') return 'refused'
+  if (code.startsWith('22') || code.startsWith('23')) return 'bad_data'
+  if (code.startsWith('57') || code.startsWith('08') || code.startsWith('58') || code.startsWith('XX')) return 'unknown'
+  return 'bug'
+}

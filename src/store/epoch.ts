@@ -1,0 +1,23 @@
+import type { Database } from './database.ts'
+
+/**
+ * The log's epoch, 8 characters. Cursors carry it. It changes when this database turns out to be a restored one: its
+ * system identifier (dumped and loaded elsewhere) or timeline (recovered from a backup, or a standby promoted) is not
+ * the one that the epoch was made for. A follower whose cursor may name events that never happened here is then told
+ * to start over, instead of missing what was written in their place.
+ */
+export function readEpoch(database: Database, fresh: string): Promise<string> {
+  return database.transaction(async (query) => {
+    const rows = await query(
+      `insert into holdfast.meta (epoch, system_identifier, timeline)
+         select $1, s.system_identifier::text, c.timeline_id from pg_control_system() s, pg_control_checkpoint() c
+       on conflict (only_row) do update set
+         epoch = case when (meta.system_identifier, meta.timeline) = (excluded.system_identifier, excluded.timeline)
+           then meta.epoch else excluded.epoch end,
+         system_identifier = excluded.system_identifier, timeline = excluded.timeline
+       returning epoch`,
+      [fresh],
+    )
+    return rows.rows[0].epoch as string
+  })
+}

@@ -1,0 +1,128 @@
+import type { JsonObject } from '../core/json.ts'
+import type { Message } from '../core/message.ts'
+import type { Database, Statement } from './database.ts'
+
+const visible = `(m.audience is null or m.audience = 'user:' || $3 or m.audience like 'not:%' and m.audience <> 'not:' || $3)`
+
+const pageStatement = (name: string, condition: string, direction: 'asc' | 'desc'): Statement => ({
+  name,
+  text: `
+    select holdfast.message_json(m) as message, m.position, m.role from holdfast.messages m
+     where m.tenant_id = $1 and m.session_id = $2 and ${visible} and ${condition}
+     order by m.position ${direction}, m.role ${direction === 'asc' ? 'desc' : 'asc'} limit $6`,
+})
+// Within a position the user's message comes first: 'user' > 'assistant'.
+const latest = pageStatement('messages-latest', '($4::int is null and $5::text is null)', 'desc')
+const before = pageStatement(
+  'messages-before',
+  "(m.position < $4 or m.position = $4 and $5 = 'assistant' and m.role = 'user')",
+  'desc',
+)
+const after = pageStatement(
+  'messages-after',
+  "(m.position > $4 or m.position = $4 and $5 = 'user' and m.role = 'assistant')",
+  'asc',
+)
+
+/** A message's place in a session. */
+export type MessagePlace = { position: number; role: 'user' | 'assistant' }
+export type MessagePage = { messages: Message[]; before: MessagePlace | null; after: MessagePlace | null }
+
+/** A page of a session's messages, oldest first: the last ones, those before a place, or those after it. */
+export async function messagePage(
+  database: Database,
+  ask: {
+    tenantId: string
+    sessionId: string
+    userId: string
+    limit: number
+    from: { side: 'before' | 'after'; place: MessagePlace } | null
+  },
+): Promise<MessagePage> {
+  type Row = { message: Message; position: number; role: 'user' | 'assistant' }
+  const forward = ask.from?.side === 'after'
+  const statement = ask.from === null ? latest : forward ? after : before
+  const rows = await database.query<Row>('read', statement, [
+    ask.tenantId,
+    ask.sessionId,
+    ask.userId,
+    ask.from?.place.position ?? null,
+    ask.from?.place.role ?? null,
+    ask.limit + 1,
+  ])
+  const page = rows.slice(0, ask.limit)
+  if (!forward) page.reverse()
+  const place = (row: Row | undefined): MessagePlace | null => (row ? { position: row.position, role: row.role } : null)
+  const more = rows.length > ask.limit
+  return {
+    messages: page.map((row) => row.message),
+    before: forward || more ? place(page[0]) : null,
+    after: forward ? (more ? place(page.at(-1)) : null) : ask.from ? place(page.at(-1)) : null,
+  }
+}
+
+const promptStatement: Statement = {
+  name: 'prompt',
+  text: `
+    select m.id, m.role, m.parts, m.metadata from holdfast.messages m
+     where m.tenant_id = $1 and m.session_id = $2 and ${visible} and m.position <= $4
+       and (m.role = 'user' or m.position < $4 and m.parts <> '[]'
+         and (m.status = 'complete' or m.status = 'stopped'))
+     order by m.position, m.role desc`,
+}
+
+export type PromptMessage = {
+  id: string
+  role: 'user' | 'assistant'
+  parts: { type: string }[]
+  metadata: JsonObject | null
+}
+
+/**
+ * What the model sees (I13): in the order of turns, each user's message with its reply where that is complete or
+ * stopped with text, as far as the author may see, up to the turn's own message.
+ */
+export function promptMessages(
+  database: Database,
+  turn: { tenantId: string; sessionId: string; userId: string; position: number },
+): Promise<PromptMessage[]> {
+  return database.query('read', promptStatement, [turn.tenantId, turn.sessionId, turn.userId, turn.position])
+}
+
+const pairStatement: Statement = {
+  name: 'message-pair',
+  text: `
+    select holdfast.message_json(u) as message, holdfast.message_json(r) as reply, holdfast.turn_json(t) as turn,
+        s.next_seq - 1 as seq
+      from holdfast.turns t
+      join holdfast.sessions s on s.tenant_id = t.tenant_id and s.id = t.session_id
+      join holdfast.messages u on u.tenant_id = t.tenant_id and u.session_id = t.session_id and u.id = t.message_id
+      join holdfast.messages r on r.tenant_id = t.tenant_id and r.session_id = t.session_id and r.id = t.reply_id
+     where t.tenant_id = $1 and t.session_id = $2 and t.message_id = $3`,
+}
+
+export type Pair = { message: Message; reply: Message; turn: { id: string; state: string }; seq: number }
+
+/** A user's message, the reply of its present round, and its turn. */
+export async function messagePair(
+  database: Database,
+  tenantId: string,
+  sessionId: string,
+  messageId: string,
+): Promise<Pair | null> {
+  return (await database.query<Pair>('read', pairStatement, [tenantId, sessionId, messageId]))[0] ?? null
+}
+
+const sessionStatement: Statement = {
+  name: 'prompt-session',
+  text: 'select id, title, metadata from holdfast.sessions where tenant_id = $1 and id = $2',
+}
+
+export async function promptSession(
+  database: Database,
+  tenantId: string,
+  sessionId: string,
+): Promise<{ id: string; title: string | null; metadata: JsonObject } | null> {
+  type Row = { id: string; title: string | null; metadata: JsonObject }
+  return (await database.query<Row>('read', sessionStatement, [tenantId, sessionId]))[0] ?? null
+}

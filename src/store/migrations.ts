@@ -1,0 +1,53 @@
+/**
+ * The numbered files in `sql/`, applied in order in one transaction under a lock, so that two processes that start
+ * together do not meet, and a process that dies leaves nothing half done. An applied file that was edited since is
+ * refused by its checksum.
+ */
+import { basename } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import Postgrator, { type Migration } from 'postgrator'
+import type { Database } from './database.ts'
+
+const directory = fileURLToPath(new URL('../../sql', import.meta.url))
+// The library globs: a checkout in a directory with brackets must still find its files.
+const files = `${directory.replace(/[?*()[\]{}]/g, '[$&]')}/*.sql`
+// An arbitrary number that only Holdfast's migrations take.
+const lockKey = 7_203_441
+
+/** Applies what is missing. Resolves to the names of the files applied, `[]` when the schema was up to date. */
+export function migrate(database: Database): Promise<string[]> {
+  return database.transaction(async (query) => {
+    await query("set local statement_timeout = '10min'; set local lock_timeout = '1min'")
+    await query('select pg_advisory_xact_lock($1)', [lockKey])
+    const applied = await postgrator(query).migrate()
+    return applied.map((migration) => basename(migration.filename))
+  })
+}
+
+export type SchemaState = { state: 'current' | 'behind' | 'ahead'; pending: { name: string; sql: string }[] }
+
+/** How the schema compares with this version of Holdfast. `ahead`: a newer version has migrated it, which is fine. */
+export function schemaState(database: Database): Promise<SchemaState> {
+  return database.transaction(async (query) => {
+    const runner = postgrator(query)
+    const version = await runner.getDatabaseVersion()
+    const all = (await runner.getMigrations()).filter((each) => each.action === 'do')
+    const pending = all.filter((each) => each.version > version).sort((a, b) => a.version - b.version)
+    if (pending.length > 0) return { state: 'behind', pending: pending.map(printed) }
+    return { state: all.some((each) => each.version === version) ? 'current' : 'ahead', pending: [] }
+  })
+}
+
+function printed(migration: Migration): { name: string; sql: string } {
+  return { name: basename(migration.filename), sql: migration.getSql() }
+}
+
+function postgrator(query: (text: string) => Promise<{ rows: unknown[] }>): Postgrator {
+  return new Postgrator({
+    migrationPattern: files,
+    driver: 'pg',
+    database: 'holdfast',
+    schemaTable: 'holdfast.migrations',
+    execQuery: query,
+  })
+}

@@ -1,0 +1,131 @@
+import type { Event } from '../core/event.ts'
+import type { JsonObject } from '../core/json.ts'
+import type { Database, Statement } from './database.ts'
+import { type EventJson, eventOf } from './event-rows.ts'
+
+export type Session = {
+  id: string
+  title: string | null
+  metadata: JsonObject
+  createdAt: string
+  updatedAt: string
+  messageCount: number
+  totalTokens: number
+  lastPreview: string | null
+  lastModel: string | null
+  unread: number
+}
+export type Role = 'owner' | 'member' | 'reader'
+
+const createStatement: Statement = {
+  name: 'create-session',
+  text: 'select holdfast.create_session($1, $2, $3, $4, $5::jsonb) as answer',
+}
+
+/** `same`: the caller is a member of a session with this id already. `conflict`: somebody else's. */
+export async function createSession(
+  database: Database,
+  ask: { tenantId: string; id: string; userId: string; title: string | null; metadata: JsonObject },
+): Promise<{ outcome: 'created' | 'same'; session: Session } | { outcome: 'conflict' }> {
+  type Row = { answer: { outcome: 'created' | 'same'; session: Session } | { outcome: 'conflict' } }
+  const values = [ask.tenantId, ask.id, ask.userId, ask.title, JSON.stringify(ask.metadata)]
+  return (await database.query<Row>('accept', createStatement, values))[0]!.answer
+}
+
+const renameStatement: Statement = {
+  name: 'rename-session',
+  text: 'select holdfast.rename_session($1, $2, $3, $4) as answer',
+}
+
+export async function renameSession(
+  database: Database,
+  ask: { tenantId: string; id: string; userId: string; title: string | null },
+): Promise<{ outcome: 'updated'; session: Session; event: Event } | { outcome: 'not_found' | 'forbidden' }> {
+  type Answer = { outcome: 'updated'; session: Session; event: EventJson } | { outcome: 'not_found' | 'forbidden' }
+  const values = [ask.tenantId, ask.id, ask.userId, ask.title]
+  const answer = (await database.query<{ answer: Answer }>('turns', renameStatement, values))[0]!.answer
+  return answer.outcome === 'updated' ? { ...answer, event: eventOf(answer.event) } : answer
+}
+
+const deleteStatement: Statement = {
+  name: 'delete-session',
+  text: 'select holdfast.delete_session($1, $2, $3) as outcome',
+}
+
+export async function deleteSession(
+  database: Database,
+  tenantId: string,
+  id: string,
+  userId: string,
+): Promise<'deleted' | 'not_found' | 'forbidden'> {
+  type Row = { outcome: 'deleted' | 'not_found' | 'forbidden' }
+  return (await database.query<Row>('turns', deleteStatement, [tenantId, id, userId]))[0]!.outcome
+}
+
+const roleStatement: Statement = {
+  name: 'member-role',
+  text: 'select role from holdfast.members where tenant_id = $1 and session_id = $2 and user_id = $3',
+}
+
+/** Null: no such session, or no member of it; nobody can tell which. */
+export async function roleOf(database: Database, tenantId: string, id: string, userId: string): Promise<Role | null> {
+  const rows = await database.query<{ role: Role }>('read', roleStatement, [tenantId, id, userId])
+  return rows[0]?.role ?? null
+}
+
+const membershipsStatement: Statement = {
+  name: 'memberships',
+  text: `select x.ord::int - 1 as at from unnest($1::text[], $2::text[], $3::text[]) with ordinality x(tenant, sid, uid, ord)
+     where exists (select from holdfast.members m
+       where m.tenant_id = x.tenant and m.session_id = x.sid and m.user_id = x.uid)`,
+}
+
+/** Of many (tenant, session, user): which may still read. Followers are asked for in this way every few seconds. */
+export async function stillMembers<T extends { tenantId: string; sessionId: string; userId: string }>(
+  database: Database,
+  asked: T[],
+): Promise<Set<T>> {
+  const rows = await database.query<{ at: number }>('read', membershipsStatement, [
+    asked.map((each) => each.tenantId),
+    asked.map((each) => each.sessionId),
+    asked.map((each) => each.userId),
+  ])
+  return new Set(rows.map((row) => asked[row.at]!))
+}
+
+/** Where a page of sessions ends: the last one's `updatedAt` (in full precision) and id. */
+export type SessionPlace = { updatedAt: string; id: string }
+
+const listStatement: Statement = {
+  name: 'list-sessions',
+  text: `
+    select holdfast.session_json(s, (select count(*)::int from holdfast.messages u where u.tenant_id = s.tenant_id
+          and u.session_id = s.id and u.seq > m.read_seq and u.role = 'assistant' and u.status = 'complete')) as session,
+        s.updated_at::text as "updatedAt"
+      from holdfast.members m join holdfast.sessions s on s.tenant_id = m.tenant_id and s.id = m.session_id
+     where m.tenant_id = $1 and m.user_id = $2
+       and ($3::timestamptz is null or s.updated_at > $3)
+       and ($4::timestamptz is null or (s.updated_at, s.id) < ($4, $5))
+     order by s.updated_at desc, s.id desc limit $6`,
+}
+
+/** The user's sessions, last changed first. */
+export async function listSessions(
+  database: Database,
+  ask: { tenantId: string; userId: string; changedSince: string | null; before: SessionPlace | null; limit: number },
+): Promise<{ sessions: Session[]; before: SessionPlace | null }> {
+  const rows = await database.query<{ session: Session; updatedAt: string }>('read', listStatement, [
+    ask.tenantId,
+    ask.userId,
+    ask.changedSince,
+    ask.before?.updatedAt ?? null,
+    ask.before?.id ?? null,
+    ask.limit + 1,
+  ])
+  const page = rows.slice(0, ask.limit)
+  const last = page.at(-1)
+  return {
+    sessions: page.map((row) => row.session),
+    before: rows.length > ask.limit && last ? { updatedAt: last.updatedAt, id: last.session.id } : null,
+  }
+}

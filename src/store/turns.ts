@@ -1,0 +1,310 @@
+/** Transitions of a turn after it was accepted. Each is one call of a function in `sql/`; its answer is a value. */
+
+import type { Part } from '../core/chunk.ts'
+import type { Failure } from '../core/errors.ts'
+import type { Event } from '../core/event.ts'
+import type { JsonObject } from '../core/json.ts'
+import type { StepUsage } from '../core/message.ts'
+import type { Database, Statement } from './database.ts'
+import { type EventJson, eventOf } from './event-rows.ts'
+
+/** Names one attempt: what the fence compares. */
+export type AttemptKey = { tenantId: string; sessionId: string; turnId: string; attempt: number }
+
+/** Stored at the end of each step but the last: what a takeover starts from. */
+export type Checkpoint = {
+  attempt: number
+  /** Steps finished over all attempts of the round. */
+  step: number
+  /** The index, in `attempt`, of the first chunk after it. */
+  nextIndex: number
+  parts: Part[]
+  metadata: JsonObject | null
+}
+
+export type Claimed = AttemptKey & {
+  messageId: string
+  replyId: string
+  userId: string
+  lane: string
+  position: number
+  round: number
+  /** Attempts of this round that ended by an error. */
+  failures: number
+  takeover: boolean
+  checkpoint: Checkpoint | null
+  event: Event
+}
+export type ClaimAnswer = {
+  claimed: Claimed[]
+  /** Turns that brought too many processes down and ended as failed instead. */
+  failed: { tenantId: string; sessionId: string; event: Event }[]
+  /** When the next turn falls due or the next lease runs out, if it is not renewed. */
+  dueInMs: number | null
+}
+
+const claimTurns: Statement = {
+  name: 'claim',
+  text: 'select holdfast.claim($1, $2, $3, $4, $5, $6::jsonb) as row',
+}
+
+export async function claim(
+  database: Database,
+  ask: { runner: string; leaseMs: number; limit: number; takeExpired: boolean; crashesMax: number; crashed: Failure },
+): Promise<ClaimAnswer> {
+  type Row =
+    | ({ kind: 'claimed'; event: EventJson } & Omit<Claimed, 'event'>)
+    | { kind: 'failed'; tenantId: string; sessionId: string; event: EventJson }
+    | { kind: 'next'; dueInMs: number | null }
+  const { runner, leaseMs, limit, takeExpired, crashesMax, crashed } = ask
+  const rows = await database.query<{ row: Row }>('turns', claimTurns, [
+    runner,
+    leaseMs,
+    limit,
+    takeExpired,
+    crashesMax,
+    JSON.stringify(crashed),
+  ])
+  const answer: ClaimAnswer = { claimed: [], failed: [], dueInMs: null }
+  for (const { row } of rows) {
+    if (row.kind === 'claimed') answer.claimed.push({ ...row, event: eventOf(row.event) })
+    if (row.kind === 'failed') answer.failed.push({ ...row, event: eventOf(row.event) })
+    if (row.kind === 'next') answer.dueInMs = row.dueInMs
+  }
+  return answer
+}
+
+/** What was reported for the attempt's steps, in order. Null: the step reached the provider and it reported nothing. */
+export type StepReport = { step: number; usage: StepUsage | null }
+
+export type Ended = { outcome: 'stored'; event: Event } | { outcome: 'lost' } | { outcome: 'mismatch' }
+type EndedJson = { outcome: string; event?: EventJson }
+
+function ended({ outcome, event }: EndedJson): Ended {
+  if (outcome === 'lost' || outcome === 'mismatch') return { outcome }
+  return { outcome: 'stored', event: eventOf(event!) }
+}
+
+function usageJson(reports: StepReport[]): string {
+  return JSON.stringify(reports.map(({ step, usage }) => ({ step, ...usage })))
+}
+
+const finishAttempt: Statement = {
+  name: 'finish',
+  text: 'select holdfast.finish($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10::json) as answer',
+}
+
+/** Ends the attempt as `complete`, if it is still the turn's and the log holds all `nextIndex` chunks of it. */
+export async function finishIfHeld(
+  database: Database,
+  key: AttemptKey,
+  reply: {
+    nextIndex: number
+    parts: Part[]
+    metadata: JsonObject | null
+    model: string | null
+    preview: string | null
+  },
+  usage: StepReport[],
+): Promise<Ended> {
+  const rows = await database.query<{ answer: EndedJson }>('turns', finishAttempt, [
+    ...keyed(key),
+    reply.nextIndex,
+    JSON.stringify(reply.parts),
+    jsonOrNull(reply.metadata),
+    reply.model,
+    reply.preview,
+    usageJson(usage),
+  ])
+  return ended(rows[0]!.answer)
+}
+
+const requeueAttempt: Statement = {
+  name: 'requeue',
+  text: 'select holdfast.requeue($1, $2, $3, $4, $5, $6, $7, $8::json) as answer',
+}
+
+/** Ends the attempt without an outcome; the turn is due again after `retryMs`. */
+export async function requeueIfHeld(
+  database: Database,
+  key: AttemptKey,
+  why: { reason: 'error' | 'handover'; code: string | null; retryMs: number },
+  usage: StepReport[],
+): Promise<Ended> {
+  const rows = await database.query<{ answer: EndedJson }>('turns', requeueAttempt, [
+    ...keyed(key),
+    why.reason,
+    why.code,
+    why.retryMs,
+    usageJson(usage),
+  ])
+  return ended(rows[0]!.answer)
+}
+
+const failAttempt: Statement = {
+  name: 'fail',
+  text: 'select holdfast.fail($1, $2, $3, $4, $5::jsonb, $6::jsonb, $7::jsonb, $8, $9::json) as answer',
+}
+
+/** Ends the round as `failed`; `parts` are what was stored of the reply, closed. */
+export async function failIfHeld(
+  database: Database,
+  key: AttemptKey,
+  failure: Failure,
+  reply: { parts: Part[]; metadata: JsonObject | null; model: string | null },
+  usage: StepReport[],
+): Promise<Ended> {
+  const rows = await database.query<{ answer: EndedJson }>('turns', failAttempt, [
+    ...keyed(key),
+    JSON.stringify(failure),
+    JSON.stringify(reply.parts),
+    jsonOrNull(reply.metadata),
+    reply.model,
+    usageJson(usage),
+  ])
+  return ended(rows[0]!.answer)
+}
+
+const reportUsage: Statement = { name: 'report', text: 'select holdfast.report($1, $2, $3, $4, $5, $6::json)' }
+
+/** The provider's word on an attempt that lost its turn: kept, whoever owns the turn now. */
+export async function reportUsageOfLost(
+  database: Database,
+  key: AttemptKey,
+  userId: string,
+  usage: StepReport[],
+): Promise<void> {
+  if (usage.length === 0) return
+  const { tenantId, sessionId, turnId, attempt } = key
+  await database.query('turns', reportUsage, [tenantId, sessionId, userId, turnId, attempt, usageJson(usage)])
+}
+
+const storeCheckpoint: Statement = {
+  name: 'checkpoint',
+  text: `update holdfast.turns set checkpoint = $5::json, updated_at = clock_timestamp()
+     where tenant_id = $1 and session_id = $2 and id = $3 and attempt = $4 and state = 'running' and stopping is null
+     returning id`,
+}
+
+/** False: the attempt is not the turn's any more. */
+export async function checkpointIfHeld(database: Database, key: AttemptKey, checkpoint: Checkpoint): Promise<boolean> {
+  const rows = await database.query('turns', storeCheckpoint, [...keyed(key), JSON.stringify(checkpoint)])
+  return rows.length > 0
+}
+
+/** A turn as a stopper needs it: its latest attempt and what the log holds of it. */
+export type Stoppable = {
+  turnId: string
+  state: string
+  attempt: number
+  round: number
+  nextIndex: number
+  base: Part[]
+  /** JSON texts of arrays of chunks, in order. */
+  chunks: string[]
+}
+
+const readStoppable: Statement = {
+  name: 'read-stoppable',
+  text: `
+    select t.id as "turnId", t.state, t.attempt, t.round, coalesce(t.checkpoint -> 'parts', '[]') as base,
+        coalesce(c.next, 0)::int as "nextIndex", coalesce(c.chunks, '{}') as chunks
+      from holdfast.turns t
+      left join lateral (select sum(n) as next, array_agg(data::text order by index) as chunks from holdfast.chunks
+        where t.open and tenant_id = t.tenant_id and turn_id = t.id and attempt = t.attempt) c on true
+     where t.tenant_id = $1 and t.session_id = $2 and t.message_id = $3`,
+}
+
+/** By the user's message. Null: no such turn. One statement, so that attempt and chunks belong together. */
+export async function stoppable(
+  database: Database,
+  tenantId: string,
+  sessionId: string,
+  messageId: string,
+): Promise<Stoppable | null> {
+  const rows = await database.query<Stoppable>('read', readStoppable, [tenantId, sessionId, messageId])
+  return rows[0] ?? null
+}
+
+const stopTurn: Statement = {
+  name: 'stop',
+  text: 'select holdfast.stop($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10, $11) as answer',
+}
+
+export type StopAnswer = { outcome: 'stopped' | 'late'; event: Event } | { outcome: 'again' | 'stopping' | 'not_found' }
+
+export async function stop(
+  database: Database,
+  key: AttemptKey,
+  folded: { nextIndex: number; parts: Part[]; metadata: JsonObject | null; preview: string | null },
+  ask: { by: string; reason: string | null; lastTry: boolean },
+): Promise<StopAnswer> {
+  const rows = await database.query<{ answer: { outcome: StopAnswer['outcome']; event?: EventJson } }>(
+    'turns',
+    stopTurn,
+    [
+      ...keyed(key),
+      folded.nextIndex,
+      JSON.stringify(folded.parts),
+      jsonOrNull(folded.metadata),
+      folded.preview,
+      ask.by,
+      ask.reason,
+      ask.lastTry,
+    ],
+  )
+  const { outcome, event } = rows[0]!.answer
+  if (outcome === 'stopped' || outcome === 'late') return { outcome, event: eventOf(event!) }
+  return { outcome }
+}
+
+const readStopping: Statement = {
+  name: 'read-stopping',
+  text: `select tenant_id as "tenantId", session_id as "sessionId", message_id as "messageId", stopping as "by"
+     from holdfast.turns where stopping is not null order by updated_at limit $1`,
+}
+
+/** Turns whose stop was asked for and could not be completed at once. */
+export function turnsStopping(
+  database: Database,
+  limit: number,
+): Promise<{ tenantId: string; sessionId: string; messageId: string; by: string }[]> {
+  return database.query('read', readStopping, [limit])
+}
+
+const expireTurns: Statement = { name: 'expire', text: 'select holdfast.expire($1, $2::jsonb) as row' }
+
+/** Ends turns that were never begun in time. */
+export async function expire(
+  database: Database,
+  limit: number,
+  expired: Failure,
+): Promise<{ tenantId: string; sessionId: string; event: Event }[]> {
+  const rows = await database.query<{ row: { tenantId: string; sessionId: string; event: EventJson } }>(
+    'turns',
+    expireTurns,
+    [limit, JSON.stringify(expired)],
+  )
+  return rows.map(({ row }) => ({ ...row, event: eventOf(row.event) }))
+}
+
+const repairLanes: Statement = { name: 'repair-lanes', text: 'select holdfast.repair_lanes($1) as n' }
+const sweepChunks: Statement = { name: 'sweep-chunks', text: 'select holdfast.sweep_chunks($1) as n' }
+
+/** Makes heads of lanes due that nobody made due. Resolves to how many there were: more than none is a bug's trace. */
+export async function repair(database: Database, limit: number): Promise<number> {
+  return (await database.query<{ n: number }>('turns', repairLanes, [limit]))[0]!.n
+}
+
+/** Deletes chunks that a later event has stood for since a minute. Resolves to the number of turns swept. */
+export async function sweep(database: Database, limit: number): Promise<number> {
+  return (await database.query<{ n: number }>('turns', sweepChunks, [limit]))[0]!.n
+}
+
+function keyed({ tenantId, sessionId, turnId, attempt }: AttemptKey): unknown[] {
+  return [tenantId, sessionId, turnId, attempt]
+}
+
+function jsonOrNull(value: unknown): string | null {
+  return value === null ? null : JSON.stringify(value)
+}

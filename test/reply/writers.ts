@@ -1,0 +1,87 @@
+import { createOpenAICompatible as createOpenAICompatible6 } from '@ai-sdk/openai-compatible'
+import { convertToModelMessages as convert6, jsonSchema as schema6, streamText as streamText6, tool as tool6 } from 'ai'
+import {
+  convertToModelMessages as convert7,
+  jsonSchema as schema7,
+  streamText as streamText7,
+  tool as tool7,
+} from 'ai7'
+import { createOpenAICompatible as createOpenAICompatible7 } from 'openai-compatible7'
+import { anthropic } from '../../src/adapters/anthropic.ts'
+import { openai } from '../../src/adapters/openai.ts'
+import type { Chunk } from '../../src/core/chunk.ts'
+import type { StepUsage } from '../../src/core/message.ts'
+import { replyChunks } from '../../src/reply/chunks.ts'
+import type { UserOrAssistantMessage } from '../../src/reply/message.ts'
+import type { Reply, ReplyContext } from '../../src/reply/reply.ts'
+
+/** The four ways in which a reply comes from a provider, each for the provider's stub at `url`. The SDKs know one tool. */
+export const writers = {
+  'AI SDK 6': (url: string): Reply => {
+    const provider = createOpenAICompatible6({ name: 'stub', baseURL: url, apiKey: 'k', includeUsage: true })
+    const model = provider.chatModel('stub-1')
+    const tools = { weather: tool6({ inputSchema: schema6<{ city: string }>({ type: 'object' }) }) }
+    return async ({ messages, signal }) =>
+      streamText6({ model, tools, messages: await convert6(messages), abortSignal: signal, maxRetries: 0, onError })
+  },
+  'AI SDK 7': (url: string): Reply => {
+    const provider = createOpenAICompatible7({ name: 'stub', baseURL: url, apiKey: 'k', includeUsage: true })
+    const model = provider.chatModel('stub-1')
+    const tools = { weather: tool7({ inputSchema: schema7<{ city: string }>({ type: 'object' }) }) }
+    return async ({ messages, signal }) =>
+      streamText7({ model, tools, messages: await convert7(messages), abortSignal: signal, maxRetries: 0, onError })
+  },
+  openai: (url: string): Reply => openai({ model: 'stub-1', apiKey: 'k', baseUrl: url }),
+  anthropic: (url: string): Reply => anthropic({ model: 'stub-1', apiKey: 'k', baseUrl: url }),
+}
+
+export type WriterName = keyof typeof writers
+export const writerNames = Object.keys(writers) as WriterName[]
+
+/** The SDK's own default prints every error. */
+function onError(): undefined {
+  return undefined
+}
+
+export const replyId = 'reply-1'
+
+export function userMessage(text: string): UserOrAssistantMessage {
+  return { id: 'user-1', role: 'user', parts: [{ type: 'text', text }] }
+}
+
+export function contextFor(given: Partial<ReplyContext> = {}): ReplyContext {
+  const message = given.message ?? userMessage('Hello')
+  return {
+    messages: [message],
+    message,
+    session: { id: 'session-1', title: null, metadata: null },
+    user: { id: 'ada', tenantId: 'default' },
+    turn: { id: 'turn-1', round: 1 },
+    attempt: 1,
+    stepsDone: 0,
+    replyId,
+    signal: new AbortController().signal,
+    usage: () => undefined,
+    ...given,
+  }
+}
+
+/** All that a reply gave until it ended or failed. `onChunk` is told each chunk as it comes. */
+export async function written(reply: Reply, given: Partial<ReplyContext> & { onChunk?: (chunk: Chunk) => void } = {}) {
+  const usage: StepUsage[] = []
+  const chunks: Chunk[] = []
+  const context = contextFor({ usage: (report) => usage.push(report), ...given })
+  try {
+    for await (const chunk of replyChunks(reply, context)) {
+      chunks.push(chunk)
+      given.onChunk?.(chunk)
+    }
+    return { chunks, usage, error: undefined }
+  } catch (error) {
+    return { chunks, usage, error }
+  }
+}
+
+export function deltasOf(chunks: Chunk[], type: 'text-delta' | 'reasoning-delta' = 'text-delta'): string {
+  return chunks.map((chunk) => (chunk.type === type ? (chunk.delta as string) : '')).join('')
+}
