@@ -27,9 +27,9 @@ export function readSettings(environment: Environment): Settings {
     database: environment.DATABASE_URL || undefined,
     dataDir: environment.HOLDFAST_DATA_DIR || undefined,
     tokens: tokensOf(environment),
-    guests: environment.HOLDFAST_GUESTS ? choice(environment, 'HOLDFAST_GUESTS', ['on', 'off', 'loopback']) : undefined,
-    migrate: environment.HOLDFAST_MIGRATE ? choice(environment, 'HOLDFAST_MIGRATE', ['auto', 'check']) : undefined,
-    wakeups: environment.HOLDFAST_WAKEUPS ? choice(environment, 'HOLDFAST_WAKEUPS', ['on', 'off']) : undefined,
+    guests: choice(environment, 'HOLDFAST_GUESTS', ['on', 'off', 'loopback']),
+    migrate: choice(environment, 'HOLDFAST_MIGRATE', ['auto', 'check']),
+    wakeups: choice(environment, 'HOLDFAST_WAKEUPS', ['on', 'off']),
     roles: environment.HOLDFAST_ROLES ? rolesOf(environment.HOLDFAST_ROLES) : undefined,
   }
   for (const [variable, option] of Object.entries(numbers)) {
@@ -51,7 +51,12 @@ function number(variable: string, text: string, min: number, max: number): numbe
   throw new OptionError(`${variable}: expected a whole number from ${min} to ${max}, got "${text}".`)
 }
 
-function choice<T extends string>(environment: Environment, variable: string, allowed: readonly T[]): T {
+function choice<const T extends string>(
+  environment: Environment,
+  variable: string,
+  allowed: readonly T[],
+): T | undefined {
+  if (!environment[variable]) return undefined
   const found = allowed.find((each) => each === environment[variable])
   if (found) return found
   throw new OptionError(`${variable}: expected ${allowed.join(' or ')}, got "${environment[variable]}".`)

@@ -14,7 +14,7 @@ export type AbortRace = {
 export function abortRace(signal: AbortSignal): AbortRace {
   let leave: ((value: typeof aborted) => void) | undefined
   const onAbort = () => leave?.(aborted)
-  
+  signal.addEventListener('abort', onAbort, { once: true })
   return {
     wait<T>(work: Promise<T>) {
       return new Promise<T | typeof aborted>((resolve, reject) => {

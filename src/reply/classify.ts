@@ -124,7 +124,7 @@ function codeOfStatus({ status, text }: Facts): TurnCode | undefined {
   return byStatus.get(status) ?? (status >= 500 ? 'provider_overloaded' : 'provider_rejected')
 }
 
-/** Anthropic has no code of its own for this, and some who speak like OpenAI have none either (2026-01). */
+/** Anthropic has no code of its own for this, and some who speak like OpenAI have none either. */
 const promptTooLong = /prompt is too long|maximum context length/i
 
 function firstIn(table: Map<string, TurnCode>, keys: string[]): TurnCode | undefined {

@@ -176,6 +176,33 @@ describe.each(['openai', 'anthropic'] as const)('a reply written with %s', (name
     expect(chunks.at(-1)).toEqual({ type: 'finish', finishReason: 'stop' })
   })
 
+  test('that nobody reads to its end is closed at the provider', async () => {
+    provider.script([half, { hang: true }])
+    const asked = provider.nextRequest()
+    for await (const { type } of replyChunks(writers[name](provider.url), contextFor())) {
+      if (type === 'text-delta') break
+    }
+    expect(await (await asked).closed).toBe('aborted')
+  })
+
+  test('is whole although its reader is much slower than the provider', async () => {
+    const sent = Array.from({ length: 4_000 }, (_, index) => `${index} `)
+    provider.script(sent.map((text) => ({ text })))
+    let text = ''
+    for await (const chunk of replyChunks(writers[name](provider.url), contextFor())) {
+      await new Promise((resolve) => setImmediate(resolve))
+      text += deltasOf([chunk])
+    }
+    expect(text).toBe(sent.join(''))
+  })
+
+  test('that fails is closed at the provider', async () => {
+    provider.script([half, { raw: 'data: not JSON\n\n' }, { hang: true }])
+    const asked = provider.nextRequest()
+    expect((await written(writers[name](provider.url))).error).toMatchObject({ code: 'provider_truncated' })
+    expect(await (await asked).closed).toBe('aborted')
+  })
+
   test('ends with provider_truncated after an event without end', async () => {
     provider.script([{ raw: `data: ${'x'.repeat(1_100_000)}` }, { hang: true }])
     expect((await written(writers[name](provider.url))).error).toMatchObject({ code: 'provider_truncated' })

@@ -190,6 +190,20 @@ test('an abort ends a reply that has not even returned', async () => {
   })
 })
 
+test('an end that comes together with the abort is no error of the reply', async () => {
+  const abort = new AbortController()
+  const source: AsyncIterable<string> = {
+    [Symbol.asyncIterator]: () => ({
+      next() {
+        // One turn of the queue later than the end itself, one earlier than the reader of it.
+        queueMicrotask(() => queueMicrotask(() => abort.abort()))
+        return Promise.resolve({ value: undefined, done: true })
+      },
+    }),
+  }
+  expect((await written(() => source, { signal: abort.signal })).error).toBeUndefined()
+})
+
 test('what a source throws because of the abort is no error of the reply', async () => {
   const abort = new AbortController()
   const reply: Reply = ({ signal }) =>

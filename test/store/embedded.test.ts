@@ -27,7 +27,7 @@ type Line = {
   name?: string
   stopped?: number
 }
-type Owner = { process: ChildProcess; pid: number; next(has: keyof Line, part?: string): Promise<Line> }
+type Owner = { process: ChildProcess; pid: number; data: string; next(has: keyof Line, part?: string): Promise<Line> }
 
 let template: string
 let directories: string[] = []
@@ -45,7 +45,8 @@ afterAll(() => rm(template, { recursive: true, force: true }))
 
 afterEach(async () => {
   for (const owner of owners) await kill(owner)
-  for (const directory of directories) await remove(directory)
+  for (const { data } of owners) await endServer(data)
+  for (const directory of directories) await rm(directory, { recursive: true, force: true, maxRetries: 20 })
   owners = []
   directories = []
 })
@@ -461,7 +462,7 @@ function launch(dataDir: string, packageDir = '', wrapper: string[] = []): Owner
     if (at >= 0) return Promise.resolve(lines.splice(at, 1)[0]!)
     return new Promise<Line>((resolve, reject) => waiting.push({ wants, resolve, reject }))
   }
-  const owner = { process: child, pid: child.pid!, next }
+  const owner = { process: child, pid: child.pid!, data: join(dataDir, 'data'), next }
   owners.push(owner)
   return owner
 }
@@ -483,16 +484,13 @@ async function killGroup(owner: Owner): Promise<void> {
   await ended
 }
 
-async function remove(directory: string): Promise<void> {
-  for (const data of [join(directory, 'hf', 'data'), join(directory, 'deep', 'hf', 'data')]) {
-    const file = await readPidFile(data)
-    if (file !== undefined && isAlive(file.pid)) await endPostgres(file.pid, 5_000)
-    if (file?.socketDir.startsWith(join(tmpdir(), 'holdfast-')))
-      await rm(file.socketDir, { recursive: true, force: true })
-    await rm(socketDirOf(data), { recursive: true, force: true })
-    expect(await postgresOf(data)).toEqual([])
-  }
-  await rm(directory, { recursive: true, force: true, maxRetries: 20 })
+/** What a killed owner leaves running is ended, and nothing of it may stay. */
+async function endServer(data: string): Promise<void> {
+  const file = await readPidFile(data)
+  if (file !== undefined && isAlive(file.pid)) await endPostgres(file.pid, 5_000)
+  if (file !== undefined) await rm(file.socketDir, { recursive: true, force: true })
+  await rm(socketDirOf(data), { recursive: true, force: true })
+  expect(await postgresOf(data)).toEqual([])
 }
 
 async function untilNamed(directory: string, pattern: RegExp): Promise<void> {
