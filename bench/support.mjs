@@ -1,0 +1,135 @@
+/** What the benchmarks share: the server and the provider stub as processes of their own, a light client, figures. */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { Agent, request } from 'node:http'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+
+const main = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
+const providerMain = fileURLToPath(new URL('../test/support/provider-main.mjs', import.meta.url))
+
+/** A bench runs with its own data directory, which is removed, and ends what it started. */
+export async function withMachine(work) {
+  const dataDir = await mkdtemp(join(tmpdir(), 'holdfast-bench-'))
+  const children = []
+  const machine = {
+    dataDir,
+    async server(env = {}) {
+      const child = spawn(process.execPath, [main, 'serve'], {
+        env: {
+          PATH: process.env.PATH,
+          HOME: dataDir,
+          PORT: '0',
+          HOLDFAST_DATA_DIR: dataDir,
+          LOG_LEVEL: 'error',
+          ...env,
+        },
+        stdio: ['ignore', 'pipe', 'inherit'],
+      })
+      children.push(child)
+      const url = await firstLine(child, /^Holdfast\s+(http\S+)/)
+      return { url, child, cpu: () => cpuOf(child.pid) }
+    },
+    async provider(steps) {
+      const child = spawn(process.execPath, [providerMain, JSON.stringify(steps)], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      })
+      children.push(child)
+      return JSON.parse(await firstLine(child, /^(\{.*\})$/)).url
+    },
+  }
+  try {
+    return await work(machine)
+  } finally {
+    for (const child of children.reverse()) {
+      if (child.exitCode !== null || child.signalCode !== null) continue
+      child.kill('SIGTERM')
+      await once(child, 'exit')
+    }
+    await rm(dataDir, { recursive: true, force: true })
+  }
+}
+
+function firstLine(child, pattern) {
+  return new Promise((resolve, reject) => {
+    createInterface({ input: child.stdout }).on('line', (line) => {
+      const found = pattern.exec(line)
+      if (found) resolve(found[1])
+    })
+    child.once('exit', (code) => reject(new Error(`ended with ${code} before ${pattern}`)))
+  })
+}
+
+/** Seconds of CPU of a process so far (Linux). */
+async function cpuOf(pid) {
+  const { readFile } = await import('node:fs/promises')
+  const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1].split(' ')
+  return (Number(fields[11]) + Number(fields[12])) / 100
+}
+
+export const agent = new Agent({ keepAlive: true, maxSockets: 1_000 })
+
+/** A guest with one session: `{cookie, session, call}`. */
+export async function guest(url) {
+  const created = await send(url, 'POST', '/v1/sessions', {})
+  const cookie = created.headers['set-cookie'][0].split(';')[0]
+  return { cookie, session: created.json().id }
+}
+
+export function send(url, method, path, body, cookie) {
+  const { hostname, port } = new URL(url)
+  const text = body === undefined ? undefined : JSON.stringify(body)
+  const headers = {
+    ...(cookie ? { cookie } : {}),
+    ...(text ? { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) } : {}),
+  }
+  return new Promise((resolve, reject) => {
+    const outgoing = request({ hostname, port, method, path, headers, agent }, (response) => {
+      const pieces = []
+      response.on('data', (piece) => pieces.push(piece))
+      response.on('end', () => {
+        const answer = Buffer.concat(pieces).toString()
+        resolve({
+          status: response.statusCode,
+          headers: response.headers,
+          text: answer,
+          json: () => JSON.parse(answer),
+        })
+      })
+    })
+    outgoing.on('error', reject)
+    outgoing.end(text)
+  })
+}
+
+/** Server-sent events, as raw text: `onText` gets what comes. Resolves, when headers are there, to what ends it. */
+export function events(url, path, cookie, onText) {
+  const { hostname, port } = new URL(url)
+  return new Promise((resolve, reject) => {
+    const outgoing = request({ hostname, port, path, headers: { cookie }, agent: false }, (response) => {
+      response.setEncoding('utf8')
+      response.on('data', onText)
+      response.on('error', () => undefined)
+      resolve(() => outgoing.destroy())
+    })
+    outgoing.on('error', reject)
+    outgoing.end()
+  })
+}
+
+export function figures(values) {
+  const sorted = Float64Array.from(values).sort()
+  const at = (part) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))]
+  return { p50: at(0.5), p99: at(0.99), max: sorted.at(-1), count: sorted.length }
+}
+
+export function ms(value) {
+  return `${value.toFixed(value < 10 ? 1 : 0)} ms`
+}
+
+export function machineLine() {
+  return `Node ${process.version}, ${availableParallelism()} cores, ${new Date().toISOString().slice(0, 10)}`
+}
