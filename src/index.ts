@@ -7,6 +7,7 @@ import {
   type Authenticate,
   appAuthenticate,
   guestAuthenticate,
+  isLoopbackHost,
   isLoopbackName,
   tokenAuthenticate,
 } from './http/principal.ts'
@@ -122,7 +123,7 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     node,
     start: async () => void (await engine()),
     async listen(port, host = '127.0.0.1', before = () => false) {
-      reachedBeyondLoopback ||= !isLoopbackAddress(host)
+      reachedBeyondLoopback ||= !isLoopbackHost(host)
       await engine()
       server = createServer(
         { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
@@ -147,10 +148,6 @@ function authenticateOf(options: Resolved, reachedBeyondLoopback: () => boolean)
   return guestAuthenticate(
     (request) => guests === 'on' || (guests === 'loopback' && !reachedBeyondLoopback() && isLoopbackName(request)),
   )
-}
-
-function isLoopbackAddress(host: string): boolean {
-  return host === 'localhost' || host === '::1' || /^127\./.test(host)
 }
 
 function listening(server: Server, port: number, host: string): Promise<string> {

@@ -83,11 +83,11 @@ export const bounds = {
 export function resolveOptions(options: HoldfastOptions, defaults: { production: boolean; log: Log }): Resolved {
   if (typeof options.reply !== 'function') throw new OptionError('reply: expected a function that answers a reply.')
   const { database, authenticate, tokens } = options
-  return {
+  const resolved: Resolved = {
     reply: options.reply,
     database,
     authenticate,
-    tokens,
+    tokens: tokensOf(tokens, authenticate),
     dataDir: options.dataDir ?? '.holdfast',
     basePath: basePathOf(options.basePath ?? ''),
     guests: oneOf('guests', options.guests ?? 'loopback', ['on', 'off', 'loopback']),
@@ -109,6 +109,30 @@ export function resolveOptions(options: HoldfastOptions, defaults: { production:
     concurrency: within(options, 'concurrency'),
     poolMax: within(options, 'poolMax'),
   }
+  for (const name of Object.keys(options)) {
+    if (!(name in resolved)) throw new OptionError(`${name}: there is no such option. See docs/options.md.`)
+  }
+  return resolved
+}
+
+/** HS256 is as strong as its secret: RFC 7518, section 3.2 asks for 256 bits. */
+const secretCharactersMin = 32
+
+function tokensOf(
+  tokens: HoldfastOptions['tokens'],
+  authenticate: HoldfastOptions['authenticate'],
+): HoldfastOptions['tokens'] {
+  if (tokens === undefined) return undefined
+  if (authenticate) throw new OptionError('tokens: not together with authenticate, which would never see them.')
+  if ('secret' in tokens) {
+    if (tokens.secret.length >= secretCharactersMin) return tokens
+    throw new OptionError(`tokens.secret: expected at least ${secretCharactersMin} characters.`)
+  }
+  if (!URL.canParse(tokens.jwksUrl)) throw new OptionError('tokens.jwksUrl: expected a URL.')
+  if (tokens.issuer && tokens.audience) return tokens
+  throw new OptionError(
+    'tokens: jwksUrl needs issuer and audience, because keys alone say nothing about whom a token is for.',
+  )
 }
 
 function within(options: HoldfastOptions, name: keyof typeof bounds): number {

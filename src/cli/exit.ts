@@ -6,24 +6,28 @@ export function exit(error: unknown): never {
   process.exit(1)
 }
 
-const sentences: Record<string, string> = {
-  EADDRINUSE: 'The port is in use. Set PORT to another one.',
-  ECONNREFUSED: 'The database refuses connections. Is it running, and is DATABASE_URL right?',
-  ENOTFOUND: 'The host in DATABASE_URL is not known.',
-  '28P01': 'The database refuses the user or password in DATABASE_URL.',
-  '3D000': 'The database named in DATABASE_URL does not exist.',
+/** By the error's code: Node's for sockets and names, SQLSTATE for the database. */
+const sentences: Record<string, (error: Details) => string> = {
+  EADDRINUSE: ({ port }) => `Port ${port} is in use. End what listens there, or set PORT to another one.`,
+  EACCES: ({ port, message }) => (port === undefined ? message : `Port ${port} is not allowed to this user. Set PORT.`),
+  EADDRNOTAVAIL: ({ address }) => `HOST is ${address}, which is no address of this machine.`,
+  ENOTFOUND: ({ hostname }) => `The host "${hostname}" is not known. Are HOST and DATABASE_URL right?`,
+  ECONNREFUSED: () => 'The database refuses connections. Is it running, and is DATABASE_URL right?',
+  ERR_INVALID_URL: () => 'DATABASE_URL: expected a URL like postgres://user:password@host:5432/database.',
+  '28P01': () => 'The database refuses the user or password in DATABASE_URL.',
+  '3D000': () => 'The database named in DATABASE_URL does not exist.',
 }
+type Details = Error & { code?: unknown; port?: number; address?: string; hostname?: string }
 
 function lineOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   if (error instanceof OptionError || error.name === 'EmbeddedError') return error.message
-  const code = codeOf(error)
-  return (code && sentences[code]) ?? error.stack ?? error.message
+  return known(error) ?? error.stack ?? error.message
 }
 
-/** The error's own code, or that of what caused it. */
-function codeOf(error: Error): string | undefined {
-  const { code } = error as { code?: unknown }
-  if (typeof code === 'string') return code
-  return error.cause instanceof Error ? codeOf(error.cause) : undefined
+/** By the error's own code, or that of what caused it. */
+function known(error: Error): string | undefined {
+  const { code } = error as Details
+  if (typeof code === 'string' && sentences[code]) return sentences[code](error)
+  return error.cause instanceof Error ? known(error.cause) : undefined
 }

@@ -13,7 +13,11 @@ async function serve(): Promise<void> {
   const { options, host, port, model } = readSettings(process.env)
   const chat = createHoldfast(options)
   endOnSignal(() => chat.close())
-  const { url } = await chat.listen(port, host, servePage)
+  const { url } = await chat.listen(port, host, servePage).catch(async (error: unknown) => {
+    // The database that was started for it ends with it.
+    await chat.close()
+    throw error
+  })
   const store = options.database ? 'Postgres at DATABASE_URL' : `embedded Postgres in ${options.dataDir ?? '.holdfast'}`
   process.stdout.write(`Holdfast  ${url}\nstore     ${store}\nmodel     ${model}\n`)
 }

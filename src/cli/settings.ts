@@ -21,6 +21,7 @@ export const numbers = {
 
 /** Throws an `OptionError` that names the variable that is wrong. */
 export function readSettings(environment: Environment): Settings {
+  choice(environment, 'LOG_LEVEL', ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'])
   const { reply, model } = modelReply(environment)
   const options: HoldfastOptions = {
     reply,
@@ -46,8 +47,8 @@ export function readSettings(environment: Environment): Settings {
 }
 
 function number(variable: string, text: string, min: number, max: number): number {
-  const value = Number(text)
-  if (Number.isInteger(value) && value >= min && value <= max) return value
+  const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN
+  if (value >= min && value <= max) return value
   throw new OptionError(`${variable}: expected a whole number from ${min} to ${max}, got "${text}".`)
 }
 

@@ -27,6 +27,12 @@ export const requestErrors = {
     sentence: 'Your role in this session does not allow this.',
   },
   not_found: { status: 404, retryable: false, title: 'Not found', sentence: 'There is nothing here that you may see.' },
+  method_not_allowed: {
+    status: 405,
+    retryable: false,
+    title: 'Method not allowed',
+    sentence: 'This route exists, but not with this method. The header "allow" names those that it has.',
+  },
   busy: {
     status: 409,
     retryable: true,

@@ -2,6 +2,7 @@
 import type { ServerResponse } from 'node:http'
 import { Hono } from 'hono'
 import { idPattern } from '../core/limits.ts'
+import { DatabaseError } from '../store/database.ts'
 import { type Role, roleOf } from '../store/sessions.ts'
 import { eventRoutes } from './events.ts'
 import { messageRoutes } from './messages.ts'
@@ -33,8 +34,10 @@ const rolesFor: Record<Route['right'], readonly Role[]> = {
 export function createApp(options: AppOptions): Hono<HttpEnv> {
   const root = new Hono<HttpEnv>()
   const app = options.basePath === '' ? root : root.basePath(options.basePath)
+  const allowed = methodsByPath()
   for (const route of routes) {
     app.on(route.method, route.path, async (context) => {
+      if (route.endless && context.req.method === 'HEAD') return otherMethod('HEAD', allowed.get(route.path)!)
       const call = { request: context.req.raw, params: context.req.param(), outgoing: context.env?.outgoing }
       return await answer(options, route, call)
     })
@@ -44,9 +47,30 @@ export function createApp(options: AppOptions): Hono<HttpEnv> {
     const ready = await options.isReady()
     return new Response(ready ? 'ready\n' : 'not ready\n', { status: ready ? 200 : 503 })
   })
+  for (const [path, allow] of allowed) app.all(path, ({ req }) => otherMethod(req.method, allow))
   root.notFound(() => problemResponse(new Problem('not_found', 'There is no such route.')))
   root.onError((error) => failed(options, 'app', error))
   return root
+}
+
+function methodsByPath(): Map<string, string> {
+  const methods = new Map([
+    ['/livez', ['GET', 'HEAD']],
+    ['/readyz', ['GET', 'HEAD']],
+  ])
+  for (const { path, method, endless } of routes) {
+    const known = methods.get(path) ?? []
+    methods.set(path, [...known, method, ...(method === 'GET' && !endless ? ['HEAD'] : [])])
+  }
+  return new Map([...methods].map(([path, names]) => [path, [...names, 'OPTIONS'].join(', ')]))
+}
+
+/** No route answers to other origins: OPTIONS says which methods there are, and nothing that lets a browser across. */
+function otherMethod(method: string, allow: string): Response {
+  if (method === 'OPTIONS') return new Response(null, { status: 204, headers: { allow } })
+  const response = problemResponse(new Problem('method_not_allowed'))
+  response.headers.set('allow', allow)
+  return response
 }
 
 async function answer(
@@ -84,6 +108,12 @@ async function judge(route: Route, call: Call): Promise<void> {
 
 function failed({ log }: AppOptions, route: string, error: unknown): Response {
   const problem = problemOf(error)
-  if (problem.code === 'internal' || problem.code === 'unavailable') log(problem.code, { route, error: String(error) })
+  if (problem.code === 'internal' || problem.code === 'unavailable') log(problem.code, { route, error: lineOf(error) })
   return problemResponse(problem)
+}
+
+/** The database's sentence about data that it does not take may repeat the data: then its code is enough. */
+function lineOf(error: unknown): string {
+  if (error instanceof DatabaseError && error.kind === 'bad_data') return `DatabaseError: bad_data ${error.code}`
+  return String(error)
 }

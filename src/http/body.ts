@@ -27,13 +27,23 @@ async function readText(request: Request): Promise<string> {
   if (!request.body) return ''
   const pieces: Uint8Array[] = []
   let bytes = 0
-  for await (const piece of request.body as unknown as AsyncIterable<Uint8Array>) {
-    bytes += piece.byteLength
-    if (bytes > max) throw tooLarge()
-    pieces.push(piece)
-  }
   try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(Buffer.concat(pieces))
+    for await (const piece of request.body as unknown as AsyncIterable<Uint8Array>) {
+      bytes += piece.byteLength
+      if (bytes > max) throw tooLarge()
+      pieces.push(piece)
+    }
+  } catch (error) {
+    if (error instanceof Problem) throw error
+    // The client went away in the middle of it: nobody's fault here, and nobody hears the answer.
+    throw new Problem('invalid_request', 'The body broke off.')
+  }
+  return decodeUtf8(Buffer.concat(pieces))
+}
+
+function decodeUtf8(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
   } catch {
     throw new Problem('invalid_request', 'The body is not valid UTF-8.')
   }
@@ -50,12 +60,15 @@ function parseJson(text: string): Json {
   return value
 }
 
-/** What no route takes, wherever it stands: too deep, half characters, NUL, keys that would touch a prototype. */
+/** What no route takes, wherever it stands: too deep, half characters, NUL, endless numbers, prototypes as keys. */
 function checkValue(value: Json, depth: number): void {
   if (depth > limits.jsonDepthMax) {
     throw new Problem('invalid_request', `The body may be nested at most ${limits.jsonDepthMax} deep.`)
   }
   if (typeof value === 'string') checkText(value)
+  if (typeof value === 'number' && !Number.isFinite(value)) {
+    throw new Problem('invalid_request', 'Numbers must be finite: between -1.8e308 and 1.8e308.')
+  }
   if (typeof value !== 'object' || value === null) return
   for (const [key, inner] of Object.entries(value)) {
     if (key === '__proto__') throw new Problem('invalid_request', 'The key "__proto__" is not allowed.')
@@ -84,19 +97,21 @@ export function readQuery<T>(url: URL, schema: z.ZodType<T>): T {
   return parsed.data
 }
 
-export const idSchema = z.string().regex(idPattern, 'expected 1 to 128 of A-Z a-z 0-9 . _ : ~ -')
+export const idSchema = z.string().regex(idPattern, 'expected 1 to 128 of A-Z a-z 0-9 . _ : ~ -, not "." or ".."')
 
-const jsonSchema: z.ZodType<Json> = z.lazy(() =>
-  z.union([z.string(), z.number(), z.boolean(), z.null(), z.array(jsonSchema), z.record(z.string(), jsonSchema)]),
+/** Its values are JSON already, and were bounded when the body was read. */
+export const metadataSchema = z.record(z.string(), z.custom<Json>())
+
+export const partSchema = z.discriminatedUnion(
+  'type',
+  [
+    z.strictObject({ type: z.literal('text'), text: z.string().min(1) }),
+    z.strictObject({
+      type: z.literal('file'),
+      mediaType: z.string().min(1).max(200),
+      url: z.url({ protocol: /^https?$/, message: 'expected an http or https URL' }).max(limits.urlCharactersMax),
+      filename: z.string().min(1).max(255).optional(),
+    }),
+  ],
+  { error: 'expected a part of type "text" or "file"' },
 )
-export const metadataSchema = z.record(z.string(), jsonSchema)
-
-export const partSchema = z.discriminatedUnion('type', [
-  z.strictObject({ type: z.literal('text'), text: z.string().min(1) }),
-  z.strictObject({
-    type: z.literal('file'),
-    mediaType: z.string().min(1).max(200),
-    url: z.url({ protocol: /^https?$/, message: 'expected an http or https URL' }).max(limits.urlCharactersMax),
-    filename: z.string().min(1).max(255).optional(),
-  }),
-])

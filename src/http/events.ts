@@ -20,7 +20,9 @@ async function events(call: Call): Promise<Response> {
   const from = startOf(call, call.request.headers.get('last-event-id') ?? cursor)
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000 })
   const accept = call.request.headers.get('accept') ?? ''
-  return accept.includes('application/json') ? await longPoll(call, from, wait * 1_000) : stream(call, from)
+  return accept.includes('application/json')
+    ? await longPoll(call, from, withinToken(call, wait * 1_000))
+    : stream(call, from)
 }
 
 /** From a cursor, from the start of the log (none), or from now on (`now`: null). */
@@ -72,44 +74,59 @@ function endAt(expiresAt: number | undefined, end: () => void): NodeJS.Timeout |
   return setTimeout(end, Math.min(Math.max(0, expiresAt - Date.now()), 2 ** 31 - 1)).unref()
 }
 
-/** Answers as soon as there is something, else after `waitMs` with nothing: `{frames, cursor}`. */
+/** A long poll ends with its token, too. */
+function withinToken({ principal: { expiresAt } }: Call, waitMs: number): number {
+  return expiresAt === undefined ? waitMs : Math.min(waitMs, Math.max(0, expiresAt - Date.now()))
+}
+
+/** While the log cannot be read nothing is known: after so much longer the answer is that nothing came. */
+const blindMs = 5_000
+
+/**
+ * Answers `{frames, cursor}` as soon as there is something, else after `waitMs` with nothing; but not before the log
+ * was read once, so `wait=0` answers what is there.
+ */
 async function longPoll(call: Call, cursor: Cursor | null, waitMs: number): Promise<Response> {
   const collected: string[] = []
   let bytes = 0
-  let follow: Follow | null = null
-  await new Promise<void>((resolve, reject) => {
-    const timer = setTimeout(resolve, waitMs)
-    const done = () => {
-      clearTimeout(timer)
-      resolve()
-    }
-    const sink: Sink = {
-      send(frames: Frame[]) {
-        for (const { json } of frames) {
-          collected.push(json)
-          bytes += json.length
-        }
-        // While catching up more may follow at once; live, nothing is waited for.
-        if (bytes > limits.longPollBytesMax || caughtUp) done()
-      },
-      control(word) {
-        if (word.type !== 'caught-up') collected.push(JSON.stringify(word))
-        else caughtUp = true
-        if (collected.length > 0 || waitMs === 0) done()
-      },
-      room: () => (bytes > limits.longPollBytesMax ? never : null),
-      end: done,
-    }
-    let caughtUp = false
-    call.request.signal.addEventListener('abort', done)
-    call.parts.hub.follow({ ...sessionOf(call), cursor }, sink).then((begun) => {
-      follow = begun
-      if (begun === null) reject(new Problem('not_found'))
-    }, reject)
+  let caughtUp = false
+  let waited = false
+  let finish!: () => void
+  const finished = new Promise<void>((resolve) => {
+    finish = resolve
   })
-  const { cursor: at, stop } = follow as unknown as Follow
-  stop()
-  return jsonText(200, `{"frames":[${collected.join(',')}],"cursor":"${at()}"}`)
+  const sink: Sink = {
+    send(frames: Frame[]) {
+      for (const { json } of frames) {
+        collected.push(json)
+        bytes += json.length
+      }
+      // While catching up more may follow at once; live, nothing is waited for.
+      if (bytes > limits.longPollBytesMax || caughtUp) finish()
+    },
+    control(word) {
+      if (word.type === 'caught-up') caughtUp = true
+      else collected.push(JSON.stringify(word))
+      if (collected.length > 0 || waited) finish()
+    },
+    room: () => (bytes > limits.longPollBytesMax ? never : null),
+    end: finish,
+  }
+  const follow = await call.parts.hub.follow({ ...sessionOf(call), cursor }, sink)
+  if (follow === null) throw new Problem('not_found')
+  const timers = [
+    setTimeout(() => {
+      waited = true
+      if (caughtUp) finish()
+    }, waitMs),
+    setTimeout(finish, waitMs + blindMs),
+  ]
+  call.request.signal.addEventListener('abort', finish)
+  if (call.request.signal.aborted) finish()
+  await finished
+  for (const timer of timers) clearTimeout(timer)
+  follow.stop()
+  return jsonText(200, `{"frames":[${collected.join(',')}],"cursor":"${follow.cursor()}"}`)
 }
 
 /** A long poll that is full is never read for again. */
@@ -122,6 +139,7 @@ export const eventRoutes: Route[] = [
     path: '/v1/sessions/:sessionId/events',
     right: 'read',
     judgedBy: 'route',
+    endless: true,
     handle: events,
   },
 ]

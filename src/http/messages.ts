@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { v7 as uuidv7 } from 'uuid'
 import * as z from 'zod'
+import { point } from '#points'
 import { canonicalJson } from '../core/canonical.ts'
 import type { Part } from '../core/chunk.ts'
 import { encodeCursor } from '../core/cursor.ts'
@@ -29,6 +30,7 @@ async function send(call: Call): Promise<Response> {
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: id })
   const acceptance = acceptanceOf(call, id, parts, metadata)
   const accepted = await acceptSurely(call, acceptance)
+  await point('accept.answered')
   if (accepted.outcome === 'conflict') {
     throw new Problem('id_conflict', 'This message id was used for another message. Give every message a new id.', {
       userMessageId: id,
@@ -67,12 +69,17 @@ function acceptanceOf(
   }
 }
 
+/** After this long the database is not busy but hangs: the client is told, and asks again with the same id. */
+const askAgainWithinMs = 3_000
+
 /** An answer that was lost is asked for again, once, with the same ids: the second finds what the first has stored. */
 async function acceptSurely({ parts: { acceptor } }: Call, acceptance: Acceptance): Promise<Accepted> {
+  const sinceMs = performance.now()
   try {
     return await acceptor.accept(acceptance)
   } catch (error) {
-    if (!(error instanceof DatabaseError) || (error.kind !== 'unknown' && error.kind !== 'conflict')) throw error
+    const mayPass = error instanceof DatabaseError && (error.kind === 'unknown' || error.kind === 'conflict')
+    if (!mayPass || performance.now() - sinceMs > askAgainWithinMs) throw error
     return await acceptor.accept(acceptance)
   }
 }

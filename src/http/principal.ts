@@ -1,6 +1,7 @@
 /** Who asks: the app's own `authenticate`, tokens (JWT), or guests. */
 import { createHash, randomBytes } from 'node:crypto'
-import { createRemoteJWKSet, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from 'jose'
+import { createRemoteJWKSet, errors, type JWTPayload, jwtVerify } from 'jose'
+import { Problem } from './problem.ts'
 
 export type Principal = {
   userId: string
@@ -43,26 +44,34 @@ export type TokenSettings =
 
 /** Bearer tokens: `sub` is the user, the claim `tenant` (if there) the tenant; `exp` ends connections, too. */
 export function tokenAuthenticate(settings: TokenSettings): Authenticate {
-  const checks = { issuer: settings.issuer, audience: settings.audience, requiredClaims: ['sub', 'exp'] }
-  const verify: (token: string) => Promise<{ payload: JWTPayload }> =
-    'secret' in settings
-      ? (
-          (key) => (token: string) =>
-            jwtVerify(token, key, { ...checks, algorithms: ['HS256'] })
-        )(new TextEncoder().encode(settings.secret))
-      : (
-          (keys: JWTVerifyGetKey) => (token: string) =>
-            jwtVerify(token, keys, { ...checks, algorithms: ['RS256', 'ES256', 'EdDSA', 'PS256'] })
-        )(createRemoteJWKSet(new URL(settings.jwksUrl)))
+  const verify = verifierOf(settings)
   return async (request) => {
     const token = /^Bearer ([\w.~+/=-]+)$/i.exec(request.headers.get('authorization') ?? '')?.[1]
     if (token === undefined) return null
-    // Why a token is refused is nobody's business but the issuer's.
-    const verified = await verify(token).catch(() => null)
-    const { sub, exp, tenant = defaultTenant } = verified?.payload ?? {}
+    const { sub, exp, tenant = defaultTenant } = (await verify(token).catch(refused)) ?? {}
     if (!isName(sub) || !isName(tenant)) return null
     return { principal: { userId: sub, tenantId: tenant, expiresAt: (exp as number) * 1000 } }
   }
+}
+
+function verifierOf(settings: TokenSettings): (token: string) => Promise<JWTPayload> {
+  const checks = { issuer: settings.issuer, audience: settings.audience, requiredClaims: ['sub', 'exp'] }
+  if ('secret' in settings) {
+    const key = new TextEncoder().encode(settings.secret)
+    return async (token) => (await jwtVerify(token, key, { ...checks, algorithms: ['HS256'] })).payload
+  }
+  const keys = createRemoteJWKSet(new URL(settings.jwksUrl))
+  const algorithms = ['RS256', 'ES256', 'EdDSA', 'PS256']
+  return async (token) => (await jwtVerify(token, keys, { ...checks, algorithms })).payload
+}
+
+/** What jose throws where it got no keys, rather than a bad token. Its errors about tokens have codes of their own. */
+const withoutKeys = new Set(['ERR_JOSE_GENERIC', 'ERR_JWKS_TIMEOUT', 'ERR_JWKS_INVALID'])
+
+/** Why a token is refused is nobody's business but the issuer's; but without keys nobody knows, and 401 would sign users out. */
+function refused(error: unknown): null {
+  if (error instanceof errors.JOSEError && !withoutKeys.has(error.code)) return null
+  throw new Problem('unavailable', 'The keys that tokens are checked with cannot be fetched.', { retryAfterMs: 1_000 })
 }
 
 const guestCookie = 'holdfast_guest'
@@ -94,5 +103,10 @@ function guest(secret: string): Principal {
 
 export function isLoopbackName(request: Request): boolean {
   const { hostname } = new URL(request.url)
-  return hostname === 'localhost' || hostname.endsWith('.localhost') || hostname === '[::1]' || /^127\./.test(hostname)
+  return hostname === '[::1]' || hostname.endsWith('.localhost') || isLoopbackHost(hostname)
+}
+
+/** A name like `127.0.0.1.example.org` is anybody's: only the four numbers are this machine. */
+export function isLoopbackHost(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127\.\d{1,3}\.\d{1,3}\.\d{1,3}$/.test(host)
 }

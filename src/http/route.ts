@@ -39,6 +39,8 @@ export type Route = {
   path: string
   right: 'none' | 'read' | 'write' | 'own'
   judgedBy: 'route' | 'statement'
+  /** Its answer may have no end, so there is no HEAD of it. */
+  endless?: true
   /** Somebody without a guest cookie becomes a guest here. */
   makesGuests?: true
   handle(call: Call): Promise<Response>

@@ -23,8 +23,17 @@ async function create({ request, parts, principal }: Call): Promise<Response> {
   return json(created.outcome === 'created' ? 201 : 200, created.session, { location: `/v1/sessions/${id}` })
 }
 
+/** Years 1 to 9999, as one instant: offsets that PostgreSQL does not read (it stops at 15:59) are gone then. */
+const timeSchema = z.iso
+  .datetime({ offset: true, message: 'expected an ISO 8601 time' })
+  .transform((text) => new Date(text))
+  .refine((at) => at.getTime() >= Date.parse('0001-01-01') && at.getTime() < Date.parse('9999-12-31'), {
+    message: 'expected a time in the years 1 to 9999',
+  })
+  .transform((at) => at.toISOString())
+
 const listSchema = z.object({
-  changedSince: z.iso.datetime({ offset: true, message: 'expected an ISO 8601 time' }).optional(),
+  changedSince: timeSchema.optional(),
   before: z.string().max(400).optional(),
   limit: z.coerce.number().int().min(1).max(limits.sessionPageMax).default(limits.sessionPageDefault),
 })
@@ -37,14 +46,22 @@ async function list({ url, parts, principal }: Call): Promise<Response> {
   return json(200, { data: page.sessions, before: page.before && encodePlace(page.before), after: null })
 }
 
+/** As PostgreSQL writes a time, to the microsecond: a page ends between two sessions of one millisecond. */
+const placeSchema = z.tuple([
+  z
+    .string()
+    .regex(/^[1-9]\d{3}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?[+-](0\d|1[0-5])(:[0-5]\d)?$/)
+    .refine((text) => z.iso.datetime().safeParse(`${text.slice(0, 10)}T${text.slice(11, 19)}Z`).success),
+  idSchema,
+])
+
 function encodePlace(place: SessionPlace): string {
   return Buffer.from(JSON.stringify([place.updatedAt, place.id])).toString('base64url')
 }
 
 function decodePlace(text: string): SessionPlace {
-  const schema = z.tuple([z.string().regex(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?[+-]\d\d(:\d\d)?$/), idSchema])
   try {
-    const [updatedAt, id] = schema.parse(JSON.parse(Buffer.from(text, 'base64url').toString()))
+    const [updatedAt, id] = placeSchema.parse(JSON.parse(Buffer.from(text, 'base64url').toString()))
     return { updatedAt, id }
   } catch {
     throw new Problem('bad_cursor', '"before" is not one that a page of sessions gave.')

@@ -7,6 +7,7 @@
  * rest of the statement reads is the present. (`on conflict do nothing` instead left 360 holes in `seq` of 400; a
  * lock beside a `not exists` without this comparison gave 279 false conflicts of 400.)
  */
+import { point } from '#points'
 import type { Event } from '../core/event.ts'
 import { type Database, DatabaseError, type Statement } from './database.ts'
 import { type EventJson, eventOf, eventOfRow, type LogRow } from './event-rows.ts'
@@ -97,22 +98,32 @@ const acceptMany: Statement = {
 }
 
 const batchMax = 64
-/** More than wait here are refused, so that a database that hangs does not fill the memory. */
-const waitingMax = 10_000
 const inFlightMax = 2
+/** More is refused than may wait here, so that a database that hangs does not fill the memory. */
+const waitingMax = 10_000
+const waitingBytesMax = 64 * 1024 * 1024
+/** Who has waited longer than this for others is refused: their sender is told, and asks again. */
+const waitMaxMs = 2_000
 
 export type Acceptor = { accept(acceptance: Acceptance): Promise<Accepted> }
 
 /** Rejects with a DatabaseError: `unknown` is asked again by the caller's client, with the same id. */
 export function createAcceptor(database: Database): Acceptor {
-  type Waiting = { acceptance: Acceptance; resolve(accepted: Accepted): void; reject(error: unknown): void }
+  type Waiting = {
+    acceptance: Acceptance
+    sinceMs: number
+    resolve(accepted: Accepted): void
+    reject(error: unknown): void
+  }
   let waiting: Waiting[] = []
+  let waitingBytes = 0
   let inFlight = 0
 
   function pump(): void {
+    refuseLate()
     while (waiting.length > 0 && inFlight < inFlightMax) {
       const batch = waiting.slice(0, batchMax)
-      waiting = waiting.slice(batchMax)
+      leave(batch)
       inFlight++
       take(batch)
         .catch((error: unknown) => {
@@ -125,6 +136,19 @@ export function createAcceptor(database: Database): Acceptor {
     }
   }
 
+  function refuseLate(): void {
+    const before = performance.now() - waitMaxMs
+    const late = waiting.filter((each) => each.sinceMs < before)
+    leave(late)
+    for (const each of late) each.reject(refusal(`${waitMaxMs} ms were not enough for those before it`))
+  }
+
+  /** The first ones of those that wait do not wait any more. */
+  function leave(first: Waiting[]): void {
+    waiting = waiting.slice(first.length)
+    for (const { acceptance } of first) waitingBytes -= bytesOf(acceptance)
+  }
+
   async function take(batch: Waiting[]): Promise<void> {
     const rest = batch.length > 1 ? await takeTogether(batch) : batch
     await Promise.all(rest.map((each) => one(each.acceptance).then(each.resolve, each.reject)))
@@ -132,6 +156,7 @@ export function createAcceptor(database: Database): Acceptor {
 
   async function takeTogether(batch: Waiting[]): Promise<Waiting[]> {
     const together = withoutDoubles(batch)
+    await point('accept.together')
     const rows = await database
       .query<LogRow>('accept', acceptMany, columns(together.map((each) => each.acceptance)))
       .catch((error: unknown) => {
@@ -148,6 +173,7 @@ export function createAcceptor(database: Database): Acceptor {
   }
 
   async function one(acceptance: Acceptance): Promise<Accepted> {
+    await point('accept.one')
     const rows = await database.query<{ answer: Answer }>('accept', acceptOne, fields(acceptance))
     const answer = rows[0]!.answer
     if (answer.outcome === 'created') return { outcome: 'created', event: eventOf(answer.event) }
@@ -157,11 +183,12 @@ export function createAcceptor(database: Database): Acceptor {
 
   return {
     accept(acceptance) {
-      if (waiting.length >= waitingMax) {
-        return Promise.reject(new DatabaseError('refused', new Error(`${waitingMax} messages wait for the database`)))
+      if (waiting.length >= waitingMax || waitingBytes >= waitingBytesMax) {
+        return Promise.reject(refusal(`${waiting.length} messages of ${waitingBytes} bytes wait for the database`))
       }
       return new Promise((resolve, reject) => {
-        waiting.push({ acceptance, resolve, reject })
+        waiting.push({ acceptance, sinceMs: performance.now(), resolve, reject })
+        waitingBytes += bytesOf(acceptance)
         // Those that arrive in the same turn of the event loop go together.
         if (waiting.length === 1) setImmediate(pump)
       })
@@ -175,6 +202,14 @@ type Answer =
   | { outcome: 'conflict' }
   | { outcome: 'not_found' }
   | { outcome: 'forbidden' }
+
+function refusal(why: string): DatabaseError {
+  return new DatabaseError('refused', new Error(why))
+}
+
+function bytesOf({ parts, metadata }: Acceptance): number {
+  return parts.length + (metadata?.length ?? 0)
+}
 
 function withoutDoubles<T extends { acceptance: Acceptance }>(batch: T[]): T[] {
   const seen = new Set<string>()

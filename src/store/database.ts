@@ -25,13 +25,15 @@ export type Database = {
   transaction<T>(work: (query: (text: string, values?: unknown[]) => Promise<pg.QueryResult>) => Promise<T>): Promise<T>
   /** Opens the listening connection. It ends once: `onEnd` says so, and the caller opens another. */
   listen(channel: string, on: { payload(text: string): void; end(): void }): Promise<Listener>
-  /** True while the last statement of any lane was answered. */
-  healthy(): boolean
+  /** Resolves when all connections are closed, or after `closeMs` if the server does not answer. */
   close(): Promise<void>
 }
 export type Listener = { notify(payloads: string[]): Promise<void>; close(): Promise<void> }
 
-/** Why a statement did not answer. `unknown`: it may or may not have been done, so ask again with the same ids. */
+/**
+ * Why a statement did not answer. `unknown`: it may or may not have been done, so ask again with the same ids. `refused`
+ * and `conflict`: it was not done and may be asked again.
+ */
 export class DatabaseError extends Error {
   override readonly name = 'DatabaseError'
   readonly kind: 'refused' | 'conflict' | 'unknown' | 'bad_data' | 'bug'
@@ -45,6 +47,7 @@ export class DatabaseError extends Error {
 
 const answerMs = 6_000
 const connectMs = 5_000
+const closeMs = 3_000
 // Migrations may build indexes on large tables.
 const transactionMs = 600_000
 const common =
@@ -78,25 +81,22 @@ export function openDatabase(
     read: pool(Math.max(1, options.poolMax - 5), hot),
   }
   const cold = pool(1, common)
-  let healthy = true
   let closed: Promise<void> | undefined
 
   async function run<T>(from: pg.Pool, work: (client: pg.PoolClient) => Promise<T>, withinMs = answerMs): Promise<T> {
-    let client: pg.PoolClient | undefined
+    const client = await from.connect().catch((error: unknown) => {
+      throw new DatabaseError('refused', error)
+    })
     let failed: DatabaseError | undefined
+    client.on('error', ignoreEnd)
     try {
-      client = await from.connect().catch((error: unknown) => {
-        throw new DatabaseError('refused', error)
-      })
-      const result = await answered(work(client), withinMs)
-      healthy = true
-      return result
+      return await answered(work(client), withinMs)
     } catch (error) {
       failed = error instanceof DatabaseError ? error : new DatabaseError(kindOf(error), error)
-      healthy = failed.kind !== 'refused' && failed.kind !== 'unknown'
       throw failed
     } finally {
-      client?.release(failed !== undefined && failed.kind === 'unknown')
+      client.release(failed !== undefined && isSpoilt(failed))
+      client.off('error', ignoreEnd)
     }
   }
 
@@ -113,19 +113,45 @@ export function openDatabase(
             await client.query('commit')
             return result
           } catch (error) {
-            await client.query('rollback')
+            // Where the connection broke there is nothing to roll back; the first error is the one that says why.
+            await client.query('rollback').catch(() => undefined)
             throw error
           }
         },
         transactionMs,
       ),
     listen: (channel, on) => openListener({ ...config, options: common } as pg.ClientConfig, channel, on),
-    healthy: () => healthy,
     close() {
-      closed ??= Promise.all([...Object.values(pools), cold].map((each) => each.end())).then(() => undefined)
+      closed ??= within(closeMs, Promise.all([...Object.values(pools), cold].map((each) => each.end())))
       return closed
     },
   }
+}
+
+/**
+ * While a connection is lent out nobody else listens, and an error event without a listener ends the process. The
+ * statement that was under way is told by itself.
+ */
+function ignoreEnd(): void {
+  // Nothing, on purpose.
+}
+
+/** The connection is not used again: nobody knows what would come from it, or it cannot do what is asked of it. */
+function isSpoilt({ kind, code }: DatabaseError): boolean {
+  return kind === 'unknown' || kind === 'refused' || (code !== undefined && stalePlan.has(code))
+}
+
+/** Resolves when `work` has, or after `ms` in any case: a server that hangs must not keep a process from ending. */
+function within(ms: number, work: Promise<unknown>): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms)
+    work
+      .catch(() => undefined)
+      .finally(() => {
+        clearTimeout(timer)
+        resolve()
+      })
+  })
 }
 
 async function openListener(
@@ -134,17 +160,26 @@ async function openListener(
   on: { payload(text: string): void; end(): void },
 ): Promise<Listener> {
   const client = new pg.Client(config)
-  let ended = false
+  // Until it listens the caller hears of a failure by the rejection, and by that alone.
+  let state: 'opening' | 'open' | 'ended' = 'opening'
   const end = () => {
-    if (ended) return
-    ended = true
-    on.end()
+    const wasOpen = state === 'open'
+    state = 'ended'
+    // Also where it hangs: what was asked is under way, so this does not wait for the server.
+    client.end().catch(() => undefined)
+    if (wasOpen) on.end()
   }
   client.on('error', end)
   client.on('end', end)
   client.on('notification', (message) => on.payload(message.payload ?? ''))
-  await client.connect()
-  await client.query(`listen ${channel}`)
+  try {
+    await client.connect()
+    await answered(client.query(`listen ${channel}`))
+  } catch (error) {
+    end()
+    throw new DatabaseError('refused', error)
+  }
+  state = 'open'
   return {
     async notify(payloads) {
       await answered(
@@ -159,8 +194,8 @@ async function openListener(
       })
     },
     async close() {
-      ended = true
-      await client.end()
+      state = 'ended'
+      await within(closeMs, client.end())
     },
   }
 }
@@ -179,11 +214,17 @@ function sqlState(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError ? error.code : undefined
 }
 
+/**
+ * A prepared statement whose plan does not fit any more (a migration ran beside us: 0A000) or that the server does not
+ * know (behind a pooler: 26000). It was not run; a new connection prepares it again.
+ */
+const stalePlan = new Set(['0A000', '26000'])
+
 /** By SQLSTATE (appendix A of the PostgreSQL manual). No SQLSTATE: the connection broke, so nobody knows. */
 function kindOf(error: unknown): DatabaseError['kind'] {
   const code = sqlState(error)
   if (code === undefined) return 'unknown'
-  if (code === '57014' || code === '55P03' || code.startsWith('40')) return 'conflict'
+  if (code === '57014' || code === '55P03' || stalePlan.has(code) || code.startsWith('40')) return 'conflict'
   if (code.startsWith('53') || code === '57P03' || code.startsWith('28') || code === '25006') return 'refused'
   if (code.startsWith('22') || code.startsWith('23')) return 'bad_data'
   if (code.startsWith('57') || code.startsWith('08') || code.startsWith('58') || code.startsWith('XX')) return 'unknown'
