@@ -13,7 +13,11 @@ test('a message is answered at once and its reply is followed to the end (R0.1, 
   const session = await ann.createSession()
   const watcher = ann.watch(session)
   const sent = await ann.send(session, 'hi', 'm1')
-  expect(sent).toMatchObject({ message: { id: 'm1', role: 'user' }, reply: { status: 'pending' }, turn: { state: 'queued' } })
+  expect(sent).toMatchObject({
+    message: { id: 'm1', role: 'user' },
+    reply: { status: 'pending' },
+    turn: { state: 'queued' },
+  })
   const outcome = await watcher.outcome('m1')
   expect(outcome.type).toBe('message.ai_response')
   expect(outcome.data.message).toMatchObject({ id: sent.reply.id, status: 'complete', repliesTo: 'm1', round: 1 })

@@ -181,7 +181,7 @@ function extendCall(state: State, toolCallId: string, delta: string): boolean {
   const { slot, tool, text } = call
   const { inputEncoding } = tool
   const input = inputEncoding === 'text' ? text : undefined
-
+  slot.inputIsStale = false
   setTool(slot, tool, { state: 'input-streaming', input, rawInput: text, inputEncoding })
   slot.inputIsStale = input === undefined
   return true
@@ -344,7 +344,7 @@ function writable(slot: Slot): Part {
   if (slot.wasShown) slot.part = { ...slot.part }
   slot.wasShown = false
   if (slot.inputIsStale) put(slot.part, 'input', parsePartialJson(String(slot.part.rawInput)))
-
+  slot.inputIsStale = false
   return slot.part
 }
 

@@ -46,8 +46,6 @@ import {
 import { endPostgres, isTaken, postgresOf, readPidFile } from './embedded-process.ts'
 import { isOurs, makeSocketDir } from './embedded-socket.ts'
 
-export { EmbeddedError } from './embedded-error.ts'
-
 /** A running server of which this process is the owner. */
 export type Embedded = {
   connection: { host: string; port: number; user: string; database: string }

@@ -68,7 +68,17 @@ const prose = (kind: 'text' | 'reasoning', major: AiMajor): fc.Arbitrary<Thread>
     })
 
 /** How a call ends. `typed` ones end while their input is still being written. */
-const fates = ['typed', 'called', 'output', 'preliminary', 'error', 'input-error', 'asked', 'typed-output']
+const fates = [
+  'typed',
+  'called',
+  'output',
+  'preliminary',
+  'error',
+  'input-error',
+  'asked',
+  'typed-output',
+  'typed-error',
+]
 /** Only 7 has a chunk for the answer to an approval; in 6 a refusal is only seen in its result. */
 const fates6 = ['denied']
 const fates7 = ['approved', 'refused']
@@ -109,6 +119,7 @@ const call = (major: AiMajor): fc.Arbitrary<Thread> =>
       const ends: Record<string, Chunk[]> = {
         typed: typed.slice(0, -1),
         'typed-output': [...typed, output],
+        'typed-error': [...typed, failed],
         called: [...typed, called],
         output: [...typed, called, output],
         preliminary: [...typed, called, early, early, output],
