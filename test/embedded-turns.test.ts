@@ -1,0 +1,138 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Client } from 'pg'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { startEmbedded } from '../src/store/embedded.ts'
+import { type Api, apiOf } from './support/client.ts'
+import { needProgram } from './support/debian.ts'
+import { startProvider } from './support/provider.mjs'
+import { startServer, type TestServer } from './support/server.ts'
+
+let dataDir: string
+beforeEach(async () => {
+  dataDir = await mkdtemp(join(tmpdir(), 'holdfast-turns-'))
+})
+afterEach(async () => {
+  // Who adopts the database can stop it: a killed server leaves it running.
+  await (await startEmbedded({ dataDir, log: () => undefined })).stop()
+  await rm(dataDir, { recursive: true, force: true })
+})
+
+/** The postmaster's, whose children end with it. */
+async function postgresPid(): Promise<number> {
+  return Number((await readFile(join(dataDir, 'data', 'postmaster.pid'), 'utf8')).split('\n')[0])
+}
+
+/** Sends without a pause until it is told to stop; answers the ids that were acknowledged. */
+async function sendOn(ann: Api, session: string, name: string, acknowledged: string[], until: () => boolean) {
+  for (let n = 0; !until(); n++) {
+    const id = `${name}-${n}`
+    await ann.send(session, 'kept?', id).then(
+      () => acknowledged.push(id),
+      () => undefined,
+    )
+  }
+}
+
+test('every acknowledged message is there after 20 kills of the server, ten of them with Postgres too (I1)', async () => {
+  const provider = await startProvider()
+  const acknowledged: string[] = []
+  let session = ''
+  let killedWhileSending = 0
+  for (let round = 0; round < 20; round++) {
+    const server: TestServer = await startServer({ database: { dataDir }, provider: provider.url })
+    const ann = await apiOf(server.url)
+    session ||= await ann.createSession()
+    const before = acknowledged.length
+    let killed = false
+    const senders = [0, 1, 2, 3].map((n) => sendOn(ann, session, `r${round}s${n}`, acknowledged, () => killed))
+    // A different moment each time, and never before something was acknowledged.
+    while (acknowledged.length < before + 5 + ((round * 7) % 23)) await new Promise(setImmediate)
+    const postgres = await postgresPid()
+    if (round % 2 === 1) process.kill(postgres, 'SIGKILL')
+    server.signal('SIGKILL')
+    killed = true
+    killedWhileSending++
+    await Promise.all([server.exited, ...senders])
+  }
+  const server = await startServer({ database: { dataDir }, provider: provider.url })
+  const ann = await apiOf(server.url)
+  const stored = new Map<string, string>()
+  let before: string | null | undefined
+  do {
+    const path: string = `/v1/sessions/${session}/messages?limit=200${before ? `&before=${before}` : ''}`
+    const page = (await (await ann.request(path)).json()) as {
+      data: { id: string; role: string }[]
+      before: string | null
+    }
+    for (const message of page.data) stored.set(message.id, message.role)
+    before = page.before
+  } while (before)
+  expect(acknowledged.length).toBeGreaterThan(200)
+  expect(killedWhileSending).toBe(20)
+  expect(acknowledged.filter((id) => stored.get(id) !== 'user')).toEqual([])
+  // The lane goes on in order to its end, whatever was running when it was killed.
+  const watcher = ann.watch(session)
+  await watcher.outcome((await ann.send(session, 'the last', 'last')).message.id, 60_000)
+  await watcher.close()
+  expect(watcher.problems).toEqual([])
+  expect(await server.stop()).toBe(0)
+  await provider.stop()
+}, 180_000)
+
+test('an acknowledged message has been synced to the disk: fsync is on, and each answer follows a sync (I1)', async () => {
+  await needProgram('strace', 'strace')
+  const server = await startServer({ database: { dataDir }, env: { HOLDFAST_ROLES: 'http' } })
+  const ann = await apiOf(server.url)
+  const session = await ann.createSession()
+  const { connection } = await embeddedAddress()
+  const client = new Client(connection)
+  await client.connect()
+  expect((await client.query('show fsync')).rows).toEqual([{ fsync: 'on' }])
+  expect((await client.query('show full_page_writes')).rows).toEqual([{ full_page_writes: 'on' }])
+  // The connections that accept have been opened before strace looks at their processes.
+  for (let n = 0; n < 4; n++) await ann.send(session, 'warm', `warm${n}`)
+  const backends = (
+    await client.query(
+      "select pid from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()",
+    )
+  ).rows
+  await client.end()
+
+  const traced = backends.flatMap(({ pid }) => ['-p', String(pid)])
+  const strace = spawn('strace', ['-f', '-s', '4000', '-e', 'trace=fdatasync,fsync,sendto', ...traced])
+  let seen = ''
+  strace.stderr.on('data', (text: Buffer) => {
+    seen += text
+  })
+  while (seen.split('attached').length <= backends.length) await once(strace.stderr, 'data')
+  const ids = Array.from({ length: 10 }, (_, n) => `synced${n}-`)
+  for (const id of ids) {
+    await ann.send(session, 'synced', id)
+    while (!seen.includes(id)) await once(strace.stderr, 'data')
+  }
+  strace.kill('SIGINT')
+  await once(strace, 'exit')
+  expect(ids.map((id) => callBeforeAnswer(seen, id))).toEqual(ids.map(() => 'fdatasync'))
+  expect(await server.stop()).toBe(0)
+})
+
+/** What the process that answered with this id did right before. Lines are `[pid 123] call(…`, without pid for one process. */
+function callBeforeAnswer(trace: string, id: string): string | undefined {
+  const calls = [...trace.matchAll(/^(?:\[pid +(\d+)\] )?(\w+)\((.*)$/gm)].map(([, pid, call, rest]) => ({
+    pid,
+    call,
+    rest,
+  }))
+  const answer = calls.findIndex(({ call, rest }) => call === 'sendto' && rest?.includes(id))
+  return calls.slice(0, answer).findLast(({ pid }) => pid === calls[answer]?.pid)?.call
+}
+
+/** Where the running server's database listens, as its own files say. */
+async function embeddedAddress() {
+  const [, , , port, socketDir] = (await readFile(join(dataDir, 'data', 'postmaster.pid'), 'utf8')).split('\n')
+  return { connection: { host: socketDir, port: Number(port), user: 'holdfast', database: 'postgres' } }
+}
