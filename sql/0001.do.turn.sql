@@ -213,6 +213,14 @@ create function holdfast.session_json(s holdfast.sessions, unread int) returns j
     'lastPreview', s.last_preview, 'lastModel', s.last_model, 'unread', unread)
 $$;
 
+-- What the turn's latest attempt started from, as its `attempt.started` said. Not the checkpoint: that moves on while
+-- the attempt runs, and then holds what the attempt's own chunks hold too.
+create function holdfast.base_of(t holdfast.turns) returns json language sql stable as $$
+  select coalesce((select e.data -> 'base' from holdfast.events e
+    where e.tenant_id = t.tenant_id and e.turn_id = t.id and e.type = 'attempt.started' and e.attempt = t.attempt
+    order by e.seq desc limit 1), '[]')
+$$;
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Parts of transitions. Each expects the session's row to be locked by the caller.
 
@@ -259,7 +267,7 @@ begin
       max(model) m from added),
   counted as (
     update holdfast.sessions s set input_tokens = s.input_tokens + totals.i, output_tokens = s.output_tokens + totals.o,
-        last_model = coalesce(totals.m, s.last_model)
+        last_model = coalesce(totals.m, s.last_model), updated_at = clock_timestamp()
       from totals where s.tenant_id = p_tenant and s.id = p_session and totals.n > 0)
   select n into v_rows from totals;
   -- What the message cost to read: the first step of the first attempt that reported, written once.
@@ -269,6 +277,13 @@ begin
      and m.tenant_id = p_tenant and m.session_id = p_session and m.id = t.message_id and m.input_tokens is null
      and u.tenant_id = p_tenant and u.turn_id = p_turn and u.attempt = p_attempt and u.step = 0
      and u.input_tokens is not null;
+  -- Where the reply has its outcome already (it was stopped, and its provider's word comes late).
+  update holdfast.messages m set output_tokens = (select sum(u.output_tokens) from holdfast.usage u
+      where u.tenant_id = p_tenant and u.turn_id = p_turn and u.attempt = p_attempt)
+    from holdfast.turns t
+   where v_rows > 0 and t.tenant_id = p_tenant and t.id = p_turn and t.attempt = p_attempt
+     and t.state in ('complete', 'failed', 'stopped')
+     and m.tenant_id = p_tenant and m.session_id = p_session and m.id = t.reply_id;
   return v_rows;
 end $$;
 
@@ -434,20 +449,27 @@ end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Claim. Candidates are found without locks; each is then decided under its session's lock, in statements of their
--- own. Answers rows {kind: claimed | failed, …} and last {kind: next, dueInMs}: when to look again.
+-- own. Answers rows {kind: claimed | failed, …} and last {kind: next, dueInMs, seenAt}: when to look again, and the
+-- moment that this claim judged by.
+--
+-- Only leases that had run out at `p_expired_before` are taken: the `seenAt` that the claimer was answered last. A claim
+-- that lies in a hanging server is carried out when the server goes on, when every lease has run out and before any
+-- holder was heard: its claimer is gone by then, and 3 of 5 hangs of 8 s began every turn anew, twice.
 
 create function holdfast.claim(p_runner text, p_lease_ms int, p_limit int, p_take_expired boolean, p_crashes_max int,
-  p_crashed jsonb) returns setof json language plpgsql as $$
+  p_crashed jsonb, p_expired_before timestamptz default 'infinity') returns setof json language plpgsql as $$
 declare cand record; old holdfast.turns; t holdfast.turns; v_seq int; v_taken int := 0; v_steps int; v_chunks int;
   v_due timestamptz;
 begin
   for cand in
     select * from (
       (select tenant_id, id, session_id, due_at as at from holdfast.turns
-        where state = 'queued' and due_at <= now() order by due_at limit p_limit * 2)
+        where state = 'queued' and due_at <= now() and stopping is null and (expires_at is null or expires_at > now())
+        order by due_at limit p_limit * 2)
       union all
       (select tenant_id, id, session_id, lease_until from holdfast.turns
-        where p_take_expired and state = 'running' and lease_until < now() order by lease_until limit p_limit * 2)
+        where p_take_expired and state = 'running' and lease_until < least(now(), p_expired_before) and stopping is null
+        order by lease_until limit p_limit * 2)
     ) c order by at
   loop
     exit when v_taken >= p_limit;
@@ -455,14 +477,17 @@ begin
       for no key update skip locked;
     continue when not found;
 
-    select * into old from holdfast.turns where tenant_id = cand.tenant_id and id = cand.id;
+    -- An append may hold the row. To wait for it here would make every turn of this claim wait.
+    select * into old from holdfast.turns where tenant_id = cand.tenant_id and id = cand.id
+      for no key update skip locked;
+    continue when not found;
     update holdfast.turns u set state = 'running', attempt = u.attempt + 1, open = true, runner = p_runner,
         lease_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0), due_at = null, expires_at = null,
         updated_at = clock_timestamp(),
         sweep_at = case when u.attempt > 0 then clock_timestamp() + interval '60 s' end
      where u.tenant_id = cand.tenant_id and u.id = cand.id and u.stopping is null
        and (u.state = 'queued' and u.due_at <= now() and (u.expires_at is null or u.expires_at > now())
-         or p_take_expired and u.state = 'running' and u.lease_until < now())
+         or p_take_expired and u.state = 'running' and u.lease_until < least(now(), p_expired_before))
        and not exists (select from holdfast.turns e
          where e.tenant_id = u.tenant_id and e.session_id = u.session_id and e.lane = u.lane and e.id <> u.id
            and (e.state = 'running' or e.state = 'waiting' and e.holds_lane
@@ -507,17 +532,21 @@ begin
       'base', coalesce(t.checkpoint -> 'parts', '[]'::json)));
     return next json_build_object('kind', 'claimed', 'tenantId', t.tenant_id, 'sessionId', t.session_id,
       'turnId', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'userId', t.user_id, 'lane', t.lane,
-      'position', t.position, 'attempt', t.attempt, 'round', t.round, 'failures', t.failures,
+      'position', t.position, 'audience', t.audience, 'attempt', t.attempt, 'round', t.round,
+      'failures', t.failures,
       'takeover', old.state = 'running', 'checkpoint', t.checkpoint,
       'event', holdfast.answer('', t.tenant_id, t.session_id, v_seq) -> 'event');
   end loop;
 
   select min(at) into v_due from (
-    (select due_at as at from holdfast.turns where state = 'queued' and due_at is not null order by due_at limit 1)
+    (select due_at as at from holdfast.turns
+      where state = 'queued' and due_at is not null and stopping is null and (expires_at is null or expires_at > now())
+      order by due_at limit 1)
     union all
-    (select lease_until from holdfast.turns where state = 'running' and runner is distinct from p_runner
+    (select lease_until from holdfast.turns
+      where state = 'running' and runner is distinct from p_runner and stopping is null
       order by lease_until limit 1)) d;
-  return next json_build_object('kind', 'next',
+  return next json_build_object('kind', 'next', 'seenAt', now(),
     'dueInMs', case when v_due is not null then greatest(0, ceil(extract(epoch from v_due - clock_timestamp()) * 1000)) end);
 end $$;
 
@@ -540,6 +569,23 @@ create function holdfast.outcome_seq(t holdfast.turns) returns int language sql 
     and type in ('message.ai_response', 'message.error', 'message.stopped')
 $$;
 
+-- What the fence compares. Asked under the turn's lock.
+create function holdfast.is_held(t holdfast.turns, p_attempt int) returns boolean language sql immutable as $$
+  select t.attempt = p_attempt and t.state = 'running' and t.stopping is null
+$$;
+
+-- How the ledger names the end of an attempt that does not hold its turn any more. The turn may be gone (null).
+create function holdfast.lost_to(t holdfast.turns, p_attempt int) returns text language sql immutable as $$
+  select case when t.attempt = p_attempt and (t.state = 'stopped' or t.stopping is not null) then 'stopped' else 'lost' end
+$$;
+
+create function holdfast.lost(t holdfast.turns, p_attempt int, p_usage json) returns json language plpgsql as $$
+begin
+  perform holdfast.record_usage(t.tenant_id, t.session_id, t.user_id, t.id, p_attempt, holdfast.lost_to(t, p_attempt),
+    p_usage);
+  return json_build_object('outcome', 'lost');
+end $$;
+
 -- Outcomes: finished, lost (not mine any more), mismatch (the log does not hold every chunk that was made).
 create function holdfast.finish(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_next_index int,
   p_parts jsonb, p_metadata jsonb, p_model text, p_preview text, p_usage json) returns json language plpgsql as $$
@@ -550,15 +596,14 @@ begin
     return holdfast.answer('finished', p_tenant, p_session, holdfast.outcome_seq(t));
   end if;
   if t.id is null then return json_build_object('outcome', 'lost'); end if;
-  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt,
-    case when t.attempt = p_attempt and t.state = 'running' and t.stopping is null then 'complete' else 'lost' end, p_usage);
-  if t.attempt <> p_attempt or t.state <> 'running' or t.stopping is not null then
-    return json_build_object('outcome', 'lost');
+  if not holdfast.is_held(t, p_attempt) then
+    return holdfast.lost(t, p_attempt, p_usage);
   end if;
   if p_next_index <> (select coalesce(sum(n), 0) from holdfast.chunks
       where tenant_id = p_tenant and turn_id = p_turn and attempt = p_attempt) then
     return json_build_object('outcome', 'mismatch');
   end if;
+  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt, 'complete', p_usage);
   v_message := holdfast.settle(t, 'complete', p_parts, p_metadata, p_model, p_preview, null, true);
   v_seq := holdfast.write_event(p_tenant, p_session, 'message.ai_response', t,
     (coalesce(p_metadata, '{}') || jsonb_build_object('message', v_message))::json);
@@ -577,12 +622,11 @@ begin
     return holdfast.answer('requeued', p_tenant, p_session, (select max(seq) from holdfast.events
       where tenant_id = p_tenant and turn_id = p_turn and type = 'attempt.ended'));
   end if;
-  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt,
-    case when t.attempt <> p_attempt or t.state <> 'running' or t.stopping is not null then 'lost'
-      when p_reason = 'handover' then 'handover' else 'failed' end, p_usage);
-  if t.attempt <> p_attempt or t.state <> 'running' or t.stopping is not null then
-    return json_build_object('outcome', 'lost');
+  if not holdfast.is_held(t, p_attempt) then
+    return holdfast.lost(t, p_attempt, p_usage);
   end if;
+  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt,
+    case p_reason when 'handover' then 'handover' else 'failed' end, p_usage);
   update holdfast.turns set state = 'queued', lease_until = null, runner = null,
       due_at = clock_timestamp() + make_interval(secs => p_retry_ms / 1000.0),
       failures = failures + (p_reason = 'error')::int, crashes = case when p_reason = 'error' then 0 else crashes end,
@@ -597,27 +641,29 @@ end $$;
 -- Outcomes: failed, lost.
 create function holdfast.fail(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_error jsonb, p_parts jsonb,
   p_metadata jsonb, p_model text, p_usage json) returns json language plpgsql as $$
-declare t holdfast.turns;
+declare t holdfast.turns; v_seq int;
 begin
   t := holdfast.locked_turn(p_tenant, p_session, p_turn);
   if t.id is null then return json_build_object('outcome', 'lost'); end if;
   if t.attempt = p_attempt and t.state = 'failed' then
     return holdfast.answer('failed', p_tenant, p_session, holdfast.outcome_seq(t));
   end if;
-  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt,
-    case when t.attempt = p_attempt and t.state = 'running' and t.stopping is null then 'failed' else 'lost' end, p_usage);
-  if t.attempt <> p_attempt or t.state <> 'running' or t.stopping is not null then
-    return json_build_object('outcome', 'lost');
+  if not holdfast.is_held(t, p_attempt) then
+    return holdfast.lost(t, p_attempt, p_usage);
   end if;
-  return holdfast.answer('failed', p_tenant, p_session, holdfast.settle_failed(t, p_parts, p_metadata, p_model, p_error));
+  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt, 'failed', p_usage);
+  -- A statement of its own: in one expression with it, `answer` would not see the event.
+  v_seq := holdfast.settle_failed(t, p_parts, p_metadata, p_model, p_error);
+  return holdfast.answer('failed', p_tenant, p_session, v_seq);
 end $$;
 
 -- What an attempt that lost its turn was told by its provider: facts about money, kept whoever owns the turn now.
 create function holdfast.report(p_tenant text, p_session text, p_user text, p_turn uuid, p_attempt int, p_usage json)
   returns void language plpgsql as $$
+declare t holdfast.turns;
 begin
-  perform holdfast.locked_turn(p_tenant, p_session, p_turn);
-  perform holdfast.record_usage(p_tenant, p_session, p_user, p_turn, p_attempt, 'lost', p_usage);
+  t := holdfast.locked_turn(p_tenant, p_session, p_turn);
+  perform holdfast.record_usage(p_tenant, p_session, p_user, p_turn, p_attempt, holdfast.lost_to(t, p_attempt), p_usage);
 end $$;
 
 -- Stop. The stopper has folded the chunks that it read: `p_next_index` of `p_attempt`. Outcomes: stopped; late (an
@@ -637,13 +683,13 @@ begin
     where tenant_id = p_tenant and turn_id = p_turn and attempt = t.attempt) else 0 end;
   if t.attempt <> p_attempt or v_index <> p_next_index then
     if not p_last_try then return json_build_object('outcome', 'again'); end if;
-    update holdfast.turns set stopping = p_by, updated_at = clock_timestamp()
+    update holdfast.turns set stopping = coalesce(stopping, p_by), updated_at = clock_timestamp()
      where tenant_id = p_tenant and id = p_turn;
     return json_build_object('outcome', 'stopping');
   end if;
   v_message := holdfast.settle(t, 'stopped', p_parts, p_metadata, null, p_preview, null, jsonb_array_length(p_parts) > 0);
   v_seq := holdfast.write_event(p_tenant, p_session, 'message.stopped', t,
-    (jsonb_build_object('userMessageId', t.message_id, 'message', v_message, 'by', p_by)
+    (jsonb_build_object('userMessageId', t.message_id, 'message', v_message, 'by', coalesce(t.stopping, p_by))
       || case when p_reason is null then '{}' else jsonb_build_object('reason', p_reason) end)::json);
   return holdfast.answer('stopped', p_tenant, p_session, v_seq);
 end $$;
@@ -661,7 +707,7 @@ begin
       for no key update skip locked;
     continue when not found;
     select * into t from holdfast.turns where tenant_id = cand.tenant_id and id = cand.id
-      and state in ('queued', 'waiting') and expires_at <= now() for no key update;
+      and state in ('queued', 'waiting') and stopping is null and expires_at <= now() for no key update skip locked;
     continue when not found;
     v_seq := holdfast.settle_failed(t, coalesce((t.checkpoint -> 'parts')::jsonb, '[]'), null, null, p_error);
     return next json_build_object('tenantId', t.tenant_id, 'sessionId', t.session_id,

@@ -98,6 +98,8 @@ function wire(
   stops.push(() => hub.stop())
 
   if (options.roles.includes('runner')) {
+    const onRefused = ({ turnId, attempt }: { turnId: string; attempt: number }, write: string) =>
+      log('stale write refused', { turnId, attempt, write })
     const appender = createAppender({
       database,
       leaseMs,
@@ -107,6 +109,7 @@ function wire(
           wakeups.tell({ tenantId: target.tenantId, sessionId: target.sessionId, events: [], runs: [run], due: false })
         }
       },
+      onRefused,
       onDatabaseError: (error) => {
         log('flush failed, it is sent again', { error: String(error) })
         runner.databaseFailed()
@@ -120,6 +123,7 @@ function wire(
       reply: (context) => reply()(context),
       replyBytesMax: limits.replyBytesMax,
       crashesMax,
+      onRefused,
       retry: { ...retryPolicy, attemptsMax: options.attemptsMax },
       random: Math.random,
     })

@@ -74,9 +74,14 @@ function registry(): Map<string, Entry> {
 function defaultLog(): Log {
   let logger: ReturnType<typeof pino> | undefined
   return (line, detail = {}) => {
-    logger ??= pino({ name: 'holdfast', level: process.env.LOG_LEVEL ?? 'info' })
+    logger ??= pino({ name: 'holdfast', level: logLevel(process.env.LOG_LEVEL) })
     logger.info(detail, line)
   }
+}
+
+/** The variable may be another logger's, whose words pino refuses: that must not bring the app down. */
+function logLevel(named = 'info'): string {
+  return named === 'silent' || named in pino.levels.values ? named : 'info'
 }
 
 function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Holdfast {

@@ -85,7 +85,7 @@ export function resolveOptions(options: HoldfastOptions, defaults: { production:
   const { database, authenticate, tokens } = options
   const resolved: Resolved = {
     reply: options.reply,
-    database,
+    database: databaseOf(database),
     authenticate,
     tokens: tokensOf(tokens, authenticate),
     dataDir: options.dataDir ?? '.holdfast',
@@ -113,6 +113,12 @@ export function resolveOptions(options: HoldfastOptions, defaults: { production:
     if (!(name in resolved)) throw new OptionError(`${name}: there is no such option. See docs/options.md.`)
   }
   return resolved
+}
+
+/** What it is instead is not said: it may hold a password. */
+export function databaseOf(url: string | undefined): string | undefined {
+  if (url === undefined || /^postgres(ql)?:\/\//.test(url)) return url
+  throw new OptionError('database (DATABASE_URL): expected a URL like postgres://user:password@host:5432/database.')
 }
 
 /** HS256 is as strong as its secret: RFC 7518, section 3.2 asks for 256 bits. */

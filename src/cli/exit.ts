@@ -19,7 +19,7 @@ const sentences: Record<string, (error: Details) => string> = {
 }
 type Details = Error & { code?: unknown; port?: number; address?: string; hostname?: string }
 
-function lineOf(error: unknown): string {
+export function lineOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   if (error instanceof OptionError || error.name === 'EmbeddedError') return error.message
   return known(error) ?? error.stack ?? error.message

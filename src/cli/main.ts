@@ -1,6 +1,8 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs'
 import { defineCommand, runMain } from 'citty'
+import { demoCommand } from './demo.ts'
+import { doctorCommand } from './doctor.ts'
 import { migrateCommand } from './migrate.ts'
 import { serveCommand } from './serve.ts'
 
@@ -11,6 +13,7 @@ const { version } = JSON.parse(readFileSync(new URL('../../package.json', import
 await runMain(
   defineCommand({
     meta: { name: 'holdfast', version, description: 'AI chat whose replies are never lost.' },
-    subCommands: { serve: serveCommand, migrate: migrateCommand },
+    default: 'demo',
+    subCommands: { demo: demoCommand, serve: serveCommand, migrate: migrateCommand, doctor: doctorCommand },
   }),
 )

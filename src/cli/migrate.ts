@@ -1,5 +1,5 @@
 import { defineCommand } from 'citty'
-import { OptionError } from '../index.ts'
+import { databaseOf, OptionError } from '../options.ts'
 import { openDatabase } from '../store/database.ts'
 import { migrate, schemaState } from '../store/migrations.ts'
 import { exit } from './exit.ts'
@@ -11,7 +11,7 @@ export const migrateCommand = defineCommand({
 })
 
 async function run(print: boolean): Promise<void> {
-  const url = process.env.DATABASE_URL
+  const url = databaseOf(process.env.DATABASE_URL || undefined)
   if (!url) throw new OptionError('DATABASE_URL is not set. The embedded database is migrated by itself at start.')
   const database = openDatabase(url, { poolMax: 6, onError: exit })
   try {

@@ -35,3 +35,22 @@ export function modelReply(environment: Environment): { reply: Reply; model: str
     model: `anthropic/${model}`,
   }
 }
+
+/** A request that costs nothing and shows whether the provider is there and takes the key. Null: the demo model. */
+export type Probe = { name: string; url: string; headers: Record<string, string> }
+
+export function providerProbe(environment: Environment): Probe | null {
+  const { model } = modelReply(environment)
+  const { OPENAI_API_KEY: openaiKey = '', ANTHROPIC_API_KEY: anthropicKey = '' } = environment
+  if (model.startsWith('openai/')) {
+    const base = environment.OPENAI_BASE_URL || 'https://api.openai.com/v1'
+    return { name: model, url: `${base}/models`, headers: { authorization: `Bearer ${openaiKey}` } }
+  }
+  if (!model.startsWith('anthropic/')) return null
+  const base = environment.ANTHROPIC_BASE_URL || 'https://api.anthropic.com/v1'
+  return {
+    name: model,
+    url: `${base}/models`,
+    headers: { 'x-api-key': anthropicKey, 'anthropic-version': '2023-06-01' },
+  }
+}

@@ -1,8 +1,9 @@
 import { defineCommand } from 'citty'
 import { createHoldfast } from '../index.ts'
 import { exit } from './exit.ts'
+import { listenOrSay } from './listen.ts'
 import { servePage } from './page.ts'
-import { readSettings } from './settings.ts'
+import { readSettings, storeName } from './settings.ts'
 
 export const serveCommand = defineCommand({
   meta: { name: 'serve', description: 'Starts the server. Settings come from the environment, see docs/options.md.' },
@@ -13,13 +14,8 @@ async function serve(): Promise<void> {
   const { options, host, port, model } = readSettings(process.env)
   const chat = createHoldfast(options)
   endOnSignal(() => chat.close())
-  const { url } = await chat.listen(port, host, servePage).catch(async (error: unknown) => {
-    // The database that was started for it ends with it.
-    await chat.close()
-    throw error
-  })
-  const store = options.database ? 'Postgres at DATABASE_URL' : `embedded Postgres in ${options.dataDir ?? '.holdfast'}`
-  process.stdout.write(`Holdfast  ${url}\nstore     ${store}\nmodel     ${model}\n`)
+  const { url } = await listenOrSay(chat, port, host, servePage)
+  process.stdout.write(`Holdfast  ${url}\nstore     ${storeName(options)}\nmodel     ${model}\n`)
 }
 
 /** A second signal ends at once: whoever runs next takes the turns over. */

@@ -88,3 +88,11 @@ function tokensOf(environment: Environment): HoldfastOptions['tokens'] {
   }
   return { jwksUrl, issuer, audience }
 }
+
+/** The database, in words for people; never its password. */
+export function storeName({ database, dataDir = '.holdfast' }: HoldfastOptions): string {
+  if (database === undefined) return `embedded Postgres in ${dataDir}`
+  if (!URL.canParse(database)) return 'Postgres at DATABASE_URL'
+  const { host, pathname } = new URL(database)
+  return `Postgres at ${host}${pathname}`
+}

@@ -4,7 +4,8 @@
  * A claim happens on a wake, at the next due time, and each `pollMs` in any case. While one is under way a wake is
  * remembered, because the claim may have looked before what the wake is about was committed. After an error of the
  * database the process renews what it holds before it claims, and leaves expired leases alone for one poll: a lease
- * that ran out while nobody could reach the database belongs to its holder first.
+ * that ran out while nobody could reach the database belongs to its holder first. A process that was paused, or whose
+ * event loop was blocked (its timer comes much too late), renews first too, or it would take its own turns over.
  */
 export type Claiming = {
   readonly concurrency: number
@@ -16,6 +17,8 @@ export type Claiming = {
   /** When the machine wants to be woken, whatever happens. */
   wakeAtMs: number
   lastErrorMs: number | null
+  /** Since an error no claim was answered. */
+  unanswered: boolean
 }
 
 export type ClaimInput =
@@ -35,6 +38,8 @@ export type ClaimEffect =
 
 /** One claim takes no more, so that processes share a backlog and a claim stays short. */
 const claimMax = 20
+/** What is due and could not be taken is locked by somebody, or about to be settled: not asked for in a tight loop. */
+const dueAgainMs = 50
 
 export function createClaiming(options: { concurrency: number; pollMs: number }): Claiming {
   return {
@@ -43,8 +48,9 @@ export function createClaiming(options: { concurrency: number; pollMs: number })
     claiming: false,
     wokenMeanwhile: false,
     draining: false,
-    wakeAtMs: 0,
+    wakeAtMs: Number.POSITIVE_INFINITY,
     lastErrorMs: null,
+    unanswered: false,
   }
 }
 
@@ -63,14 +69,18 @@ export function claimingNext(state: Claiming, input: ClaimInput, nowMs: number):
     case 'claimed': {
       state.claiming = false
       state.running += input.taken
+      // The poll that is left to holders begins when the database is back, not when it was last missed.
+      if (state.unanswered) state.lastErrorMs = nowMs
+      state.unanswered = false
       const more = state.wokenMeanwhile || input.taken >= claimMax
       state.wokenMeanwhile = false
       if (more) return look(state, nowMs)
-      return timer(state, nowMs + Math.min(state.pollMs, input.dueInMs ?? state.pollMs))
+      return timer(state, nowMs + waitAfterClaim(state, input))
     }
     case 'claim-failed':
       state.claiming = false
       state.wokenMeanwhile = false
+      state.unanswered = true
       state.lastErrorMs = nowMs
       return timer(state, nowMs + state.pollMs)
     case 'database-failed':
@@ -80,6 +90,11 @@ export function claimingNext(state: Claiming, input: ClaimInput, nowMs: number):
       state.draining = true
       return []
   }
+}
+
+function waitAfterClaim({ pollMs }: Claiming, { taken, dueInMs }: { taken: number; dueInMs: number | null }): number {
+  const dueMs = dueInMs ?? pollMs
+  return Math.min(pollMs, taken === 0 ? Math.max(dueMs, dueAgainMs) : dueMs)
 }
 
 function look(state: Claiming, nowMs: number): ClaimEffect[] {
@@ -93,7 +108,8 @@ function look(state: Claiming, nowMs: number): ClaimEffect[] {
   state.claiming = true
   const sinceError = state.lastErrorMs === null ? Number.POSITIVE_INFINITY : nowMs - state.lastErrorMs
   const takeExpired = sinceError >= state.pollMs
-  return [{ type: 'claim', limit, takeExpired, renewFirst: !takeExpired }]
+  const wasPaused = nowMs - state.wakeAtMs >= state.pollMs
+  return [{ type: 'claim', limit, takeExpired, renewFirst: wasPaused || !takeExpired }]
 }
 
 function timer(state: Claiming, atMs: number): ClaimEffect[] {

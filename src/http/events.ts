@@ -40,7 +40,10 @@ function stream(call: Call, cursor: Cursor | null): Response {
   if (outgoing) {
     outgoing.writeHead(200, sseHeaders)
     const sink = createSseSink(nodeWriter(outgoing))
-    outgoing.on('close', followInto(call, cursor, sink))
+    const stop = followInto(call, cursor, sink)
+    outgoing.on('close', stop)
+    // A write may meet a socket that has just been reset.
+    outgoing.on('error', stop)
     return RESPONSE_ALREADY_SENT
   }
   const web = webWriter(() => stop())
@@ -109,7 +112,8 @@ async function longPoll(call: Call, cursor: Cursor | null, waitMs: number): Prom
       else collected.push(JSON.stringify(word))
       if (collected.length > 0 || waited) finish()
     },
-    room: () => (bytes > limits.longPollBytesMax ? never : null),
+    // One that is full is never read for again. A promise of its own: a shared one would hold all that ever waited.
+    room: () => (bytes > limits.longPollBytesMax ? new Promise(() => undefined) : null),
     end: finish,
   }
   const follow = await call.parts.hub.follow({ ...sessionOf(call), cursor }, sink)
@@ -128,9 +132,6 @@ async function longPoll(call: Call, cursor: Cursor | null, waitMs: number): Prom
   follow.stop()
   return jsonText(200, `{"frames":[${collected.join(',')}],"cursor":"${follow.cursor()}"}`)
 }
-
-/** A long poll that is full is never read for again. */
-const never = new Promise<void>(() => undefined)
 
 export const eventRoutes: Route[] = [
   {

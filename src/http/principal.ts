@@ -74,7 +74,7 @@ function refused(error: unknown): null {
   throw new Problem('unavailable', 'The keys that tokens are checked with cannot be fetched.', { retryAfterMs: 1_000 })
 }
 
-const guestCookie = 'holdfast_guest'
+export const guestCookieName = 'holdfast_guest'
 const guestAgeSeconds = 400 * 24 * 3600
 
 /**
@@ -86,17 +86,29 @@ const guestAgeSeconds = 400 * 24 * 3600
 export function guestAuthenticate(isAllowed: (request: Request) => boolean): Authenticate {
   return async (request, mayBecomeGuest) => {
     if (!isAllowed(request)) return null
-    const known = /(?:^|;\s*)holdfast_guest=([\w-]{32,64})(?:;|$)/.exec(request.headers.get('cookie') ?? '')?.[1]
+    const known = guestSecretOf(request.headers.get('cookie') ?? '')
     if (known !== undefined) return { principal: guest(known) }
     if (!mayBecomeGuest) return null
-    const secret = randomBytes(24).toString('base64url')
-    const secure = new URL(request.url).protocol === 'https:' ? '; Secure' : ''
-    const setCookie = `${guestCookie}=${secret}; Path=/; HttpOnly; SameSite=Lax; Max-Age=${guestAgeSeconds}${secure}`
+    const secret = newGuestSecret()
+    const setCookie = guestCookie(secret, new URL(request.url).protocol === 'https:')
     return { principal: guest(secret), setCookie }
   }
 }
 
-function guest(secret: string): Principal {
+/** What is sent to a browser to make it the guest with this secret. */
+export function guestCookie(secret: string, secure: boolean): string {
+  return `${guestCookieName}=${secret}; Path=/; HttpOnly; SameSite=Lax; Max-Age=${guestAgeSeconds}${secure ? '; Secure' : ''}`
+}
+
+export function newGuestSecret(): string {
+  return randomBytes(24).toString('base64url')
+}
+
+export function guestSecretOf(cookies: string): string | undefined {
+  return /(?:^|;\s*)holdfast_guest=([\w-]{32,64})(?:;|$)/.exec(cookies)?.[1]
+}
+
+export function guest(secret: string): Principal {
   const hash = createHash('sha256').update(secret).digest('base64url')
   return { userId: `guest-${hash.slice(0, 22)}`, tenantId: defaultTenant }
 }

@@ -26,6 +26,15 @@ export type SseSink = Sink & { close(): void }
 
 export function createSseSink(writer: Writer): SseSink {
   let ended = false
+  // One for all who ask while it is full, and they ask for each thing that comes.
+  let draining: Promise<void> | null = null
+  const room = () => {
+    if (ended || !writer.isFull()) return null
+    draining ??= writer.whenDrained().then(() => {
+      draining = null
+    })
+    return draining
+  }
   const heartbeat = setInterval(() => {
     if (!writer.isFull()) writer.write(': still here\n\n')
   }, heartbeatMs)
@@ -47,7 +56,7 @@ export function createSseSink(writer: Writer): SseSink {
     control(word: ControlWord) {
       if (!ended) writer.write(`data: ${JSON.stringify(word)}\n\n`)
     },
-    room: () => (writer.isFull() && !ended ? writer.whenDrained() : null),
+    room,
     end: close,
     close,
   }

@@ -53,6 +53,8 @@ export type Appender = {
 
 const pendingBytesMax = 256 * 1024
 const flushRowsMax = 1_000
+/** Characters of JSON in one flush: beyond this the rest goes with the next. */
+const flushCharactersMax = 8 * 1024 * 1024
 const retryMs = 250
 /** A margin for what a clock and an event loop may be late. */
 const trust = 0.8
@@ -79,9 +81,11 @@ export function createAppender(options: {
   flushMs: number
   /** Called once for each answered flush, with what was stored. */
   onStored: (stored: { target: AppendTarget; run: ChunkRun }[]) => void
+  /** Called when a write of an attempt that has lost its turn touched no row (I3). */
+  onRefused: (target: AppendTarget, write: 'append' | 'renewal') => void
   onDatabaseError: (error: unknown) => void
 }): Appender {
-  const { database, leaseMs, flushMs, onStored, onDatabaseError } = options
+  const { database, leaseMs, flushMs, onStored, onRefused, onDatabaseError } = options
   const opens = new Map<string, Open>()
   let flying = false
   let lastSentMs = Number.NEGATIVE_INFINITY
@@ -125,8 +129,10 @@ export function createAppender(options: {
 
   function takeBatch(): Open[] {
     const batch: Open[] = []
-    for (const open of opens.values()) {
+    let characters = 0
+    for (const open of [...opens.values()]) {
       if (!hasWork(open)) continue
+      if (batch.length >= flushRowsMax || characters >= flushCharactersMax) break
       if (open.inFlight === null) {
         open.inFlight = { json: JSON.stringify(open.pending), n: open.pending.length }
         open.pending = []
@@ -134,7 +140,10 @@ export function createAppender(options: {
         wake(open.roomWaiters)
       }
       batch.push(open)
-      if (batch.length >= flushRowsMax) break
+      characters += open.inFlight.json.length
+      // To the end of the line: in a full flush it is not always the same ones who wait.
+      opens.delete(open.turnId)
+      opens.set(open.turnId, open)
     }
     return batch
   }
@@ -152,7 +161,7 @@ export function createAppender(options: {
     await point('append.answered')
     settle(batch, held, sentAtMs)
     const skipped = batch.filter((open) => !held.has(open.turnId))
-    if (skipped.length > 0) await judge(skipped)
+    if (skipped.length > 0) await judge(skipped, 'append')
   }
 
   function settle(batch: Open[], held: Set<string>, sentAtMs: number): void {
@@ -167,9 +176,13 @@ export function createAppender(options: {
   }
 
   /** Which of those that were skipped are only busy. */
-  async function judge(skipped: Open[]): Promise<void> {
+  async function judge(skipped: Open[], write: 'append' | 'renewal'): Promise<void> {
     const mine = await stillHeld(database, skipped)
-    for (const open of skipped) if (!mine.has(open.turnId)) end(open, 'lost')
+    for (const open of skipped) {
+      if (mine.has(open.turnId) || open.closed) continue
+      onRefused(open, write)
+      end(open, 'lost')
+    }
   }
 
   async function sendFailed(batch: Open[], error: unknown): Promise<void> {
@@ -219,7 +232,7 @@ export function createAppender(options: {
     const held = await renewIfHeld(database, some, leaseMs)
     for (const open of some) if (held.has(open.turnId)) trusted(open, sentAtMs)
     const skipped = some.filter((open) => !held.has(open.turnId))
-    if (skipped.length > 0) await judge(skipped)
+    if (skipped.length > 0) await judge(skipped, 'renewal')
   }
 
   function trusted(open: Open, sentAtMs: number): void {
@@ -234,11 +247,16 @@ export function createAppender(options: {
   }
 
   function end(open: Open, why: AppendEnd): void {
-    opens.delete(open.turnId)
+    forget(open)
     open.closed = true
     open.controller.abort(why)
     wake(open.roomWaiters)
     wake(open.flushWaiters)
+  }
+
+  /** A later attempt of the same turn may have its place by now, in this very process. */
+  function forget(open: Open): void {
+    if (opens.get(open.turnId) === open) opens.delete(open.turnId)
   }
 
   return {
@@ -281,7 +299,7 @@ export function createAppender(options: {
         trustedUntilMs: () => open.trustedUntilMs,
         close() {
           open.closed = true
-          if (opens.get(target.turnId) === open) opens.delete(target.turnId)
+          forget(open)
         },
       }
     },

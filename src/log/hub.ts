@@ -51,7 +51,10 @@ type Feed = {
   sessionId: string
   following: Following
   followers: Set<Follower>
+  /** False: there is no such session. */
   standing: Promise<boolean>
+  /** Nothing is read or offered before: it would meet a place that is still to be set. */
+  stands: boolean
 }
 
 export type Hub = {
@@ -82,6 +85,7 @@ export function createHub(options: {
   let pollTimer: NodeJS.Timeout | undefined
   let lastMembersMs = performance.now()
   let running = false
+  let drainAfterMs: number | undefined
 
   function feedOf(tenantId: string, sessionId: string): Feed {
     const key = keyOf(tenantId, sessionId)
@@ -93,11 +97,13 @@ export function createHub(options: {
       sessionId,
       following,
       followers: new Set(),
+      stands: false,
       standing: readNow(database, tenantId, sessionId).then((now) => {
         if (now === null) return false
         following.seq = now.seq
         following.open.clear()
         for (const [position, open] of now.open) following.open.set(position, open)
+        feed.stands = true
         return true
       }),
     }
@@ -213,7 +219,8 @@ export function createHub(options: {
   }
 
   async function poll(): Promise<void> {
-    const behind = await pollFollowed(database, [...feeds.values()].flatMap(followedBy))
+    const standing = [...feeds.values()].filter((feed) => feed.stands)
+    const behind = await pollFollowed(database, standing.flatMap(followedBy))
     for (const { tenantId, sessionId, gone } of behind) {
       if (gone) sessionGone(tenantId, sessionId)
       else wake(feeds.get(keyOf(tenantId, sessionId)))
@@ -243,7 +250,21 @@ export function createHub(options: {
   }
 
   function wake(feed: Feed | undefined): void {
-    if (feed) feedNext(feed, { type: 'wake' })
+    if (feed?.stands) feedNext(feed, { type: 'wake' })
+  }
+
+  /** Null: there is no such session. A feed may be forgotten while it is awaited; then it would never be woken. */
+  async function standingFeed(tenantId: string, sessionId: string): Promise<Feed | null> {
+    for (;;) {
+      const feed = feedOf(tenantId, sessionId)
+      const stands = await feed.standing.catch((error: unknown) => {
+        forget(feed)
+        throw error
+      })
+      if (!stands) forget(feed)
+      if (!stands) return null
+      if (feeds.get(keyOf(tenantId, sessionId)) === feed) return feed
+    }
   }
 
   function schedule(): void {
@@ -258,15 +279,8 @@ export function createHub(options: {
   return {
     epoch,
     async follow({ tenantId, sessionId, userId, cursor }, sink) {
-      const feed = feedOf(tenantId, sessionId)
-      const standing = await feed.standing.catch((error: unknown) => {
-        forget(feed)
-        throw error
-      })
-      if (!standing) {
-        forget(feed)
-        return null
-      }
+      const feed = await standingFeed(tenantId, sessionId)
+      if (feed === null) return null
       const start = cursor ?? { epoch, seq: feed.following.seq, open: feed.following.open }
       const following = createFollowing(start)
       const lastSent = cursorOf(following)
@@ -280,12 +294,12 @@ export function createHub(options: {
         stopped: false,
         stale: false,
       }
-      // The feed may have been forgotten while it was awaited: then a new one stands no earlier than this.
-      const current = feedOf(tenantId, sessionId)
-      await current.standing
-      current.followers.add(follower)
+      feed.followers.add(follower)
       if (start.epoch !== epoch) {
         sink.control({ type: 'reset', reason: 'epoch' })
+        end(follower)
+      } else if (drainAfterMs !== undefined) {
+        sink.control({ type: 'reconnect', afterMs: drainAfterMs })
         end(follower)
       } else {
         followerNext(follower, { type: 'start' })
@@ -305,6 +319,7 @@ export function createHub(options: {
       )
     },
     drain(afterMs) {
+      drainAfterMs = afterMs
       for (const feed of feeds.values()) {
         for (const follower of [...feed.followers]) {
           follower.sink.control({ type: 'reconnect', afterMs })

@@ -34,7 +34,7 @@ export async function stopTurn(database: Database, ask: Stopping): Promise<Stopp
     const turn = await stoppable(database, ask.tenantId, ask.sessionId, ask.messageId)
     if (turn === null) return { outcome: 'not_found' }
     if (ask.round !== null && ask.round !== turn.round) return { outcome: 'other_round' }
-    const fold = createFold({ parts: turn.base })
+    const fold = createFold({ parts: turn.base, metadata: turn.metadata })
     for (const json of turn.chunks) for (const chunk of JSON.parse(json) as Chunk[]) fold.push(chunk)
     const parts = closeParts(fold.parts(), { toolErrorText })
     const key = { tenantId: ask.tenantId, sessionId: ask.sessionId, turnId: turn.turnId, attempt: turn.attempt }

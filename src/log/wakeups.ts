@@ -47,7 +47,7 @@ export function createWakeups(options: {
   const hearers: ((note: Note | null) => void)[] = []
   const peers = new Map<string, number>()
   let queued: Note[] = []
-  let sending = false
+  let sending: Promise<void> | undefined
   let listener: Listener | undefined
   let stopped = false
   let saidDeaf = false
@@ -78,6 +78,8 @@ export function createWakeups(options: {
       listener = await database.listen(channel, {
         payload: payloadHeard,
         end: () => {
+          // One that did not answer is still connected, and would go on hearing.
+          listener?.close().catch(() => undefined)
           listener = undefined
           if (!stopped) reconnectTimer = setTimeout(() => void connect(), reconnectMs)
         },
@@ -124,7 +126,7 @@ export function createWakeups(options: {
       queued = []
       await send(payloadsOf(processId, notes))
     }
-    sending = false
+    sending = undefined
   }
 
   return {
@@ -132,10 +134,8 @@ export function createWakeups(options: {
       if (!enabled) return
       hear(note)
       if (peers.size === 0) return
-      queued.push(queued.length < queuedMax ? note : { ...note, events: [], runs: [] })
-      if (sending) return
-      sending = true
-      setImmediate(() => void flush())
+      queued.push(queued.length < queuedMax && rideOf(note) < payloadBytesMax ? note : bare(note))
+      sending ??= new Promise(setImmediate).then(flush)
     },
     onNote: (each) => void hearers.push(each),
     async start() {
@@ -152,9 +152,20 @@ export function createWakeups(options: {
       stopped = true
       clearInterval(helloTimer)
       clearTimeout(reconnectTimer)
+      // The last word of a process that goes is what others wait for: a handover.
+      await sending
       await listener?.close().catch(() => undefined)
     },
   }
+}
+
+/** Characters that ride along, at least: what cannot fit is not kept until it is sent. */
+function rideOf({ events, runs }: Note): number {
+  return [...events, ...runs].reduce((sum, { json }) => sum + json.length, 0)
+}
+
+function bare(note: Note): Note {
+  return { ...note, events: [], runs: [] }
 }
 
 /** Packs notes into payloads. One that is too large alone goes without what rides along. */
@@ -171,7 +182,7 @@ function payloadsOf(from: string, notes: Note[]): string[] {
   const room = payloadBytesMax - head.length - 2
   for (const note of notes) {
     let text = JSON.stringify(note)
-    if (Buffer.byteLength(text) > room) text = JSON.stringify({ ...note, events: [], runs: [] })
+    if (Buffer.byteLength(text) > room) text = JSON.stringify(bare(note))
     const size = Buffer.byteLength(text) + 1
     if (bytes + size > room) close()
     packed.push(text)

@@ -1,11 +1,14 @@
-import { setTimeout as pause } from 'node:timers/promises'
 import { point } from '#points'
 import { afterError } from '../core/backoff.ts'
-import { type Failure, failureOf, type ReplyError } from '../core/errors.ts'
+import { type Failure, failureOf, ReplyError } from '../core/errors.ts'
 import { closeParts, previewOf } from '../core/parts.ts'
+import type { AppendEnd } from '../log/append.ts'
 import { DatabaseError } from '../store/database.ts'
 import { type Ended, failIfHeld, finishIfHeld, reportUsageOfLost, requeueIfHeld } from '../store/turns.ts'
+import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, pushChunk, type Went } from './attempt.ts'
+
+type RequeueReason = { reason: 'error' | 'handover'; code: string | null; retryMs: number }
 
 /** What is shown in place of tool calls that a failed reply left open. */
 const toolErrorText = 'The reply failed before this call was finished.'
@@ -13,10 +16,19 @@ const toolErrorText = 'The reply failed before this call was finished.'
 export async function endAttempt(options: AttemptOptions, attempt: Attempt, went: Went): Promise<void> {
   for (const chunk of attempt.cleaner.end()) pushChunk(attempt, chunk)
   if (went.how !== 'lost') await attempt.log.flushed()
-  const lost = attempt.log.ended.aborted && attempt.log.ended.reason === 'lost'
-  const ended = lost || went.how === 'lost' ? ({ outcome: 'lost' } as const) : await storeEnd(options, attempt, went)
+  const ended = await storeEnd(options, attempt, wentAfterAll(attempt.log.ended, went))
   if (ended.outcome === 'stored') options.onEvent(attempt.claimed, ended.event)
   if (ended.outcome === 'lost') await reportLost(options, attempt)
+}
+
+/** The last flush may have told what the pumping could not know. */
+function wentAfterAll(ended: AbortSignal, went: Went): Went {
+  return ended.aborted ? wentBy(ended.reason) : went
+}
+
+export function wentBy(reason: AppendEnd): Went {
+  if (reason === 'lost') return { how: 'lost' }
+  return { how: 'error', error: new ReplyError('internal', 'the reply holds something that cannot be stored') }
 }
 
 async function storeEnd(options: AttemptOptions, attempt: Attempt, went: Went): Promise<Ended> {
@@ -24,9 +36,7 @@ async function storeEnd(options: AttemptOptions, attempt: Attempt, went: Went): 
     case 'finished':
       return await finish(options, attempt)
     case 'handover':
-      return await answered(options, attempt, () =>
-        requeueIfHeld(options.database, attempt.claimed, { reason: 'handover', code: null, retryMs: 0 }, attempt.usage),
-      )
+      return await requeue(options, attempt, { reason: 'handover', code: null, retryMs: 0 })
     case 'error':
       return await afterFailure(options, attempt, went.error)
     case 'lost':
@@ -52,44 +62,47 @@ async function afterFailure(options: AttemptOptions, attempt: Attempt, error: Re
   options.log('attempt failed', { turnId: claimed.turnId, attempt: claimed.attempt, code: error.code })
   const next = afterError(error, claimed.failures, options.retry, options.random())
   if ('failure' in next) return await fail(options, attempt, next.failure)
-  const why = { reason: 'error', code: error.code, retryMs: next.retryMs } as const
-  return await answered(options, attempt, () => requeueIfHeld(options.database, claimed, why, attempt.usage))
+  return await requeue(options, attempt, { reason: 'error', code: error.code, retryMs: next.retryMs })
+}
+
+async function requeue(options: AttemptOptions, attempt: Attempt, why: RequeueReason): Promise<Ended> {
+  const { claimed, usage } = attempt
+  await point('requeue.send')
+  const ended = await answered(options, attempt, () => requeueIfHeld(options.database, claimed, why, usage))
+  await point('requeue.answered')
+  return ended
 }
 
 async function fail(options: AttemptOptions, attempt: Attempt, failure: Failure): Promise<Ended> {
   const { claimed, fold, model, usage } = attempt
   const parts = closeParts(fold.parts(), { toolErrorText })
   const reply = { parts, metadata: fold.metadata(), model }
-  return await answered(options, attempt, () => failIfHeld(options.database, claimed, failure, reply, usage))
+  await point('fail.send')
+  const ended = await answered(options, attempt, () => failIfHeld(options.database, claimed, failure, reply, usage))
+  await point('fail.answered')
+  return ended
 }
 
 async function reportLost({ database }: AttemptOptions, { claimed, usage }: Attempt): Promise<void> {
   await reportUsageOfLost(database, claimed, claimed.userId, usage)
 }
 
-const askAgainMs = 250
-/** Half a minute at least: by then somebody else has taken the turn over, and the answer is `lost`. */
-const askAgainMax = 120
-
 /**
  * Asks until there is an answer. An outcome with this attempt's number is this attempt's, so asking again with the
  * same arguments is safe when it is unknown what became of the last time.
  */
 async function answered(options: AttemptOptions, attempt: Attempt, ask: () => Promise<Ended>): Promise<Ended> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await ask()
-    } catch (error) {
-      const kind = error instanceof DatabaseError ? error.kind : 'bug'
-      if (kind === 'bad_data') return await failUnstorable(options, attempt)
-      if (kind === 'bug' || tries >= askAgainMax) throw error
-      await pause(askAgainMs)
-    }
-  }
+  const ended = await askAgain(ask).catch((error: unknown) => {
+    if (error instanceof DatabaseError && error.kind === 'bad_data') return failUnstorable(options, attempt)
+    throw error
+  })
+  if (ended.outcome === 'lost') options.onRefused(attempt.claimed, 'end')
+  return ended
 }
 
 /** The folded message cannot be stored: the turn fails without it, alone. */
 function failUnstorable({ database, log }: AttemptOptions, { claimed, usage }: Attempt): Promise<Ended> {
   log('the reply cannot be stored', { turnId: claimed.turnId, attempt: claimed.attempt })
-  return failIfHeld(database, claimed, failureOf('internal'), { parts: [], metadata: null, model: null }, usage)
+  const empty = { parts: [], metadata: null, model: null }
+  return askAgain(() => failIfHeld(database, claimed, failureOf('internal'), empty, usage))
 }

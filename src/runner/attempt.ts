@@ -11,7 +11,7 @@ import { ReplyError } from '../core/errors.ts'
 import type { Event } from '../core/event.ts'
 import { createFold, type Fold } from '../core/fold.ts'
 import type { StepUsage } from '../core/message.ts'
-import type { AppendEnd, Appender, AttemptLog } from '../log/append.ts'
+import type { Appender, AttemptLog } from '../log/append.ts'
 import { replyChunks } from '../reply/chunks.ts'
 import { classify } from '../reply/classify.ts'
 import { replyMessage } from '../reply/message.ts'
@@ -19,7 +19,8 @@ import type { Reply, ReplyContext } from '../reply/reply.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
 import { promptMessages, promptSession } from '../store/messages.ts'
 import { type Claimed, checkpointIfHeld, reportUsageOfLost, type StepReport } from '../store/turns.ts'
-import { endAttempt } from './attempt-end.ts'
+import { askAgain } from './ask-again.ts'
+import { endAttempt, wentBy } from './attempt-end.ts'
 import { startWatchdog } from './watchdog.ts'
 
 export type AttemptOptions = {
@@ -32,6 +33,8 @@ export type AttemptOptions = {
   retry: RetryPolicy
   random: () => number
   log: (line: string, detail: object) => void
+  /** Called when a write of an attempt that has lost its turn touched no row (I3). */
+  onRefused: (attempt: { turnId: string; attempt: number }, write: 'end') => void
   /** What an end wrote, to be told to followers; and that the lane may have a new head. */
   onEvent: (session: { tenantId: string; sessionId: string }, event: Event) => void
 }
@@ -114,7 +117,9 @@ async function pump(options: AttemptOptions, attempt: Attempt, handover: AbortSi
   ]
   try {
     const context = await promptOf(options.database, attempt)
-    if (performance.now() > log.trustedUntilMs()) return { how: 'lost' }
+    if (broken) return broken
+    // So late that somebody else may have the turn by now: given back, if it is not.
+    if (performance.now() > log.trustedUntilMs()) return { how: 'handover' }
     await point('attempt.reply')
     for await (const chunk of replyChunks(options.reply, context)) {
       if (broken) break
@@ -139,18 +144,13 @@ function whenAborted(signal: AbortSignal, act: () => void): () => void {
   return () => signal.removeEventListener('abort', act)
 }
 
-function wentBy(reason: AppendEnd): Went {
-  if (reason === 'lost') return { how: 'lost' }
-  return { how: 'error', error: new ReplyError('internal', 'the reply holds something that cannot be stored') }
-}
-
 /** Read at claim: what came before this turn in its lane has its outcome by now (I13). */
 async function promptOf(database: Database, attempt: Attempt): Promise<ReplyContext> {
-  const { claimed, stop } = attempt
+  const { claimed, log, stop } = attempt
   const { tenantId, sessionId, turnId, messageId, replyId, userId, round, checkpoint } = claimed
   const [rows, session] = await Promise.all([
-    promptMessages(database, claimed),
-    promptSession(database, tenantId, sessionId),
+    askAgain(() => promptMessages(database, claimed), log.ended),
+    askAgain(() => promptSession(database, tenantId, sessionId), log.ended),
   ])
   const messages = rows.map(replyMessage)
   const message = messages.at(-1)
@@ -217,12 +217,9 @@ function bytesOf(chunk: Chunk): number {
 async function storeCheckpoint(database: Database, attempt: Attempt): Promise<void> {
   const { claimed, fold, log, step } = attempt
   const nextIndex = await log.flushed()
-  const parts = fold.parts()
-  await checkpointIfHeld(database, claimed, {
-    attempt: claimed.attempt,
-    step,
-    nextIndex,
-    parts,
-    metadata: fold.metadata(),
-  })
+  const { attempt: number } = claimed
+  const checkpoint = { attempt: number, step, nextIndex, parts: fold.parts(), metadata: fold.metadata() }
+  await point('checkpoint.send')
+  await askAgain(() => checkpointIfHeld(database, claimed, checkpoint), log.ended)
+  await point('checkpoint.answered')
 }

@@ -44,6 +44,9 @@ export function createRunner(options: RunnerOptions): Runner {
   // One listener per attempt.
   setMaxListeners(0, handover.signal)
   const attempts = new Set<Promise<void>>()
+  const claims = new Set<Promise<void>>()
+  /** Until the database has said what time it is, nothing has run out. */
+  let expiredBefore: string | undefined
   let timer: NodeJS.Timeout | undefined
   let stopped: Promise<void> | undefined
 
@@ -63,10 +66,13 @@ export function createRunner(options: RunnerOptions): Runner {
       timer = setTimeout(() => input({ type: 'timer' }), Math.max(0, effect.atMs - performance.now()))
       return
     }
-    claimSome(effect).catch((error: unknown) => {
-      options.log('claim failed', { error: String(error) })
-      input({ type: 'claim-failed' })
-    })
+    const claiming = claimSome(effect)
+      .catch((error: unknown) => {
+        options.log('claim failed', { error: String(error) })
+        input({ type: 'claim-failed' })
+      })
+      .finally(() => claims.delete(claiming))
+    claims.add(claiming)
   }
 
   async function claimSome({ limit, takeExpired, renewFirst }: Extract<ClaimEffect, { type: 'claim' }>): Promise<void> {
@@ -74,8 +80,18 @@ export function createRunner(options: RunnerOptions): Runner {
     const sentAtMs = performance.now()
     await point('claim.send')
     const crashed = failureOf('crashed')
-    const answer = await claim(database, { runner: name, leaseMs, limit, takeExpired, crashesMax, crashed })
+    const answer = await claim(database, {
+      runner: name,
+      leaseMs,
+      limit,
+      takeExpired: takeExpired && expiredBefore !== undefined,
+      expiredBefore,
+      crashesMax,
+      crashed,
+    })
+    expiredBefore = answer.seenAt
     await point('claim.answered')
+    if (answer.claimed.length > 0) await point('claim.taken')
     for (const { tenantId, sessionId, event } of [...answer.failed, ...answer.claimed]) {
       wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: false })
     }
@@ -95,9 +111,7 @@ export function createRunner(options: RunnerOptions): Runner {
     input({ type: 'drain' })
     clearTimeout(timer)
     const late = setTimeout(() => handover.abort(), drainMs)
-    while (attempts.size > 0 || state.claiming) {
-      await (attempts.size > 0 ? Promise.all(attempts) : new Promise(setImmediate))
-    }
+    while (attempts.size > 0 || claims.size > 0) await Promise.all([...attempts, ...claims])
     clearTimeout(late)
   }
 

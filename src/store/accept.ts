@@ -5,7 +5,8 @@
  * The batch decides only for sessions in which nothing was committed since its snapshot. It sees that by reading
  * `next_seq` twice: as of the snapshot, and as of the lock. Every transition moves it, so if both agree then what the
  * rest of the statement reads is the present. (`on conflict do nothing` instead left 360 holes in `seq` of 400; a
- * lock beside a `not exists` without this comparison gave 279 false conflicts of 400.)
+ * lock beside a `not exists` without this comparison gave 279 false conflicts of 400, and where the turn before ended
+ * between snapshot and lock, 107 of 480 new heads of a lane that nobody had made due: test/store/accept.test.ts.)
  */
 import { point } from '#points'
 import type { Event } from '../core/event.ts'
@@ -101,9 +102,9 @@ const batchMax = 64
 const inFlightMax = 2
 /** More is refused than may wait here, so that a database that hangs does not fill the memory. */
 const waitingMax = 10_000
-const waitingBytesMax = 64 * 1024 * 1024
+const waitingBytesMax = 16 * 1024 * 1024
 /** Who has waited longer than this for others is refused: their sender is told, and asks again. */
-const waitMaxMs = 2_000
+const waitMaxMs = 4_000
 
 export type Acceptor = { accept(acceptance: Acceptance): Promise<Accepted> }
 
@@ -118,12 +119,14 @@ export function createAcceptor(database: Database): Acceptor {
   let waiting: Waiting[] = []
   let waitingBytes = 0
   let inFlight = 0
+  /** Sessions of the batches under way. */
+  const busy = new Set<string>()
 
   function pump(): void {
     refuseLate()
-    while (waiting.length > 0 && inFlight < inFlightMax) {
-      const batch = waiting.slice(0, batchMax)
-      leave(batch)
+    while (inFlight < inFlightMax) {
+      const batch = nextBatch()
+      if (batch.length === 0) return
       inFlight++
       take(batch)
         .catch((error: unknown) => {
@@ -131,9 +134,21 @@ export function createAcceptor(database: Database): Acceptor {
         })
         .finally(() => {
           inFlight--
+          for (const each of batch) busy.delete(sessionKey(each.acceptance))
           pump()
         })
     }
+  }
+
+  /** The first that wait, but for sessions that a batch under way has locked: that would leave them, to go singly. */
+  function nextBatch(): Waiting[] {
+    const batch: Waiting[] = []
+    for (const each of waiting) {
+      if (batch.length < batchMax && !busy.has(sessionKey(each.acceptance))) batch.push(each)
+    }
+    for (const each of batch) busy.add(sessionKey(each.acceptance))
+    leave(batch)
+    return batch
   }
 
   function refuseLate(): void {
@@ -143,10 +158,11 @@ export function createAcceptor(database: Database): Acceptor {
     for (const each of late) each.reject(refusal(`${waitMaxMs} ms were not enough for those before it`))
   }
 
-  /** The first ones of those that wait do not wait any more. */
-  function leave(first: Waiting[]): void {
-    waiting = waiting.slice(first.length)
-    for (const { acceptance } of first) waitingBytes -= bytesOf(acceptance)
+  function leave(some: Waiting[]): void {
+    if (some.length === 0) return
+    const gone = new Set(some)
+    waiting = waiting.filter((each) => !gone.has(each))
+    for (const { acceptance } of some) waitingBytes -= bytesOf(acceptance)
   }
 
   async function take(batch: Waiting[]): Promise<void> {
@@ -205,6 +221,10 @@ type Answer =
 
 function refusal(why: string): DatabaseError {
   return new DatabaseError('refused', new Error(why))
+}
+
+function sessionKey({ tenantId, sessionId }: Acceptance): string {
+  return `${tenantId}\n${sessionId}`
 }
 
 function bytesOf({ parts, metadata }: Acceptance): number {

@@ -53,7 +53,8 @@ const transactionMs = 600_000
 const common =
   '-c lock_timeout=2000 -c statement_timeout=10000 -c idle_in_transaction_session_timeout=2000 -c synchronous_commit=on'
 // A plan made on the empty tables of a first start would be kept: accept was 2.8 times slower until the first vacuum.
-const hot = `${common} -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off`
+/** Settings of the connections that run transitions, as libpq's `options`. */
+export const hotSettings = `${common} -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off`
 
 export function openDatabase(
   address: Address,
@@ -75,10 +76,10 @@ export function openDatabase(
     return made
   }
   const pools: Record<Lane, pg.Pool> = {
-    flush: pool(1, hot),
-    turns: pool(2, hot),
-    accept: pool(2, hot),
-    read: pool(Math.max(1, options.poolMax - 5), hot),
+    flush: pool(1, hotSettings),
+    turns: pool(2, hotSettings),
+    accept: pool(2, hotSettings),
+    read: pool(Math.max(1, options.poolMax - 5), hotSettings),
   }
   const cold = pool(1, common)
   let closed: Promise<void> | undefined
@@ -87,30 +88,30 @@ export function openDatabase(
     const client = await from.connect().catch((error: unknown) => {
       throw new DatabaseError('refused', error)
     })
-    let failed: DatabaseError | undefined
+    let failed: unknown
     client.on('error', ignoreEnd)
     try {
       return await answered(work(client), withinMs)
     } catch (error) {
-      failed = error instanceof DatabaseError ? error : new DatabaseError(kindOf(error), error)
-      throw failed
+      failed = error
+      throw error
     } finally {
-      client.release(failed !== undefined && isSpoilt(failed))
+      client.release(failed instanceof DatabaseError && isSpoilt(failed))
       client.off('error', ignoreEnd)
     }
   }
 
   return {
     query: (lane, statement, values) =>
-      run(pools[lane], async (client) => (await client.query({ ...statement, values })).rows),
+      run(pools[lane], async (client) => (await asked(client.query({ ...statement, values }))).rows),
     transaction: (work) =>
       run(
         cold,
         async (client) => {
-          await client.query('begin')
+          await asked(client.query('begin'))
           try {
-            const result = await work((text, values) => client.query(text, values))
-            await client.query('commit')
+            const result = await work((text, values) => asked(client.query(text, values)))
+            await asked(client.query('commit'))
             return result
           } catch (error) {
             // Where the connection broke there is nothing to roll back; the first error is the one that says why.
@@ -198,6 +199,13 @@ async function openListener(
       await within(closeMs, client.end())
     },
   }
+}
+
+/** Says what kind of failure it was. */
+function asked<T>(work: Promise<T>): Promise<T> {
+  return work.catch((error: unknown) => {
+    throw new DatabaseError(kindOf(error), error)
+  })
 }
 
 function answered<T>(work: Promise<T>, withinMs = answerMs): Promise<T> {

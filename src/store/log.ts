@@ -11,19 +11,32 @@ import { eventOfRow, type LogRow, runOfRow } from './event-rows.ts'
 /** Bounds of one page. A run is one flush of one attempt. */
 const pageEvents = 200
 const pageRuns = 1_000
+/** Of events in one page: the one that passes it is the last. 200 outcomes of 1 MB each would wait in one socket. */
+const pageBytes = 512 * 1024
 
 /**
  * Events after `seq` and, only if they are all, the chunks after the cursor of each open turn's latest attempt. (Two
- * statements showed attempt 2's chunks before its `attempt.started`.) The first row is the session's: its last seq.
+ * statements showed attempt 2's chunks before its `attempt.started`.) The first row is the session's: its last seq, and
+ * in `n` whether bytes cut the page. Bytes are counted as stored first, which costs nothing, then as they are.
  */
 const readAfter: Statement = {
   name: 'read-after',
   text: `
-    with e as materialized (
-      select * from holdfast.events where tenant_id = $1 and session_id = $2 and seq > $3 order by seq limit $7)
+    with sized as materialized (
+      select seq, data, sum(pg_column_size(data)) over (order by seq) - pg_column_size(data) as before
+        from (select seq, data from holdfast.events where tenant_id = $1 and session_id = $2 and seq > $3
+          order by seq limit $7) x),
+    cut as materialized (
+      select max(seq) as seq from (
+        select seq, sum(octet_length(data::text)) over (order by seq) - octet_length(data::text) as before
+          from sized where before < $9) y where before < $9),
+    whole as materialized (select (select max(seq) from sized) is not distinct from (select seq from cut) as page),
+    e as materialized (
+      select * from holdfast.events where tenant_id = $1 and session_id = $2 and seq > $3
+        and seq <= (select seq from cut) order by seq)
     select 0 as kind, s.next_seq - 1 as seq, null as type, null::uuid as turn_id, null::int as position,
-        null::int as attempt, null as audience, null as at, null as message_id, null::int as index, null::int as n,
-        null as data
+        null::int as attempt, null as audience, null as at, null as message_id, null::int as index,
+        (select 1 - page::int from whole) as n, null as data
       from holdfast.sessions s where s.tenant_id = $1 and s.id = $2
     union all
     select 1, e.seq, e.type, e.turn_id, e.position, e.attempt, e.audience, holdfast.iso(e.at), null, null, null, e.data::text
@@ -36,7 +49,7 @@ const readAfter: Statement = {
          where tenant_id = t.tenant_id and turn_id = t.id and attempt = t.attempt
            and index >= case when o.attempt = t.attempt then o.index else 0 end
          order by index limit $8) c
-     where t.tenant_id = $1 and t.session_id = $2 and t.open and (select count(*) from e) < $7
+     where t.tenant_id = $1 and t.session_id = $2 and t.open and (select count(*) from e) < $7 and (select page from whole)
     order by 1, 2, 5, 10`,
 }
 
@@ -59,12 +72,13 @@ export async function readPage(
     open.map(([, { index }]) => index),
     pageEvents,
     pageRuns,
+    pageBytes,
   ])
   const session = rows[0]
   if (session?.kind !== 0) return null
   const events = rows.filter((row) => row.kind === 1).map(eventOfRow)
   const runs = rows.filter((row) => row.kind === 2).map(runOfRow)
-  const more = events.length === pageEvents || runs.length >= pageRuns
+  const more = events.length === pageEvents || session.n === 1 || runs.length >= pageRuns
   return { events, runs: joinRuns(runs), more, lastSeq: session.seq as number }
 }
 
@@ -162,9 +176,10 @@ const readSnapshot: Statement = {
       (select json_agg(json_build_object('userId', o.user_id, 'role', o.role) order by o.user_id)
          from holdfast.members o where o.tenant_id = $1 and o.session_id = $2) as members,
       (select json_agg(holdfast.turn_json(t) order by t.position) from holdfast.turns t
-        where t.tenant_id = $1 and t.session_id = $2 and t.state in ('queued', 'running', 'waiting')) as turns,
+        where t.tenant_id = $1 and t.session_id = $2 and t.state in ('queued', 'running', 'waiting')
+          and (t.audience is null or t.audience = 'user:' || $3 or t.audience like 'not:%' and t.audience <> 'not:' || $3)) as turns,
       (select json_agg(json_build_object('turnId', t.id, 'replyId', t.reply_id, 'attempt', t.attempt,
-            'position', t.position, 'audience', t.audience, 'base', coalesce(t.checkpoint -> 'parts', '[]'),
+            'position', t.position, 'audience', t.audience, 'base', holdfast.base_of(t),
             'index', (select coalesce(sum(c.n), 0) from holdfast.chunks c where c.tenant_id = t.tenant_id
               and c.turn_id = t.id and c.attempt = t.attempt),
             'runs', (select json_agg(c.data order by c.index) from holdfast.chunks c where c.tenant_id = t.tenant_id

@@ -6,7 +6,7 @@
 import { basename } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import Postgrator, { type Migration } from 'postgrator'
-import type { Database } from './database.ts'
+import { type Database, DatabaseError } from './database.ts'
 
 const directory = fileURLToPath(new URL('../../sql', import.meta.url))
 // The library globs: a checkout in a directory with brackets must still find its files.
@@ -19,9 +19,27 @@ export function migrate(database: Database): Promise<string[]> {
   return database.transaction(async (query) => {
     await query("set local statement_timeout = '10min'; set local lock_timeout = '1min'")
     await query('select pg_advisory_xact_lock($1)', [lockKey])
-    const applied = await postgrator(query).migrate()
+    const runner = postgrator(query)
+    await refuseEdited(runner)
+    const applied = await runner.migrate()
     return applied.map((migration) => basename(migration.filename))
   })
+}
+
+/** Thrown for what a person has to mend. */
+export class MigrationError extends Error {
+  override readonly name = 'MigrationError'
+}
+
+async function refuseEdited(runner: Postgrator): Promise<void> {
+  try {
+    await runner.validateMigrations(await runner.getDatabaseVersion())
+  } catch (error) {
+    if (error instanceof DatabaseError) throw error
+    throw new MigrationError(
+      `A file in sql/ is not the one that this database was migrated with (${(error as Error).message}). Restore it: changes go into a new file.`,
+    )
+  }
 }
 
 export type SchemaState = { state: 'current' | 'behind' | 'ahead'; pending: { name: string; sql: string }[] }
@@ -46,7 +64,8 @@ function postgrator(query: (text: string) => Promise<{ rows: unknown[] }>): Post
   return new Postgrator({
     migrationPattern: files,
     driver: 'pg',
-    database: 'holdfast',
+    // Else an edited line ending would be an edited file.
+    newline: 'LF',
     schemaTable: 'holdfast.migrations',
     execQuery: query,
   })

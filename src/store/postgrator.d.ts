@@ -4,7 +4,7 @@ declare module 'postgrator' {
     constructor(config: {
       migrationPattern: string
       driver: 'pg'
-      database: string
+      newline: 'LF'
       schemaTable: string
       execQuery(text: string): Promise<{ rows: unknown[] }>
     })

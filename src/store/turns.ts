@@ -28,6 +28,7 @@ export type Claimed = AttemptKey & {
   userId: string
   lane: string
   position: number
+  audience: string | null
   round: number
   /** Attempts of this round that ended by an error. */
   failures: number
@@ -41,22 +42,37 @@ export type ClaimAnswer = {
   failed: { tenantId: string; sessionId: string; event: Event }[]
   /** When the next turn falls due or the next lease runs out, if it is not renewed. */
   dueInMs: number | null
+  /** The database's time that this claim judged by. */
+  seenAt: string
 }
 
 const claimTurns: Statement = {
   name: 'claim',
-  text: 'select holdfast.claim($1, $2, $3, $4, $5, $6::jsonb) as row',
+  text: 'select holdfast.claim($1, $2, $3, $4, $5, $6::jsonb, $7) as row',
 }
 
+/**
+ * Takes up to `limit` turns that are due, and with `takeExpired` those whose lease has run out: of these only what had
+ * run out at `expiredBefore`, the `seenAt` of an earlier answer (absent: at present), so that a claim which hung with the
+ * database takes nothing that could not be renewed meanwhile.
+ */
 export async function claim(
   database: Database,
-  ask: { runner: string; leaseMs: number; limit: number; takeExpired: boolean; crashesMax: number; crashed: Failure },
+  ask: {
+    runner: string
+    leaseMs: number
+    limit: number
+    takeExpired: boolean
+    expiredBefore?: string
+    crashesMax: number
+    crashed: Failure
+  },
 ): Promise<ClaimAnswer> {
   type Row =
     | ({ kind: 'claimed'; event: EventJson } & Omit<Claimed, 'event'>)
     | { kind: 'failed'; tenantId: string; sessionId: string; event: EventJson }
-    | { kind: 'next'; dueInMs: number | null }
-  const { runner, leaseMs, limit, takeExpired, crashesMax, crashed } = ask
+    | { kind: 'next'; dueInMs: number | null; seenAt: string }
+  const { runner, leaseMs, limit, takeExpired, expiredBefore = 'infinity', crashesMax, crashed } = ask
   const rows = await database.query<{ row: Row }>('turns', claimTurns, [
     runner,
     leaseMs,
@@ -64,12 +80,13 @@ export async function claim(
     takeExpired,
     crashesMax,
     JSON.stringify(crashed),
+    expiredBefore,
   ])
-  const answer: ClaimAnswer = { claimed: [], failed: [], dueInMs: null }
+  const answer: ClaimAnswer = { claimed: [], failed: [], dueInMs: null, seenAt: '' }
   for (const { row } of rows) {
     if (row.kind === 'claimed') answer.claimed.push({ ...row, event: eventOf(row.event) })
     if (row.kind === 'failed') answer.failed.push({ ...row, event: eventOf(row.event) })
-    if (row.kind === 'next') answer.dueInMs = row.dueInMs
+    if (row.kind === 'next') Object.assign(answer, { dueInMs: row.dueInMs, seenAt: row.seenAt })
   }
   return answer
 }
@@ -199,7 +216,9 @@ export type Stoppable = {
   attempt: number
   round: number
   nextIndex: number
+  /** What the attempt started from; of a turn that has no chunks in the log, all that is stored of its reply. */
   base: Part[]
+  metadata: JsonObject | null
   /** JSON texts of arrays of chunks, in order. */
   chunks: string[]
 }
@@ -207,9 +226,12 @@ export type Stoppable = {
 const readStoppable: Statement = {
   name: 'read-stoppable',
   text: `
-    select t.id as "turnId", t.state, t.attempt, t.round, coalesce(t.checkpoint -> 'parts', '[]') as base,
+    select t.id as "turnId", t.state, t.attempt, t.round,
+        case when t.open then holdfast.base_of(t) else r.parts::json end as base,
+        case when t.open then t.checkpoint -> 'metadata' else r.metadata::json end as metadata,
         coalesce(c.next, 0)::int as "nextIndex", coalesce(c.chunks, '{}') as chunks
       from holdfast.turns t
+      join holdfast.messages r on r.tenant_id = t.tenant_id and r.session_id = t.session_id and r.id = t.reply_id
       left join lateral (select sum(n) as next, array_agg(data::text order by index) as chunks from holdfast.chunks
         where t.open and tenant_id = t.tenant_id and turn_id = t.id and attempt = t.attempt) c on true
      where t.tenant_id = $1 and t.session_id = $2 and t.message_id = $3`,

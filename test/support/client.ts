@@ -188,7 +188,8 @@ export class Watcher {
       },
     })
     const decoder = new TextDecoder()
-    let lastCursor = this.cursor
+    // From `now` on, the first frame tells where that was.
+    let lastCursor = this.cursor === 'now' ? undefined : this.cursor
     this.expectAfter = () => lastCursor
     this.moved = (cursor) => {
       lastCursor = cursor

@@ -32,6 +32,8 @@ export type ServerSettings = {
   /** `name:nth:action`, see points.mjs. */
   points?: string[]
   port?: number
+  /** Instead of the CLI's `serve`: a program that prints the same first line. */
+  program?: string
   env?: Record<string, string>
 }
 
@@ -46,7 +48,8 @@ afterEach(async () => {
 
 /** Resolves when the server listens; rejects with what it printed if it ends before. It is killed after the test. */
 export async function startServer(settings: ServerSettings): Promise<TestServer> {
-  const child = spawn(process.execPath, ['--conditions=holdfast-test', main, 'serve'], {
+  const program = settings.program === undefined ? [main, 'serve'] : [settings.program]
+  const child = spawn(process.execPath, ['--conditions=holdfast-test', ...program], {
     env: { ...cleanEnvironment(), ...environmentOf(settings) },
     stdio: ['ignore', 'pipe', 'pipe'],
   })

@@ -1,0 +1,111 @@
+/**
+ * What `holdfast demo` serves beside Holdfast itself: the web app, what its trying panel asks for, and the way in for
+ * a phone. Every browser on this machine is the same guest, and so is the phone that opens the one-time link: it goes
+ * on with the same sessions.
+ */
+import { createHash, timingSafeEqual } from 'node:crypto'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { join } from 'node:path'
+import { guest, guestCookie, guestSecretOf, newGuestSecret } from '../http/principal.ts'
+import type { AppAuthenticate, Before } from '../index.ts'
+
+export type DemoInfo = { model: string; store: string; url: string }
+
+const linkLastsMs = 10 * 60_000
+
+/** The secret that makes somebody the guest of this directory's demo. It survives the server, as the sessions do. */
+export function demoSecret(dataDir: string): string {
+  const path = join(dataDir, 'demo-guest')
+  if (existsSync(path)) return readFileSync(path, 'utf8').trim()
+  const secret = newGuestSecret()
+  mkdirSync(dataDir, { recursive: true })
+  writeFileSync(path, secret, { mode: 0o600 })
+  return secret
+}
+
+/** Where the server is reached from elsewhere: who has the secret is the guest, and nobody else is anybody. */
+export function demoAuthenticate(secret: string): AppAuthenticate {
+  return (request) => (hasSecret(request.headers.get('cookie') ?? '', secret) ? guest(secret) : null)
+}
+
+function hasSecret(cookies: string, secret: string): boolean {
+  const given = guestSecretOf(cookies)
+  return given !== undefined && same(given, secret)
+}
+
+function same(a: string, b: string): boolean {
+  const digest = (text: string) => createHash('sha256').update(text).digest()
+  return timingSafeEqual(digest(a), digest(b))
+}
+
+/** `link` is the one-time way in for another device; null where the server is not reached from elsewhere. */
+export function createDemoRoutes(options: {
+  secret: string
+  link: { token: string; madeAtMs: number } | null
+  info: () => DemoInfo
+  webApp: Before
+}): Before {
+  const { secret, info, webApp } = options
+  let link = options.link
+  return (incoming, outgoing) => {
+    const path = (incoming.url ?? '/').split('?')[0] ?? '/'
+    if (path === '/demo/info' && incoming.method === 'GET') return json(outgoing, 200, { supervised: true, ...info() })
+    if (path === '/demo/kill' && incoming.method === 'POST') return kill(incoming, outgoing, secret)
+    if (path.startsWith('/demo/join/') && incoming.method === 'GET') {
+      const valid =
+        link !== null && same(path.slice('/demo/join/'.length), link.token) && Date.now() < link.madeAtMs + linkLastsMs
+      if (valid) link = null
+      return join_(outgoing, valid ? secret : null)
+    }
+    if (path === '/' && isThisMachine(incoming) && guestSecretOf(incoming.headers.cookie ?? '') === undefined) {
+      outgoing.setHeader('set-cookie', guestCookie(secret, false))
+    }
+    return webApp(incoming, outgoing)
+  }
+}
+
+/** The connection comes from this machine, and the browser calls it by a name of this machine (no rebound name). */
+function isThisMachine(incoming: IncomingMessage): boolean {
+  const address = incoming.socket.remoteAddress ?? ''
+  const host = (incoming.headers.host ?? '').replace(/:\d+$/, '')
+  const near = address === '::1' || /^(::ffff:)?127\./.test(address)
+  return near && (host === 'localhost' || host === '[::1]' || /^127\.[\d.]+$/.test(host))
+}
+
+/**
+ * The answer is on its way before the process ends: the page shows what follows. JSON and a guest's cookie are asked
+ * for, so that no other site's page can do it.
+ */
+function kill(incoming: IncomingMessage, outgoing: ServerResponse, secret: string): true {
+  const asked = /^application\/json/.test(incoming.headers['content-type'] ?? '')
+  const cookies = incoming.headers.cookie ?? ''
+  const allowed = hasSecret(cookies, secret) || (isThisMachine(incoming) && guestSecretOf(cookies) !== undefined)
+  if (!asked || !allowed) return json(outgoing, 403, { killed: false })
+  outgoing.on('finish', () => setImmediate(() => process.kill(process.pid, 'SIGKILL')))
+  return json(outgoing, 202, { killed: true })
+}
+
+function join_(outgoing: ServerResponse, secret: string | null): true {
+  if (secret !== null) {
+    outgoing.writeHead(303, {
+      location: '/',
+      'set-cookie': guestCookie(secret, false),
+      'cache-control': 'no-store',
+      'referrer-policy': 'no-referrer',
+    })
+    outgoing.end()
+    return true
+  }
+  outgoing.writeHead(410, { 'content-type': 'text/plain; charset=utf-8', 'cache-control': 'no-store' })
+  outgoing.end(
+    'This link was used already, or is older than ten minutes. Start "holdfast demo --lan" again for a new one.\n',
+  )
+  return true
+}
+
+function json(outgoing: ServerResponse, status: number, body: unknown): true {
+  outgoing.writeHead(status, { 'content-type': 'application/json', 'cache-control': 'no-store' })
+  outgoing.end(JSON.stringify(body))
+  return true
+}
