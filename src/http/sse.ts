@@ -84,21 +84,26 @@ export function nodeWriter(response: ServerResponse): Writer {
 export function webWriter(onCancel: () => void): { writer: Writer; stream: ReadableStream<Uint8Array> } {
   const encoder = new TextEncoder()
   let controller: ReadableStreamDefaultController<Uint8Array> | undefined
-  let drained: (() => void)[] = []
+  const drained: (() => void)[] = []
+  let closed = false
+  const release = () => {
+    for (const resolve of drained.splice(0)) resolve()
+  }
   const stream = new ReadableStream<Uint8Array>(
     {
       start: (given) => {
         controller = given
       },
-      pull: () => {
-        for (const resolve of drained) resolve()
-        drained = []
+      pull: release,
+      // A stream that was cancelled must not be written to or closed again.
+      cancel: () => {
+        closed = true
+        release()
+        onCancel()
       },
-      cancel: onCancel,
     },
     new ByteLengthQueuingStrategy({ highWaterMark: limits.sendBufferBytesMax }),
   )
-  let closed = false
   return {
     stream,
     writer: {

@@ -1,0 +1,105 @@
+/** Holdfast inside an app: as a handler of web requests, below a base path, with the app's own sign-in. */
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { createHoldfast, type Holdfast, type HoldfastOptions, OptionError } from '../../src/index.ts'
+import { freshDatabase } from '../support/postgres.ts'
+
+let database: Awaited<ReturnType<typeof freshDatabase>>
+let chat: Holdfast | undefined
+const lines: string[] = []
+
+beforeEach(async () => {
+  lines.length = 0
+  database = await freshDatabase(18)
+})
+afterEach(async () => {
+  await chat?.close()
+  await database.drop()
+})
+
+const mount = (options: Partial<HoldfastOptions> = {}) => {
+  chat = createHoldfast({
+    database: database.url,
+    basePath: '/chat',
+    reply: () => 'A reply.',
+    authenticate: (request) => {
+      const userId = request.headers.get('x-user')
+      return userId === null ? null : { userId }
+    },
+    log: (line, detail) => lines.push(`${line} ${JSON.stringify(detail)}`),
+    ...options,
+  })
+}
+
+const ask = (path: string, init: RequestInit = {}) =>
+  chat!.fetch(
+    new Request(`https://app.example${path}`, {
+      ...init,
+      headers: { 'x-user': 'ann', 'content-type': 'application/json', ...init.headers },
+    }),
+  )
+const post = (body: unknown): RequestInit => ({ method: 'POST', body: JSON.stringify(body) })
+
+test('a handler of web requests serves every route below its base path, and streams (P9, P40)', async () => {
+  mount()
+  expect((await ask('/chat/v1/sessions', post({ id: 's' }))).status).toBe(201)
+  const control = new AbortController()
+  const stream = await ask('/chat/v1/sessions/s/events', { signal: control.signal })
+  expect([stream.status, stream.headers.get('content-type')]).toEqual([200, 'text/event-stream; charset=utf-8'])
+  expect((await ask('/chat/v1/sessions/s/messages', post({ id: 'm1', text: 'hi' }))).status).toBe(202)
+  let text = ''
+  const reader = stream.body!.pipeThrough(new TextDecoderStream()).getReader()
+  while (!text.includes('message.ai_response')) text += (await reader.read()).value
+  expect(text).toMatch(/^retry: 1000\n\n/)
+  expect(text.match(/"type":"(message|attempt)[^"]*"/g)).toEqual([
+    '"type":"message.created"',
+    '"type":"attempt.started"',
+    '"type":"message.ai_response"',
+  ])
+  await reader.cancel()
+  control.abort()
+  for (const path of ['/v1/sessions', '/chat', '/chatter/v1/sessions', '/livez']) {
+    expect([path, (await ask(path)).status]).toEqual([path, 404])
+  }
+  expect((await ask('/chat/livez')).status).toBe(200)
+  expect((await ask('/chat/readyz')).status).toBe(200)
+})
+
+test('the app’s sign-in decides who asks, and what goes wrong in it is 500 without its words', async () => {
+  mount({
+    authenticate: (request) => {
+      if (request.headers.get('x-user') === 'broken') throw new Error('the app’s own trouble')
+      return request.headers.get('x-user') === 'ann' ? { userId: 'ann', tenantId: 't1' } : null
+    },
+  })
+  expect((await ask('/chat/v1/sessions', post({}))).status).toBe(201)
+  expect((await ask('/chat/v1/sessions', { headers: { 'x-user': 'nobody' } })).status).toBe(401)
+  const broken = await ask('/chat/v1/sessions', { headers: { 'x-user': 'broken' } })
+  expect([broken.status, (await broken.text()).includes('trouble')]).toEqual([500, false])
+  expect(lines).toContainEqual(expect.stringMatching(/^internal .*trouble/))
+})
+
+const reply = () => 'x'
+const wrong: [what: string, options: object, message: RegExp][] = [
+  ['no reply', {}, /^reply: expected a function/],
+  ['an option that does not exist', { reply, leaseMS: 5_000 }, /^leaseMS: there is no such option/],
+  ['a number out of bounds', { reply, pollMs: 5 }, /^pollMs: expected a whole number from 100 to 10000, got 5/],
+  ['half a number', { reply, flushMs: 1.5 }, /^flushMs: .*got 1\.5/],
+  ['a base path with a slash at its end', { reply, basePath: '/chat/' }, /^basePath: expected a path like \/chat/],
+  ['a role that is none', { reply, roles: ['worker'] }, /^roles: expected one of http, runner, got worker/],
+  ['no role', { reply, roles: [] }, /^roles: /],
+  ['a short secret', { reply, tokens: { secret: 'x' } }, /^tokens\.secret: expected at least 32 characters/],
+  [
+    'keys for anybody',
+    { reply, tokens: { jwksUrl: 'https://a.example' } },
+    /^tokens: jwksUrl needs issuer and audience/,
+  ],
+  ['two sign-ins', { reply, tokens: { secret: 'x'.repeat(32) }, authenticate: () => null }, /^tokens: not together/],
+  ['a database that is no URL', { reply, database: 'me:hidden@host/db' }, /^database \(DATABASE_URL\): expected a URL/],
+]
+
+test.each(wrong)('createHoldfast refuses %s and names the option', (_what, options, message) => {
+  const make = () => createHoldfast({ database: 'postgres://nowhere.invalid/x', ...options } as HoldfastOptions)
+  expect(make).toThrow(OptionError)
+  expect(make).toThrow(message)
+  expect(make).not.toThrow(/hidden/)
+})

@@ -1,0 +1,222 @@
+/**
+ * Who may do what: every route × every kind of caller × own, foreign, foreign child, missing (I15). The table below
+ * declares what each route asks for; a route that is not in it fails, and so does one whose right was changed.
+ */
+import { randomUUID } from 'node:crypto'
+import { SignJWT } from 'jose'
+import { Client } from 'pg'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { routes } from '../../src/http/app.ts'
+import type { Route } from '../../src/http/route.ts'
+import { createHoldfast, type Holdfast } from '../../src/index.ts'
+import { apiOf } from '../support/client.ts'
+import { freshDatabase } from '../support/postgres.ts'
+import { jwtSecret, tokenOf } from '../support/server.ts'
+
+type Row = {
+  right: Route['right']
+  /** Each way to ask for it: what to send, and what a caller with the right is answered. */
+  asks: { headers?: Record<string, string>; query?: string; body?: () => object; ok: number }[]
+}
+
+const matrix: Record<string, Row> = {
+  'sessions.create': { right: 'none', asks: [{ body: () => ({}), ok: 201 }] },
+  'sessions.list': { right: 'none', asks: [{ ok: 200 }, { query: '?changedSince=2020-01-01T00:00:00Z', ok: 200 }] },
+  'sessions.snapshot': { right: 'read', asks: [{ ok: 200 }, { query: '?limit=1', ok: 200 }] },
+  'sessions.rename': { right: 'write', asks: [{ body: () => ({ title: 'renamed' }), ok: 200 }] },
+  'sessions.delete': { right: 'own', asks: [{ ok: 204 }] },
+  'messages.send': { right: 'write', asks: [{ body: () => ({ id: randomUUID(), text: 'hi' }), ok: 202 }] },
+  'messages.list': { right: 'read', asks: [{ ok: 200 }, { query: '?limit=1&after=1u', ok: 200 }] },
+  'messages.stop': { right: 'write', asks: [{ body: () => ({}), ok: 200 }] },
+  'events.follow': {
+    right: 'read',
+    asks: [
+      { ok: 200 },
+      { query: '?cursor=now', ok: 200 },
+      { query: '?wait=0', headers: { accept: 'application/json' }, ok: 200 },
+    ],
+  },
+}
+
+/** In ann's session. The owner comes last: what she deletes nobody else finds. */
+const roles = ['reader', 'member', 'owner'] as const
+const may: Record<Route['right'], readonly string[]> = {
+  none: ['owner', 'member', 'reader'],
+  read: ['owner', 'member', 'reader'],
+  write: ['owner', 'member'],
+  own: ['owner'],
+}
+type Caller = { name: string; headers: Record<string, string>; role: (typeof roles)[number] | null; known: boolean }
+
+let chat: Holdfast
+let url: string
+let database: Awaited<ReturnType<typeof freshDatabase>>
+let sql: Client
+let callers: Caller[]
+
+beforeAll(async () => {
+  database = await freshDatabase(18)
+  // Nothing runs replies here, so nothing changes but by the requests.
+  chat = createHoldfast({
+    database: database.url,
+    tokens: { secret: jwtSecret },
+    roles: ['http'],
+    reply: () => 'never asked',
+    log: () => undefined,
+  })
+  ;({ url } = await chat.listen(0))
+  sql = new Client({ connectionString: database.url })
+  await sql.connect()
+  callers = await makeCallers()
+})
+afterAll(async () => {
+  await sql.end()
+  await chat.close()
+  await database.drop()
+})
+
+async function makeCallers(): Promise<Caller[]> {
+  const bearer = (token: string) => ({ authorization: `Bearer ${token}` })
+  const forged = new SignJWT({}).setProtectedHeader({ alg: 'HS256' }).setSubject('ann').setExpirationTime('1h')
+  const [head, payload] = (await tokenOf('ann')).split('.')
+  const unsigned = `${Buffer.from('{"alg":"none"}').toString('base64url')}.${payload}.`
+  const user = async (name: string, userId: string, role: Caller['role'], claims = {}): Promise<Caller> => ({
+    name,
+    headers: bearer(await tokenOf(userId, claims)),
+    role,
+    known: true,
+  })
+  const nobody = (name: string, headers: Record<string, string>): Caller => ({
+    name,
+    headers,
+    role: null,
+    known: false,
+  })
+  return [
+    await user('another user', 'otto', null),
+    await user('the owner’s name in another tenant', 'ann', null, { tenant: 'other' }),
+    nobody('a guest', { cookie: `holdfast_guest=${'g'.repeat(32)}` }),
+    nobody('nobody', {}),
+    nobody('an expired token', bearer(await tokenOf('ann', { expiresIn: Math.floor(Date.now() / 1000) - 60 }))),
+    nobody('another server’s token', bearer(await forged.sign(new TextEncoder().encode('x'.repeat(40))))),
+    nobody('an unsigned token', bearer(unsigned)),
+    nobody('a token with its signature cut off', bearer(`${head}.${payload}.`)),
+    nobody('a token in another scheme', { authorization: `Basic ${await tokenOf('ann')}` }),
+    await user('a reader', 'rita', 'reader'),
+    await user('a member', 'mia', 'member'),
+    await user('the owner', 'ann', 'owner'),
+  ]
+}
+
+type Place = { sessionId: string; messageId: string }
+type Answer = { status: number; text: string; headers: string[] }
+
+/** Ann's session with a member and a reader, and zoe's, each with a message. */
+async function makePlaces(): Promise<{ own: Place; foreign: Place }> {
+  const place = async (userId: string): Promise<Place> => {
+    const api = await apiOf(url, userId)
+    const sessionId = await api.createSession(randomUUID())
+    const messageId = randomUUID()
+    await api.send(sessionId, 'hello', messageId)
+    return { sessionId, messageId }
+  }
+  const [own, foreign] = [await place('ann'), await place('zoe')]
+  await sql.query(
+    `insert into holdfast.members (tenant_id, session_id, user_id, role)
+       values ('default', $1, 'rita', 'reader'), ('default', $1, 'mia', 'member')`,
+    [own.sessionId],
+  )
+  return { own, foreign }
+}
+
+async function ask(route: Route, { headers, query = '', body }: Row['asks'][number], caller: Caller, place: Place) {
+  const path = route.path.replace(':sessionId', place.sessionId).replace(':messageId', place.messageId)
+  const control = new AbortController()
+  const response = await fetch(`${url}${path}${query}`, {
+    method: route.method,
+    headers: { ...caller.headers, ...headers, ...(body ? { 'content-type': 'application/json' } : {}) },
+    ...(body ? { body: JSON.stringify(body()) } : {}),
+    signal: control.signal,
+  })
+  const isStream = response.headers.get('content-type')?.startsWith('text/event-stream') === true
+  const text = isStream ? '' : (await response.text()).replace(/"requestId":"[^"]+"/, '')
+  control.abort()
+  const answered = [...response.headers].filter(([name]) => name !== 'date').map(([name, value]) => `${name}: ${value}`)
+  return { status: response.status, text, headers: answered } satisfies Answer
+}
+
+test('every route has a row in the table of rights, with the right that it is judged by', () => {
+  expect(Object.fromEntries(routes.map(({ name, right }) => [name, right]))).toEqual(
+    Object.fromEntries(Object.entries(matrix).map(([name, { right }]) => [name, right])),
+  )
+})
+
+test.each(routes.map((route) => [route.name, route] as const))(
+  '%s is for those who have the right, and tells others nothing (I15)',
+  async (name, route) => {
+    const row = matrix[name]!
+    const concernsSession = route.path.includes(':sessionId')
+    const missing: Place = { sessionId: randomUUID(), messageId: randomUUID() }
+    for (const each of row.asks) {
+      const { own, foreign } = await makePlaces()
+      const before = await rowsOf(foreign.sessionId)
+      const childMissing: Place = { sessionId: own.sessionId, messageId: missing.messageId }
+      const childForeign: Place = { sessionId: own.sessionId, messageId: foreign.messageId }
+      for (const caller of callers) {
+        const answers = {
+          foreign: await ask(route, each, caller, foreign),
+          missing: await ask(route, each, caller, missing),
+          childForeign: await ask(route, each, caller, childForeign),
+          childMissing: await ask(route, each, caller, childMissing),
+          own: await ask(route, each, caller, own),
+        }
+        const statuses = Object.fromEntries(Object.entries(answers).map(([place, { status }]) => [place, status]))
+        expect({ caller: caller.name, ...statuses }).toEqual({
+          caller: caller.name,
+          ...expected(caller, row.right, each.ok, { concernsSession, hasChild: route.path.includes(':messageId') }),
+        })
+        if (concernsSession) {
+          expect(answers.foreign).toEqual(answers.missing)
+          if (statuses.childForeign === 404) expect(answers.childForeign).toEqual(answers.childMissing)
+        }
+      }
+      expect(await rowsOf(foreign.sessionId)).toEqual(before)
+    }
+  },
+)
+
+function expected(
+  caller: Caller,
+  right: Route['right'],
+  ok: number,
+  { concernsSession, hasChild }: { concernsSession: boolean; hasChild: boolean },
+): Record<string, number> {
+  const all = (status: number) => ({
+    foreign: status,
+    missing: status,
+    childForeign: status,
+    childMissing: status,
+    own: status,
+  })
+  if (!caller.known) return all(401)
+  if (!concernsSession) return all(ok)
+  if (caller.role === null) return all(404)
+  if (!may[right].includes(caller.role)) return { ...all(403), foreign: 404, missing: 404 }
+  // The owner deletes with the first request that names her session; then it is gone for the others.
+  if (ok === 204) return { foreign: 404, missing: 404, childForeign: 204, childMissing: 404, own: 404 }
+  const child = hasChild ? 404 : ok
+  return { foreign: 404, missing: 404, childForeign: child, childMissing: child, own: ok }
+}
+
+/** Everything that is stored of a session. */
+async function rowsOf(sessionId: string): Promise<unknown[]> {
+  const tables = ['sessions', 'members', 'messages', 'turns', 'events']
+  const found: unknown[] = []
+  for (const table of tables) {
+    const column = table === 'sessions' ? 'id' : 'session_id'
+    found.push(
+      (await sql.query(`select * from holdfast.${table} where ${column} = $1 order by 1, 2, 3`, [sessionId])).rows,
+    )
+  }
+  return found
+}
