@@ -1,0 +1,186 @@
+import { createServer } from 'node:net'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { openDatabase } from '../../src/store/database.ts'
+import { eventually } from '../support/eventually.ts'
+import { type Cluster, freshDatabase, postgresVersions, privateCluster } from '../support/postgres.ts'
+import { startProxy } from '../support/proxy.ts'
+
+const one = { name: 'one', text: 'select 1 as one' }
+const pause = { name: 'pause', text: 'select pg_sleep($1)' }
+const open = (url: string) => openDatabase(url, { poolMax: 6, onError: () => undefined })
+
+describe.each(postgresVersions)('the connections of a process, to Postgres %i', (version) => {
+  let url: string
+  let drop: () => Promise<void>
+  beforeEach(async () => {
+    const fresh = await freshDatabase(version)
+    url = fresh.url
+    drop = fresh.drop
+  })
+  afterEach(() => drop())
+
+  const terminate = (database: ReturnType<typeof open>) =>
+    database.query(
+      'read',
+      {
+        name: 'terminate',
+        text: `select pg_terminate_backend(pid) from pg_stat_activity
+      where datname = current_database() and pid <> pg_backend_pid()`,
+      },
+      [],
+    )
+
+  test('carry the bounds and the settings that hot plans need', async () => {
+    const database = open(url)
+    const settings = async (lane: 'flush' | 'turns' | 'accept' | 'read') =>
+      (
+        await database.query<{ name: string; setting: string }>(
+          lane,
+          {
+            name: 'settings',
+            text: `select name, setting from pg_settings
+        where name in ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'synchronous_commit',
+          'plan_cache_mode', 'enable_seqscan', 'enable_hashjoin', 'enable_mergejoin')`,
+          },
+          [],
+        )
+      )
+        .map(({ name, setting }) => `${name}=${setting}`)
+        .sort()
+    for (const lane of ['flush', 'turns', 'accept', 'read'] as const) {
+      expect(await settings(lane)).toEqual([
+        'enable_hashjoin=off',
+        'enable_mergejoin=off',
+        'enable_seqscan=off',
+        'idle_in_transaction_session_timeout=2000',
+        'lock_timeout=2000',
+        'plan_cache_mode=force_generic_plan',
+        'statement_timeout=10000',
+        'synchronous_commit=on',
+      ])
+    }
+    await database.close()
+  })
+
+  test('that end under a statement leave it unknown, end no process, and are opened again', async () => {
+    const database = open(url)
+    const under = (['flush', 'turns', 'accept'] as const).map((lane) =>
+      database.query(lane, pause, [30]).catch((error: unknown) => error),
+    )
+    const other = open(url)
+    await eventually(
+      async () =>
+        (
+          await other.query<{ n: number }>(
+            'read',
+            {
+              name: 'asleep',
+              text: `select count(*)::int as n
+      from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'`,
+            },
+            [],
+          )
+        )[0]!.n === 3,
+    )
+    await terminate(other)
+    for (const error of await Promise.all(under))
+      expect(error).toMatchObject({ name: 'DatabaseError', kind: 'unknown' })
+    for (const lane of ['flush', 'turns', 'accept'] as const)
+      expect(await database.query(lane, one, [])).toEqual([{ one: 1 }])
+    await Promise.all([database.close(), other.close()])
+  })
+
+  test('that are cut under a statement without a word leave it unknown and end no process', async () => {
+    const { hostname: host, port } = new URL(url)
+    const proxy = await startProxy({ target: { host, port: Number(port) } })
+    const database = open(Object.assign(new URL(url), { port: `${proxy.port}` }).href)
+    await database.query('turns', one, [])
+    const asleep = new Promise<void>((resolve) => {
+      proxy.watch({
+        onUpstream: () => {
+          resolve()
+          return 'pass'
+        },
+      })
+    })
+    const under = database.query('turns', pause, [30]).catch((error: unknown) => error)
+    await asleep
+    proxy.cutAll()
+    expect(await under).toMatchObject({ name: 'DatabaseError', kind: 'unknown' })
+    expect(await database.query('turns', one, [])).toEqual([{ one: 1 }])
+    await database.close()
+    await proxy.close()
+  })
+
+  test('undo a transaction whose work throws, and pass on what it threw', async () => {
+    const database = open(url)
+    const thrown = new RangeError('of the work itself')
+    const refused = database.transaction(async (query) => {
+      await query('create table t (a int)')
+      throw thrown
+    })
+    await expect(refused).rejects.toBe(thrown)
+    await expect(database.transaction((query) => query('select * from t'))).rejects.toMatchObject({
+      code: '42P01',
+      kind: 'bug',
+    })
+    await database.close()
+  })
+
+  test('listen until they end, and say so once', async () => {
+    const database = open(url)
+    const heard: string[] = []
+    let ends = 0
+    const listener = await database.listen('holdfast', {
+      payload: (text) => void heard.push(text),
+      end: () => void ends++,
+    })
+    await listener.notify(['a', 'b'])
+    await eventually(async () => heard.length === 2)
+    await terminate(database)
+    await eventually(async () => ends > 0)
+    await expect(listener.notify(['c'])).rejects.toThrow()
+    await listener.close()
+    expect({ heard, ends }).toEqual({ heard: ['a', 'b'], ends: 1 })
+    await database.close()
+  })
+})
+
+test('a listener that cannot be opened is told by the rejection alone: told twice, it would be opened twice', async () => {
+  const nobody = createServer((socket) => socket.destroy())
+  await new Promise<void>((resolve) => nobody.listen(0, '127.0.0.1', resolve))
+  const { port } = nobody.address() as { port: number }
+  const database = open(`postgresql://postgres@127.0.0.1:${port}/postgres`)
+  let ends = 0
+  await expect(database.listen('holdfast', { payload: () => undefined, end: () => void ends++ })).rejects.toMatchObject(
+    {
+      kind: 'refused',
+    },
+  )
+  await expect(database.query('read', one, [])).rejects.toMatchObject({ kind: 'refused' })
+  await new Promise((resolve) => nobody.close(resolve))
+  expect(ends).toBe(0)
+  await database.close()
+})
+
+describe('a server that hangs', () => {
+  let cluster: Cluster
+  beforeEach(async () => {
+    cluster = await privateCluster(18)
+  })
+  afterEach(() => cluster.remove())
+
+  test('leaves a statement unknown and what comes after it refused, answers again when it goes on, and holds up no end', async () => {
+    const database = open(cluster.url)
+    await database.query('flush', one, [])
+    const listener = await database.listen('holdfast', { payload: () => undefined, end: () => undefined })
+    await cluster.freeze()
+    await expect(database.query('flush', one, [])).rejects.toMatchObject({ kind: 'unknown' })
+    await expect(database.query('flush', one, [])).rejects.toMatchObject({ kind: 'refused' })
+    await cluster.thaw()
+    expect(await database.query('flush', one, [])).toEqual([{ one: 1 }])
+    await cluster.freeze()
+    await Promise.all([listener.close(), database.close()])
+    await cluster.thaw()
+  })
+})

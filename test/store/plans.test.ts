@@ -1,0 +1,199 @@
+/**
+ * The hot statements keep to indexes, on the empty database of a first start as on a full one: their plans are generic
+ * and made once per connection, so a plan that suits three rows is kept for three million.
+ */
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { createAcceptor } from '../../src/store/accept.ts'
+import { appendIfHeld, renewIfHeld, stillHeld } from '../../src/store/chunks.ts'
+import { type Database, hotSettings, type Statement } from '../../src/store/database.ts'
+import { pollFollowed, readNow, readPage, snapshotRow } from '../../src/store/log.ts'
+import { messagePage, messagePair, promptMessages } from '../../src/store/messages.ts'
+import { roleOf, stillMembers } from '../../src/store/sessions.ts'
+import { finishIfHeld, repair, stoppable, sweep, turnsStopping } from '../../src/store/turns.ts'
+import { postgresVersions } from '../support/postgres.ts'
+import { acceptanceOf, claimAs, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
+
+const perSession = 5
+const sizes = [
+  { size: 'an empty database', sessions: 0 },
+  { size: 'one of 20,000 sessions and 100,000 turns', sessions: 20_000 },
+]
+
+describe.each(postgresVersions)('on Postgres %i', (version) => {
+  describe.each(sizes)('in $size', ({ sessions }) => {
+    let stored: Stored
+    let plans: Map<string, string>
+    beforeAll(async () => {
+      stored = await openStored(version)
+      await fill(stored, sessions)
+      plans = await plansOfAll(stored)
+    })
+    afterAll(() => stored.close())
+
+    test('no statement of the hot paths scans a table that grows', () => {
+      expect([...plans.keys()]).toEqual(expect.arrayContaining(hot))
+      const scans = [...plans].flatMap(([name, plan]) =>
+        [...plan.matchAll(/Seq Scan on (\w+)/g)].map(([, table]) => `${name}: ${table}`),
+      )
+      expect(scans).toEqual([])
+    })
+
+    test('no function that is a transition does either', async () => {
+      expect(await scansInFunctions(stored)).toEqual([])
+    })
+
+    test('a scan would be seen', async () => {
+      const client = await hotClient(stored)
+      await client.query('begin')
+      await client.query(`do $$ begin perform count(*) from holdfast.turns where user_id = 'x'; end $$`)
+      expect(await scanned(client)).toEqual(['turns'])
+      await client.end()
+    })
+  })
+})
+
+/** What must be among the statements that were seen: the paths that every message takes. */
+const hot = [
+  'accept-many',
+  'append',
+  'append-first',
+  'renew',
+  'read-holders',
+  'read-after',
+  'read-head',
+  'poll-log',
+  'prompt',
+]
+
+/** Sessions with five settled turns each, written by SQL. */
+async function fill({ query }: Stored, sessions: number): Promise<void> {
+  if (sessions === 0) return
+  await query(`insert into holdfast.sessions (tenant_id, id, next_seq, message_count)
+    select 'default', 'f' || n, ${perSession * 3 + 1}, ${perSession * 2} from generate_series(1, ${sessions}) n`)
+  await query(`insert into holdfast.members (tenant_id, session_id, user_id, role)
+    select 'default', 'f' || n, 'u' || n % 1000, 'owner' from generate_series(1, ${sessions}) n`)
+  await query(`insert into holdfast.turns (tenant_id, id, session_id, message_id, reply_id, user_id, position, state, attempt)
+    select 'default', gen_random_uuid(), 'f' || n, 'm' || k, 'r' || k, 'u' || n % 1000, k * 3 + 1, 'complete', 1
+    from generate_series(1, ${sessions}) n, generate_series(0, ${perSession - 1}) k`)
+  await query(`insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, author, parts, status, turn_id)
+    select t.tenant_id, t.session_id, case role when 'user' then message_id else reply_id end, position, position, role,
+      case role when 'user' then user_id end, '[]', 'complete', t.id
+    from holdfast.turns t, unnest(array['user', 'assistant']) role`)
+  await query(`insert into holdfast.events (tenant_id, session_id, seq, type, turn_id, position, attempt, data)
+    select tenant_id, session_id, position + k, 'x', id, position, 1, '{}' from holdfast.turns, generate_series(0, 2) k`)
+  await query(`insert into holdfast.chunks (tenant_id, turn_id, attempt, index, n, data)
+    select tenant_id, id, 1, k, 1, '[]' from holdfast.turns, generate_series(0, 1) k`)
+  await query('analyze')
+}
+
+/** Runs every hot path once and explains each statement that it sent, as its connections would plan it. */
+async function plansOfAll(stored: Stored): Promise<Map<string, string>> {
+  const statements = await sentStatements(stored.open())
+  const client = await hotClient(stored)
+  const plans = new Map<string, string>()
+  for (const statement of statements.values()) plans.set(statement.name, await genericPlan(client, statement))
+  await client.end()
+  return plans
+}
+
+async function sentStatements(database: Database): Promise<Map<string, Statement>> {
+  const statements = new Map<string, Statement>()
+  const spy: Database = {
+    ...database,
+    query(lane, statement, values) {
+      statements.set(statement.name, statement)
+      return database.query(lane, statement, values)
+    },
+  }
+  const [session] = await sessionsOf(spy, 2, 'p')
+  const acceptor = createAcceptor(spy)
+  const [first] = await Promise.all(['p0', 'p1'].map((each) => acceptor.accept(acceptanceOf(each))))
+  expect(first!.outcome).toBe('created')
+  const { claimed } = await claimAs('a runner', spy)
+  const [held] = claimed
+  const row = { ...held!, n: 1, json: '[]' }
+  await appendIfHeld(spy, [{ ...row, index: 0, first: true }], 5_000)
+  await appendIfHeld(spy, [{ ...row, index: 1, first: false }], 5_000)
+  await renewIfHeld(spy, [held!], 5_000)
+  await stillHeld(spy, [held!])
+  const place = { tenantId, sessionId: session!, userId, limit: 50 }
+  const open = new Map([[1, { attempt: 1, index: 0 }]])
+  await readPage(spy, tenantId, session!, { seq: 0, open })
+  await readNow(spy, tenantId, session!)
+  await pollFollowed(spy, [{ tenantId, sessionId: session!, seq: 0, position: 1, attempt: 1, index: 0 }])
+  await snapshotRow(spy, tenantId, session!, userId, 50)
+  await promptMessages(spy, { ...place, position: 1 })
+  await messagePage(spy, { ...place, from: null })
+  await messagePage(spy, { ...place, from: { side: 'before', place: { position: 9, role: 'user' } } })
+  await messagePage(spy, { ...place, from: { side: 'after', place: { position: 0, role: 'user' } } })
+  await messagePair(spy, tenantId, session!, held!.messageId)
+  await stoppable(spy, tenantId, session!, held!.messageId)
+  await roleOf(spy, tenantId, session!, userId)
+  await stillMembers(spy, [place])
+  await turnsStopping(spy, 10)
+  await repair(spy, 10)
+  await sweep(spy, 10)
+  const whole = { nextIndex: 2, parts: [], metadata: null, model: null, preview: null }
+  expect((await finishIfHeld(spy, held!, whole, [])).outcome).toBe('stored')
+  return statements
+}
+
+/** Values do not matter to a generic plan. (`explain` before a statement with values would show one made for them.) */
+async function genericPlan(client: pg.Client, { text }: Statement): Promise<string> {
+  const slots = Math.max(0, ...[...text.matchAll(/\$(\d+)/g)].map(([, n]) => Number(n)))
+  await client.query(`prepare hot as ${text}`)
+  const values = slots === 0 ? '' : `(${Array(slots).fill('null').join(', ')})`
+  const { rows } = await client.query<{ 'QUERY PLAN': string }>(`explain execute hot${values}`)
+  await client.query('deallocate hot')
+  return rows.map((row) => row['QUERY PLAN']).join('\n')
+}
+
+/** Calls each function as the runner would and answers the tables that it has scanned; all of it is undone. */
+async function scansInFunctions(stored: Stored): Promise<string[]> {
+  const accepting = createAcceptor(stored.open())
+  await sessionsOf(stored.open(), 1, 'q')
+  await accepting.accept(acceptanceOf('q0'))
+  const { claimed } = await claimAs('a runner', stored.open())
+  const key = (({ tenantId, sessionId, turnId, attempt }) => [tenantId, sessionId, turnId, attempt])(claimed[0]!)
+  const client = await hotClient(stored)
+  const found: string[] = []
+  const call = async (name: string, values: unknown[]) => {
+    await client.query('begin')
+    const slots = values.map((_, at) => `$${at + 1}`).join(', ')
+    await client.query(`select holdfast.${name}(${slots})`, values)
+    found.push(...(await scanned(client)).map((table) => `${name}: ${table}`))
+    await client.query('rollback')
+  }
+  const a = acceptanceOf('q0')
+  const body = [a.parts, a.metadata, a.bodyHash, a.preview, a.lane, a.expiresMs]
+  await call('accept', [tenantId, 'q0', userId, a.messageId, a.turnId, a.replyId, ...body])
+  await call('claim', ['another', 5_000, 20, true, 3, '{}'])
+  await call('finish', [...key, 0, '[]', null, null, null, '[{"step":0,"inputTokens":1}]'])
+  await call('requeue', [...key, 'error', null, 0, '[]'])
+  await call('fail', [...key, '{}', '[]', null, null, '[]'])
+  await call('report', [key[0], key[1], userId, key[2], key[3], '[]'])
+  await call('stop', [...key, 0, '[]', null, null, userId, null, true])
+  await call('expire', [20, '{}'])
+  await call('repair_lanes', [20])
+  await call('sweep_chunks', [20])
+  await call('stored_chunks', [[key[0]], [key[2]], [key[3]]])
+  await client.end()
+  return found
+}
+
+async function hotClient({ url }: Stored): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString: url, options: hotSettings })
+  // Where a test failed it is still open when the database is dropped.
+  client.on('error', () => undefined)
+  await client.connect()
+  return client
+}
+
+/** Tables that this transaction has read from end to end. `meta` has one row. */
+async function scanned(client: pg.Client): Promise<string[]> {
+  const { rows } = await client.query<{ relname: string }>(
+    `select relname from pg_stat_xact_user_tables where schemaname = 'holdfast' and seq_scan > 0 order by 1`,
+  )
+  return rows.map(({ relname }) => relname)
+}
