@@ -1,5 +1,3 @@
-import { OptionError } from '../index.ts'
-
 /** Ends the command: one line for what people can mend, the stack for what they cannot. */
 export function exit(error: unknown): never {
   process.stderr.write(`${lineOf(error)}\n`)
@@ -19,9 +17,12 @@ const sentences: Record<string, (error: Details) => string> = {
 }
 type Details = Error & { code?: unknown; port?: number; address?: string; hostname?: string }
 
+/** Errors whose message is already the line that people need; by name, so that nothing of the embedded database is loaded. */
+const spoken = new Set(['OptionError', 'EmbeddedError', 'MigrationError'])
+
 export function lineOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
-  if (error instanceof OptionError || error.name === 'EmbeddedError') return error.message
+  if (spoken.has(error.name)) return error.message
   return known(error) ?? error.stack ?? error.message
 }
 

@@ -19,10 +19,16 @@ export function afterError(
   random: number,
 ): { retryMs: number } | { failure: Failure } {
   const { transient } = turnErrors[error.code]
-  const wanted = error.retryAfterMs ?? 0
+  const retryAfterMs = wholeMs(error.retryAfterMs)
+  const wanted = retryAfterMs ?? 0
   if (!transient || failures + 1 >= policy.attemptsMax || wanted > policy.retryAfterMaxMs) {
-    return { failure: failureOf(error.code, error.retryAfterMs) }
+    return { failure: failureOf(error.code, retryAfterMs) }
   }
   const ceiling = Math.min(policy.backoffMaxMs, policy.backoffMinMs * 2 ** failures)
   return { retryMs: Math.max(wanted, Math.round(random * ceiling)) }
+}
+
+/** An app's own error may say anything; the store takes whole milliseconds. */
+function wholeMs(ms: number | undefined): number | undefined {
+  return ms !== undefined && Number.isFinite(ms) ? Math.max(0, Math.ceil(ms)) : undefined
 }

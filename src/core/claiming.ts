@@ -17,6 +17,8 @@ export type Claiming = {
   /** When the machine wants to be woken, whatever happens. */
   wakeAtMs: number
   lastErrorMs: number | null
+  /** Since the last claim that renewed first the database failed, or this process was paused. */
+  mustRenew: boolean
   /** Since an error no claim was answered. */
   unanswered: boolean
 }
@@ -50,12 +52,14 @@ export function createClaiming(options: { concurrency: number; pollMs: number })
     draining: false,
     wakeAtMs: Number.POSITIVE_INFINITY,
     lastErrorMs: null,
+    mustRenew: false,
     unanswered: false,
   }
 }
 
 /** Changes `state` and says what is to be done. `nowMs` is monotonic. */
 export function claimingNext(state: Claiming, input: ClaimInput, nowMs: number): ClaimEffect[] {
+  if (nowMs - state.wakeAtMs >= state.pollMs) state.mustRenew = true
   switch (input.type) {
     case 'start':
     case 'wake':
@@ -81,15 +85,20 @@ export function claimingNext(state: Claiming, input: ClaimInput, nowMs: number):
       state.claiming = false
       state.wokenMeanwhile = false
       state.unanswered = true
-      state.lastErrorMs = nowMs
+      databaseFailed(state, nowMs)
       return timer(state, nowMs + state.pollMs)
     case 'database-failed':
-      state.lastErrorMs = nowMs
+      databaseFailed(state, nowMs)
       return []
     case 'drain':
       state.draining = true
       return []
   }
+}
+
+function databaseFailed(state: Claiming, nowMs: number): void {
+  state.lastErrorMs = nowMs
+  state.mustRenew = true
 }
 
 function waitAfterClaim({ pollMs }: Claiming, { taken, dueInMs }: { taken: number; dueInMs: number | null }): number {
@@ -107,9 +116,10 @@ function look(state: Claiming, nowMs: number): ClaimEffect[] {
   if (state.draining || limit <= 0) return timer(state, nowMs + state.pollMs)
   state.claiming = true
   const sinceError = state.lastErrorMs === null ? Number.POSITIVE_INFINITY : nowMs - state.lastErrorMs
-  const takeExpired = sinceError >= state.pollMs
-  const wasPaused = nowMs - state.wakeAtMs >= state.pollMs
-  return [{ type: 'claim', limit, takeExpired, renewFirst: wasPaused || !takeExpired }]
+  const takeExpired = !state.unanswered && sinceError >= state.pollMs
+  const renewFirst = state.mustRenew
+  state.mustRenew = false
+  return [{ type: 'claim', limit, takeExpired, renewFirst }]
 }
 
 function timer(state: Claiming, atMs: number): ClaimEffect[] {

@@ -23,6 +23,7 @@ export function decodeCursor(text: string): Cursor | null {
   for (const entry of rest) {
     const [position, attempt, index, ...more] = entry.split(':')
     if (!isCount(position) || !isCount(attempt) || !isCount(index) || more.length > 0) return null
+    if (open.has(Number(position))) return null
     open.set(Number(position), { attempt: Number(attempt), index: Number(index) })
   }
   return { epoch, seq: Number(seq), open }

@@ -1,0 +1,95 @@
+/** What every fault test has: a database, a provider, a client that finds the server wherever it is now. */
+import { onTestFinished } from 'vitest'
+import { textOf } from '../../src/core/parts.ts'
+import { type Api, apiOf, type Frame, type Watcher } from '../support/client.ts'
+import { freshDatabase } from '../support/postgres.ts'
+import { type Provider, type Script, startProvider } from '../support/provider.mjs'
+import { type ServerSettings, startServer, type TestServer } from '../support/server.ts'
+
+/** A short lease and poll, so that a takeover takes about a second. */
+export const quick = { HOLDFAST_LEASE_MS: '1000', HOLDFAST_POLL_MS: '200' }
+
+export type Scene = {
+  database: string
+  provider: Provider
+  ann: Api
+  /** Starts one more server. Clients ask the one that was started last, unless it has no `http` role. */
+  start(settings?: Partial<ServerSettings>): Promise<TestServer>
+}
+
+/** Everything that it opened is closed after the test. `database`: one of the test's own instead of a fresh one. */
+export async function openScene(database?: string): Promise<Scene> {
+  const fresh = database === undefined ? await freshDatabase(18) : undefined
+  const provider = await startProvider()
+  onTestFinished(async () => {
+    await provider.stop()
+    await fresh?.drop()
+  })
+  let url = ''
+  const scene: Scene = {
+    database: database ?? fresh!.url,
+    provider,
+    ann: await apiOf(() => url),
+    async start({ env = {}, ...settings } = {}) {
+      const server = await startServer({
+        database: scene.database,
+        provider: provider.url,
+        ...settings,
+        env: { ...quick, ...env },
+      })
+      if (env.HOLDFAST_ROLES !== 'runner') url = server.url
+      return server
+    },
+  }
+  return scene
+}
+
+/** One thing that the provider does. */
+export type Step = Extract<Script, unknown[]>[number]
+
+/** The text of a long reply; each request to the provider is answered differently, so that attempts can be told apart. */
+export function pieces(request: number, count = 300): string[] {
+  return Array.from({ length: count }, (_, at) => `r${request}.${at} `)
+}
+
+/** The same as the provider's steps, a few at a time, so that a reply takes a while. */
+export function slowly(texts: string[], each = 6, pauseMs = 4): Step[] {
+  return texts.flatMap((text, at): Step[] => (at % each === each - 1 ? [{ text }, { pauseMs }] : [{ text }]))
+}
+
+/** What waits for `passed` goes on when the test calls `open`. */
+export function gate(): { passed: Promise<void>; open: () => void } {
+  let open!: () => void
+  const passed = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  return { passed, open }
+}
+
+export function outcomesOf({ frames }: Watcher, messageId: string): Frame[] {
+  return frames.filter(
+    ({ type, data }) =>
+      (type === 'message.ai_response' && data.message.repliesTo === messageId) ||
+      ((type === 'message.error' || type === 'message.stopped') && data.userMessageId === messageId),
+  )
+}
+
+/** The text of the reply that an outcome's event holds. */
+export const textIn = (outcome: Frame): string => textOf(outcome.data.message.parts)
+
+export const ofType = ({ frames }: Watcher, type: string): Frame[] => frames.filter((frame) => frame.type === type)
+
+/** Lines of the servers' logs: how often a write of an attempt that had lost its turn was refused. */
+export const refusals = (...servers: TestServer[]): number =>
+  servers.flatMap(({ lines }) => lines).filter((line) => line.includes('stale write refused')).length
+
+/** Numbers from a seed (mulberry32), so that a failing case comes again. */
+export function seeded(seed: number): (below: number) => number {
+  let state = seed
+  return (below) => {
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) % below
+  }
+}

@@ -1,0 +1,37 @@
+/**
+ * A server of an app whose replies have three steps: `node steps-server.mjs` with DATABASE_URL and the like. Each step
+ * says which attempt wrote it and asks the provider (OPENAI_BASE_URL) for its text, so that a test sees what is run.
+ */
+import { createHoldfast } from '../../dist/index.js'
+
+const { DATABASE_URL, HOLDFAST_JWT_SECRET, OPENAI_BASE_URL, HOLDFAST_LEASE_MS, HOLDFAST_POLL_MS, HOLDFAST_DRAIN_MS } =
+  process.env
+const steps = 3
+
+const chat = createHoldfast({
+  database: DATABASE_URL,
+  tokens: { secret: HOLDFAST_JWT_SECRET },
+  leaseMs: Number(HOLDFAST_LEASE_MS ?? 1_000),
+  pollMs: Number(HOLDFAST_POLL_MS ?? 200),
+  drainMs: Number(HOLDFAST_DRAIN_MS ?? 10_000),
+  async *reply({ attempt, stepsDone, replyId, signal }) {
+    yield { type: 'start', messageId: replyId }
+    for (let step = stepsDone; step < steps; step++) {
+      yield { type: 'start-step' }
+      yield { type: 'text-start', id: `t${step}` }
+      const asked = await fetch(`${OPENAI_BASE_URL}/chat/completions`, {
+        method: 'POST',
+        body: JSON.stringify({ attempt, step }),
+        signal,
+      })
+      await asked.text()
+      yield { type: 'text-delta', id: `t${step}`, delta: `[${attempt}:${step}]` }
+      yield { type: 'text-end', id: `t${step}` }
+      yield { type: 'finish-step' }
+    }
+    yield { type: 'finish', finishReason: 'stop' }
+  },
+})
+const { url } = await chat.listen(Number(process.env.PORT ?? 0), '127.0.0.1')
+process.stdout.write(`Holdfast  ${url}\n`)
+process.once('SIGTERM', () => chat.close().then(() => process.exit(0)))
