@@ -44,12 +44,16 @@ export async function startEngine(options: Resolved, reply: () => Reply): Promis
     })
     stops.push(() => database.close())
     await bringSchema(options, database)
-    const epoch = await readEpoch(database, randomUUID().replaceAll('-', '').slice(0, 8))
+    const epoch = await epochOf(database)
     return wire(options, reply, database, epoch, stops, stop)
   } catch (error) {
     await stop()
     throw error
   }
+}
+
+function epochOf(database: Database): Promise<string> {
+  return readEpoch(database, randomUUID().replaceAll('-', '').slice(0, 8))
 }
 
 async function databaseAddress(options: Resolved, stops: (() => Promise<void> | void)[]): Promise<Address> {
@@ -92,7 +96,7 @@ function wire(
   })
   stops.push(() => wakeups.stop())
 
-  const hub = createHub({ database, epoch, pollMs, log })
+  const hub = createHub({ database, epoch, readEpoch: () => epochOf(database), pollMs, log })
   wakeups.onNote(hub.hear)
   hub.start()
   stops.push(() => hub.stop())

@@ -28,7 +28,7 @@ async function events(call: Call): Promise<Response> {
 /** From a cursor, from the start of the log (none), or from now on (`now`: null). */
 function startOf(call: Call, text: string | undefined): Cursor | null {
   if (text === 'now') return null
-  if (text === undefined || text === '') return { epoch: call.parts.hub.epoch, seq: 0, open: new Map() }
+  if (text === undefined || text === '') return { epoch: call.parts.hub.epoch(), seq: 0, open: new Map() }
   const cursor = decodeCursor(text)
   if (cursor === null) throw new Problem('bad_cursor')
   return cursor

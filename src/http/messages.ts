@@ -43,7 +43,7 @@ async function send(call: Call): Promise<Response> {
     call.parts.wakeups.tell({ tenantId, sessionId, events: [accepted.event], runs: [], due: true })
   }
   // `data` is the JSON text of {message, reply, turn}: it goes out as it came from the database, with the cursor.
-  const cursor = encodeCursor({ epoch: call.parts.hub.epoch, seq, open: new Map() })
+  const cursor = encodeCursor({ epoch: call.parts.hub.epoch(), seq, open: new Map() })
   const location = `/v1/sessions/${acceptance.sessionId}`
   return jsonText(202, `${data.slice(0, -1)},"cursor":"${cursor}"}`, { location })
 }
@@ -98,7 +98,7 @@ async function stop(call: Call): Promise<Response> {
   }
   const pair = await messagePair(database, tenantId, sessionId, messageId)
   if (pair === null) throw new Problem('not_found')
-  const cursor = encodeCursor({ epoch: hub.epoch, seq: pair.seq, open: new Map() })
+  const cursor = encodeCursor({ epoch: hub.epoch(), seq: pair.seq, open: new Map() })
   return json(200, { message: pair.message, reply: pair.reply, turn: pair.turn, cursor })
 }
 

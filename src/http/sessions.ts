@@ -75,7 +75,7 @@ const snapshotSchema = z.object({
 async function snapshot(call: Call): Promise<Response> {
   const { limit } = readQuery(call.url, snapshotSchema)
   const { database, hub } = call.parts
-  const found = await readSnapshot(database, hub.epoch, { ...sessionOf(call), limit })
+  const found = await readSnapshot(database, hub.epoch(), { ...sessionOf(call), limit })
   if (found === null) throw new Problem('not_found')
   return json(200, { ...found, before: found.before && placeText(found.before) })
 }

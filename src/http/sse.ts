@@ -53,8 +53,9 @@ export function createSseSink(writer: Writer): SseSink {
       for (const { cursor, json } of frames) text += `id: ${cursor}\ndata: ${json}\n\n`
       writer.write(text)
     },
-    control(word: ControlWord) {
-      if (!ended) writer.write(`data: ${JSON.stringify(word)}\n\n`)
+    control(word: ControlWord, cursor?: string) {
+      if (ended) return
+      writer.write(`${cursor === undefined ? '' : `id: ${cursor}\n`}data: ${JSON.stringify(word)}\n\n`)
     },
     room,
     end: close,

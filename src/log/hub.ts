@@ -26,7 +26,8 @@ import type { Note } from './wakeups.ts'
 /** Where a follower's frames go: a socket, or an answer being collected. */
 export type Sink = {
   send(frames: Frame[]): void
-  control(word: ControlWord): void
+  /** `cursor`: where the follower stands, for words after which it may come back without having seen a frame. */
+  control(word: ControlWord, cursor?: string): void
   /** Null while there is room; else resolves when there is room again. Nothing is sent meanwhile. */
   room(): Promise<void> | null
   /** Nothing comes any more: the session is gone, or not the user's any more. */
@@ -64,26 +65,30 @@ export type Hub = {
     sink: Sink,
   ): Promise<Follow | null>
   hear(note: Note | null): void
-  epoch: string
+  /** Of the log; the cursors that are given out carry it. */
+  epoch(): string
   /** Tells every follower to come back elsewhere. */
   drain(afterMs: number): void
   start(): void
   stop(): void
 }
 
-/** Rights are looked at again this often: who lost them is gone within 5 s. */
-const membersEveryMs = 4_000
+/** Rights and the epoch are looked at again this often: who lost a right is gone within 5 s. */
+const checkEveryMs = 4_000
 
 export function createHub(options: {
   database: Database
   epoch: string
+  /** The log's epoch now: it changes under a running process when a standby takes over. */
+  readEpoch: () => Promise<string>
   pollMs: number
   log: (line: string) => void
 }): Hub {
-  const { database, epoch, pollMs } = options
+  const { database, readEpoch, pollMs } = options
+  let { epoch } = options
   const feeds = new Map<string, Feed>()
   let pollTimer: NodeJS.Timeout | undefined
-  let lastMembersMs = performance.now()
+  let lastCheckMs = performance.now()
   let running = false
   let drainAfterMs: number | undefined
 
@@ -163,7 +168,7 @@ export function createHub(options: {
         break
       }
       case 'caught-up':
-        follower.sink.control({ type: 'caught-up' })
+        follower.sink.control({ type: 'caught-up' }, cursorOf(follower.following))
         break
       case 'reset':
         follower.sink.control({ type: 'reset', reason: effect.reason })
@@ -232,9 +237,30 @@ export function createHub(options: {
         followerNext(follower, { type: 'wake' })
       }
     }
-    if (performance.now() - lastMembersMs >= membersEveryMs) {
-      lastMembersMs = performance.now()
-      await checkMembers()
+  }
+
+  async function look(): Promise<void> {
+    if (feeds.size > 0) await poll()
+    if (performance.now() - lastCheckMs < checkEveryMs) return
+    lastCheckMs = performance.now()
+    await checkEpoch()
+    await checkMembers()
+  }
+
+  async function checkEpoch(): Promise<void> {
+    const now = await readEpoch()
+    if (now === epoch) return
+    epoch = now
+    endAll({ type: 'reset', reason: 'epoch' })
+    feeds.clear()
+  }
+
+  function endAll(word: ControlWord | null): void {
+    for (const feed of [...feeds.values()]) {
+      for (const follower of [...feed.followers]) {
+        if (word) follower.sink.control(word)
+        end(follower)
+      }
     }
   }
 
@@ -269,15 +295,16 @@ export function createHub(options: {
 
   function schedule(): void {
     pollTimer = setTimeout(() => {
-      const polled = feeds.size === 0 ? Promise.resolve() : poll()
       // The database is away: the next poll looks again.
-      polled.catch(() => undefined).finally(() => running && schedule())
+      look()
+        .catch(() => undefined)
+        .finally(() => running && schedule())
     }, pollMs)
     pollTimer.unref()
   }
 
   return {
-    epoch,
+    epoch: () => epoch,
     async follow({ tenantId, sessionId, userId, cursor }, sink) {
       const feed = await standingFeed(tenantId, sessionId)
       if (feed === null) return null
@@ -320,12 +347,7 @@ export function createHub(options: {
     },
     drain(afterMs) {
       drainAfterMs = afterMs
-      for (const feed of feeds.values()) {
-        for (const follower of [...feed.followers]) {
-          follower.sink.control({ type: 'reconnect', afterMs })
-          end(follower)
-        }
-      }
+      endAll({ type: 'reconnect', afterMs })
     },
     start() {
       running = true
@@ -334,7 +356,7 @@ export function createHub(options: {
     stop() {
       running = false
       clearTimeout(pollTimer)
-      for (const feed of [...feeds.values()]) for (const follower of [...feed.followers]) end(follower)
+      endAll(null)
     },
   }
 }

@@ -6,7 +6,10 @@ import type { AppendEnd } from '../log/append.ts'
 import { DatabaseError } from '../store/database.ts'
 import { type Ended, failIfHeld, finishIfHeld, reportUsageOfLost, requeueIfHeld } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
-import { type Attempt, type AttemptOptions, pushChunk, type Went } from './attempt.ts'
+import { type Attempt, type AttemptOptions, pushChunk } from './attempt.ts'
+
+/** How the pumping of a reply's chunks went. */
+export type Went = { how: 'finished' | 'lost' | 'handover' } | { how: 'error'; error: ReplyError }
 
 type RequeueReason = { reason: 'error' | 'handover'; code: string | null; retryMs: number }
 

@@ -12,7 +12,8 @@ import type { Appender } from '../log/append.ts'
 import type { Note, Wakeups } from '../log/wakeups.ts'
 import type { Database } from '../store/database.ts'
 import { type Claimed, claim } from '../store/turns.ts'
-import { type AttemptOptions, runAttempt } from './attempt.ts'
+import type { AttemptOptions } from './attempt.ts'
+import { runAttempt } from './attempt-run.ts'
 
 export type RunnerOptions = Omit<AttemptOptions, 'onEvent'> & {
   wakeups: Wakeups
@@ -31,10 +32,13 @@ export type Runner = {
   databaseFailed(): void
   /**
    * Claims nothing more, lets running attempts end for `drainMs`, then hands them over (they are due at once for
-   * others). Resolves when none is left. Idempotent.
+   * others). Resolves when none is left, or 5 s after that. Idempotent.
    */
   stop(drainMs: number): Promise<void>
 }
+
+/** A database that does not answer keeps nobody from ending: what was not handed over is taken over by its lease. */
+const handoverMs = 5_000
 
 export function createRunner(options: RunnerOptions): Runner {
   const { database, appender, wakeups, leaseMs, crashesMax } = options
@@ -111,8 +115,13 @@ export function createRunner(options: RunnerOptions): Runner {
     input({ type: 'drain' })
     clearTimeout(timer)
     const late = setTimeout(() => handover.abort(), drainMs)
-    while (attempts.size > 0 || claims.size > 0) await Promise.all([...attempts, ...claims])
+    const goneMs = drainMs + handoverMs
+    await Promise.race([ended(), new Promise((resolve) => setTimeout(resolve, goneMs).unref())])
     clearTimeout(late)
+  }
+
+  async function ended(): Promise<void> {
+    while (attempts.size > 0 || claims.size > 0) await Promise.all([...attempts, ...claims])
   }
 
   return {

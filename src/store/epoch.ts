@@ -1,13 +1,22 @@
-import type { Database } from './database.ts'
+import type { Database, Statement } from './database.ts'
+
+const knownEpoch: Statement = {
+  name: 'known-epoch',
+  text: `select m.epoch from holdfast.meta m, pg_control_system() s, pg_control_checkpoint() c
+     where m.system_identifier = s.system_identifier::text and m.timeline = c.timeline_id`,
+}
 
 /**
  * The log's epoch, 8 characters. Cursors carry it. It changes when this database turns out to be a restored one: its
  * system identifier (dumped and loaded elsewhere) or timeline (recovered from a backup, or a standby promoted) is not
  * the one that the epoch was made for. A follower whose cursor may name events that never happened here is then told
- * to start over, instead of missing what was written in their place.
+ * to start over, instead of missing what was written in their place. Asked again every few seconds: a failover happens
+ * under a running process.
  */
-export function readEpoch(database: Database, fresh: string): Promise<string> {
-  return database.transaction(async (query) => {
+export async function readEpoch(database: Database, fresh: string): Promise<string> {
+  const known = await database.query<{ epoch: string }>('read', knownEpoch, [])
+  if (known[0]) return known[0].epoch
+  return await database.transaction(async (query) => {
     const rows = await query(
       `insert into holdfast.meta (epoch, system_identifier, timeline)
          select $1, s.system_identifier::text, c.timeline_id from pg_control_system() s, pg_control_checkpoint() c

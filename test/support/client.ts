@@ -194,8 +194,14 @@ export class Watcher {
     this.moved = (cursor) => {
       lastCursor = cursor
     }
-    for await (const bytes of response.body as unknown as AsyncIterable<Uint8Array>) {
-      parser.feed(decoder.decode(bytes, { stream: true }))
+    // An abort in the very moment in which the body ends leaves undici's reader waiting for ever: raced with it.
+    const { signal } = this.control
+    const aborted = new Promise<undefined>((resolve) => signal.addEventListener('abort', () => resolve(undefined)))
+    const reader = response.body.getReader()
+    for (;;) {
+      const next = signal.aborted ? undefined : await Promise.race([reader.read(), aborted])
+      if (next === undefined || next.done) break
+      parser.feed(decoder.decode(next.value, { stream: true }))
     }
   }
 

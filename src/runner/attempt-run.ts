@@ -1,0 +1,155 @@
+/**
+ * One attempt, as a list of small steps over one value: read the prompt, pump the reply's chunks into the log with a
+ * checkpoint between steps, then the end that fits how it went. It ends as complete, as failed, queued again, or lost
+ * (the turn is not this attempt's any more, which changes nothing but what the ledger hears).
+ */
+import { point } from '#points'
+import type { Chunk } from '../core/chunk.ts'
+import { ReplyError } from '../core/errors.ts'
+import type { StepUsage } from '../core/message.ts'
+import { replyChunks } from '../reply/chunks.ts'
+import { classify } from '../reply/classify.ts'
+import { replyMessage } from '../reply/message.ts'
+import type { ReplyContext } from '../reply/reply.ts'
+import { type Database, DatabaseError } from '../store/database.ts'
+import { promptMessages, promptSession } from '../store/messages.ts'
+import { type Claimed, checkpointIfHeld, reportUsageOfLost } from '../store/turns.ts'
+import { askAgain } from './ask-again.ts'
+import { type Attempt, type AttemptOptions, beginAttempt, pushChunk } from './attempt.ts'
+import { endAttempt, type Went, wentBy } from './attempt-end.ts'
+import { startWatchdog } from './watchdog.ts'
+
+/** Resolves when the attempt has ended in one way or another; never rejects. `handover` aborted: give the turn back. */
+export async function runAttempt(
+  options: AttemptOptions,
+  claimed: Claimed,
+  claimSentAtMs: number,
+  handover: AbortSignal,
+): Promise<void> {
+  const attempt = beginAttempt(options, claimed, claimSentAtMs)
+  try {
+    const went = await pump(options, attempt, handover)
+    attempt.stop.abort()
+    await endAttempt(options, attempt, went)
+  } catch (error) {
+    // Nothing more can be said to the database now: the lease runs out, and somebody takes over.
+    options.log('attempt abandoned', { turnId: claimed.turnId, attempt: claimed.attempt, error: String(error) })
+  } finally {
+    attempt.over = true
+    attempt.stop.abort()
+    attempt.log.close()
+  }
+}
+
+async function pump(options: AttemptOptions, attempt: Attempt, handover: AbortSignal): Promise<Went> {
+  const { log, stop } = attempt
+  let broken: Went | undefined
+  const breakOff = (went: Went) => {
+    broken ??= went
+    stop.abort()
+  }
+  const watchdog = startWatchdog(options.noProgressMs, () =>
+    breakOff({ how: 'error', error: new ReplyError('no_progress', `no chunk for ${options.noProgressMs} ms`) }),
+  )
+  const unlisten = [
+    whenAborted(log.ended, () => breakOff(wentBy(log.ended.reason))),
+    whenAborted(handover, () => breakOff({ how: 'handover' })),
+  ]
+  try {
+    watchdog.hold()
+    const context = await promptOf(options.database, attempt)
+    watchdog.pet()
+    if (broken) return broken
+    // So late that somebody else may have the turn by now: given back, if it is not.
+    if (performance.now() > log.trustedUntilMs()) return { how: 'handover' }
+    await point('attempt.reply')
+    for await (const chunk of replyChunks(options.reply, context)) {
+      if (broken) break
+      watchdog.hold()
+      await takeChunk(options, attempt, chunk)
+      watchdog.pet()
+      await point('attempt.chunk')
+    }
+    return broken ?? { how: 'finished' }
+  } catch (error) {
+    if (broken) return broken
+    if (error instanceof DatabaseError) throw error
+    return { how: 'error', error: classify(error) }
+  } finally {
+    watchdog.stop()
+    for (const each of unlisten) each()
+  }
+}
+
+function whenAborted(signal: AbortSignal, act: () => void): () => void {
+  if (signal.aborted) act()
+  signal.addEventListener('abort', act)
+  return () => signal.removeEventListener('abort', act)
+}
+
+/** Read at claim: what came before this turn in its lane has its outcome by now (I13). */
+async function promptOf(database: Database, attempt: Attempt): Promise<ReplyContext> {
+  const { claimed, log, stop } = attempt
+  const { tenantId, sessionId, turnId, messageId, replyId, userId, round, checkpoint } = claimed
+  const [rows, session] = await Promise.all([
+    askAgain(() => promptMessages(database, claimed), log.ended),
+    askAgain(() => promptSession(database, tenantId, sessionId), log.ended),
+  ])
+  const messages = rows.map(replyMessage)
+  const message = messages.at(-1)
+  if (!session || message?.id !== messageId) throw new ReplyError('internal', 'the session was deleted')
+  if (checkpoint) {
+    const { parts, metadata } = checkpoint
+    messages.push(replyMessage({ id: replyId, role: 'assistant', parts, metadata }))
+  }
+  return {
+    messages,
+    message,
+    session,
+    user: { id: userId, tenantId },
+    turn: { id: turnId, round },
+    attempt: claimed.attempt,
+    stepsDone: checkpoint?.step ?? 0,
+    replyId,
+    signal: stop.signal,
+    usage: (report) => noteUsage(database, attempt, report),
+  }
+}
+
+function noteUsage(database: Database, attempt: Attempt, usage: StepUsage): void {
+  const report = { step: attempt.usage.length, usage }
+  attempt.usage.push(report)
+  attempt.model = usage.model ?? attempt.model
+  // Money spent is a fact, however late it is heard of; if it cannot be stored now it stays unknown.
+  if (attempt.over)
+    reportUsageOfLost(database, attempt.claimed, attempt.claimed.userId, [report]).catch(() => undefined)
+}
+
+async function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): Promise<void> {
+  if (attempt.betweenSteps && chunk.type !== 'finish') await storeCheckpoint(options.database, attempt)
+  attempt.betweenSteps = false
+  for (const clean of attempt.cleaner.clean(chunk)) pushChunk(attempt, clean)
+  if (chunk.type === 'finish-step') {
+    attempt.step++
+    attempt.betweenSteps = true
+  }
+  if (attempt.step > options.stepsMax) throw new ReplyError('budget_exceeded', `more than ${options.stepsMax} steps`)
+  if (attempt.bytes > options.replyBytesMax) {
+    throw new ReplyError('budget_exceeded', `more than ${options.replyBytesMax} bytes`)
+  }
+  await attempt.log.room()
+}
+
+/**
+ * Between two steps, and before anything of the next is shown: a takeover starts from here. Not after the last step,
+ * whose outcome follows at once.
+ */
+async function storeCheckpoint(database: Database, attempt: Attempt): Promise<void> {
+  const { claimed, fold, log, step } = attempt
+  const nextIndex = await log.flushed()
+  const { attempt: number } = claimed
+  const checkpoint = { attempt: number, step, nextIndex, parts: fold.parts(), metadata: fold.metadata() }
+  await point('checkpoint.send')
+  await askAgain(() => checkpointIfHeld(database, claimed, checkpoint), log.ended)
+  await point('checkpoint.answered')
+}
