@@ -1,0 +1,486 @@
+/**
+ * Processes in virtual time on the model of the store: the runner's and the follower's machines, each with a thin
+ * shell, and everything that may go wrong between them. One seed is one schedule. Chaos lasts `chaosMs`; then nothing
+ * fails any more, but wakeups stay lost if they were to be lost. What is wrong is collected in `problems`.
+ *
+ *   the database   refuses, or does what it was asked and is not heard, or does nothing and is not heard
+ *   a process      dies and comes back with an empty memory, or is paused and goes on where it was
+ *   a wakeup       is lost, doubled or late
+ */
+import { type ClaimInput, type Claiming, claimingNext, createClaiming } from '../../src/core/claiming.ts'
+import { type Cursor, decodeCursor, encodeCursor } from '../../src/core/cursor.ts'
+import { type ChunkRun, type Event, maySee } from '../../src/core/event.ts'
+import { createFollowing, type FollowInput, type Following, follow } from '../../src/core/following.ts'
+import { chunkOf } from './commands.ts'
+import * as store from './store.ts'
+import { missingAt, type Place, problemOf } from './witness.ts'
+
+/** What a broken variant puts in the place of the real thing. */
+export type Parts = {
+  store: Pick<typeof store, 'claim' | 'append' | 'finish' | 'stop' | 'accept'>
+  claimingNext: typeof claimingNext
+  follow: typeof follow
+  /** Where to go on after an append whose answer was lost. */
+  nextIndexAfterUnknown: (stored: number, believed: number) => number
+}
+export const realParts: Parts = { store, claimingNext, follow, nextIndexAfterUnknown: (stored) => stored }
+
+export type Plan = {
+  seed: number
+  processes: number
+  turns: number
+  chaosMs: number
+  /** Out of 100, while chaos lasts. */
+  databaseFails: number
+  deaths: number
+  pauses: number
+  wakeupsLost: number
+  stops: number
+  /** The provider fails for an attempt. */
+  errors: number
+}
+
+type Note = { events: Event[]; runs: ChunkRun[] }
+type Attempt = store.Key & { nextIndex: number; chunks: number; fails: boolean; over: boolean }
+type Process = {
+  name: string
+  /** Rises with each death: what was on its way to the one before does not arrive. */
+  life: number
+  isDown: boolean
+  pausedUntilMs: number
+  claiming: Claiming
+  timer: number
+  attempts: Set<Attempt>
+  following: Following
+  place: Place
+  lastCursor: string
+}
+export type World = {
+  plan: Plan
+  parts: Parts
+  random: () => number
+  nowMs: number
+  queue: { atMs: number; order: number; run: () => void }[]
+  order: number
+  model: store.Model
+  processes: Process[]
+  /** Until when the lease of (turn, attempt) cannot have run out, by what was answered as held. */
+  leases: Map<string, number>
+  acknowledged: Set<string>
+  startedAtMs: Map<string, number>
+  problems: string[]
+  count: Record<'takeovers' | 'unknown' | 'refused' | 'deaths' | 'lost' | 'stops' | 'late' | 'frames', number>
+}
+
+export const leaseMs = 3_000
+export const pollMs = 1_000
+const sessionId = 's0'
+const userId = 'ann'
+const latencyMs = 20
+const retryMs = 250
+const epoch = 'e1'
+
+export function simulate(plan: Plan, parts: Parts = realParts, act?: (world: World) => void): World {
+  const world: World = {
+    ...{ plan, parts, random: randomOf(plan.seed), nowMs: 0, queue: [], order: 0, model: store.createModel() },
+    ...{ processes: [], leases: new Map(), acknowledged: new Set(), startedAtMs: new Map(), problems: [] },
+    count: { takeovers: 0, unknown: 0, refused: 0, deaths: 0, lost: 0, stops: 0, late: 0, frames: 0 },
+  }
+  store.createSession(world.model, sessionId, userId)
+  for (let at = 0; at < plan.processes; at++) world.processes.push(born(`p${at}`))
+  for (const process of world.processes) start(world, process)
+  for (let turn = 0; turn < plan.turns; turn++) after(world, draw(world, plan.chaosMs), () => send(world, turn))
+  act?.(world)
+  // Long enough for several takeovers in a row.
+  runUntil(world, plan.chaosMs + 60_000)
+  judgeEnd(world)
+  return world
+}
+
+// Time ----------------------------------------------------------------------------------------------------------------
+
+/** Mulberry32: small, and the same everywhere. */
+function randomOf(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
+  }
+}
+
+function draw({ random }: World, below: number): number {
+  return Math.floor(random() * below)
+}
+
+function happens(world: World, percent: number): boolean {
+  return world.nowMs < world.plan.chaosMs && draw(world, 100) < percent
+}
+
+function after(world: World, ms: number, run: () => void): void {
+  world.queue.push({ atMs: world.nowMs + ms, order: world.order++, run })
+}
+
+/** For this life of the process only, and when it is not paused. */
+function afterFor(world: World, process: Process, ms: number, run: () => void): void {
+  const { life } = process
+  const once = () => {
+    if (process.life !== life || process.isDown) return
+    if (process.pausedUntilMs > world.nowMs) after(world, process.pausedUntilMs - world.nowMs, once)
+    else run()
+  }
+  after(world, ms, once)
+}
+
+function runUntil(world: World, endMs: number): void {
+  while (world.problems.length === 0) {
+    const next = world.queue.reduce((best, each) => (isBefore(each, best) ? each : best), world.queue[0]!)
+    if (!next || next.atMs > endMs) return
+    world.queue.splice(world.queue.indexOf(next), 1)
+    world.nowMs = Math.max(world.nowMs, next.atMs)
+    next.run()
+  }
+}
+
+function isBefore(one: World['queue'][number], other: World['queue'][number]): boolean {
+  return one.atMs < other.atMs || (one.atMs === other.atMs && one.order < other.order)
+}
+
+// Processes -----------------------------------------------------------------------------------------------------------
+
+function born(name: string): Process {
+  const cursor: Cursor = { epoch, seq: 0, open: new Map() }
+  return {
+    ...{ name, life: 0, isDown: false, pausedUntilMs: 0, timer: 0, attempts: new Set() },
+    claiming: createClaiming({ concurrency: 3, pollMs }),
+    ...{ following: createFollowing(cursor), place: { seq: 0, next: new Map() }, lastCursor: encodeCursor(cursor) },
+  }
+}
+
+/** Its memory is new; its client comes back with the cursor of the last frame that it got. */
+function start(world: World, process: Process): void {
+  process.isDown = false
+  process.claiming = createClaiming({ concurrency: 3, pollMs })
+  process.attempts = new Set()
+  process.following = createFollowing(decodeCursor(process.lastCursor)!)
+  claimInput(world, process, { type: 'start' })
+  followInput(world, process, { type: 'start' })
+  every(world, process, leaseMs / 6, () => renewAll(world, process, () => undefined))
+  every(world, process, pollMs, () => followInput(world, process, { type: 'wake' }))
+  every(world, process, 2_000, () => sweep(world, process))
+  every(world, process, 500, () => {
+    if (happens(world, world.plan.deaths)) kill(world, process)
+    else if (happens(world, world.plan.pauses)) process.pausedUntilMs = world.nowMs + draw(world, 3 * leaseMs)
+  })
+}
+
+function every(world: World, process: Process, ms: number, run: () => void): void {
+  afterFor(world, process, ms, () => {
+    every(world, process, ms, run)
+    run()
+  })
+}
+
+export function kill(world: World, process: Process, backAfterMs = draw(world, 4_000)): void {
+  world.count.deaths++
+  process.life++
+  process.isDown = true
+  process.pausedUntilMs = 0
+  after(world, backAfterMs, () => start(world, process))
+}
+
+type Answer<T> = { ok: T } | { error: 'refused' | 'unknown' }
+
+/** Asks the database. The answer is not heard by a process that has died meanwhile. */
+function ask<T>(world: World, process: Process, work: () => T, hear: (answer: Answer<T>) => void): void {
+  const fate = happens(world, world.plan.databaseFails) ? draw(world, 3) : -1
+  afterFor(world, process, draw(world, latencyMs), () => {
+    let answer: Answer<T> = { error: fate === 0 ? 'refused' : 'unknown' }
+    if (fate < 0 || fate === 1) {
+      world.model.nowMs = Math.max(world.model.nowMs, world.nowMs)
+      const ok = work()
+      if (fate < 0) answer = { ok }
+    }
+    if ('error' in answer) world.count[answer.error]++
+    afterFor(world, process, draw(world, latencyMs), () => hear(answer))
+  })
+}
+
+/** Asks until there is an answer. */
+function askAgain<T>(world: World, process: Process, work: () => T, hear: (ok: T) => void): void {
+  ask(world, process, work, (answer) => {
+    if ('ok' in answer) hear(answer.ok)
+    else {
+      claimInput(world, process, { type: 'database-failed' })
+      afterFor(world, process, retryMs, () => askAgain(world, process, work, hear))
+    }
+  })
+}
+
+function tell(world: World, from: Process, note: Note): void {
+  for (const process of world.processes) {
+    const isLost = process !== from && draw(world, 100) < world.plan.wakeupsLost
+    if (isLost) world.count.lost++
+    const times = isLost ? 0 : 1 + (draw(world, 10) === 0 ? 1 : 0)
+    for (let time = 0; time < times; time++) {
+      afterFor(world, process, process === from ? 0 : draw(world, draw(world, 5) === 0 ? 2_000 : 10), () => {
+        followInput(world, process, { type: 'offer', ...note })
+        if (note.events.length > 0) claimInput(world, process, { type: 'wake' })
+      })
+    }
+  }
+}
+
+// Clients -------------------------------------------------------------------------------------------------------------
+
+function send(world: World, turn: number): void {
+  const process = world.processes[draw(world, world.processes.length)]!
+  const name = String(turn).padStart(12, '0')
+  const acceptance: store.Acceptance = {
+    ...{ sessionId, userId, messageId: `m${turn}`, turnId: `00000000-0000-4000-8000-${name}`, replyId: `r${turn}` },
+    ...{ text: 'hi', lane: turn % 3 === 0 ? 'ann' : 'main', audience: null, expiresMs: 3_600_000 },
+  }
+  ask(
+    world,
+    process,
+    () => world.parts.store.accept(world.model, acceptance),
+    (answer) => {
+      if (!('ok' in answer)) return after(world, retryMs, () => send(world, turn))
+      world.acknowledged.add(acceptance.messageId)
+      if (answer.ok.outcome === 'created') tell(world, process, { events: [answer.ok.event], runs: [] })
+      if (happens(world, world.plan.stops)) after(world, draw(world, 3_000), () => stop(world, process, turn, 1))
+    },
+  )
+  // Whoever gets no answer sends again, with the same id.
+  after(world, 1_000, () => {
+    if (!world.acknowledged.has(acceptance.messageId)) send(world, turn)
+  })
+}
+
+function stop(world: World, process: Process, turn: number, tries: number): void {
+  const messageId = `m${turn}`
+  const read = () => {
+    const there = store.sessionOf(world.model, sessionId).turns.find((each) => each.messageId === messageId)!
+    return { turnId: there.id, attempt: there.attempt, nextIndex: there.open ? store.nextIndexOf(there) : 0 }
+  }
+  askAgain(world, process, read, ({ turnId, attempt, nextIndex }) => {
+    const key = { sessionId, turnId, attempt }
+    const asked = { nextIndex, parts: [], by: userId, lastTry: tries >= 3 }
+    askAgain(
+      world,
+      process,
+      () => world.parts.store.stop(world.model, key, asked),
+      (answer) => {
+        if (answer.outcome === 'again' || (answer.outcome === 'stopping' && tries < 4))
+          stop(world, process, turn, tries + 1)
+        if (answer.outcome === 'stopped') {
+          world.count.stops++
+          tell(world, process, { events: [answer.event], runs: [] })
+        }
+      },
+    )
+  })
+}
+
+function sweep(world: World, process: Process): void {
+  for (const { messageId, stopping } of store.sessionOf(world.model, sessionId).turns) {
+    if (stopping !== null) stop(world, process, Number(messageId.slice(1)), 3)
+  }
+}
+
+function followInput(world: World, process: Process, input: FollowInput): void {
+  for (const effect of world.parts.follow(process.following, input)) {
+    if (effect.type === 'reset') world.problems.push(`I5: reset, ${effect.reason}`)
+    if (effect.type === 'read') {
+      const { following } = process
+      const bounds = { eventsMax: 1 + draw(world, 20), runsMax: 1 + draw(world, 20) }
+      ask(
+        world,
+        process,
+        () => store.readPage(world.model, sessionId, following, bounds)!,
+        (answer) => {
+          followInput(world, process, 'ok' in answer ? { type: 'page', page: answer.ok } : { type: 'read-failed' })
+        },
+      )
+    }
+    if (effect.type !== 'show') continue
+    for (const item of effect.items) {
+      if (!maySee('event' in item ? item.event.audience : item.run.audience, userId)) continue
+      const problem = problemOf(process.place, store.sessionOf(world.model, sessionId), userId, item)
+      if (problem) world.problems.push(`I5: ${process.name}: ${problem}`)
+      world.count.frames++
+      process.lastCursor = item.cursor
+    }
+  }
+}
+
+// The runner ----------------------------------------------------------------------------------------------------------
+
+function claimInput(world: World, process: Process, input: ClaimInput): void {
+  for (const effect of world.parts.claimingNext(process.claiming, input, world.nowMs)) {
+    if (effect.type === 'timer') {
+      const timer = ++process.timer
+      afterFor(world, process, Math.max(0, effect.atMs - world.nowMs), () => {
+        if (process.timer === timer) claimInput(world, process, { type: 'timer' })
+      })
+      continue
+    }
+    const { limit, takeExpired, renewFirst } = effect
+    const claim = () =>
+      claimSome(world, process, { runner: process.name, leaseMs, limit, takeExpired, crashesMax: 1_000 })
+    if (renewFirst) renewAll(world, process, claim, () => claimInput(world, process, { type: 'claim-failed' }))
+    else claim()
+  }
+}
+
+function claimSome(world: World, process: Process, asked: store.ClaimAsk): void {
+  const work = () => {
+    const answer = world.parts.store.claim(world.model, asked)
+    for (const claimed of answer.claimed) judgeClaim(world, claimed)
+    return answer
+  }
+  ask(world, process, work, (answer) => {
+    if (!('ok' in answer)) return claimInput(world, process, { type: 'claim-failed' })
+    for (const claimed of answer.ok.claimed) {
+      tell(world, process, { events: [claimed.event], runs: [] })
+      begin(world, process, claimed)
+    }
+    claimInput(world, process, { type: 'claimed', taken: answer.ok.claimed.length, dueInMs: answer.ok.dueInMs })
+  })
+}
+
+function judgeClaim(world: World, { turnId, attempt, takeover, turn }: store.Claimed): void {
+  world.startedAtMs.set(`${turnId} ${attempt}`, world.nowMs)
+  if (takeover) {
+    world.count.takeovers++
+    const until = world.leases.get(`${turnId} ${attempt - 1}`) ?? 0
+    if (world.nowMs < until)
+      world.problems.push(`I9: ${turn.position}:${attempt - 1} was taken over while it was leased`)
+  }
+  world.leases.set(`${turnId} ${attempt}`, world.nowMs + leaseMs)
+  const { turns } = store.sessionOf(world.model, sessionId)
+  const running = turns.filter((each) => each.lane === turn.lane && each.state === 'running')
+  if (running.length > 1) world.problems.push(`two turns of lane ${turn.lane} run at once`)
+}
+
+/** What is held keeps at least two thirds of its lease. */
+function held(world: World, turnId: string, attempt: number): void {
+  const key = `${turnId} ${attempt}`
+  world.leases.set(key, Math.max(world.leases.get(key) ?? 0, world.nowMs + (leaseMs * 2) / 3 - 1))
+}
+
+function begin(world: World, process: Process, { turnId, attempt, turn }: store.Claimed): void {
+  const fails = happens(world, world.plan.errors)
+  const chunks = 2 + (turn.position % 5)
+  const begun: Attempt = { sessionId, turnId, attempt, nextIndex: 0, chunks, fails, over: false }
+  process.attempts.add(begun)
+  write(world, process, begun)
+}
+
+/** One chunk after the other; an append whose answer is lost goes on from what the log holds. */
+function write(world: World, process: Process, attempt: Attempt): void {
+  if (attempt.over) return
+  if (attempt.nextIndex >= attempt.chunks) {
+    end(world, process, attempt)
+    return
+  }
+  const { turnId, attempt: number, nextIndex: index } = attempt
+  const row = { ...attempt, index, n: 1, json: JSON.stringify([chunkOf(`${number}/${index} `)]) }
+  const again = (ms: number) => afterFor(world, process, ms, () => write(world, process, attempt))
+  const work = () => {
+    const stored = world.parts.store.append(world.model, [row], leaseMs)
+    if (stored !== 'conflict' && stored.length > 0) {
+      judgeAppend(world, attempt)
+      held(world, turnId, number)
+    }
+    return stored
+  }
+  ask(world, process, work, (answer) => {
+    if (!('ok' in answer) || answer.ok === 'conflict') {
+      claimInput(world, process, { type: 'database-failed' })
+      const read = () => store.nextIndexOf(store.turnOf(world.model, attempt)!, number)
+      return askAgain(world, process, read, (stored) => {
+        attempt.nextIndex = world.parts.nextIndexAfterUnknown(stored, attempt.nextIndex)
+        again(0)
+      })
+    }
+    if (answer.ok.length === 0) return over(world, process, attempt)
+    attempt.nextIndex++
+    tell(world, process, { events: [], runs: answer.ok.map(({ run }) => run) })
+    again(draw(world, 600))
+  })
+}
+
+function judgeAppend(world: World, { turnId, attempt }: Attempt): void {
+  const turn = store.turnOf(world.model, { sessionId, turnId })!
+  if (turn.attempt !== attempt || turn.state !== 'running') {
+    world.problems.push(
+      `I3: a chunk of ${turn.position}:${attempt} was stored, the turn is ${turn.state} at ${turn.attempt}`,
+    )
+  }
+}
+
+function end(world: World, process: Process, attempt: Attempt): void {
+  const { nextIndex } = attempt
+  const why: store.RequeueReason = { reason: 'error', code: 'provider_overloaded', retryMs: draw(world, 1_000) }
+  const parts: store.Part[] = [{ type: 'text', text: 'done' }]
+  const work = () =>
+    attempt.fails
+      ? store.requeue(world.model, attempt, why, null)
+      : world.parts.store.finish(world.model, attempt, nextIndex, parts, null)
+  askAgain(world, process, work, (answer) => {
+    if (answer.outcome === 'stored') tell(world, process, { events: [answer.event], runs: [] })
+    if (answer.outcome === 'mismatch') world.problems.push('the log does not hold what was sent')
+    if (answer.outcome === 'lost') world.count.late++
+    over(world, process, attempt)
+  })
+}
+
+function over(world: World, process: Process, attempt: Attempt): void {
+  if (attempt.over) return
+  attempt.over = true
+  process.attempts.delete(attempt)
+  claimInput(world, process, { type: 'attempt-ended' })
+}
+
+function renewAll(world: World, process: Process, done: () => void, failed: () => void = () => undefined): void {
+  const attempts = [...process.attempts]
+  if (attempts.length === 0) {
+    done()
+    return
+  }
+  const work = () => {
+    const renewed = store.renew(world.model, attempts, leaseMs)
+    for (const each of attempts) if (renewed.includes(each.turnId)) held(world, each.turnId, each.attempt)
+    return renewed
+  }
+  ask(world, process, work, (answer) => {
+    if (!('ok' in answer)) {
+      claimInput(world, process, { type: 'database-failed' })
+      return failed()
+    }
+    for (const each of attempts) if (!answer.ok.includes(each.turnId)) over(world, process, each)
+    done()
+  })
+}
+
+// The end -------------------------------------------------------------------------------------------------------------
+
+const outcomes = ['message.ai_response', 'message.error', 'message.stopped']
+
+function judgeEnd(world: World): void {
+  const session = store.sessionOf(world.model, sessionId)
+  for (const messageId of world.acknowledged) {
+    if (!session.turns.some((turn) => turn.messageId === messageId)) world.problems.push(`I1: ${messageId} is gone`)
+  }
+  for (const { id, position, state, attempt } of session.turns) {
+    const ends = session.events.filter((event) => event.turnId === id && outcomes.includes(event.type))
+    if (ends.length !== 1)
+      world.problems.push(`I2: turn ${position} is ${state} at ${attempt}, with ${ends.length} outcomes`)
+  }
+  for (const { name, place } of world.processes) {
+    const missing = missingAt(place, session, userId)
+    if (missing) world.problems.push(`I8: ${name}: ${missing}`)
+  }
+}
