@@ -1,0 +1,218 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { Chunk, Part } from '../../src/core/chunk.ts'
+import type { Event } from '../../src/core/event.ts'
+import { createFold } from '../../src/core/fold.ts'
+import { readSnapshot } from '../../src/log/snapshot.ts'
+import { stopTurn } from '../../src/log/stop.ts'
+import { appendIfHeld } from '../../src/store/chunks.ts'
+import type { Database } from '../../src/store/database.ts'
+import {
+  type AttemptKey,
+  type Claimed,
+  checkpointIfHeld,
+  requeueIfHeld,
+  stop,
+  stoppable,
+  turnsStopping,
+} from '../../src/store/turns.ts'
+import { postgresVersions } from '../support/postgres.ts'
+import { lostHeads, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
+import { acceptTurns, claimAll, claimOne, endLease, finish, rowOf, stopAsk, textUpTo, writeText } from './held.ts'
+
+/** One process stops what another runs: the naive stop asks the owner, who may be dead, paused, or about to finish. */
+describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
+  let stored: Stored
+  let owner: Database
+  let stopper: Database
+  beforeAll(async () => {
+    stored = await openStored(version)
+    owner = stored.open()
+    stopper = stored.open()
+  })
+  afterAll(() => stored.close())
+
+  /** A session of its own with its accepted messages; the turns of earlier tests have ended. */
+  async function session(name: string, messages = 1): Promise<string> {
+    const [id] = await sessionsOf(owner, 1, name)
+    await acceptTurns(owner, [id!], messages)
+    return id!
+  }
+
+  async function stopNow(sessionId: string, messageId = `${sessionId}-m0`): Promise<Event> {
+    const stopped = await stopTurn(stopper, stopAsk(sessionId, messageId))
+    if (stopped.outcome !== 'stopped') throw new Error(`stop answered ${stopped.outcome}`)
+    return stopped.event
+  }
+
+  const partsIn = (event: Event): Part[] => JSON.parse(event.json).message.parts
+  const textIn = (event: Event) => partsIn(event)[0]?.text ?? ''
+
+  /** Nothing of the attempt lands any more, and nobody gets the turn to run (I3, I11). */
+  async function expectStill(claimed: Claimed, index: number): Promise<void> {
+    expect(await appendIfHeld(owner, [rowOf(claimed, index)], 60_000)).toEqual(new Set())
+    expect(await finish(owner, claimed, index)).toEqual({ outcome: 'lost' })
+    await endLease(stored, claimed.turnId)
+    expect((await claimAll(owner, 'c')).claimed).toEqual([])
+  }
+
+  test('a queued turn that never ran ends stopped with an empty reply, and the next one is due (I11)', async () => {
+    const id = await session('queued', 2)
+    const event = await stopNow(id)
+    expect(partsIn(event)).toEqual([])
+    const next = await claimOne(owner)
+    expect(next.messageId).toBe(`${id}-m1`)
+    await finish(owner, next, 0)
+  })
+
+  test('a turn behind another ends stopped, and the one that runs is left alone (I11)', async () => {
+    const id = await session('behind', 3)
+    const running = await claimOne(owner)
+    await stopNow(id, `${id}-m1`)
+    expect((await finish(owner, running, 0)).outcome).toBe('stored')
+    const next = await claimOne(owner)
+    expect(next.messageId).toBe(`${id}-m2`)
+    await finish(owner, next, 0)
+  })
+
+  test('a running turn keeps exactly what the log holds, whoever runs it (I7, I11)', async () => {
+    for (const by of [owner, stopper]) {
+      const id = await session(by === owner ? 'here' : 'elsewhere')
+      const claimed = await claimOne(owner)
+      await writeText(owner, claimed, 4)
+      const stopped = await stopTurn(by, stopAsk(id, `${id}-m0`))
+      expect(stopped.outcome).toBe('stopped')
+      const [message] = (await readSnapshot(owner, 'e', { tenantId, sessionId: id, userId, limit: 9 }))!.messages.slice(
+        -1,
+      )
+      expect(message).toMatchObject({
+        status: 'stopped',
+        parts: [{ type: 'text', text: textUpTo(1, 4), state: 'done' }],
+      })
+      await expectStill(claimed, 4)
+    }
+  })
+
+  test('a turn that backs off keeps what its last attempt showed, and does not run again (I11)', async () => {
+    const id = await session('backoff')
+    const claimed = await claimOne(owner)
+    await writeText(owner, claimed, 3)
+    await requeueIfHeld(owner, claimed, { reason: 'error', code: 'internal', retryMs: 0 }, [])
+    expect(textIn(await stopNow(id))).toBe(textUpTo(1, 3))
+    await expectStill(claimed, 3)
+  })
+
+  test('a turn whose owner is dead is stopped without it (I11)', async () => {
+    const id = await session('dead')
+    const claimed = await claimOne(owner)
+    await writeText(owner, claimed, 2)
+    await endLease(stored, claimed.turnId)
+    expect(textIn(await stopNow(id))).toBe(textUpTo(1, 2))
+    await expectStill(claimed, 2)
+  })
+
+  test('a turn that moved thrice is marked: nothing is stored, claimed or expired, until anybody completes it (I2, I11)', async () => {
+    const id = await session('moved', 2)
+    const claimed = await claimOne(owner)
+    await writeText(owner, claimed, 2)
+    const seen = (await stoppable(stopper, tenantId, id, `${id}-m0`))!
+    const key: AttemptKey = claimed
+    const folded = { nextIndex: seen.nextIndex, parts: [], metadata: null, preview: null }
+    for (const lastTry of [false, false, true]) {
+      const index = seen.nextIndex + (await stoppable(stopper, tenantId, id, `${id}-m0`))!.nextIndex - 2
+      expect(await appendIfHeld(owner, [rowOf(claimed, index)], 60_000)).toEqual(new Set([claimed.turnId]))
+      const answer = await stop(stopper, key, folded, { by: 'bob', reason: null, lastTry })
+      expect(answer.outcome).toBe(lastTry ? 'stopping' : 'again')
+    }
+    await expectStill(claimed, 5)
+    expect(await requeueIfHeld(owner, claimed, { reason: 'handover', code: null, retryMs: 0 }, [])).toEqual({
+      outcome: 'lost',
+    })
+    const [marked] = await turnsStopping(stopper, 9)
+    expect(marked).toEqual({ tenantId, sessionId: id, messageId: `${id}-m0`, by: 'bob' })
+    const event = await stopNow(marked!.sessionId, marked!.messageId)
+    expect(textIn(event)).toBe(textUpTo(1, 5))
+    expect(JSON.parse(event.json).by).toBe('bob')
+    expect(await turnsStopping(stopper, 9)).toEqual([])
+    const next = await claimOne(owner)
+    expect(next.messageId).toBe(`${id}-m1`)
+    await finish(owner, next, 0)
+  })
+
+  test('a stop that comes too late changes nothing and shows the outcome that won (I2, I11)', async () => {
+    const id = await session('late')
+    const claimed = await claimOne(owner)
+    await writeText(owner, claimed, 2)
+    const finished = await finish(owner, claimed, 2)
+    expect(await stopTurn(stopper, stopAsk(id, `${id}-m0`))).toEqual({ outcome: 'late' })
+    const folded = { nextIndex: 0, parts: [], metadata: null, preview: null }
+    const answer = await stop(stopper, claimed, folded, { by: userId, reason: null, lastTry: true })
+    expect(answer).toEqual({ outcome: 'late', event: (finished as { event: Event }).event })
+    expect(await stored.query('select from holdfast.turns where stopping is not null')).toEqual([])
+  })
+
+  const steps: Chunk[] = [
+    { type: 'start', messageMetadata: { plan: 'a' } },
+    { type: 'start-step' },
+    { type: 'text-start', id: '1' },
+    { type: 'text-delta', id: '1', delta: 'first' },
+    { type: 'text-end', id: '1' },
+    { type: 'finish-step' },
+    { type: 'start-step' },
+    { type: 'text-start', id: '2' },
+    { type: 'text-delta', id: '2', delta: 'second' },
+    { type: 'tool-input-start', toolCallId: 'c', toolName: 'search' },
+    { type: 'tool-input-delta', toolCallId: 'c', inputTextDelta: '{"q":"\\u0000x' },
+  ]
+  const append = async (claimed: Claimed, from: number, to: number) => {
+    const { turnId, attempt } = claimed
+    const json = JSON.stringify(steps.slice(from, to))
+    const row = { tenantId, turnId, attempt, index: from, n: to - from, json, first: from === 0 }
+    expect(await appendIfHeld(owner, [row], 60_000)).toEqual(new Set([turnId]))
+  }
+  const checkpointOf = (claimed: Claimed) => {
+    const fold = createFold()
+    for (const chunk of steps.slice(0, 6)) fold.push(chunk)
+    return { attempt: claimed.attempt, step: 1, nextIndex: 6, parts: fold.parts(), metadata: fold.metadata() }
+  }
+  const texts = (parts: Part[]) => parts.filter((part) => part.type === 'text').map((part) => part.text)
+
+  test('a stop in the step after a checkpoint holds each step once, open tool calls as errors (I7)', async () => {
+    const id = await session('steps')
+    const claimed = await claimOne(owner)
+    await append(claimed, 0, 6)
+    expect(await checkpointIfHeld(owner, claimed, checkpointOf(claimed))).toBe(true)
+    await append(claimed, 6, 11)
+    const snapshot = (await readSnapshot(owner, 'e', { tenantId, sessionId: id, userId, limit: 9 }))!
+    const reply = snapshot.messages.at(-1) as { parts: Part[] }
+    const fold = createFold({ parts: reply.parts })
+    for (const chunk of snapshot.open[0]!.chunks) fold.push(chunk)
+    expect(texts(fold.parts())).toEqual(['first', 'second'])
+
+    const event = await stopNow(id)
+    expect(texts(partsIn(event))).toEqual(['first', 'second'])
+    expect(partsIn(event).at(-1)).toMatchObject({ type: 'tool-search', state: 'output-error', errorText: 'stopped' })
+    expect(JSON.parse(event.json).message.metadata).toEqual({ plan: 'a' })
+  })
+
+  test('a stop after a takeover keeps the steps of the attempt before, and its metadata (I7)', async () => {
+    const id = await session('taken')
+    const first = await claimOne(owner)
+    await append(first, 0, 6)
+    await checkpointIfHeld(owner, first, checkpointOf(first))
+    await append(first, 6, 9)
+    await endLease(stored, first.turnId)
+    const second = await claimOne(stopper, 'b')
+    expect(second).toMatchObject({ turnId: first.turnId, attempt: 2, takeover: true })
+    const { turnId, attempt } = second
+    const json = JSON.stringify([
+      { type: 'start-step' },
+      { type: 'text-start', id: '9' },
+      { type: 'text-delta', id: '9', delta: 'again' },
+    ])
+    await appendIfHeld(stopper, [{ tenantId, turnId, attempt, index: 0, n: 3, json, first: true }], 60_000)
+    const event = await stopNow(id)
+    expect(texts(partsIn(event))).toEqual(['first', 'again'])
+    expect(JSON.parse(event.json).message.metadata).toEqual({ plan: 'a' })
+    expect(await lostHeads(stored)).toBe(0)
+  })
+})
