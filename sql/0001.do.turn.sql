@@ -321,13 +321,17 @@ begin
     (jsonb_build_object('userMessageId', t.message_id) || p_error || jsonb_build_object('message', v_message))::json);
 end $$;
 
--- What a transition answers: its outcome, and the event that it wrote, so that it can be handed on without a read.
+-- Events as transitions answer them, so that they can be handed on without a read.
+create function holdfast.events_of(p_tenant text, p_session text, p_seqs int[]) returns json language sql stable as $$
+  select json_agg(json_build_object('seq', e.seq, 'type', e.type, 'turnId', e.turn_id, 'position', e.position,
+      'attempt', e.attempt, 'audience', e.audience, 'at', holdfast.iso(e.at), 'data', e.data) order by e.seq)
+    from holdfast.events e where e.tenant_id = p_tenant and e.session_id = p_session and e.seq = any(p_seqs)
+$$;
+
+-- What a transition answers: its outcome, and the event that it wrote.
 create function holdfast.answer(p_outcome text, p_tenant text, p_session text, p_seq int) returns json
   language sql stable as $$
-  select json_build_object('outcome', p_outcome, 'event', (
-    select json_build_object('seq', e.seq, 'type', e.type, 'turnId', e.turn_id, 'position', e.position,
-      'attempt', e.attempt, 'audience', e.audience, 'at', holdfast.iso(e.at), 'data', e.data)
-    from holdfast.events e where e.tenant_id = p_tenant and e.session_id = p_session and e.seq = p_seq))
+  select json_build_object('outcome', p_outcome, 'event', holdfast.events_of(p_tenant, p_session, array[p_seq]) -> 0)
 $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -459,7 +463,7 @@ end $$;
 create function holdfast.claim(p_runner text, p_lease_ms int, p_limit int, p_take_expired boolean, p_crashes_max int,
   p_crashed jsonb, p_expired_before timestamptz default 'infinity') returns setof json language plpgsql as $$
 declare cand record; old holdfast.turns; t holdfast.turns; v_seq int; v_taken int := 0; v_steps int; v_chunks int;
-  v_due timestamptz;
+  v_before int[]; v_due timestamptz;
 begin
   for cand in
     select * from (
@@ -504,6 +508,7 @@ begin
       continue;
     end if;
 
+    v_before := array[]::int[];
     if old.state = 'running' then
       v_steps := coalesce((old.checkpoint ->> 'step')::int, 0);
       v_chunks := coalesce((select sum(n) from holdfast.chunks c where c.tenant_id = t.tenant_id and c.turn_id = t.id
@@ -516,26 +521,30 @@ begin
         update holdfast.turns set crashes = crashes + 1
          where tenant_id = t.tenant_id and id = t.id returning * into t;
       end if;
-      if t.crashes >= p_crashes_max then
-        -- Its content is not touched: it may be what brings processes down.
-        v_seq := holdfast.settle_failed(t, coalesce((t.checkpoint -> 'parts')::jsonb, '[]'),
-          (t.checkpoint -> 'metadata')::jsonb, null, p_crashed);
-        return next json_build_object('kind', 'failed', 'tenantId', t.tenant_id, 'sessionId', t.session_id,
-          'event', holdfast.answer('', t.tenant_id, t.session_id, v_seq) -> 'event');
-        continue;
-      end if;
+      v_before := v_before || holdfast.write_event(t.tenant_id, t.session_id, 'attempt.ended', old,
+        json_build_object('turnId', t.id, 'attempt', old.attempt, 'reason', 'crashed'));
     end if;
 
-    v_taken := v_taken + 1;
+    -- Also where the turn fails at once: what was shown of the attempt before is reset to what is kept.
     v_seq := holdfast.write_event(t.tenant_id, t.session_id, 'attempt.started', t, json_build_object(
       'turnId', t.id, 'replyId', t.reply_id, 'attempt', t.attempt,
       'base', coalesce(t.checkpoint -> 'parts', '[]'::json)));
+    if t.crashes >= p_crashes_max then
+      -- Its content is not touched: it may be what brings processes down.
+      v_before := v_before || v_seq;
+      v_seq := holdfast.settle_failed(t, coalesce((t.checkpoint -> 'parts')::jsonb, '[]'),
+        (t.checkpoint -> 'metadata')::jsonb, null, p_crashed);
+      return next json_build_object('kind', 'failed', 'tenantId', t.tenant_id, 'sessionId', t.session_id,
+        'events', holdfast.events_of(t.tenant_id, t.session_id, v_before || v_seq));
+      continue;
+    end if;
+
+    v_taken := v_taken + 1;
     return next json_build_object('kind', 'claimed', 'tenantId', t.tenant_id, 'sessionId', t.session_id,
       'turnId', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'userId', t.user_id, 'lane', t.lane,
       'position', t.position, 'audience', t.audience, 'attempt', t.attempt, 'round', t.round,
-      'failures', t.failures,
-      'takeover', old.state = 'running', 'checkpoint', t.checkpoint,
-      'event', holdfast.answer('', t.tenant_id, t.session_id, v_seq) -> 'event');
+      'failures', t.failures, 'takeover', old.state = 'running', 'checkpoint', t.checkpoint,
+      'events', holdfast.events_of(t.tenant_id, t.session_id, v_before || v_seq));
   end loop;
 
   select min(at) into v_due from (

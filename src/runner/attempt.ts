@@ -48,7 +48,7 @@ export type Attempt = {
 export function beginAttempt({ appender }: AttemptOptions, claimed: Claimed, claimSentAtMs: number): Attempt {
   return {
     claimed,
-    log: appender.open({ ...claimed, audience: null }, claimSentAtMs),
+    log: appender.open(claimed, claimSentAtMs),
     fold: createFold(claimed.checkpoint ?? undefined),
     cleaner: createCleaner(),
     stop: new AbortController(),

@@ -96,8 +96,8 @@ export function createRunner(options: RunnerOptions): Runner {
     expiredBefore = answer.seenAt
     await point('claim.answered')
     if (answer.claimed.length > 0) await point('claim.taken')
-    for (const { tenantId, sessionId, event } of [...answer.failed, ...answer.claimed]) {
-      wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: false })
+    for (const { tenantId, sessionId, events } of [...answer.failed, ...answer.claimed]) {
+      wakeups.tell({ tenantId, sessionId, events, runs: [], due: false })
     }
     for (const claimed of answer.claimed) begin(claimed, sentAtMs)
     input({ type: 'claimed', taken: answer.claimed.length, dueInMs: answer.dueInMs })

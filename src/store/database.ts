@@ -51,7 +51,7 @@ const closeMs = 3_000
 // Migrations may build indexes on large tables.
 const transactionMs = 600_000
 const common =
-  '-c lock_timeout=2000 -c statement_timeout=10000 -c idle_in_transaction_session_timeout=2000 -c synchronous_commit=on'
+  '-c lock_timeout=2000 -c statement_timeout=10000 -c idle_in_transaction_session_timeout=2000 -c synchronous_commit=on -c default_transaction_isolation=read\\ committed'
 // A plan made on the empty tables of a first start would be kept: accept was 2.8 times slower until the first vacuum.
 /** Settings of the connections that run transitions, as libpq's `options`. */
 export const hotSettings = `${common} -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off`

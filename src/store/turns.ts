@@ -34,12 +34,13 @@ export type Claimed = AttemptKey & {
   failures: number
   takeover: boolean
   checkpoint: Checkpoint | null
-  event: Event
+  /** What the claim wrote: `attempt.started`, after `attempt.ended` where it took over. */
+  events: Event[]
 }
 export type ClaimAnswer = {
   claimed: Claimed[]
   /** Turns that brought too many processes down and ended as failed instead. */
-  failed: { tenantId: string; sessionId: string; event: Event }[]
+  failed: { tenantId: string; sessionId: string; events: Event[] }[]
   /** When the next turn falls due or the next lease runs out, if it is not renewed. */
   dueInMs: number | null
   /** The database's time that this claim judged by. */
@@ -69,8 +70,8 @@ export async function claim(
   },
 ): Promise<ClaimAnswer> {
   type Row =
-    | ({ kind: 'claimed'; event: EventJson } & Omit<Claimed, 'event'>)
-    | { kind: 'failed'; tenantId: string; sessionId: string; event: EventJson }
+    | ({ kind: 'claimed'; events: EventJson[] } & Omit<Claimed, 'events'>)
+    | { kind: 'failed'; tenantId: string; sessionId: string; events: EventJson[] }
     | { kind: 'next'; dueInMs: number | null; seenAt: string }
   const { runner, leaseMs, limit, takeExpired, expiredBefore = 'infinity', crashesMax, crashed } = ask
   const rows = await database.query<{ row: Row }>('turns', claimTurns, [
@@ -84,8 +85,8 @@ export async function claim(
   ])
   const answer: ClaimAnswer = { claimed: [], failed: [], dueInMs: null, seenAt: '' }
   for (const { row } of rows) {
-    if (row.kind === 'claimed') answer.claimed.push({ ...row, event: eventOf(row.event) })
-    if (row.kind === 'failed') answer.failed.push({ ...row, event: eventOf(row.event) })
+    if (row.kind === 'claimed') answer.claimed.push({ ...row, events: row.events.map(eventOf) })
+    if (row.kind === 'failed') answer.failed.push({ ...row, events: row.events.map(eventOf) })
     if (row.kind === 'next') Object.assign(answer, { dueInMs: row.dueInMs, seenAt: row.seenAt })
   }
   return answer

@@ -51,8 +51,9 @@ test.each(['requeue.send:1:kill', 'requeue.answered:1:kill'])(
     const { outcome, watcher } = await dieAndEnd(scene, point)
     expect(textIn(outcome)).toBe('Hello, world')
     expect(scene.provider.requests).toHaveLength(2)
-    // Before the requeue was stored it is the crash that ends the attempt, which needs no event of its own.
-    expect(ofType(watcher, 'attempt.ended')).toHaveLength(point.startsWith('requeue.send') ? 0 : 1)
+    // Before the requeue was stored it is the crash that ends the attempt.
+    const reason = point.startsWith('requeue.send') ? 'crashed' : 'error'
+    expect(ofType(watcher, 'attempt.ended').map(({ data }) => data.reason)).toEqual([reason])
   },
 )
 

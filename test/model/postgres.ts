@@ -29,7 +29,7 @@ export async function performOnPostgres({ stored, database, acceptor }: Held, ca
       return (await Promise.all(call.asks.map((ask) => acceptor.accept(acceptanceOf(ask))))).map(told)
     case 'claim': {
       const answer = await turns.claim(database, claimOf(call.ask))
-      return toldClaim({ ...answer, failed: answer.failed.map(({ event }) => event) })
+      return toldClaim({ ...answer, failed: answer.failed.map(({ events }) => events) })
     }
     case 'append': {
       const rows = call.rows.map((row) => ({ ...row, tenantId, first: row.index === 0 }))
@@ -139,17 +139,17 @@ function told(answer: { outcome: string; event?: Event; seq?: number }): unknown
 
 type AnyClaim = {
   claimed: (Omit<store.Claimed, 'turn' | 'checkpoint'> & { checkpoint: { step: number } | null })[]
-  failed: Event[]
+  failed: Event[][]
   dueInMs: number | null
 }
 
 function toldClaim({ claimed, failed, dueInMs }: AnyClaim): unknown {
   return {
-    claimed: claimed.map(({ turnId, attempt, failures, takeover, checkpoint, event }) => ({
+    claimed: claimed.map(({ turnId, attempt, failures, takeover, checkpoint, events }) => ({
       ...{ turnId, attempt, failures, takeover, step: checkpoint?.step ?? 0 },
-      event: plainEvent(event),
+      events: events.map(plainEvent),
     })),
-    failed: failed.map(plainEvent),
+    failed: failed.map((events) => events.map(plainEvent)),
     dueInHours: dueInMs === null ? null : Math.ceil(dueInMs / hourMs),
   }
 }

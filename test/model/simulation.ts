@@ -343,7 +343,7 @@ function claimSome(world: World, process: Process, asked: store.ClaimAsk): void 
   ask(world, process, work, (answer) => {
     if (!('ok' in answer)) return claimInput(world, process, { type: 'claim-failed' })
     for (const claimed of answer.ok.claimed) {
-      tell(world, process, { events: [claimed.event], runs: [] })
+      tell(world, process, { events: claimed.events, runs: [] })
       begin(world, process, claimed)
     }
     claimInput(world, process, { type: 'claimed', taken: answer.ok.claimed.length, dueInMs: answer.ok.dueInMs })

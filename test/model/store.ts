@@ -249,9 +249,9 @@ export type Claimed = Key & {
   failures: number
   takeover: boolean
   checkpoint: Checkpoint | null
-  event: Event
+  events: Event[]
 }
-export type ClaimAnswer = { claimed: Claimed[]; failed: Event[]; dueInMs: number | null }
+export type ClaimAnswer = { claimed: Claimed[]; failed: Event[][]; dueInMs: number | null }
 export type ClaimAsk = { runner: string; leaseMs: number; limit: number; takeExpired: boolean; crashesMax: number }
 
 export function claim(model: Model, ask: ClaimAsk): ClaimAnswer {
@@ -268,14 +268,20 @@ export function claim(model: Model, ask: ClaimAsk): ClaimAnswer {
     Object.assign(turn, { state: 'running', attempt: before + 1, open: true, runner: ask.runner })
     Object.assign(turn, { leaseUntilMs: clock(model) + ask.leaseMs, dueAtMs: null, expiresAtMs: null })
     turn.sweepAtMs = before > 0 ? clock(model) + sweepAfterMs : null
-    if (takeover) countCrash(turn, before)
+    const events: Event[] = []
+    if (takeover) {
+      countCrash(turn, before)
+      events.push(
+        writeEvent(model, { ...turn, attempt: before }, 'attempt.ended', { attempt: before, reason: 'crashed' }),
+      )
+    }
+    events.push(writeEvent(model, turn, 'attempt.started', { attempt: turn.attempt, base: checkpoint?.parts ?? [] }))
     if (takeover && turn.crashes >= ask.crashesMax) {
-      answer.failed.push(settleFailed(model, turn, 'crashed', checkpoint?.parts ?? []))
+      answer.failed.push([...events, settleFailed(model, turn, 'crashed', checkpoint?.parts ?? [])])
       continue
     }
-    const event = writeEvent(model, turn, 'attempt.started', { attempt: turn.attempt, base: checkpoint?.parts ?? [] })
     const { sessionId, id: turnId, attempt, failures } = turn
-    answer.claimed.push({ sessionId, turnId, attempt, turn, failures, takeover, checkpoint, event })
+    answer.claimed.push({ sessionId, turnId, attempt, turn, failures, takeover, checkpoint, events })
   }
   answer.dueInMs = dueInMs(model, ask.runner, now)
   return answer

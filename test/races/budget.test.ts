@@ -44,7 +44,7 @@ describe.each(postgresVersions)('budget, ledger and sweeps on PostgreSQL %i', (v
     await endLease(stored, claimed.turnId)
     const answer = await claimAll(database, 'next')
     const [next] = answer.claimed
-    return next ?? answer.failed[0]!.event
+    return next ?? answer.failed[0]!.events.at(-1)!
   }
 
   const crashed = (next: Claimed | Event): next is Event => 'json' in next
