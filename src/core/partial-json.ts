@@ -9,7 +9,12 @@ import type { Json } from './json.ts'
  */
 export function parsePartialJson(text: string): Json | undefined {
   const whole = parsed(text)
-  return cleanJson(whole === undefined ? parsed(repaired(text)) : whole)
+  try {
+    return cleanJson(whole === undefined ? parsed(repaired(text)) : whole)
+  } catch {
+    // Nested deeper than can be stored: nobody is shown it, and folding goes on.
+    return undefined
+  }
 }
 
 function parsed(text: string): Json | undefined {

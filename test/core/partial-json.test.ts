@@ -44,3 +44,8 @@ it.each([
 ])('reads %s', (text, said) => {
   expect(parsePartialJson(text)).toEqual(said)
 })
+
+test('input nested deeper than can be stored is shown as nothing instead of breaking the fold', () => {
+  expect(parsePartialJson('['.repeat(1_000))).toBeUndefined()
+  expect(parsePartialJson(`${'['.repeat(1_000)}${']'.repeat(1_000)}`)).toBeUndefined()
+})
