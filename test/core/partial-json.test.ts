@@ -45,7 +45,7 @@ it.each([
   expect(parsePartialJson(text)).toEqual(said)
 })
 
-test('input nested deeper than can be stored is shown as nothing instead of breaking the fold', () => {
+it('shows input nested deeper than can be stored as nothing instead of breaking the fold', () => {
   expect(parsePartialJson('['.repeat(1_000))).toBeUndefined()
   expect(parsePartialJson(`${'['.repeat(1_000)}${']'.repeat(1_000)}`)).toBeUndefined()
 })
