@@ -1,4 +1,5 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { resolve } from 'node:path'
 import { getRequestListener } from '@hono/node-server'
 import { pino } from 'pino'
 import { type Engine, startEngine } from './engine.ts'
@@ -7,6 +8,7 @@ import {
   type Authenticate,
   appAuthenticate,
   guestAuthenticate,
+  isLoopbackAddress,
   isLoopbackHost,
   isLoopbackName,
   tokenAuthenticate,
@@ -49,7 +51,7 @@ export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => bo
  */
 export function createHoldfast(options: HoldfastOptions): Holdfast {
   const resolved = resolveOptions(options, { production: process.env.NODE_ENV === 'production', log: defaultLog() })
-  const key = resolved.database ?? `embedded:${resolved.dataDir}`
+  const key = resolved.database ?? `embedded:${resolve(resolved.dataDir)}`
   const running = registry().get(key)
   if (running) {
     running.reply = resolved.reply
@@ -89,6 +91,8 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
   let server: Server | undefined
   let closing: Promise<void> | undefined
   let reachedBeyondLoopback = false
+  // Any stranger may call this machine `localhost`: where the socket is known, its address counts, too.
+  const fromElsewhere = new WeakSet<Request>()
 
   const engine = (): Promise<Engine> => {
     // After a failed start the next request tries again: the database may be back.
@@ -100,7 +104,7 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
   }
   const app = createApp({
     basePath: options.basePath,
-    authenticate: authenticateOf(options, () => reachedBeyondLoopback),
+    authenticate: authenticateOf(options, (request) => reachedBeyondLoopback || fromElsewhere.has(request)),
     parts: async () => (await engine()).parts,
     isReady: () =>
       engine().then(
@@ -109,9 +113,13 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
       ),
     log: options.log,
   })
-  const node = getRequestListener((request, env) => app.fetch(request, env as HttpEnv['Bindings']), {
-    overrideGlobalObjects: false,
-  })
+  const node = getRequestListener(
+    (request, env) => {
+      if (!isLoopbackAddress(env.incoming.socket.remoteAddress)) fromElsewhere.add(request)
+      return app.fetch(request, env as HttpEnv['Bindings'])
+    },
+    { overrideGlobalObjects: false },
+  )
 
   async function close(): Promise<void> {
     forget()
@@ -146,12 +154,12 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
   }
 }
 
-function authenticateOf(options: Resolved, reachedBeyondLoopback: () => boolean): Authenticate {
+function authenticateOf(options: Resolved, isFromElsewhere: (request: Request) => boolean): Authenticate {
   if (options.authenticate) return appAuthenticate(options.authenticate)
   if (options.tokens) return tokenAuthenticate(options.tokens)
   const { guests } = options
   return guestAuthenticate(
-    (request) => guests === 'on' || (guests === 'loopback' && !reachedBeyondLoopback() && isLoopbackName(request)),
+    (request) => guests === 'on' || (guests === 'loopback' && !isFromElsewhere(request) && isLoopbackName(request)),
   )
 }
 

@@ -43,6 +43,8 @@ function same(a: string, b: string): boolean {
 export function createDemoRoutes(options: {
   secret: string
   link: { token: string; madeAtMs: number } | null
+  /** Whoever starts this process again must not give it the link again. */
+  onLinkUsed: () => void
   info: () => DemoInfo
   webApp: Before
 }): Before {
@@ -55,7 +57,10 @@ export function createDemoRoutes(options: {
     if (path.startsWith('/demo/join/') && incoming.method === 'GET') {
       const valid =
         link !== null && same(path.slice('/demo/join/'.length), link.token) && Date.now() < link.madeAtMs + linkLastsMs
-      if (valid) link = null
+      if (valid) {
+        link = null
+        options.onLinkUsed()
+      }
       return join_(outgoing, valid ? secret : null)
     }
     if (path === '/' && isThisMachine(incoming) && guestSecretOf(incoming.headers.cookie ?? '') === undefined) {
@@ -83,6 +88,8 @@ function kill(incoming: IncomingMessage, outgoing: ServerResponse, secret: strin
   const allowed = hasSecret(cookies, secret) || (isThisMachine(incoming) && guestSecretOf(cookies) !== undefined)
   if (!asked || !allowed) return json(outgoing, 403, { killed: false })
   outgoing.on('finish', () => setImmediate(() => process.kill(process.pid, 'SIGKILL')))
+  // A browser that lost the connection without an answer would send it again, to the next process.
+  outgoing.setHeader('connection', 'close')
   return json(outgoing, 202, { killed: true })
 }
 

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { mkdirSync } from 'node:fs'
-import { networkInterfaces } from 'node:os'
+import { hostname, networkInterfaces } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { defineCommand } from 'citty'
 import { renderUnicodeCompact } from 'uqr'
@@ -21,13 +21,14 @@ export const demoCommand = defineCommand({
     lan: { type: 'boolean', description: 'Be reached from the local network, by a one-time link.' },
     serving: { type: 'boolean', description: 'Internal.', hidden: true },
   } as const,
-  run: ({ args }) => (args.serving ? serving() : demo(args.lan === true)).catch(exit),
+  run: ({ args }) => (args.serving ? serving(args.lan === true) : demo(args.lan === true)).catch(exit),
 })
 
 const dataDirOf = ({ options }: Settings) => options.dataDir ?? '.holdfast'
 
 /** What the supervisor tells its child by the environment, so that it is the same after each restart. */
 const linkVariable = 'HOLDFAST_DEMO_LINK'
+type LinkUsed = { linkUsed: true }
 type Ready = { url: string; port: number; runner: boolean }
 
 async function demo(lan: boolean): Promise<void> {
@@ -48,10 +49,15 @@ async function demo(lan: boolean): Promise<void> {
       fileURLToPath(new URL('main.js', import.meta.url)),
       'demo',
       '--serving',
+      ...(lan ? ['--lan'] : []),
     ],
     environment,
-    onReady(message, restarts) {
-      const ready = message as Ready
+    onMessage(message, restarts) {
+      const ready = message as Ready | LinkUsed
+      if ('linkUsed' in ready) {
+        delete environment[linkVariable]
+        return
+      }
       // A port that was chosen for us stays the same.
       environment.PORT = String(ready.port)
       if (restarts > 0) return say(`the server is back at ${ready.url}`)
@@ -79,8 +85,7 @@ function tidyLines({ options, model }: Settings, { url, runner }: Ready): string
 }
 
 function lanLines(port: number, token: string): string {
-  const address = lanAddress()
-  if (!address) return '  No local network was found.\n'
+  const address = lanAddress() ?? hostname()
   const link = `http://${address}:${port}/demo/join/${token}`
   return `${renderUnicodeCompact(link)}\n  On a phone in this network, once, within ten minutes:\n  ${link}\n`
 }
@@ -91,7 +96,7 @@ function lanAddress(): string | undefined {
     .find((each) => each?.family === 'IPv4' && !each.internal)?.address
 }
 
-async function serving(): Promise<void> {
+async function serving(lan: boolean): Promise<void> {
   const settings = readSettings(process.env)
   const { options, host, port, model } = settings
   const dataDir = dataDirOf(settings)
@@ -100,12 +105,13 @@ async function serving(): Promise<void> {
   const chat = createHoldfast({
     log: fileLog(dataDir),
     ...options,
-    ...(token && !options.tokens ? { authenticate: demoAuthenticate(secret) } : {}),
+    ...(lan && !options.tokens ? { authenticate: demoAuthenticate(secret) } : {}),
   })
   let url = ''
   const routes = createDemoRoutes({
     secret,
     link: token ? { token, madeAtMs: Number(madeAt) } : null,
+    onLinkUsed: () => process.send?.({ linkUsed: true } satisfies LinkUsed),
     info: () => ({ model, store: storeName(options), url }),
     webApp: createWebApp(),
   })

@@ -1,8 +1,9 @@
 /** A plain page to try the server with: send, watch, reload. No framework, no build; the web app replaces it. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { pathOf } from './path.ts'
 
 export function servePage(incoming: IncomingMessage, outgoing: ServerResponse): boolean {
-  if (incoming.method !== 'GET' || new URL(incoming.url ?? '/', 'http://localhost').pathname !== '/') return false
+  if (incoming.method !== 'GET' || pathOf(incoming) !== '/') return false
   outgoing.writeHead(200, {
     'content-type': 'text/html; charset=utf-8',
     'cache-control': 'no-store',

@@ -13,8 +13,8 @@ const waitMs = 500
 export function supervise(options: {
   command: string[]
   environment: Readonly<Record<string, string | undefined>>
-  /** Called with what each child says by `process.send`: that it is ready. */
-  onReady: (message: unknown, restarts: number) => void
+  /** Called with what each child says by `process.send`; its first word is that it is ready. */
+  onMessage: (message: unknown, restarts: number) => void
   onRestart: (how: string) => void
 }): Supervised {
   let child: ChildProcess
@@ -38,7 +38,7 @@ export function supervise(options: {
     })
     child.on('message', (message) => {
       everReady = true
-      options.onReady(message, restarts)
+      options.onMessage(message, restarts)
     })
     child.on('error', () => finish(1))
     child.on('exit', (code, signal) => {

@@ -5,6 +5,7 @@ import { extname, join, relative, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import { OptionError } from '../index.ts'
+import { pathOf } from './path.ts'
 
 const directory = fileURLToPath(new URL('../../web/dist', import.meta.url))
 
@@ -43,8 +44,8 @@ export function createWebApp(): (incoming: IncomingMessage, outgoing: ServerResp
   const files = readFiles()
   return (incoming, outgoing) => {
     if (incoming.method !== 'GET' && incoming.method !== 'HEAD') return false
-    const { pathname } = new URL(incoming.url ?? '/', 'http://localhost')
-    const file = files.get(pathname === '/' ? '/index.html' : pathname)
+    const path = pathOf(incoming)
+    const file = files.get(path === '/' ? '/index.html' : path)
     if (!file) return false
     const gzip = /\bgzip\b/.test(incoming.headers['accept-encoding'] ?? '')
     const body = gzip ? file.gzipped : file.plain

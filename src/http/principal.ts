@@ -118,6 +118,11 @@ export function isLoopbackName(request: Request): boolean {
   return hostname === '[::1]' || hostname.endsWith('.localhost') || isLoopbackHost(hostname)
 }
 
+/** Of a socket: IPv4 may come written as IPv6. */
+export function isLoopbackAddress(address = ''): boolean {
+  return isLoopbackHost(address.replace(/^::ffff:/, ''))
+}
+
 /** A name like `127.0.0.1.example.org` is anybody's: only the four numbers are this machine. */
 export function isLoopbackHost(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127\.\d{1,3}\.\d{1,3}\.\d{1,3}$/.test(host)

@@ -192,12 +192,57 @@ function payloadsOf(from: string, notes: Note[]): string[] {
   return payloads
 }
 
-/** Anybody with rights on the database may notify; what is not ours is passed over. */
+/** Whoever may connect to the database may notify, and another version may write otherwise: that is passed over. */
 function parsePayload(text: string): Payload | null {
   try {
-    const payload = JSON.parse(text) as Payload
-    return typeof payload?.from === 'string' ? payload : null
+    const payload: unknown = JSON.parse(text)
+    return isPayload(payload) ? payload : null
   } catch {
     return null
   }
+}
+
+function isPayload(value: unknown): value is Payload {
+  if (!fits(value, { from: 'string' })) return false
+  const { notes = [] } = value
+  return Array.isArray(notes) && notes.every(isNote)
+}
+
+function isNote(note: unknown): note is Note {
+  if (!fits(note, { tenantId: 'string', sessionId: 'string', due: 'boolean' })) return false
+  const { events, runs } = note
+  const areEvents = Array.isArray(events) && events.every((event) => fits(event, eventShape))
+  return areEvents && Array.isArray(runs) && runs.every((run) => fits(run, runShape))
+}
+
+const eventShape: Shape<Event> = {
+  seq: 'number',
+  type: 'string',
+  turnId: 'string or null',
+  position: 'number or null',
+  attempt: 'number or null',
+  audience: 'string or null',
+  at: 'string',
+  json: 'string',
+}
+const runShape: Shape<ChunkRun> = {
+  turnId: 'string',
+  messageId: 'string',
+  position: 'number',
+  audience: 'string or null',
+  attempt: 'number',
+  index: 'number',
+  n: 'number',
+  json: 'string',
+}
+
+type Shape<T> = { [key in keyof T]: string }
+
+function fits(value: unknown, shape: Record<string, string>): value is Record<string, unknown> {
+  if (typeof value !== 'object' || value === null) return false
+  const fields = value as Record<string, unknown>
+  return Object.entries(shape).every(([key, expected]) => {
+    const [type, orNull] = expected.split(' or ')
+    return typeof fields[key] === type || (fields[key] === null && orNull === 'null')
+  })
 }

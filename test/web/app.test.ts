@@ -1,0 +1,464 @@
+import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
+import axe from 'axe-core'
+import type { Browser, BrowserContext, Page } from 'playwright-core'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { eventually } from '../support/eventually.ts'
+import { freshDatabase } from '../support/postgres.ts'
+import { type Provider, type ProviderRequest, startProvider } from '../support/provider.mjs'
+import { type Assets, buildWeb, type Site, startBrowser, startSite } from './support.ts'
+
+let assets: Assets
+let browser: Browser
+let provider: Provider
+let database: { url: string; drop(): Promise<void> }
+let site: Site
+let context: BrowserContext
+let page: Page
+/** What the browser complained about: refused by the policy, or thrown. */
+let complaints: string[]
+
+beforeAll(async () => {
+  ;[assets, browser, provider, database] = await Promise.all([
+    buildWeb('app'),
+    startBrowser(),
+    startProvider(),
+    freshDatabase(18),
+  ])
+  site = await startSite({ dir: assets.dir, database: database.url, provider: provider.url })
+})
+afterAll(async () => {
+  await site.close()
+  await Promise.all([browser.close(), provider.stop(), assets.remove(), database.drop()])
+})
+
+// Each test is a guest of its own.
+beforeEach(async () => {
+  site.passed.length = 0
+  site.setDown(false)
+  context = await browser.newContext({ viewport: { width: 1280, height: 800 } })
+  complaints = []
+  page = await newTab()
+})
+afterEach(async () => {
+  await context.close()
+  expect(complaints).toEqual([])
+})
+
+async function newTab(path = '/'): Promise<Page> {
+  const tab = await context.newPage()
+  tab.on('pageerror', (error) => complaints.push(String(error)))
+  tab.on('console', (message) => {
+    if (/Content Security Policy|violates/i.test(message.text())) complaints.push(message.text())
+  })
+  await tab.goto(site.origin + path)
+  return tab
+}
+
+const words = (from: number, to: number) =>
+  Array.from({ length: to - from }, (_, index) => `word${from + index}`).join(' ')
+
+/** A reply in two halves; the second comes when the test says so. */
+function inTwoHalves(): { open(): void } {
+  let open!: () => void
+  const gate = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  provider.script([{ text: `${words(0, 40)} ` }, { wait: gate }, { text: words(40, 80) }])
+  return { open }
+}
+
+async function send(text: string, tab = page): Promise<void> {
+  await tab.getByLabel('Message', { exact: true }).fill(text)
+  await tab.keyboard.press('Enter')
+}
+
+const reply = (tab = page) => tab.locator('article.reply').last()
+const replyText = (tab = page) => reply(tab).locator('.reply-text')
+
+async function untilShown(text: string, tab = page): Promise<void> {
+  await replyText(tab).getByText(text).waitFor()
+}
+
+async function untilStatus(status: string, tab = page): Promise<void> {
+  await tab.locator(`article.reply[data-status="${status}"]`).last().waitFor()
+}
+
+type Stored = { messages: { id: string; role: string; status: string; parts: { type: string; text?: string }[] }[] }
+
+async function stored(): Promise<Stored> {
+  const id = new URL(page.url()).hash.slice(2)
+  const answer = await context.request.get(`${site.origin}/v1/sessions/${id}`)
+  expect(answer.status()).toBe(200)
+  return (await answer.json()) as Stored
+}
+
+/** Every message on the page reads as it is stored: plain words in these tests, so that markdown changes nothing. */
+async function expectShownIsStored(tab = page): Promise<void> {
+  const { messages } = await stored()
+  const own = await tab.locator('article.own .own-text').allTextContents()
+  const replies = await tab.locator('article.reply .reply-text').allTextContents()
+  const textsOf = (role: string) =>
+    messages
+      .filter((message) => message.role === role)
+      .map(({ parts }) => parts.flatMap(({ type, text }) => (type === 'text' ? [text] : [])).join(''))
+      // A space at the end of a paragraph is nothing in markdown.
+      .map((text) => (role === 'user' ? text : text.trimEnd()))
+  expect(own).toEqual(textsOf('user'))
+  expect(replies).toEqual(textsOf('assistant').filter(Boolean))
+}
+
+declare global {
+  interface Window {
+    shownTexts: string[]
+  }
+}
+
+/** Writes down every text that the last reply has on the page from now on, each change that is drawn. */
+async function watchTexts(): Promise<void> {
+  await page.evaluate(() => {
+    window.shownTexts = []
+    new MutationObserver(() => {
+      const text = [...document.querySelectorAll('article.reply')].at(-1)?.querySelector('.reply-text')?.textContent
+      if (text && text !== window.shownTexts.at(-1)) window.shownTexts.push(text)
+    }).observe(document.body, { subtree: true, childList: true, characterData: true })
+  })
+}
+
+/** At no time was there anything but a beginning of what is stored now. */
+async function expectOnlyPrefixesShown(): Promise<void> {
+  const { messages } = await stored()
+  const whole = messages
+    .at(-1)!
+    .parts.flatMap(({ text }) => (text === undefined ? [] : [text]))
+    .join('')
+  const texts = await page.evaluate(() => window.shownTexts)
+  expect(texts.length).toBeGreaterThan(1)
+  expect(texts.filter((text) => !whole.startsWith(text))).toEqual([])
+}
+
+test('a message shows at once, is stored, and its reply streams until it reads as it is stored (I7)', async () => {
+  const half = inTwoHalves()
+  await watchTexts()
+  await send('hello there')
+  await page.getByText('hello there').first().waitFor()
+  await untilShown('word39')
+  await page.locator('article.own').getByText('Sent').waitFor()
+  expect(await replyText().textContent()).not.toContain('word40')
+  expect(await reply().getAttribute('aria-busy')).toBe('true')
+  half.open()
+  await untilStatus('complete')
+  await expectShownIsStored()
+  await expectOnlyPrefixesShown()
+  expect(await page.getByRole('status').textContent()).toBe('Live')
+  await page.locator('nav .session').getByText('hello there').waitFor()
+})
+
+test('the dots and then the text survive a reload in the middle (R0.7, R1.6)', async () => {
+  let begin!: () => void
+  const begun = new Promise<void>((resolve) => {
+    begin = resolve
+  })
+  let open!: () => void
+  const gate = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  provider.script([{ wait: begun }, { text: `${words(0, 40)} ` }, { wait: gate }, { text: words(40, 80) }])
+  await send('first')
+  await page.getByLabel('A reply is on its way').waitFor()
+  await page.locator('article.own').getByText('Sent').waitFor()
+  await page.reload()
+  await page.getByLabel('A reply is on its way').waitFor()
+  begin()
+  await untilShown('word39')
+  await page.reload()
+  await untilShown('word39')
+  open()
+  await untilStatus('complete')
+  await expectShownIsStored()
+})
+
+test('who closes the tab and returns after the end finds the whole reply (R1.1)', async () => {
+  const half = inTwoHalves()
+  await send('I am leaving')
+  await untilShown('word10')
+  const { hash } = new URL(page.url())
+  await page.close()
+  half.open()
+  await eventually(async () => {
+    const answer = await context.request.get(`${site.origin}/v1/sessions/${hash.slice(2)}`)
+    return ((await answer.json()) as Stored).messages.at(-1)?.status === 'complete'
+  })
+  page = await newTab()
+  await untilStatus('complete')
+  await untilShown('word79')
+  await expectShownIsStored()
+})
+
+test('two tabs show the same reply, and what one sends the other shows (I5)', async () => {
+  const half = inTwoHalves()
+  await send('from the first tab')
+  await untilShown('word39')
+  const second = await newTab()
+  await untilShown('word39', second)
+  half.open()
+  await Promise.all([untilStatus('complete'), untilStatus('complete', second)])
+  await Promise.all([expectShownIsStored(), expectShownIsStored(second)])
+  provider.script([{ text: words(100, 120) }])
+  await send('from the second tab', second)
+  await page.locator('article.own').getByText('from the second tab').waitFor()
+  await untilShown('word119')
+  await expectShownIsStored()
+})
+
+test('after a cut in the middle the page comes back by its cursor and nothing is missing or double (I5)', async () => {
+  const snapshots: string[] = []
+  page.on('request', (request) => {
+    if (/\/v1\/sessions\/[^/?]+$/.test(request.url())) snapshots.push(request.url())
+  })
+  const half = inTwoHalves()
+  await watchTexts()
+  await send('cut me')
+  await untilShown('word39')
+  expect(site.setDown(true)).toBe(1)
+  await page.getByRole('status').getByText('Reconnecting').waitFor()
+  half.open()
+  site.setDown(false)
+  await untilStatus('complete')
+  await expectShownIsStored()
+  await expectOnlyPrefixesShown()
+  await page.getByRole('status').getByText('Live').waitFor()
+
+  const again = inTwoHalves()
+  await send('and by the panel')
+  await page.locator('article.reply').nth(1).locator('.reply-text').getByText('word39').waitFor()
+  await page.getByRole('button', { name: 'Cut the connection' }).click()
+  await page.getByRole('status').getByText('Reconnecting').waitFor()
+  again.open()
+  await untilStatus('complete')
+  await page.locator('article.reply[data-status="complete"]').nth(1).waitFor()
+  await expectShownIsStored()
+  await page.getByRole('listitem').filter({ hasText: 'Connection cut' }).filter({ hasText: 'back after' }).waitFor()
+  expect(snapshots).toHaveLength(1)
+})
+
+test('the panel kills the server, and another process takes the reply over while the page watches (I9)', async () => {
+  const half = inTwoHalves()
+  await watchTexts()
+  await send('kill it')
+  await untilShown('word39')
+  const asked = provider.nextRequest()
+  await page.getByRole('button', { name: 'Kill the server' }).click()
+  await asked
+  half.open()
+  await untilStatus('complete')
+  expect(site.kills).toBe(1)
+  await expectShownIsStored()
+  await expectOnlyPrefixesShown()
+  const steps = page.getByRole('list', { name: 'What happened to the last message' }).locator('.knot-label')
+  expect(await steps.allTextContents()).toEqual(['Stored', 'Queued', 'Attempt 1', 'Killed', 'Attempt 2', 'Complete'])
+  await page.reload()
+  await steps.getByText('Complete').waitFor()
+  expect(await steps.allTextContents()).toEqual(['Stored', 'Queued', 'Attempt 1', 'Killed', 'Attempt 2', 'Complete'])
+})
+
+test('a message whose acknowledgement is lost is sent again with the same id and is there once (I1)', async () => {
+  provider.script([{ text: words(0, 20) }])
+  await send('the first')
+  await untilStatus('complete')
+  const lost = site.loseAcknowledgement()
+  await send('say it once')
+  await lost
+  await page.locator('article.reply[data-status="complete"]').nth(1).waitFor()
+  await eventually(async () => site.passed.filter((line) => /^POST .*\/messages$/.test(line)).length >= 3)
+  await page.getByText('Sending…').waitFor({ state: 'detached' })
+  expect((await stored()).messages.filter(({ role }) => role === 'user')).toHaveLength(2)
+  await expectShownIsStored()
+})
+
+test('a message written while the server is away waits as sending, over a reload too, and arrives once (I16)', async () => {
+  provider.script([{ text: words(0, 20) }])
+  await send('before')
+  await untilStatus('complete')
+  site.setDown(true)
+  await send('while it is away')
+  await page.getByText('Sending…').waitFor()
+  site.setDown(false)
+  await page.locator('article.reply[data-status="complete"]').nth(1).waitFor()
+  await expectShownIsStored()
+
+  await page.route('**/messages', (route) => route.abort())
+  await send('and over a reload')
+  await page.getByText('Sending…').waitFor()
+  await page.reload()
+  await page.locator('article.own').getByText('and over a reload').waitFor()
+  await page.getByText('Sending…').waitFor()
+  await page.unroute('**/messages')
+  await page.locator('article.reply[data-status="complete"]').nth(2).waitFor()
+  expect((await stored()).messages.filter(({ role }) => role === 'user')).toHaveLength(3)
+  await expectShownIsStored()
+})
+
+test('the first message of a chat waits over a reload while nothing answers, and makes the chat when it can (I16)', async () => {
+  provider.script([{ text: words(0, 20) }])
+  await page.route('**/v1/**', (route) => route.abort())
+  await send('is anybody there')
+  await page.getByText('Sending…').waitFor()
+  await page.reload()
+  await page.locator('article.own').getByText('is anybody there').waitFor()
+  await page.getByText('Sending…').waitFor()
+  await page.unroute('**/v1/**')
+  await untilStatus('complete')
+  expect((await stored()).messages).toHaveLength(2)
+  await expectShownIsStored()
+})
+
+test('a failed attempt counts down to the next one; a failed reply says what happened and keeps the message (R0.4)', async () => {
+  const failsTwice = ({ index }: ProviderRequest) =>
+    index === firstIndex ? [{ status: 503, headers: { 'retry-after': '2' } }] : [{ status: 400, body: { error: {} } }]
+  const firstIndex = provider.requests.length
+  provider.script(failsTwice)
+  await send('this will fail')
+  await page.getByText(/Attempt 1 failed, again in [12] s/).waitFor()
+  await untilStatus('failed')
+  await page.getByText('Change the message and send it as a new one. Your message is kept.').waitFor()
+  await expectShownIsStored()
+  await page.reload()
+  await page.getByText('Change the message and send it as a new one. Your message is kept.').waitFor()
+})
+
+test('stop ends the reply, and what was written stays (I11)', async () => {
+  inTwoHalves()
+  await send('stop me')
+  await untilShown('word39')
+  await page.getByRole('button', { name: 'Stop', exact: true }).click()
+  await untilStatus('stopped')
+  await page.getByText('Stopped. What was written is kept.').waitFor()
+  await page.getByRole('button', { name: 'Stop', exact: true }).waitFor({ state: 'detached' })
+  await expectShownIsStored()
+})
+
+test('the composer: Shift+Enter is a new line, a draft stays per chat, a refused text is given back', async () => {
+  provider.script([{ text: 'fine' }])
+  const composer = page.getByLabel('Message', { exact: true })
+  await composer.fill('line one')
+  await page.keyboard.press('Shift+Enter')
+  await page.keyboard.type('line two')
+  await page.keyboard.press('Enter')
+  await untilStatus('complete')
+  expect((await stored()).messages[0]?.parts[0]?.text).toBe('line one\nline two')
+  await expectShownIsStored()
+
+  await composer.fill('a draft')
+  await page.getByRole('button', { name: 'New chat' }).click()
+  expect(await composer.inputValue()).toBe('')
+  await composer.fill('a draft of the new one')
+  await page.locator('nav .session-open').click()
+  await eventually(async () => (await composer.inputValue()) === 'a draft')
+  await page.reload()
+  await eventually(async () => (await composer.inputValue()) === 'a draft')
+  await page.getByRole('button', { name: 'New chat' }).click()
+  await eventually(async () => (await composer.inputValue()) === 'a draft of the new one')
+
+  const tooLong = 'x'.repeat(300_000)
+  await composer.fill(tooLong)
+  await page.keyboard.press('Enter')
+  await page.getByRole('alert').getByText('Not sent.').waitFor()
+  expect(await composer.inputValue()).toBe(tooLong)
+})
+
+test('chats are listed, renamed and deleted by keyboard alone', async () => {
+  provider.script([{ text: 'fine' }])
+  await send('one to keep')
+  await untilStatus('complete')
+  await page.locator('nav .session').getByText('one to keep').waitFor()
+  await page.getByRole('button', { name: 'Rename “one to keep”' }).focus()
+  await page.keyboard.press('Enter')
+  await page.keyboard.type('A better name')
+  await page.keyboard.press('Enter')
+  await page.getByRole('heading', { name: 'A better name' }).waitFor()
+  await page.getByRole('button', { name: 'Delete “A better name”' }).focus()
+  await page.keyboard.press('Enter')
+  await page.getByRole('button', { name: 'Keep' }).waitFor()
+  await page.keyboard.press('Shift+Tab')
+  await page.keyboard.press('Enter')
+  await page.getByText('Your chats will be listed here.').waitFor()
+  await page.getByText('You are free to leave.').waitFor()
+})
+
+test('a reply is read out by finished paragraphs, each once, and not letter by letter', async () => {
+  let open!: () => void
+  const gate = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  provider.script([{ text: 'The first one.\n\nThe second' }, { wait: gate }, { text: ' one.\n\n```\ncode\n```' }])
+  const log = page.getByRole('log').locator('p')
+  await send('read to me')
+  await log.getByText('The first one.').waitFor()
+  expect(await log.allTextContents()).toEqual(['A reply is on its way.', 'The first one.'])
+  open()
+  await log.getByText('The reply is complete.').waitFor()
+  expect(await log.allTextContents()).toEqual([
+    'A reply is on its way.',
+    'The first one.',
+    'The second one.',
+    'A block of code.',
+    'The reply is complete.',
+  ])
+})
+
+test('axe finds nothing serious: empty, streaming, complete, failed, on a phone and wide, light and dark', async () => {
+  const found: string[] = []
+  const check = async (state: string) => {
+    for (const colorScheme of ['light', 'dark'] as const) {
+      for (const width of [390, 1280]) {
+        await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
+        await page.setViewportSize({ width, height: 844 })
+        await page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)))
+        const results = await page.evaluate<{
+          violations: { id: string; impact: string; nodes: { html: string }[] }[]
+        }>(`${axe.source}; axe.run()`)
+        for (const { id, impact, nodes } of results.violations) {
+          if (impact === 'serious' || impact === 'critical') {
+            found.push(`${state} ${colorScheme} ${width}: ${id} ${nodes.map(({ html }) => html).join(' ')}`)
+          }
+        }
+      }
+    }
+  }
+  await page.getByText('You are free to leave.').waitFor()
+  await check('empty')
+  const half = inTwoHalves()
+  await send('hello')
+  await untilShown('word39')
+  await check('streaming')
+  half.open()
+  await untilStatus('complete')
+  provider.script([
+    { text: '# Title\n\nText, `code` and a [link](https://example.com).\n\n> quoted\n\n```ts\nlet a = 1\n```\n\n' },
+    { text: '| a | b |\n|---|---|\n| 1 | 2 |\n\n![a picture](https://example.com/x.png)\n\n- [x] done' },
+  ])
+  await send('markdown')
+  await reply().locator('table').waitFor()
+  await untilStatus('complete')
+  await check('complete')
+  provider.script([{ status: 400, body: { error: {} } }])
+  await send('fail')
+  await untilStatus('failed')
+  await check('failed')
+  expect(found).toEqual([])
+})
+
+test('the first load is under 200 KB gzipped, all of it files of our own', async () => {
+  const html = await readFile(join(assets.dir, 'index.html'), 'utf8')
+  expect(html).not.toMatch(/<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=/i)
+  const first = [...html.matchAll(/(?:src|href)="\/([^"]+)"/g)].map(([, path]) => path!)
+  expect(first.length).toBeGreaterThan(1)
+  const sizes = await Promise.all(first.map(async (path) => gzipSync(await readFile(join(assets.dir, path))).length))
+  const total = sizes.reduce((sum, size) => sum + size, gzipSync(html).length)
+  expect(total).toBeLessThan(200 * 1024)
+  // The renderer is among those that come later.
+  expect((await readdir(join(assets.dir, 'assets'))).some((name) => name.startsWith('markdown-'))).toBe(true)
+  expect(html).not.toContain('markdown-')
+})

@@ -1,0 +1,73 @@
+import { useCallback, useEffect, useState } from 'react'
+import { ConversationPage } from './conversation.tsx'
+import { goTo, goToNew, restorePlace, usePlace } from './place.ts'
+import { type DemoInfo, demoInfo, listSessions } from './session.ts'
+import { Sidebar } from './sidebar.tsx'
+import { unsent } from './unsent.ts'
+import type { Session } from './view.ts'
+
+restorePlace()
+
+export function App() {
+  const { sessionId, isNew } = usePlace()
+  const [demo, setDemo] = useState<DemoInfo | null>(null)
+  const { sessions, refresh } = useSessions()
+  const [isMenuOpen, setMenuOpen] = useState(false)
+
+  useEffect(() => {
+    void demoInfo().then((answer) => answer.ok && setDemo(answer.value))
+    unsent.resume()
+    window.addEventListener('online', unsent.resume)
+    return () => window.removeEventListener('online', unsent.resume)
+  }, [])
+
+  const close = useCallback(() => setMenuOpen(false), [])
+  return (
+    <div className="app">
+      <Sidebar
+        sessions={sessions}
+        currentId={sessionId}
+        isOpen={isMenuOpen}
+        onClose={close}
+        onChanged={refresh}
+        onNew={() => {
+          goToNew()
+          close()
+        }}
+        onOpen={(id) => {
+          goTo(id)
+          close()
+        }}
+        onDeleted={(id) => {
+          if (id === sessionId) goToNew()
+          void refresh()
+        }}
+      />
+      <ConversationPage
+        key={sessionId}
+        sessionId={sessionId}
+        isNew={isNew}
+        demo={demo}
+        title={sessions.find(({ id }) => id === sessionId)?.title ?? null}
+        onMenu={() => setMenuOpen(true)}
+        onChanged={refresh}
+      />
+    </div>
+  )
+}
+
+function useSessions(): { sessions: readonly Session[]; refresh: () => Promise<void> } {
+  const [sessions, setSessions] = useState<readonly Session[]>([])
+  const refresh = useCallback(async () => {
+    const answer = await listSessions()
+    // A guest who has not written yet is nobody, and has no sessions. Where no answer comes, what was known stays.
+    if (answer.ok) setSessions(answer.value.data)
+  }, [])
+  useEffect(() => {
+    void refresh()
+    const look = () => void refresh()
+    window.addEventListener('focus', look)
+    return () => window.removeEventListener('focus', look)
+  }, [refresh])
+  return { sessions, refresh }
+}

@@ -1,0 +1,131 @@
+/** One open session as React reads it: the view, the connection, and the absences of this page. */
+import { type Connection, type Following, followSession, readLog, stopReply } from './session.ts'
+import type { Absence } from './timeline.ts'
+import { takePast, type View } from './view.ts'
+
+export type Phase = 'loading' | 'fresh' | 'open' | 'missing'
+export type ConversationState = {
+  phase: Phase
+  view: View | null
+  connection: Connection
+  absences: readonly Absence[]
+  /** Add it to a time of the server's to have it by this clock. */
+  clockAheadMs: number
+}
+export type Conversation = {
+  state(): ConversationState
+  subscribe(hear: () => void): () => void
+  /** Starts following; idempotent. `fresh`: no server knows the session before its first message is stored. */
+  start(options: { fresh: boolean }): void
+  /** From now on the turns have their past, too. */
+  showPast(): void
+  hurry(): void
+  cut(awayMs: number): void
+  change(change: (view: View) => View): void
+  stopReply(messageId: string): Promise<void>
+  end(): void
+}
+
+export function openConversation(sessionId: string): Conversation {
+  let state: ConversationState = {
+    phase: 'loading',
+    view: null,
+    connection: 'connecting',
+    absences: [],
+    clockAheadMs: 0,
+  }
+  let following: Following | undefined
+  let wasLive = false
+  let isCut = false
+  let least = Number.POSITIVE_INFINITY
+  const hearers = new Set<() => void>()
+  let drawing = false
+
+  const draw = () => {
+    drawing = false
+    for (const hear of hearers) hear()
+  }
+  /** Frames come faster than screens: what comes within one picture is drawn once. A hidden page has no pictures. */
+  const set = (change: Partial<ConversationState>) => {
+    state = { ...state, ...change }
+    if (drawing) return
+    drawing = true
+    if (document.hidden) queueMicrotask(draw)
+    else requestAnimationFrame(draw)
+  }
+
+  const onConnection = (connection: Connection) => {
+    const now = Date.now() - state.clockAheadMs
+    const last = state.absences.at(-1)
+    if (connection === 'live') {
+      wasLive = true
+      isCut = false
+      if (last?.to === null) {
+        set({ connection, absences: [...state.absences.slice(0, -1), { ...last, to: now }] })
+        return
+      }
+    }
+    if (connection === 'reconnecting' && wasLive && last?.to !== null) {
+      set({ connection, absences: [...state.absences, { from: now, to: null, reason: isCut ? 'cut' : 'lost' }] })
+      return
+    }
+    set({ connection })
+  }
+
+  let wantsPast = false
+  const loadPast = async () => {
+    const frames = await readLog(sessionId)
+    following?.change((view) => takePast(view, frames))
+  }
+
+  const begin = () => {
+    following = followSession(sessionId, {
+      onConnection,
+      onSnapshot: () => {
+        if (wantsPast) void loadPast()
+      },
+      onView: (view) => {
+        // It may come to be, with a message that is still unsent: then this is started again.
+        if (view === null) following = undefined
+        set(view === null ? { phase: 'missing', view } : { phase: 'open', view })
+      },
+      onLive: (frame) => {
+        if (!('at' in frame)) return
+        least = Math.min(least, Date.now() - Date.parse(frame.at))
+        if (least !== state.clockAheadMs) set({ clockAheadMs: least })
+      },
+    })
+  }
+
+  return {
+    state: () => state,
+    subscribe(hear) {
+      hearers.add(hear)
+      return () => hearers.delete(hear)
+    },
+    start({ fresh }) {
+      if (following) return
+      if (fresh) set({ phase: 'fresh' })
+      else begin()
+    },
+    showPast() {
+      if (wantsPast) return
+      wantsPast = true
+      if (state.view) void loadPast()
+    },
+    hurry: () => following?.hurry(),
+    cut(awayMs) {
+      isCut = true
+      following?.cut(awayMs)
+    },
+    change: (change) => following?.change(change),
+    async stopReply(messageId) {
+      // Its outcome, whichever it is, comes as a frame.
+      await stopReply(sessionId, messageId)
+    },
+    end() {
+      following?.stop()
+      following = undefined
+    },
+  }
+}

@@ -1,0 +1,311 @@
+import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react'
+import { Announcer } from './announcer.tsx'
+import { Composer, type ComposerHandle } from './composer.tsx'
+import { type Conversation, type ConversationState, openConversation } from './conversation-state.ts'
+import { DownIcon, Mark, MenuIcon } from './icons.tsx'
+import { OwnMessage, Reply } from './message.tsx'
+import { isDemoModel, Panel } from './panel.tsx'
+import { keepPlace } from './place.ts'
+import { type DemoInfo, earlierMessages } from './session.ts'
+import { unsent } from './unsent.ts'
+import { type Message, takeEarlier, textOf, turnOfReply, type View } from './view.ts'
+
+type PageProps = {
+  sessionId: string
+  isNew: boolean
+  demo: DemoInfo | null
+  title: string | null
+  onMenu(): void
+  onChanged(): Promise<void>
+}
+
+const awayMs = 3_000
+
+export function ConversationPage({ sessionId, isNew, demo, title, onMenu, onChanged }: PageProps) {
+  const { conversation, state, waiting } = useConversation(sessionId, isNew, onChanged)
+  const { view, phase, connection, absences, clockAheadMs } = state
+  const composer = useRef<ComposerHandle>(null)
+  const [notice, setNotice] = useState<string | null>(null)
+
+  useEffect(() => {
+    if (demo) conversation.showPast()
+  }, [demo, conversation])
+  useEffect(() => {
+    return unsent.onRefused((refusal) => {
+      if (refusal.sessionId !== sessionId) return
+      composer.current?.giveBack(refusal.text)
+      setNotice(`Not sent. ${refusal.problem.detail}`)
+    })
+  }, [sessionId])
+
+  const send = (text: string) => {
+    setNotice(null)
+    keepPlace()
+    unsent.add(sessionId, text, view === null && isNew)
+  }
+  const messages = view?.messages ?? []
+  const isEmpty = messages.length === 0 && waiting.length === 0
+  const last = messages.findLast(({ role }) => role === 'assistant')
+  const running = messages.find(({ role, status }) => role === 'assistant' && isOpen(status))
+  const heading = view?.session.title ?? title ?? 'New chat'
+  useEffect(() => {
+    document.title = isEmpty ? 'Holdfast' : `${heading} · Holdfast`
+  }, [heading, isEmpty])
+
+  return (
+    <>
+      <main className="main">
+        <header className="header">
+          <button type="button" className="quiet-button md:hidden" onClick={onMenu} aria-label="Show chats">
+            <MenuIcon />
+          </button>
+          <h1 className="min-w-0 flex-1 truncate text-[0.9375rem] font-semibold">{heading}</h1>
+          <ConnectionSign state={state} />
+        </header>
+        {phase === 'missing' && waiting.length === 0 ? (
+          <Missing />
+        ) : isEmpty && phase !== 'loading' ? (
+          <Welcome demo={demo} onSend={send} />
+        ) : (
+          <Messages view={view} waiting={waiting} clockAheadMs={clockAheadMs} conversation={conversation} />
+        )}
+        <Composer
+          ref={composer}
+          draftKey={`draft:${isNew && isEmpty ? 'new' : sessionId}`}
+          notice={notice}
+          isRunning={running !== undefined && connection !== 'connecting'}
+          onSend={send}
+          onStop={() => {
+            if (running?.repliesTo) void conversation.stopReply(running.repliesTo)
+          }}
+        />
+        <Announcer text={last ? textOf(last.parts) : null} outcome={last ? outcomeOf(last) : null} />
+      </main>
+      {demo && (
+        <Panel
+          demo={demo}
+          turn={[...(view?.turns.values() ?? [])].findLast(({ replyId }) => replyId === last?.id)}
+          absences={absences}
+          clockAheadMs={clockAheadMs}
+          onCut={() => conversation.cut(awayMs)}
+        />
+      )}
+    </>
+  )
+}
+
+const isOpen = (status: Message['status']) => status === 'pending' || status === 'streaming'
+
+const outcomeWords = {
+  complete: 'The reply is complete.',
+  failed: 'The reply failed.',
+  stopped: 'The reply was stopped.',
+}
+
+function outcomeOf({ status }: Message): string | null {
+  return status === 'pending' || status === 'streaming' ? null : outcomeWords[status]
+}
+
+function useConversation(sessionId: string, isNew: boolean, onChanged: () => Promise<void>) {
+  const [conversation] = useState(() => openConversation(sessionId))
+  const state = useSyncExternalStore(conversation.subscribe, conversation.state)
+  const all = useSyncExternalStore(unsent.subscribe, unsent.list)
+  const known = useMemo(() => new Set(state.view?.messages.map(({ id }) => id)), [state.view?.messages])
+  const mine = all.filter((each) => each.sessionId === sessionId)
+  const waiting = mine.filter(({ id }) => !known.has(id))
+  const isStored = mine.some((each) => each.state === 'sent')
+  const mayBegin = !isNew || isStored
+
+  // biome-ignore lint/correctness/useExhaustiveDependencies: whether it may begin is looked at again below
+  useEffect(() => {
+    conversation.start({ fresh: !mayBegin })
+    const hurry = () => conversation.hurry()
+    window.addEventListener('online', hurry)
+    return () => {
+      window.removeEventListener('online', hurry)
+      conversation.end()
+    }
+  }, [conversation])
+  // Its first message made the session: from now on there is something to follow.
+  useEffect(() => {
+    if (isStored && (state.phase === 'fresh' || state.phase === 'missing')) conversation.start({ fresh: false })
+  }, [isStored, state.phase, conversation])
+  useEffect(() => unsent.seen(known), [known])
+
+  const settled = state.view?.messages.filter(({ status }) => !isOpen(status)).length ?? 0
+  // biome-ignore lint/correctness/useExhaustiveDependencies: each of these changes what the list shows
+  useEffect(() => {
+    if (settled > 0 || isStored) void onChanged()
+  }, [settled, isStored, state.view?.session.title, onChanged])
+  return { conversation, state, waiting }
+}
+
+type MessagesProps = {
+  view: View | null
+  waiting: ReturnType<typeof unsent.list>
+  clockAheadMs: number
+  conversation: Conversation
+}
+
+function Messages({ view, waiting, clockAheadMs, conversation }: MessagesProps) {
+  const { scroller, isAway, toEnd } = useEnd(view, waiting.length)
+  const running = view?.messages.find(({ status }) => isOpen(status))
+  const errors = new Map(view?.messages.map(({ id, error }) => [id, error]))
+  return (
+    <div className="relative min-h-0 flex-1">
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
+      <section ref={scroller} className="messages" tabIndex={0} aria-label="Messages">
+        <div className="column">
+          {view?.before && <Earlier view={view} conversation={conversation} />}
+          {view?.messages.map((message) =>
+            message.role === 'user' ? (
+              <OwnMessage key={message.id} text={textOf(message.parts)} state="sent" at={message.createdAt} />
+            ) : (
+              <Reply
+                key={message.id}
+                message={message}
+                turn={turnOfReply(view, message.id)}
+                isBehind={isOpen(message.status) && message !== running}
+                failure={errors.get(message.repliesTo ?? '') ?? null}
+                clockAheadMs={clockAheadMs}
+              />
+            ),
+          )}
+          {waiting.map(({ id, text, state, sentAt }) => (
+            <OwnMessage key={id} text={text} state={state} at={sentAt} />
+          ))}
+        </div>
+      </section>
+      {isAway && (
+        <button type="button" className="to-end" onClick={toEnd} aria-label="To the latest message">
+          <DownIcon />
+        </button>
+      )}
+    </div>
+  )
+}
+
+function Earlier({ view, conversation }: { view: View; conversation: Conversation }) {
+  const load = async () => {
+    if (view.before === null) return
+    const page = await earlierMessages(view.session.id, view.before)
+    if (page.ok) conversation.change((now) => takeEarlier(now, page.value))
+  }
+  return (
+    <button type="button" className="small-button mx-auto" onClick={() => void load()}>
+      Earlier messages
+    </button>
+  )
+}
+
+const nearEndPx = 80
+
+/** Stays at the end while the reader is there, and leaves alone who has scrolled up to read. */
+function useEnd(view: View | null, waiting: number) {
+  const scroller = useRef<HTMLElement>(null)
+  const follows = useRef(true)
+  const [isAway, setAway] = useState(false)
+  useEffect(() => {
+    const { current } = scroller
+    if (!current) return
+    const look = () => {
+      follows.current = current.scrollHeight - current.scrollTop - current.clientHeight < nearEndPx
+      setAway(!follows.current)
+    }
+    current.addEventListener('scroll', look, { passive: true })
+    const watcher = new ResizeObserver(() => follows.current && current.scrollTo({ top: current.scrollHeight }))
+    if (current.firstElementChild) watcher.observe(current.firstElementChild)
+    watcher.observe(current)
+    return () => {
+      current.removeEventListener('scroll', look)
+      watcher.disconnect()
+    }
+  }, [])
+  // biome-ignore lint/correctness/useExhaustiveDependencies: who has just sent something wants to see it
+  useLayoutEffect(() => {
+    follows.current = true
+    scroller.current?.scrollTo({ top: scroller.current.scrollHeight })
+  }, [waiting > 0, view === null])
+  const toEnd = useCallback(() => {
+    follows.current = true
+    scroller.current?.scrollTo({ top: scroller.current.scrollHeight, behavior: 'smooth' })
+  }, [])
+  return { scroller, isAway, toEnd }
+}
+
+type Suggestion = { text: string; note?: string }
+
+const demoSuggestions: Suggestion[] = [
+  { text: 'long', note: 'Headings, code and tables' },
+  { text: 'slow', note: 'A minute, to reload or kill the server in' },
+  { text: 'fail once', note: 'An attempt that fails, and the one after it' },
+  { text: 'What happens to my message if the server crashes now?' },
+]
+const modelSuggestions: Suggestion[] = [
+  { text: 'Tell me a long story about a lighthouse keeper.' },
+  { text: 'Explain write-ahead logging, with an example in code.' },
+  { text: 'Compare three ways to make coffee in a table.' },
+  { text: 'What is a holdfast?' },
+]
+
+function Welcome({ demo, onSend }: { demo: DemoInfo | null; onSend(text: string): void }) {
+  const suggestions = demo && isDemoModel(demo) ? demoSuggestions : modelSuggestions
+  return (
+    <div className="welcome">
+      <div className="column">
+        <Mark />
+        <h2 className="mt-4 text-2xl font-semibold tracking-tight text-balance">
+          Say something. You are free to leave.
+        </h2>
+        <p className="mt-2 max-w-[34rem] text-pretty text-mute">
+          Your message is stored before it is acknowledged, and each word of the reply before you see it. Reload, go
+          offline, come back tomorrow: it will be here.
+        </p>
+        <ul className="suggestions">
+          {suggestions.map(({ text, note }) => (
+            <li key={text}>
+              <button type="button" className="suggestion" onClick={() => onSend(text)}>
+                <span className="font-medium">{text}</span>
+                {note && <span className="text-[0.8125rem] text-mute">{note}</span>}
+              </button>
+            </li>
+          ))}
+        </ul>
+      </div>
+    </div>
+  )
+}
+
+const Missing = () => (
+  <div className="welcome">
+    <div className="column">
+      <h2 className="text-xl font-semibold">This chat is not here.</h2>
+      <p className="mt-2 text-mute">
+        It was deleted, or it belongs to somebody else. Your other chats are in the list.
+      </p>
+    </div>
+  </div>
+)
+
+const connectionWords = { connecting: 'Connecting', live: 'Live', reconnecting: 'Reconnecting', offline: 'Offline' }
+
+function ConnectionSign({ state: { phase, connection } }: { state: ConversationState }) {
+  const isOnline = useSyncExternalStore(subscribeOnline, () => navigator.onLine)
+  if (phase === 'fresh' || phase === 'missing') return null
+  const sign = isOnline ? connection : 'offline'
+  return (
+    <p className={`connection is-${sign}`} role="status">
+      <span className="connection-dot" />
+      {connectionWords[sign]}
+    </p>
+  )
+}
+
+function subscribeOnline(hear: () => void): () => void {
+  window.addEventListener('online', hear)
+  window.addEventListener('offline', hear)
+  return () => {
+    window.removeEventListener('online', hear)
+    window.removeEventListener('offline', hear)
+  }
+}

@@ -1,0 +1,163 @@
+import { type CSSProperties, type ReactNode, useEffect, useRef, useState } from 'react'
+import { BoltIcon, CutIcon, ReloadIcon } from './icons.tsx'
+import { type DemoInfo, killServer } from './session.ts'
+import { type Absence, type Step, type StepKind, stepsOf } from './timeline.ts'
+import { useNow } from './times.ts'
+import type { TurnView } from './view.ts'
+
+type PanelProps = {
+  demo: DemoInfo
+  turn: TurnView | undefined
+  absences: readonly Absence[]
+  clockAheadMs: number
+  onCut(): void
+}
+
+/** It answers while no key is set, and names itself so. */
+export const isDemoModel = ({ model }: DemoInfo) => model.startsWith('demo')
+
+/** For trying what the server promises, and for seeing it keep it. */
+export function Panel({ demo, turn, absences, clockAheadMs, onCut }: PanelProps) {
+  const [isKilling, setKilling] = useState(false)
+  const kill = async () => {
+    setKilling(true)
+    // It dies before it can answer, which is the point.
+    await killServer()
+    setKilling(false)
+  }
+  return (
+    <aside className="panel" aria-label="Try it">
+      <h2 className="panel-title">Try to lose the reply</h2>
+      <p className="panel-note">Send a message, and while the reply is being written:</p>
+      <div className="panel-buttons">
+        <TryButton onClick={() => location.reload()} icon={<ReloadIcon />} label="Reload" />
+        <TryButton onClick={onCut} icon={<CutIcon />} label="Cut the connection" />
+        <TryButton
+          onClick={() => void kill()}
+          icon={<BoltIcon />}
+          label="Kill the server"
+          isBusy={isKilling}
+          isDanger
+        />
+      </div>
+      <Timeline turn={turn} absences={absences} clockAheadMs={clockAheadMs} />
+      <p className="panel-hint">
+        {isDemoModel(demo) ? (
+          <>
+            The demo model answers. Ask it for <q>slow</q>, <q>long</q>, <q>fail</q>, <q>fail once</q>.
+          </>
+        ) : (
+          <>
+            <q>{demo.model}</q> answers.
+          </>
+        )}
+      </p>
+      <dl className="panel-facts">
+        <dt>Model</dt>
+        <dd>{demo.model}</dd>
+        <dt>Store</dt>
+        <dd>{demo.store}</dd>
+      </dl>
+    </aside>
+  )
+}
+
+type TryProps = { onClick(): void; icon: ReactNode; label: string; isBusy?: boolean; isDanger?: boolean }
+
+const TryButton = ({ onClick, icon, label, isBusy = false, isDanger = false }: TryProps) => (
+  <button
+    type="button"
+    className={isDanger ? 'try-button is-danger' : 'try-button'}
+    onClick={onClick}
+    disabled={isBusy}
+  >
+    {icon}
+    <span>{label}</span>
+  </button>
+)
+
+type TimelineProps = Omit<PanelProps, 'demo' | 'onCut'>
+
+/** Each step a knot on a rope; the rope between two is longer the more time passed. The picture is its own list. */
+function Timeline({ turn, absences, clockAheadMs }: TimelineProps) {
+  const isRunning = turn?.isOpen === true
+  const now = useNow(100, isRunning) - clockAheadMs
+  const steps = turn ? stepsOf(turn, absences) : []
+  const origin = steps[0]?.at ?? null
+  const list = useRef<HTMLOListElement>(null)
+  // Where it lies on its side, its end is what is looked for.
+  // biome-ignore lint/correctness/useExhaustiveDependencies: it grows by a step
+  useEffect(() => {
+    list.current?.scrollTo({ left: list.current.scrollWidth })
+  }, [steps.length, isRunning])
+  if (origin === null) {
+    return <p className="timeline-empty">The life of the next message is drawn here, step by step.</p>
+  }
+  return (
+    <ol ref={list} className="timeline" aria-label="What happened to the last message">
+      {steps.map((step, at) => (
+        <Knot
+          // biome-ignore lint/suspicious/noArrayIndexKey: steps are only ever added at the end, or become another kind
+          key={at}
+          step={step}
+          origin={origin}
+          until={steps[at + 1]?.at ?? (isRunning ? now : null)}
+          isLast={at === steps.length - 1}
+          isRunning={isRunning}
+        />
+      ))}
+      {isRunning && (
+        <li className="knot is-now" aria-hidden="true">
+          <span className="knot-mark" />
+          <span className="knot-label">now</span>
+          <span className="knot-time">{sinceOf(now, origin)}</span>
+        </li>
+      )}
+    </ol>
+  )
+}
+
+type KnotProps = { step: Step; origin: number; until: number | null; isLast: boolean; isRunning: boolean }
+
+function Knot({ step, origin, until, isLast, isRunning }: KnotProps) {
+  const seconds = step.at !== null && until !== null ? Math.max(0, (until - step.at) / 1000) : 0
+  const isRope = !isLast || isRunning
+  return (
+    <li
+      className={`knot is-${step.kind}${isRope ? ' has-rope' : ''}${isLast && isRunning ? ' is-running' : ''}`}
+      style={{ '--rope': Math.min(4, Math.sqrt(seconds)) } as CSSProperties}
+    >
+      <span className="knot-mark">
+        <KnotSign kind={step.kind} />
+      </span>
+      <span className="knot-label">{step.label}</span>
+      <span className="knot-time">{step.at === null ? '' : sinceOf(step.at, origin)}</span>
+      {step.note && <span className="knot-note">{step.note}</span>}
+    </li>
+  )
+}
+
+const signs: { [kind in StepKind]?: string } = {
+  complete: 'M4.5 8.3l2.4 2.4 4.6-5',
+  killed: 'M5.2 5.2l5.6 5.6M10.8 5.2l-5.6 5.6',
+  failed: 'M8 4.6v4M8 11.3v.01',
+  ended: 'M8 4.6v4M8 11.3v.01',
+  lost: 'M5 8h1M10 8h1',
+  away: 'M5 8h1M10 8h1',
+  stopped: 'M6 6h4v4H6z',
+}
+
+function KnotSign({ kind }: { kind: StepKind }) {
+  const sign = signs[kind]
+  return (
+    <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
+      <circle cx="8" cy="8" r={sign ? 7.25 : kind === 'attempt' ? 5 : 3.5} className="knot-ring" />
+      {sign && <path d={sign} className="knot-sign" />}
+    </svg>
+  )
+}
+
+function sinceOf(at: number, origin: number): string {
+  const ms = Math.max(0, at - origin)
+  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`
+}

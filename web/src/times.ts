@@ -1,0 +1,29 @@
+/** Times as people read them. */
+import { useEffect, useState } from 'react'
+
+const minuteMs = 60_000
+const hourMs = 60 * minuteMs
+const dayMs = 24 * hourMs
+
+export function agoOf(iso: string): string {
+  const agoMs = Date.now() - Date.parse(iso)
+  if (agoMs < minuteMs) return 'now'
+  if (agoMs < hourMs) return `${Math.floor(agoMs / minuteMs)} min`
+  if (agoMs < dayMs) return `${Math.floor(agoMs / hourMs)} h`
+  return new Date(iso).toLocaleDateString(undefined, { day: 'numeric', month: 'short' })
+}
+
+export const clockOf = (iso: string) =>
+  new Date(iso).toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' })
+
+/** The time now, again every so often while `isRunning`. */
+export function useNow(everyMs: number, isRunning: boolean): number {
+  const [now, setNow] = useState(Date.now)
+  useEffect(() => {
+    if (!isRunning) return
+    setNow(Date.now())
+    const timer = setInterval(() => setNow(Date.now()), everyMs)
+    return () => clearInterval(timer)
+  }, [everyMs, isRunning])
+  return now
+}

@@ -1,0 +1,120 @@
+/**
+ * Messages that no server has acknowledged. Each has its id from the start and is sent with that id, again and again,
+ * until it is acknowledged or refused; so it is stored once, however often it was sent, from however many tabs. The
+ * list lies in the browser's storage: a reload in between goes on with it.
+ */
+import { createSession, type Problem, sendMessage } from './session.ts'
+import { newId, recall, remember } from './storage.ts'
+
+export type Unsent = {
+  sessionId: string
+  id: string
+  text: string
+  /** `sent`: acknowledged, and soon to be seen in the session's log. */
+  state: 'sending' | 'sent'
+  sentAt: string
+  /** Its session may not be there yet, and is made with it. */
+  isFirst: boolean
+}
+export type Refusal = { sessionId: string; text: string; problem: Problem }
+
+const key = 'unsent'
+let list: readonly Unsent[] = read()
+const hearers = new Set<() => void>()
+const refusalHearers = new Set<(refusal: Refusal) => void>()
+const sending = new Set<string>()
+const wakers = new Set<() => void>()
+
+function read(): Unsent[] {
+  try {
+    return (JSON.parse(recall(key) ?? '[]') as Unsent[]).filter(({ state }) => state === 'sending')
+  } catch {
+    return []
+  }
+}
+
+function write(next: readonly Unsent[]): void {
+  list = next
+  remember(key, next.length > 0 ? JSON.stringify(next) : null)
+  for (const hear of hearers) hear()
+}
+
+export const unsent = {
+  list: () => list,
+  subscribe(hear: () => void): () => void {
+    hearers.add(hear)
+    return () => hearers.delete(hear)
+  },
+  /** The text of a message that the server will not take, to be given back to whoever wrote it. */
+  onRefused(hear: (refusal: Refusal) => void): () => void {
+    refusalHearers.add(hear)
+    return () => refusalHearers.delete(hear)
+  },
+  add(sessionId: string, text: string, isFirst: boolean): void {
+    write([...list, { sessionId, id: newId(), text, state: 'sending', sentAt: new Date().toISOString(), isFirst }])
+    void sendAll(sessionId)
+  },
+  /** Its message has been seen in the log. */
+  seen(ids: ReadonlySet<string>): void {
+    if (list.some(({ id }) => ids.has(id))) write(list.filter(({ id }) => !ids.has(id)))
+  },
+  /** Goes on with what an earlier page left, and at once where the network is back. */
+  resume(): void {
+    for (const wake of wakers) wake()
+    for (const { sessionId } of list) void sendAll(sessionId)
+  },
+}
+
+const backoffMs = { first: 400, most: 8_000 }
+const titleLength = 60
+
+/** One at a time for each session, so that messages arrive in the order in which they were written. */
+async function sendAll(sessionId: string): Promise<void> {
+  if (sending.has(sessionId)) return
+  sending.add(sessionId)
+  for (let next = firstOf(sessionId), tries = 0; next !== undefined; next = firstOf(sessionId)) {
+    const problem = await sendOne(next)
+    if (problem === null) tries = 0
+    else if (problem.retryable) await pause(problem.retryAfterMs ?? backOff(tries++))
+    else refuse(next, problem)
+  }
+  sending.delete(sessionId)
+}
+
+const firstOf = (sessionId: string) => list.find((each) => each.sessionId === sessionId && each.state === 'sending')
+
+const backOff = (tries: number) => Math.min(backoffMs.most, backoffMs.first * 2 ** tries) * (0.5 + Math.random() / 2)
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    const wake = () => {
+      clearTimeout(timer)
+      wakers.delete(wake)
+      resolve()
+    }
+    const timer = setTimeout(wake, ms)
+    wakers.add(wake)
+  })
+}
+
+/** Null: acknowledged. A session that is made again is the one that is there. */
+async function sendOne({ sessionId, id, text, isFirst }: Unsent): Promise<Problem | null> {
+  if (isFirst) {
+    const created = await createSession(sessionId, titleOf(text))
+    if (!created.ok) return created.problem
+  }
+  const answer = await sendMessage(sessionId, id, text)
+  if (!answer.ok) return answer.problem
+  write(list.map((each) => (each.id === id ? { ...each, state: 'sent' } : each)))
+  return null
+}
+
+function titleOf(text: string): string {
+  const line = text.replace(/\s+/g, ' ').trim()
+  return line.length > titleLength ? `${line.slice(0, titleLength).replace(/[\uD800-\uDBFF]$/, '')}…` : line
+}
+
+function refuse({ sessionId, id, text }: Unsent, problem: Problem): void {
+  write(list.filter((each) => each.id !== id))
+  for (const hear of refusalHearers) hear({ sessionId, text, problem })
+}
