@@ -1,6 +1,6 @@
 /** `holdfast doctor`: looks at what the server needs, one line each, and says what to do about what is wrong. */
-import { accessSync, constants, existsSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { accessSync, constants, existsSync, statSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
 import { defineCommand } from 'citty'
 import { type Database, openDatabase } from '../store/database.ts'
 import { schemaState } from '../store/migrations.ts'
@@ -60,11 +60,14 @@ async function embedded({ options }: Settings): Promise<Finding[]> {
   }
 }
 
+/** Of a directory that is not there yet, the one that it would be made in is asked. */
 function writable(directory: string): { ok: boolean; exists: boolean } {
   const exists = existsSync(directory)
+  let place = directory
+  while (!existsSync(place) && dirname(place) !== place) place = dirname(place)
   try {
-    accessSync(exists ? directory : resolve(directory, '..'), constants.W_OK)
-    return { ok: true, exists }
+    accessSync(place, constants.W_OK | constants.X_OK)
+    return { ok: statSync(place).isDirectory(), exists }
   } catch {
     return { ok: false, exists }
   }
