@@ -68,7 +68,21 @@ async function demo(lan: boolean): Promise<void> {
   })
   process.on('SIGINT', child.stop)
   process.on('SIGTERM', child.stop)
+  if (process.env.npm_lifecycle_event !== undefined) whenParentGone(child.stop)
   process.exit(await child.ended)
+}
+
+const parentEveryMs = 500
+
+/** npm passes SIGTERM on to the shell between it and us, and no further. */
+function whenParentGone(act: () => void): void {
+  const parent = process.ppid
+  const timer = setInterval(() => {
+    if (process.ppid === parent) return
+    clearInterval(timer)
+    act()
+  }, parentEveryMs)
+  timer.unref()
 }
 
 function tidyLines({ options, model }: Settings, { url, runner }: Ready): string[] {

@@ -2,6 +2,7 @@
 import type { Chunk } from './chunk.ts'
 import { ReplyError } from './errors.ts'
 import type { Json } from './json.ts'
+import type { StepUsage } from './message.ts'
 
 /**
  * What a `reply` yields is made storable here, before anything sees it. Postgres refuses a NUL and half a surrogate
@@ -108,6 +109,29 @@ function cleanChunk(chunk: Chunk): Chunk {
  * A BigInt, which `JSON.stringify` refuses, becomes its digits. Throws `ReplyError` for cycles and absurd depths.
  */
 export const cleanJson = (value: unknown): Json | undefined => cleanValue(value, 0, 'value')
+
+/** More tokens than any step has; a reply's steps together still fit an `int`. */
+const tokensMax = 10_000_000
+
+/**
+ * A report as the ledger takes it: what is no count of tokens, or no text, is as if it had not been reported. One `1.5`
+ * of a provider made every attempt's end unstorable, so that the reply was asked for four times and failed.
+ */
+export function cleanUsage(usage: StepUsage): StepUsage {
+  return {
+    provider: name(usage.provider),
+    model: name(usage.model),
+    inputTokens: count(usage.inputTokens),
+    outputTokens: count(usage.outputTokens),
+    cachedInputTokens: count(usage.cachedInputTokens),
+    reasoningTokens: count(usage.reasoningTokens),
+    finishReason: name(usage.finishReason),
+  }
+}
+
+const name = (value: unknown) => (typeof value === 'string' ? cleanText(value) : undefined)
+const count = (value: unknown) =>
+  Number.isInteger(value) && (value as number) >= 0 && (value as number) <= tokensMax ? (value as number) : undefined
 
 function cleanValue(value: unknown, depth: number, where: string): Json | undefined {
   if (depth > depthMax) {

@@ -5,6 +5,7 @@
  */
 import { point } from '#points'
 import type { Chunk } from '../core/chunk.ts'
+import { cleanUsage } from '../core/clean.ts'
 import { ReplyError } from '../core/errors.ts'
 import type { StepUsage } from '../core/message.ts'
 import { replyChunks } from '../reply/chunks.ts'
@@ -116,7 +117,8 @@ async function promptOf(database: Database, attempt: Attempt): Promise<ReplyCont
   }
 }
 
-function noteUsage(database: Database, attempt: Attempt, usage: StepUsage): void {
+function noteUsage(database: Database, attempt: Attempt, reported: StepUsage): void {
+  const usage = cleanUsage(reported)
   const report = { step: attempt.usage.length, usage }
   attempt.usage.push(report)
   attempt.model = usage.model ?? attempt.model

@@ -1,9 +1,18 @@
 import type { Database, Statement } from './database.ts'
 
+/**
+ * The timeline that is written now. The control file names that of the last checkpoint: after a promotion it named the
+ * old one until the next checkpoint had ended, which may take minutes (PostgreSQL 15, 2026-11-21).
+ */
+const here = `
+  (select system_identifier::text, case when pg_is_in_recovery() then timeline_id
+      else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int end as timeline
+    from pg_control_system(), pg_control_checkpoint()) here`
+
 const knownEpoch: Statement = {
   name: 'known-epoch',
-  text: `select m.epoch from holdfast.meta m, pg_control_system() s, pg_control_checkpoint() c
-     where m.system_identifier = s.system_identifier::text and m.timeline = c.timeline_id`,
+  text: `select m.epoch from holdfast.meta m
+     join ${here} on m.system_identifier = here.system_identifier and m.timeline = here.timeline`,
 }
 
 /**
@@ -19,7 +28,7 @@ export async function readEpoch(database: Database, fresh: string): Promise<stri
   return await database.transaction(async (query) => {
     const rows = await query(
       `insert into holdfast.meta (epoch, system_identifier, timeline)
-         select $1, s.system_identifier::text, c.timeline_id from pg_control_system() s, pg_control_checkpoint() c
+         select $1, here.system_identifier, here.timeline from ${here}
        on conflict (only_row) do update set
          epoch = case when (meta.system_identifier, meta.timeline) = (excluded.system_identifier, excluded.timeline)
            then meta.epoch else excluded.epoch end,

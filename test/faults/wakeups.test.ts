@@ -1,4 +1,5 @@
 /** I8: with every wakeup lost, between processes and within one, all happens by polling. */
+import { Client } from 'pg'
 import { expect, test } from 'vitest'
 import { gate, ofType, openScene, pieces, slowly, textIn } from './scene.ts'
 
@@ -43,4 +44,38 @@ test('without any wakeup a reply is claimed, followed, retried and stopped withi
   expect(watcher.problems).toEqual([])
   expect(await http.stop()).toBe(0)
   expect(await runner.stop()).toBe(0)
+})
+
+test('notifications that are not ours harm nobody: any role of the database may send them', async () => {
+  const scene = await openScene()
+  const { ann } = scene
+  const server = await scene.start({ env: { HOLDFAST_ROLES: 'http' } })
+  const session = await ann.createSession()
+  const watcher = ann.watch(session)
+  await watcher.until(({ type }) => type === 'caught-up')
+
+  const client = new Client(scene.database)
+  await client.connect()
+  await client.query('listen holdfast')
+  const heard = new Promise<void>((resolve) => {
+    client.on('notification', ({ payload = '' }) => payload.includes('"hello":"here"') && resolve())
+  })
+  const here = { tenantId: 'default', sessionId: session, due: false }
+  const event = { seq: 1, type: 'x', turnId: null, position: null, attempt: null, at: 'x', json: '{}' }
+  for (const notes of [5, [null], [here], [{ ...here, events: {}, runs: [] }]]) await tell({ notes })
+  for (const bad of [null, {}, { ...event, audience: 7 }]) await tell({ notes: [{ ...here, events: [bad], runs: [] }] })
+  await tell({ notes: [{ ...here, events: [], runs: [{ position: 1 }] }] })
+  await tell({ hello: 'new' })
+  // It has heard all of them, and lives.
+  await heard
+  await client.end()
+  await ann.send(session, 'still here', 'm1')
+  await watcher.until(({ type }) => type === 'message.created')
+  await watcher.close()
+  expect(watcher.problems).toEqual([])
+  expect(await server.stop()).toBe(0)
+
+  async function tell(payload: object): Promise<void> {
+    await client.query('select pg_notify($1, $2)', ['holdfast', JSON.stringify({ from: 'somebody', ...payload })])
+  }
 })

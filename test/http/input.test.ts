@@ -1,5 +1,7 @@
 /** What the server makes of input that nobody should send. Only 2xx and 4xx are answers to it, and a 4xx changes nothing. */
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { type IncomingMessage, request } from 'node:http'
 import { connect, type Socket } from 'node:net'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
@@ -123,7 +125,9 @@ const bad: Bad[] = [
   [send, 'a NUL in a key', raw('{"id":"a","text":"x","metadata":{"a\\u0000":1}}'), /no NUL/],
   [send, 'half a character', raw(`{"id":"a","text":"${secret}\\ud83d"}`), /half of a surrogate pair/],
   [send, 'half a character in metadata', raw('{"id":"a","text":"x","metadata":{"a":["\\udc00"]}}'), /half of a/],
-  [send, 'a number without end', raw('{"id":"a","text":"x","metadata":{"a":1e999}}'), /finite/],
+  [send, 'a number without end', raw('{"id":"a","text":"x","metadata":{"a":1e999}}'), /1e21/],
+  [send, 'a number that is 309 digits in full', raw('{"id":"a","text":"x","metadata":{"a":[1e308]}}'), /1e21/],
+  [send, 'a number that is as small', raw('{"id":"a","text":"x","metadata":{"a":-1e-300}}'), /1e-21/],
   [send, 'metadata that is a list', post({ id: 'a', text: 'x', metadata: [1] }), /"metadata".*expected record/],
   [send, 'too deep', raw(`{"id":"a","text":"x","metadata":{"a":${deep(40)}}}`), /nested at most 32 deep/],
   [send, 'absurdly deep', raw(deep(100_000)), /nested at most 32 deep/],
@@ -396,6 +400,18 @@ test('HEAD answers as GET without a body, OPTIONS with the methods, and any othe
     expect([stream.status, stream.headers.get('allow')]).toEqual([405, 'GET, OPTIONS'])
     expect((await problemOf(await ann.request('/v1/nowhere'))).code).toBe('not_found')
     expect((await problemOf(await ann.request('/'.padEnd(5_000, 'x')))).code).toBe('not_found')
+  })
+})
+
+test('a request for what is no path is answered, and harms nothing', async () => {
+  await withPlace(async ({ server }) => {
+    const { hostname, port } = new URL(server.url)
+    for (const path of ['//', '//v1/sessions', '///', '/?//', '*', 'http://[', '/%', '/%ff%00']) {
+      const asked = request({ hostname, port, path }).end()
+      const [response] = (await once(asked, 'response')) as [IncomingMessage]
+      response.resume()
+      expect([path, [200, 400, 404].includes(response.statusCode ?? 0)]).toEqual([path, true])
+    }
   })
 })
 

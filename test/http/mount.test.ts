@@ -1,4 +1,8 @@
 /** Holdfast inside an app: as a handler of web requests, below a base path, with the app's own sign-in. */
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, request } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { networkInterfaces } from 'node:os'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { createHoldfast, type Holdfast, type HoldfastOptions, OptionError } from '../../src/index.ts'
 import { freshDatabase } from '../support/postgres.ts'
@@ -103,3 +107,30 @@ test.each(wrong)('createHoldfast refuses %s and names the option', (_what, optio
   expect(make).toThrow(message)
   expect(make).not.toThrow(/hidden/)
 })
+
+const elsewhere = Object.values(networkInterfaces())
+  .flat()
+  .find((each) => each?.family === 'IPv4' && !each.internal)?.address
+
+test.skipIf(elsewhere === undefined)(
+  'mounted in an app’s server, it has guests on this machine only, whatever name others call it by',
+  async () => {
+    mount({ authenticate: undefined, basePath: '' })
+    const server = createServer((incoming, outgoing) => void chat!.node(incoming, outgoing))
+    await once(server.listen(0, '0.0.0.0'), 'listening')
+    const { port } = server.address() as AddressInfo
+    for (const [address, status] of [
+      ['127.0.0.1', 201],
+      [elsewhere!, 401],
+      ['127.0.0.1', 201],
+    ] as const) {
+      const headers = { host: 'localhost', 'content-type': 'application/json' }
+      const asked = request({ host: address, port, path: '/v1/sessions', method: 'POST', headers }).end('{}')
+      const [response] = (await once(asked, 'response')) as [IncomingMessage]
+      response.resume()
+      expect([address, response.statusCode]).toEqual([address, status])
+    }
+    server.closeAllConnections()
+    await once(server.close(), 'close')
+  },
+)
