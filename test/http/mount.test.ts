@@ -68,6 +68,31 @@ test('a handler of web requests serves every route below its base path, and stre
   expect((await ask('/chat/readyz')).status).toBe(200)
 })
 
+test('a report of usage that the ledger cannot hold harms no reply, and what it can hold is counted (I12)', async () => {
+  let asked = 0
+  mount({
+    reply: ({ usage }) => {
+      asked++
+      usage({ model: 'm\0', inputTokens: 1.5, outputTokens: 4 })
+      usage({ inputTokens: 1e12, cachedInputTokens: -1, reasoningTokens: '7' as unknown as number })
+      return 'A reply.'
+    },
+  })
+  await ask('/chat/v1/sessions', post({ id: 's' }))
+  const stream = await ask('/chat/v1/sessions/s/events')
+  await ask('/chat/v1/sessions/s/messages', post({ id: 'm1', text: 'hi' }))
+  let text = ''
+  const reader = stream.body!.pipeThrough(new TextDecoderStream()).getReader()
+  while (!/"message\.(ai_response|error)"/.test(text)) text += (await reader.read()).value
+  await reader.cancel()
+  const { messages } = (await (await ask('/chat/v1/sessions/s')).json()) as { messages: object[] }
+  expect(messages).toMatchObject([
+    { error: null, inputTokens: null },
+    { status: 'complete', model: 'm\uFFFD', outputTokens: 4 },
+  ])
+  expect(asked).toBe(1)
+})
+
 test('the app’s sign-in decides who asks, and what goes wrong in it is 500 without its words', async () => {
   mount({
     authenticate: (request) => {
