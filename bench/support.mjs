@@ -11,6 +11,9 @@ import { fileURLToPath } from 'node:url'
 const main = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url))
 const providerMain = fileURLToPath(new URL('../test/support/provider-main.mjs', import.meta.url))
 
+/** To look closer: `BENCH_NODE_OPTIONS='--cpu-prof --cpu-prof-dir=…' npm run bench -- stream`. */
+const nodeOptions = (process.env.BENCH_NODE_OPTIONS ?? '').split(' ').filter(Boolean)
+
 /** A bench runs with its own data directory, which is removed, and ends what it started. */
 export async function withMachine(work) {
   const dataDir = await mkdtemp(join(tmpdir(), 'holdfast-bench-'))
@@ -18,7 +21,7 @@ export async function withMachine(work) {
   const machine = {
     dataDir,
     async server(env = {}) {
-      const child = spawn(process.execPath, [main, 'serve'], {
+      const child = spawn(process.execPath, [...nodeOptions, main, 'serve'], {
         env: {
           PATH: process.env.PATH,
           HOME: dataDir,

@@ -20,7 +20,8 @@ export type HoldfastOptions = {
   tokens?: TokenSettings
   /**
    * Whether somebody without an account may chat, known by a cookie. `loopback`: only where the server is reached on
-   * this machine. Defaults to `loopback`; never used with `authenticate` or `tokens`.
+   * this machine, as far as its address (not known to `fetch`) and the name in the request tell. Defaults to
+   * `loopback`; never used with `authenticate` or `tokens`.
    */
   guests?: 'on' | 'off' | 'loopback'
   /**

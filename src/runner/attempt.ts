@@ -39,8 +39,6 @@ export type Attempt = {
   step: number
   /** A step has ended, and it is not known yet whether another follows. */
   betweenSteps: boolean
-  /** Chunks given to the log. */
-  pushed: number
   bytes: number
   over: boolean
 }
@@ -56,7 +54,6 @@ export function beginAttempt({ appender }: AttemptOptions, claimed: Claimed, cla
     model: null,
     step: claimed.checkpoint?.step ?? 0,
     betweenSteps: false,
-    pushed: 0,
     bytes: 0,
     over: false,
   }
@@ -65,7 +62,6 @@ export function beginAttempt({ appender }: AttemptOptions, claimed: Claimed, cla
 export function pushChunk(attempt: Attempt, chunk: Chunk): void {
   attempt.fold.push(chunk)
   attempt.log.push(chunk)
-  attempt.pushed++
   attempt.bytes += bytesOf(chunk)
 }
 

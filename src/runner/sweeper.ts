@@ -10,6 +10,8 @@ import { expire, repair, sweep, turnsStopping } from '../store/turns.ts'
 
 const rowsMax = 100
 
+type Stopping = Awaited<ReturnType<typeof turnsStopping>>[number]
+
 export type Sweeper = { start(): void; sweep(): Promise<void>; stop(): void }
 
 export function createSweeper(options: {
@@ -23,9 +25,9 @@ export function createSweeper(options: {
   let stopped = false
 
   async function sweepOnce(): Promise<void> {
-    for (const { tenantId, sessionId, messageId, by } of await turnsStopping(database, rowsMax)) {
-      const done = await stopTurn(database, { tenantId, sessionId, messageId, by, reason: null, round: null })
-      if (done.outcome === 'stopped') wakeups.tell({ tenantId, sessionId, events: [done.event], runs: [], due: true })
+    for (const stopping of await turnsStopping(database, rowsMax)) {
+      // One that cannot be completed keeps nobody else waiting.
+      await completeStop(stopping).catch((error: unknown) => log('stop not completed', { error: String(error) }))
     }
     for (const { tenantId, sessionId, event } of await expire(database, rowsMax, failureOf('expired'))) {
       wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
@@ -33,6 +35,11 @@ export function createSweeper(options: {
     const repaired = await repair(database, rowsMax)
     if (repaired > 0) log('lanes without a due head were repaired', { lanes: repaired })
     while ((await sweep(database, rowsMax)) === rowsMax);
+  }
+
+  async function completeStop({ tenantId, sessionId, messageId, by }: Stopping): Promise<void> {
+    const done = await stopTurn(database, { tenantId, sessionId, messageId, by, reason: null, round: null })
+    if (done.outcome === 'stopped') wakeups.tell({ tenantId, sessionId, events: [done.event], runs: [], due: true })
   }
 
   function schedule(): void {

@@ -6,6 +6,7 @@
  *   accept 2  messages coming in
  *   read   4  followers, snapshots, history (what is left of `poolMax`)
  *   listen 1  notifications, held by `listen`
+ *   (one)     transactions: migrations at the start, a new epoch; closed when it has had nothing to do for a while
  *
  * A server that hangs is noticed by our own clock (`answerMs`): the connection is thrown away, because an answer that
  * comes later would be taken for the next statement's. What such a statement did is unknown, never "failed".
@@ -48,6 +49,7 @@ export class DatabaseError extends Error {
 const answerMs = 6_000
 const connectMs = 5_000
 const closeMs = 3_000
+const coldIdleMs = 10_000
 // Migrations may build indexes on large tables.
 const transactionMs = 600_000
 const common =
@@ -64,14 +66,13 @@ export function openDatabase(
     ...(typeof address === 'string' ? { connectionString: address } : address),
     application_name: 'holdfast',
     connectionTimeoutMillis: connectMs,
-    idleTimeoutMillis: 0,
     keepAlive: true,
     types: {
       getTypeParser: (oid: number) => (oid === 20 ? Number : pg.types.getTypeParser(oid)),
     } as pg.CustomTypesConfig,
   }
-  const pool = (max: number, settings: string) => {
-    const made = new pg.Pool({ ...config, max, options: settings })
+  const pool = (max: number, settings: string, idleTimeoutMillis = 0) => {
+    const made = new pg.Pool({ ...config, max, options: settings, idleTimeoutMillis })
     made.on('error', options.onError)
     return made
   }
@@ -81,7 +82,7 @@ export function openDatabase(
     accept: pool(2, hotSettings),
     read: pool(Math.max(1, options.poolMax - 5), hotSettings),
   }
-  const cold = pool(1, common)
+  const cold = pool(1, common, coldIdleMs)
   let closed: Promise<void> | undefined
 
   async function run<T>(from: pg.Pool, work: (client: pg.PoolClient) => Promise<T>, withinMs = answerMs): Promise<T> {
