@@ -117,7 +117,8 @@ create table holdfast.turns (
   sweep_at timestamptz,
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
-  primary key (tenant_id, id)
+  -- The id first: what looks a turn up by it needs nothing else, whatever the planner knows of the table.
+  primary key (id, tenant_id)
 ) with (fillfactor = 70);
 create unique index turn_of_message on holdfast.turns (tenant_id, session_id, message_id);
 create index turns_due on holdfast.turns (due_at) where state = 'queued' and due_at is not null;

@@ -1,11 +1,13 @@
 /**
  * What nobody else did, every few seconds on every runner: stops that could not be completed, turns that were never
- * begun in time, heads of lanes that were not made due, chunks that are no longer needed.
+ * begun in time, heads of lanes that were not made due, chunks that are no longer needed, and the planner's picture of
+ * tables that grew.
  */
 import { failureOf } from '../core/errors.ts'
 import { stopTurn } from '../log/stop.ts'
 import type { Wakeups } from '../log/wakeups.ts'
 import type { Database } from '../store/database.ts'
+import { refreshStatistics } from '../store/statistics.ts'
 import { expire, repair, sweep, turnsStopping } from '../store/turns.ts'
 
 const rowsMax = 100
@@ -32,6 +34,7 @@ export function createSweeper(options: {
     for (const { tenantId, sessionId, event } of await expire(database, rowsMax, failureOf('expired'))) {
       wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
     }
+    await refreshStatistics(database)
     const repaired = await repair(database, rowsMax)
     if (repaired > 0) log('lanes without a due head were repaired', { lanes: repaired })
     while ((await sweep(database, rowsMax)) === rowsMax);
