@@ -24,10 +24,13 @@ export async function stream(replies = 500) {
     let counting = false
     for (let n = 0; n < replies; n++) {
       const { cookie, session } = await guest(url)
+      let rest = ''
       const stop = await events(url, `/v1/sessions/${session}/events`, cookie, (text) => {
         const now = Date.now()
+        const lines = (rest + text).split('\n')
+        rest = lines.pop()
         // An outcome repeats the whole text: only chunks are counted.
-        for (const line of text.split('\n')) {
+        for (const line of lines) {
           if (!counting || !line.includes('"type":"chunk"')) continue
           for (const [stamp] of line.matchAll(/\b1[78]\d{11}\b/g)) delays.push(now - Number(stamp))
         }

@@ -32,6 +32,15 @@ create table holdfast.sessions (
   primary key (tenant_id, id)
 ) with (fillfactor = 80);
 
+-- Ids of deleted sessions, and nothing else of them. Such an id is not used again: a cursor of the old log would fit the
+-- new one, and its holder would miss what stands before it.
+create table holdfast.deleted_sessions (
+  tenant_id text not null,
+  id text not null,
+  deleted_at timestamptz not null default clock_timestamp(),
+  primary key (tenant_id, id)
+);
+
 create table holdfast.members (
   tenant_id text not null,
   session_id text not null,
@@ -110,8 +119,7 @@ create table holdfast.turns (
   due_at timestamptz,
   -- Null once begun.
   expires_at timestamptz,
-  -- The last finished step: {attempt, step, nextIndex, parts, metadata, messages, usage}. Never read into by SQL
-  -- but for its numbers.
+  -- The last finished step: {attempt, step, nextIndex, parts, metadata}.
   checkpoint json,
   -- When its chunks may be swept.
   sweep_at timestamptz,
@@ -338,7 +346,7 @@ $$;
 -- ---------------------------------------------------------------------------------------------------------------
 -- Sessions.
 
--- Outcomes: created, same (the caller is a member of it: what is there), conflict (somebody else's).
+-- Outcomes: created, same (the caller is a member of it: what is there), conflict (somebody else's, or a deleted one's).
 create function holdfast.create_session(p_tenant text, p_session text, p_user text, p_title text, p_metadata jsonb)
   returns json language plpgsql as $$
 declare s holdfast.sessions;
@@ -346,6 +354,11 @@ begin
   insert into holdfast.sessions (tenant_id, id, title, metadata) values (p_tenant, p_session, p_title, p_metadata)
     on conflict do nothing returning * into s;
   if found then
+    -- Asked after the insert, which may have waited for a deletion to commit.
+    if exists (select from holdfast.deleted_sessions where tenant_id = p_tenant and id = p_session) then
+      delete from holdfast.sessions where tenant_id = p_tenant and id = p_session;
+      return json_build_object('outcome', 'conflict');
+    end if;
     insert into holdfast.members (tenant_id, session_id, user_id, role) values (p_tenant, p_session, p_user, 'owner');
     return json_build_object('outcome', 'created', 'session', holdfast.session_json(s, 0));
   end if;
@@ -393,6 +406,7 @@ begin
   delete from holdfast.events where tenant_id = p_tenant and session_id = p_session;
   delete from holdfast.members where tenant_id = p_tenant and session_id = p_session;
   delete from holdfast.sessions where tenant_id = p_tenant and id = p_session;
+  insert into holdfast.deleted_sessions (tenant_id, id) values (p_tenant, p_session);
   return 'deleted';
 end $$;
 

@@ -13,7 +13,8 @@ import {
   isLoopbackName,
   tokenAuthenticate,
 } from './http/principal.ts'
-import { type HoldfastOptions, type Log, type Resolved, resolveOptions } from './options.ts'
+import { type HoldfastOptions, type Log, OptionError, type Resolved, resolveOptions } from './options.ts'
+import { DatabaseError } from './store/database.ts'
 
 export type { Chunk, Part } from './core/chunk.ts'
 export type { Failure, TurnCode } from './core/errors.ts'
@@ -95,6 +96,7 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
   const fromElsewhere = new WeakSet<Request>()
 
   const engine = (): Promise<Engine> => {
+    if (closing) return Promise.reject(new DatabaseError('refused', new Error('this Holdfast was closed')))
     // After a failed start the next request tries again: the database may be back.
     starting ??= startEngine(options, () => entry.reply).catch((error: unknown) => {
       starting = undefined
@@ -136,16 +138,24 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     node,
     start: async () => void (await engine()),
     async listen(port, host = '127.0.0.1', before = () => false) {
+      if (server) throw new OptionError('listen: this Holdfast listens already. Close it first, or use chat.node.')
       reachedBeyondLoopback ||= !isLoopbackHost(host)
       await engine()
       server = createServer(
         { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
         (incoming, outgoing) => {
-          if (before(incoming, outgoing)) return
-          node(incoming, outgoing).catch((error: unknown) => options.log('request failed', { error: String(error) }))
+          const answer = async () => before(incoming, outgoing) || (await node(incoming, outgoing))
+          answer().catch((error: unknown) => {
+            options.log('request failed', { error: String(error) })
+            outgoing.destroy()
+          })
         },
       )
-      return { url: await listening(server, port, host) }
+      const url = await listening(server, port, host).catch((error: unknown) => {
+        server = undefined
+        throw error
+      })
+      return { url }
     },
     close() {
       closing ??= close()

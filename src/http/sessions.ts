@@ -18,8 +18,7 @@ const createSchema = z.strictObject({
 async function create({ request, parts, principal }: Call): Promise<Response> {
   const { id = uuidv7(), title = null, metadata = {} } = await readBody(request, createSchema)
   const created = await createSession(parts.database, { ...principal, id, title, metadata })
-  if (created.outcome === 'conflict')
-    throw new Problem('id_conflict', 'A session with this id exists already. Choose a new id.')
+  if (created.outcome === 'conflict') throw new Problem('id_conflict', 'A session has or had this id. Choose a new id.')
   return json(created.outcome === 'created' ? 201 : 200, created.session, { location: `/v1/sessions/${id}` })
 }
 

@@ -130,7 +130,7 @@ export function createHub(options: {
           break
         }
         case 'reset':
-          // The log is not what it was: restored, or deleted and made anew under the same id.
+          // The log is not what it was: it was restored to an earlier state.
           for (const follower of [...feed.followers]) {
             follower.sink.control({ type: 'reset', reason: effect.reason })
             end(follower)

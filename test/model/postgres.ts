@@ -240,7 +240,7 @@ export async function stateOfPostgres({ query }: Stored): Promise<unknown> {
 export async function emptyPostgres({ query }: Stored): Promise<void> {
   await query(`do $$ begin
     delete from holdfast.sessions; delete from holdfast.members; delete from holdfast.messages;
-    delete from holdfast.turns; delete from holdfast.chunks; delete from holdfast.events; delete from holdfast.usage;
+    delete from holdfast.deleted_sessions; delete from holdfast.turns; delete from holdfast.chunks; delete from holdfast.events; delete from holdfast.usage;
   end $$`)
 }
 

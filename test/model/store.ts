@@ -55,7 +55,12 @@ export type Session = {
   outputTokens: number
 }
 export type UsageRow = { turnId: string; attempt: number; step: number; outcome: string }
-export type Model = { nowMs: number; sessions: Map<string, Session>; usage: Map<string, UsageRow> }
+export type Model = {
+  nowMs: number
+  sessions: Map<string, Session>
+  deleted: Set<string>
+  usage: Map<string, UsageRow>
+}
 
 export type Key = { sessionId: string; turnId: string; attempt: number }
 export type Usage = { inputTokens: number; outputTokens: number }
@@ -66,7 +71,7 @@ export type Ended = { outcome: 'stored'; event: Event } | { outcome: 'lost' | 'm
 const sweepAfterMs = 60_000
 
 export function createModel(): Model {
-  return { nowMs: 0, sessions: new Map(), usage: new Map() }
+  return { nowMs: 0, sessions: new Map(), deleted: new Set(), usage: new Map() }
 }
 
 export function advance(model: Model, ms: number): void {
@@ -81,6 +86,7 @@ function clock(model: Model): number {
 export function createSession(model: Model, id: string, owner: string): 'created' | 'same' | 'conflict' {
   const there = model.sessions.get(id)
   if (there) return there.owner === owner ? 'same' : 'conflict'
+  if (model.deleted.has(id)) return 'conflict'
   const counters = { messageCount: 0, lastPreview: null, inputTokens: 0, outputTokens: 0 }
   model.sessions.set(id, { id, owner, events: [], turns: [], ...counters })
   return 'created'
@@ -89,6 +95,7 @@ export function createSession(model: Model, id: string, owner: string): 'created
 export function deleteSession(model: Model, id: string, userId: string): 'deleted' | 'not_found' {
   if (model.sessions.get(id)?.owner !== userId) return 'not_found'
   model.sessions.delete(id)
+  model.deleted.add(id)
   return 'deleted'
 }
 
