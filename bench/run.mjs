@@ -1,11 +1,12 @@
 /** `npm run bench` runs all, `npm run bench -- stream accept` some. Loopback only; each ends by itself. */
 import { accept } from './accept.mjs'
+import { embedded } from './embedded.mjs'
 import { resume } from './resume.mjs'
 import { stream } from './stream.mjs'
 import { machineLine } from './support.mjs'
 import { takeover } from './takeover.mjs'
 
-const all = { accept, stream, stream100: () => stream(100), resume, takeover }
+const all = { embedded, accept, stream, stream100: () => stream(100), resume, takeover }
 const chosen = process.argv.slice(2)
 for (const name of chosen) {
   if (!(name in all)) throw new Error(`There is no benchmark ${name}. There are ${Object.keys(all).join(', ')}.`)
