@@ -171,3 +171,8 @@ function sectionOf(markdown: string, title: string): string {
 function namesIn(cell: string | undefined): string[] {
   return [...(cell ?? '').matchAll(/`([^`]+)`/g)].map((match) => match[1]!)
 }
+
+test('the root install stays under 450 packages', () => {
+  const lock = JSON.parse(read('package-lock.json')) as { packages: object }
+  expect(Object.keys(lock.packages).filter((name) => name.startsWith('node_modules/')).length).toBeLessThan(450)
+})

