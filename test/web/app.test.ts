@@ -315,12 +315,15 @@ test('the first message of a chat waits over a reload while nothing answers, and
 })
 
 test('a failed attempt counts down to the next one; a failed reply says what happened and keeps the message (R0.4)', async () => {
-  const failsTwice = ({ index }: ProviderRequest) =>
-    index === firstIndex ? [{ status: 503, headers: { 'retry-after': '2' } }] : [{ status: 400, body: { error: {} } }]
-  const firstIndex = provider.requests.length
+  // By what it is asked, not by the number of the request: another test's attempt may still be under way.
+  let asked = 0
+  const failsTwice = ({ body }: ProviderRequest) =>
+    JSON.stringify(body).includes('this will fail') && asked++ === 0
+      ? [{ status: 503, headers: { 'retry-after': '3' } }]
+      : [{ status: 400, body: { error: {} } }]
   provider.script(failsTwice)
   await send('this will fail')
-  await page.getByText(/Attempt 1 failed, again in [12] s/).waitFor()
+  await page.getByText(/Attempt 1 failed, again in [123] s/).waitFor()
   await untilStatus('failed')
   await page.getByText('Change the message and send it as a new one. Your message is kept.').waitFor()
   await expectShownIsStored()
