@@ -9,6 +9,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { join } from 'node:path'
 import { guest, guestCookie, guestSecretOf, newGuestSecret } from '../http/principal.ts'
 import type { AppAuthenticate, Before } from '../index.ts'
+import { pathOf } from './path.ts'
 
 export type DemoInfo = { model: string; store: string; url: string }
 
@@ -51,7 +52,7 @@ export function createDemoRoutes(options: {
   const { secret, info, webApp } = options
   let link = options.link
   return (incoming, outgoing) => {
-    const path = (incoming.url ?? '/').split('?')[0] ?? '/'
+    const path = pathOf(incoming)
     if (path === '/demo/info' && incoming.method === 'GET') return json(outgoing, 200, { supervised: true, ...info() })
     if (path === '/demo/kill' && incoming.method === 'POST') return kill(incoming, outgoing, secret)
     if (path.startsWith('/demo/join/') && incoming.method === 'GET') {
