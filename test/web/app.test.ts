@@ -43,6 +43,8 @@ beforeEach(async () => {
 })
 afterEach(async () => {
   await context.close()
+  // The next test counts its own.
+  await eventually(async () => site.openStreams() === 0)
   expect(complaints).toEqual([])
 })
 
@@ -79,6 +81,11 @@ const replyText = (tab = page) => reply(tab).locator('.reply-text')
 
 async function untilShown(text: string, tab = page): Promise<void> {
   await replyText(tab).getByText(text).waitFor()
+}
+
+/** Its stream of events is there. The text alone does not tell: it may all have come with the snapshot before it. */
+async function untilLive(): Promise<void> {
+  await page.getByRole('status').getByText('Live', { exact: true }).waitFor()
 }
 
 async function untilStatus(status: string, tab = page): Promise<void> {
@@ -151,7 +158,7 @@ test('a message shows at once, is stored, and its reply streams until it reads a
   await untilStatus('complete')
   await expectShownIsStored()
   await expectOnlyPrefixesShown()
-  expect(await page.getByRole('status').textContent()).toBe('Live')
+  await untilLive()
   await page.locator('nav .session').getByText('hello there').waitFor()
 })
 
@@ -221,6 +228,7 @@ test('after a cut in the middle the page comes back by its cursor and nothing is
   await watchTexts()
   await send('cut me')
   await untilShown('word39')
+  await untilLive()
   expect(site.setDown(true)).toBe(1)
   await page.getByRole('status').getByText('Reconnecting').waitFor()
   half.open()
@@ -228,7 +236,7 @@ test('after a cut in the middle the page comes back by its cursor and nothing is
   await untilStatus('complete')
   await expectShownIsStored()
   await expectOnlyPrefixesShown()
-  await page.getByRole('status').getByText('Live').waitFor()
+  await untilLive()
 
   const again = inTwoHalves()
   await send('and by the panel')

@@ -73,6 +73,8 @@ export type Site = {
    * streams of events were ended.
    */
   setDown(isDown: boolean): number
+  /** How many streams of events are open. */
+  openStreams(): number
   /** The next message is stored, and its acknowledgement lost. Resolves when that happened. */
   loseAcknowledgement(): Promise<void>
   close(): Promise<void>
@@ -197,6 +199,7 @@ export async function startSite(settings: SiteSettings): Promise<Site> {
       isDown = next
       return isDown ? cut() : 0
     },
+    openStreams: () => streams.size,
     loseAcknowledgement: () =>
       new Promise((resolve) => {
         loses = resolve
