@@ -111,8 +111,10 @@ create table holdfast.turns (
   crashes int not null default 0,
   best_steps int not null default 0,
   best_chunks int not null default 0,
-  -- Set when a stop could not be completed at once: who asked. Nothing is appended, finished or claimed any more.
+  -- Set when a stop could not be completed at once: who asked, and why. Nothing is appended, finished or claimed any
+  -- more.
   stopping text,
+  stopping_reason text,
   lease_until timestamptz,
   runner text,
   -- Null behind another turn of its lane; else when it may run.
@@ -302,7 +304,8 @@ create function holdfast.settle(t holdfast.turns, p_state text, p_parts jsonb, p
 declare v_reply holdfast.messages; v_turn holdfast.turns;
 begin
   update holdfast.turns set state = p_state, open = false, lease_until = null, runner = null, due_at = null,
-      expires_at = null, stopping = null, sweep_at = clock_timestamp() + interval '60 s', updated_at = clock_timestamp()
+      expires_at = null, stopping = null, stopping_reason = null, sweep_at = clock_timestamp() + interval '60 s',
+      updated_at = clock_timestamp()
    where tenant_id = t.tenant_id and id = t.id returning * into v_turn;
   update holdfast.messages set parts = p_parts, metadata = coalesce(p_metadata, metadata), status = p_state,
       model = coalesce(p_model, model), updated_at = clock_timestamp(),
@@ -696,7 +699,7 @@ end $$;
 create function holdfast.stop(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_next_index int,
   p_parts jsonb, p_metadata jsonb, p_preview text, p_by text, p_reason text, p_last_try boolean)
   returns json language plpgsql as $$
-declare t holdfast.turns; v_message json; v_seq int; v_index int;
+declare t holdfast.turns; v_message json; v_seq int; v_index int; v_by text; v_reason text;
 begin
   t := holdfast.locked_turn(p_tenant, p_session, p_turn);
   if t.id is null then return json_build_object('outcome', 'not_found'); end if;
@@ -707,14 +710,21 @@ begin
     where tenant_id = p_tenant and turn_id = p_turn and attempt = t.attempt) else 0 end;
   if t.attempt <> p_attempt or v_index <> p_next_index then
     if not p_last_try then return json_build_object('outcome', 'again'); end if;
-    update holdfast.turns set stopping = coalesce(stopping, p_by), updated_at = clock_timestamp()
-     where tenant_id = p_tenant and id = p_turn;
+    update holdfast.turns set stopping = p_by, stopping_reason = p_reason, updated_at = clock_timestamp()
+     where tenant_id = p_tenant and id = p_turn and stopping is null;
     return json_build_object('outcome', 'stopping');
+  end if;
+  -- Who completes a stop speaks for who asked first.
+  v_by := p_by;
+  v_reason := p_reason;
+  if t.stopping is not null then
+    v_by := t.stopping;
+    v_reason := t.stopping_reason;
   end if;
   v_message := holdfast.settle(t, 'stopped', p_parts, p_metadata, null, p_preview, null, jsonb_array_length(p_parts) > 0);
   v_seq := holdfast.write_event(p_tenant, p_session, 'message.stopped', t,
-    (jsonb_build_object('userMessageId', t.message_id, 'message', v_message, 'by', coalesce(t.stopping, p_by))
-      || case when p_reason is null then '{}' else jsonb_build_object('reason', p_reason) end)::json);
+    (jsonb_build_object('userMessageId', t.message_id, 'message', v_message, 'by', v_by)
+      || case when v_reason is null then '{}' else jsonb_build_object('reason', v_reason) end)::json);
   return holdfast.answer('stopped', p_tenant, p_session, v_seq);
 end $$;
 

@@ -135,6 +135,7 @@ function callOfTurn(turn: store.Turn, type: OfTurn, b: number, c: number): Call 
           nextIndex: turn.open ? stored + (b % 3 === 0 ? 1 : 0) : 0,
           parts,
           by: pick(['ann', 'bob'], b),
+          reason: pick([null, 'wrong', 'enough'], c),
           lastTry: b % 2 === 0,
         },
       }

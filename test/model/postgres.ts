@@ -53,9 +53,9 @@ export async function performOnPostgres({ stored, database, acceptor }: Held, ca
     case 'report':
       return await turns.reportUsageOfLost(database, keyed(call.key), owner, reports(call.usage))
     case 'stop': {
-      const { nextIndex, parts, by, lastTry } = call.ask
+      const { nextIndex, parts, by, reason, lastTry } = call.ask
       const folded = { nextIndex, parts, metadata: null, preview: store.textOf(parts) }
-      return told(await turns.stop(database, keyed(call.key), folded, { by, reason: null, lastTry }))
+      return told(await turns.stop(database, keyed(call.key), folded, { by, reason, lastTry }))
     }
     case 'expire':
       return (await turns.expire(database, call.limit, failureOf('expired'))).map(({ event }) => plainEvent(event))
@@ -181,9 +181,9 @@ function keyData(type: string, data: Data): unknown {
       return message ? { messageId: message.id, status: message.status, parts: message.parts } : data
     case 'message.error':
     case 'message.stopped': {
-      const { userMessageId, code, by } = data
+      const { userMessageId, code, by, reason } = data
       const { status, parts } = message ?? data
-      return JSON.parse(JSON.stringify({ userMessageId, code, by, status, parts })) as unknown
+      return JSON.parse(JSON.stringify({ userMessageId, code, by, reason, status, parts })) as unknown
     }
     default:
       return data
@@ -216,7 +216,7 @@ const stateStatement = `
       from holdfast.sessions s) as sessions,
     (select json_agg(json_build_object('id', t.id, 'state', t.state, 'attempt', t.attempt, 'round', t.round,
         'open', t.open, 'failures', t.failures, 'crashes', t.crashes, 'bestSteps', t.best_steps,
-        'bestChunks', t.best_chunks, 'stopping', t.stopping, 'runner', t.runner, 'position', t.position,
+        'bestChunks', t.best_chunks, 'stopping', t.stopping, 'stoppingReason', t.stopping_reason, 'runner', t.runner, 'position', t.position,
         'due', t.due_at <= now(), 'leaseOver', t.lease_until <= now(), 'expired', t.expires_at <= now(),
         'step', t.checkpoint ->> 'step', 'swept', t.sweep_at is null, 'replyStatus', r.status, 'replyParts', r.parts,
         'errorCode', m.error ->> 'code',
@@ -266,11 +266,13 @@ export function stateOfModel(model: store.Model): unknown {
 }
 
 function turnState(turn: store.Turn, nowMs: number): unknown {
-  const { id, state, attempt, round, open, failures, crashes, bestSteps, bestChunks, stopping, runner, position } = turn
+  const { id, state, attempt, round, open, failures, crashes, bestSteps, bestChunks, runner, position } = turn
+  const { by: stopping, reason: stoppingReason } = turn.stopping ?? { by: null, reason: null }
   const over = (atMs: number | null) => (atMs === null ? null : atMs <= nowMs)
   const runs = turn.runs.map((run) => [run.attempt, run.index, run.n])
   return {
-    ...{ id, state, attempt, round, open, failures, crashes, bestSteps, bestChunks, stopping, runner, position },
+    ...{ id, state, attempt, round, open, failures, crashes, bestSteps, bestChunks, runner, position },
+    ...{ stopping, stoppingReason },
     ...{ due: over(turn.dueAtMs), leaseOver: over(turn.leaseUntilMs), expired: over(turn.expiresAtMs) },
     ...{ step: turn.checkpoint && String(turn.checkpoint.step), swept: turn.sweepAtMs === null },
     ...{ replyStatus: turn.replyStatus, replyParts: turn.replyParts, errorCode: turn.errorCode, runs: orNull(runs) },

@@ -266,7 +266,7 @@ function stop(world: World, process: Process, turn: number, tries: number): void
   }
   askAgain(world, process, read, ({ turnId, attempt, nextIndex }) => {
     const key = { sessionId, turnId, attempt }
-    const asked = { nextIndex, parts: [], by: userId, lastTry: tries >= 3 }
+    const asked = { nextIndex, parts: [], by: userId, reason: null, lastTry: tries >= 3 }
     askAgain(
       world,
       process,

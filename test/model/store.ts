@@ -30,7 +30,8 @@ export type Turn = {
   crashes: number
   bestSteps: number
   bestChunks: number
-  stopping: string | null
+  /** Who asked for a stop that could not be completed at once, and why. */
+  stopping: { by: string; reason: string | null } | null
   leaseUntilMs: number | null
   runner: string | null
   dueAtMs: number | null
@@ -427,22 +428,23 @@ export function report(model: Model, key: Key, usage: Usage): void {
   recordUsage(model, key, lostTo(turnOf(model, key), key.attempt), usage)
 }
 
-export type StopAsk = { nextIndex: number; parts: Part[]; by: string; lastTry: boolean }
+export type StopAsk = { nextIndex: number; parts: Part[]; by: string; reason: string | null; lastTry: boolean }
 export type StopAnswer = { outcome: 'stopped' | 'late'; event: Event } | { outcome: 'again' | 'stopping' | 'not_found' }
 
-export function stop(model: Model, key: Key, { nextIndex, parts, by, lastTry }: StopAsk): StopAnswer {
+export function stop(model: Model, key: Key, { nextIndex, parts, by, reason, lastTry }: StopAsk): StopAnswer {
   const turn = turnOf(model, key)
   if (!turn) return { outcome: 'not_found' }
   if (!active(turn)) return { outcome: 'late', event: lastEvent(model, turn, outcomeTypes) }
   if (turn.attempt !== key.attempt || (turn.open ? nextIndexOf(turn) : 0) !== nextIndex) {
     if (!lastTry) return { outcome: 'again' }
-    turn.stopping ??= by
+    turn.stopping ??= { by, reason }
     return { outcome: 'stopping' }
   }
-  const asked = turn.stopping ?? by
+  const asked = turn.stopping ?? { by, reason }
   settle(model, turn, 'stopped', parts)
   if (parts.length > 0) countReply(model, turn, textOf(parts))
-  const data = { userMessageId: turn.messageId, by: asked, status: 'stopped', parts }
+  const why = asked.reason === null ? {} : { reason: asked.reason }
+  const data = { userMessageId: turn.messageId, by: asked.by, ...why, status: 'stopped', parts }
   return { outcome: 'stopped', event: writeEvent(model, turn, 'message.stopped', data) }
 }
 

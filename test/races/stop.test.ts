@@ -110,7 +110,7 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     await expectStill(claimed, 2)
   })
 
-  test('a turn that moved thrice is marked: nothing is stored, claimed or expired, until anybody completes it (I2, I11)', async () => {
+  test('a turn that moved thrice is marked: nothing is stored, claimed or expired, until anybody completes it for who asked (I2, I11)', async () => {
     const id = await session('moved', 2)
     const claimed = await claimOne(owner)
     await writeText(owner, claimed, 2)
@@ -120,7 +120,7 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     for (const lastTry of [false, false, true]) {
       const index = seen.nextIndex + (await stoppable(stopper, tenantId, id, `${id}-m0`))!.nextIndex - 2
       expect(await appendIfHeld(owner, [rowOf(claimed, index)], 60_000)).toEqual(new Set([claimed.turnId]))
-      const answer = await stop(stopper, key, folded, { by: 'bob', reason: null, lastTry })
+      const answer = await stop(stopper, key, folded, { by: 'bob', reason: 'wrong', lastTry })
       expect(answer.outcome).toBe(lastTry ? 'stopping' : 'again')
     }
     await expectStill(claimed, 5)
@@ -131,7 +131,7 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     expect(marked).toEqual({ tenantId, sessionId: id, messageId: `${id}-m0`, by: 'bob' })
     const event = await stopNow(marked!.sessionId, marked!.messageId)
     expect(textIn(event)).toBe(textUpTo(1, 5))
-    expect(JSON.parse(event.json).by).toBe('bob')
+    expect(JSON.parse(event.json)).toMatchObject({ by: 'bob', reason: 'wrong' })
     expect(await turnsStopping(stopper, 9)).toEqual([])
     const next = await claimOne(owner)
     expect(next.messageId).toBe(`${id}-m1`)
