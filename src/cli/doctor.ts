@@ -6,9 +6,11 @@ import { type Database, openDatabase } from '../store/database.ts'
 import { schemaState } from '../store/migrations.ts'
 import { exit, lineOf } from './exit.ts'
 import { type Probe, providerProbe } from './model.ts'
+import { onlyKnownArguments } from './only-known-arguments.ts'
 import { readSettings, type Settings } from './settings.ts'
 
 export const doctorCommand = defineCommand({
+  plugins: [onlyKnownArguments],
   meta: { name: 'doctor', description: 'Checks Node, database, provider and data directory, and says what to do.' },
   run: () => doctor().catch(exit),
 })

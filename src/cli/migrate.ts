@@ -3,8 +3,10 @@ import { databaseOf, OptionError } from '../options.ts'
 import { openDatabase } from '../store/database.ts'
 import { migrate, schemaState } from '../store/migrations.ts'
 import { exit } from './exit.ts'
+import { onlyKnownArguments } from './only-known-arguments.ts'
 
 export const migrateCommand = defineCommand({
+  plugins: [onlyKnownArguments],
   meta: { name: 'migrate', description: 'Brings the schema in DATABASE_URL up to this version.' },
   args: { print: { type: 'boolean', description: 'Print the SQL that is missing instead of running it.' } },
   run: ({ args }) => run(args.print === true).catch(exit),

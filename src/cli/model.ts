@@ -24,17 +24,26 @@ export function modelReply(environment: Environment): { reply: Reply; model: str
     if (!openaiKey) throw new OptionError(`HOLDFAST_MODEL is "${named}", but OPENAI_API_KEY is not set.`)
     const model = id ?? named ?? usual.openai
     return {
-      reply: openai({ model, apiKey: openaiKey, baseUrl: environment.OPENAI_BASE_URL || undefined }),
+      reply: openai({ model, apiKey: openaiKey, baseUrl: baseUrl(environment, 'OPENAI_BASE_URL') }),
       model: `openai/${model}`,
     }
   }
   if (!anthropicKey) throw new OptionError(`HOLDFAST_MODEL is "${named}", but ANTHROPIC_API_KEY is not set.`)
   const model = id ?? named ?? usual.anthropic
   return {
-    reply: anthropic({ model, apiKey: anthropicKey, baseUrl: environment.ANTHROPIC_BASE_URL || undefined }),
+    reply: anthropic({ model, apiKey: anthropicKey, baseUrl: baseUrl(environment, 'ANTHROPIC_BASE_URL') }),
     model: `anthropic/${model}`,
   }
 }
+
+/** Where the provider answers, if not at its own address. */
+function baseUrl(environment: Environment, variable: 'OPENAI_BASE_URL' | 'ANTHROPIC_BASE_URL'): string | undefined {
+  const url = environment[variable] || undefined
+  if (url === undefined || isHttpUrl(url)) return url
+  throw new OptionError(`${variable}: expected a URL like https://provider.example/v1, got "${url}".`)
+}
+
+export const isHttpUrl = (text: string) => URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)
 
 /** A request that costs nothing and shows whether the provider is there and takes the key. Null: the demo model. */
 export type Probe = { name: string; url: string; headers: Record<string, string> }

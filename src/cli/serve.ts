@@ -2,10 +2,12 @@ import { defineCommand } from 'citty'
 import { createHoldfast } from '../index.ts'
 import { exit } from './exit.ts'
 import { listenOrSay } from './listen.ts'
-import { servePage } from './page.ts'
+import { onlyKnownArguments } from './only-known-arguments.ts'
 import { readSettings, storeName } from './settings.ts'
+import { createWebApp } from './web-app.ts'
 
 export const serveCommand = defineCommand({
+  plugins: [onlyKnownArguments],
   meta: { name: 'serve', description: 'Starts the server. Settings come from the environment, see docs/options.md.' },
   run: () => serve().catch(exit),
 })
@@ -14,7 +16,7 @@ async function serve(): Promise<void> {
   const { options, host, port, model } = readSettings(process.env)
   const chat = createHoldfast(options)
   endOnSignal(() => chat.close())
-  const { url } = await listenOrSay(chat, port, host, servePage)
+  const { url } = await listenOrSay(chat, port, host, createWebApp())
   process.stdout.write(`Holdfast  ${url}\nstore     ${storeName(options)}\nmodel     ${model}\n`)
 }
 

@@ -1,7 +1,7 @@
 /** The environment, read once and checked: each setting becomes an option of `createHoldfast`. */
 import type { HoldfastOptions } from '../options.ts'
 import { bounds, OptionError } from '../options.ts'
-import { modelReply } from './model.ts'
+import { isHttpUrl, modelReply } from './model.ts'
 
 export type Settings = { options: HoldfastOptions; host: string; port: number; model: string }
 type Environment = Readonly<Record<string, string | undefined>>
@@ -79,8 +79,13 @@ function tokensOf(environment: Environment): HoldfastOptions['tokens'] {
     if (secret.length < 32) throw new OptionError('HOLDFAST_JWT_SECRET: expected at least 32 characters.')
     return { secret, ...(issuer ? { issuer } : {}), ...(audience ? { audience } : {}) }
   }
-  if (!jwksUrl) return undefined
-  if (!URL.canParse(jwksUrl)) throw new OptionError('HOLDFAST_JWKS_URL: expected a URL.')
+  if (!jwksUrl) {
+    if (!issuer && !audience) return undefined
+    throw new OptionError(
+      `HOLDFAST_JWT_${issuer ? 'ISSUER' : 'AUDIENCE'} is set, but no key to check tokens with: set HOLDFAST_JWT_SECRET or HOLDFAST_JWKS_URL.`,
+    )
+  }
+  if (!isHttpUrl(jwksUrl)) throw new OptionError('HOLDFAST_JWKS_URL: expected an http or https URL.')
   if (!issuer || !audience) {
     throw new OptionError(
       'HOLDFAST_JWKS_URL needs HOLDFAST_JWT_ISSUER and HOLDFAST_JWT_AUDIENCE: keys alone say nothing about whom a token is for.',

@@ -1,10 +1,9 @@
-/** Serves the built web app: read once, sent from memory, gzipped where the browser can. */
+/** Serves the built web app: each file is read when it is first asked for, sent from memory, gzipped where the browser can. */
 import { readdirSync, readFileSync } from 'node:fs'
-import type { IncomingMessage, ServerResponse } from 'node:http'
 import { extname, join, relative, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
-import { OptionError } from '../index.ts'
+import { type Before, OptionError } from '../index.ts'
 import { pathOf } from './path.ts'
 
 const directory = fileURLToPath(new URL('../../web/dist', import.meta.url))
@@ -40,13 +39,17 @@ const contentSecurityPolicy = [
 type File = { plain: Buffer; gzipped: Buffer; headers: Record<string, string> }
 
 /** Answers whether the request was for the web app. Throws where it was not built. */
-export function createWebApp(): (incoming: IncomingMessage, outgoing: ServerResponse) => boolean {
-  const files = readFiles()
+export function createWebApp(): Before {
+  const paths = pathsByName()
+  const files = new Map<string, File>()
   return (incoming, outgoing) => {
     if (incoming.method !== 'GET' && incoming.method !== 'HEAD') return false
-    const path = pathOf(incoming)
-    const file = files.get(path === '/' ? '/index.html' : path)
-    if (!file) return false
+    const asked = pathOf(incoming)
+    const name = asked === '/' ? '/index.html' : asked
+    const path = paths.get(name)
+    if (path === undefined) return false
+    const file = files.get(name) ?? readFile(name, path)
+    files.set(name, file)
     const gzip = /\bgzip\b/.test(incoming.headers['accept-encoding'] ?? '')
     const body = gzip ? file.gzipped : file.plain
     outgoing.writeHead(200, {
@@ -59,16 +62,19 @@ export function createWebApp(): (incoming: IncomingMessage, outgoing: ServerResp
   }
 }
 
-function readFiles(): Map<string, File> {
-  const files = new Map<string, File>()
+function readFile(name: string, path: string): File {
+  const plain = readFileSync(path)
+  return { plain, gzipped: gzipSync(plain), headers: headersOf(name) }
+}
+
+function pathsByName(): Map<string, string> {
+  const paths = new Map<string, string>()
   for (const entry of listed()) {
     if (!entry.isFile()) continue
     const path = join(entry.parentPath, entry.name)
-    const name = `/${relative(directory, path).split(sep).join('/')}`
-    const plain = readFileSync(path)
-    files.set(name, { plain, gzipped: gzipSync(plain), headers: headersOf(name) })
+    paths.set(`/${relative(directory, path).split(sep).join('/')}`, path)
   }
-  return files
+  return paths
 }
 
 function listed() {

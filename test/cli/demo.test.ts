@@ -1,12 +1,14 @@
-import { execFile } from 'node:child_process'
+import { execFile, fork } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { endCommands, startCommand } from '../support/command.ts'
+import { ignoreDirectory } from '../../src/cli/gitignore.ts'
+import { endCommands, main, startCommand } from '../support/command.ts'
 import { eventually } from '../support/eventually.ts'
 
 let folder: string
@@ -97,6 +99,13 @@ test('the page is served under a policy without inline scripts, and its assets f
   expect((await fetch(`${url}/assets/../../package.json`)).status).toBe(404)
 })
 
+test('serve has the same page, and nothing of the panel', async () => {
+  const serve = startCommand(['serve'], { cwd: folder, env: { LOG_LEVEL: 'silent' } })
+  const url = (await serve.said(/Holdfast {2}(http:\S+)/))[1]!
+  expect(await (await fetch(url)).text()).toMatch(/<script type="module"[^>]* src="\/assets\//)
+  expect((await fetch(`${url}/demo/info`)).status).toBe(404)
+})
+
 test('a port in use is said, with one that is free; nothing is left running', async () => {
   const taken = createServer()
   await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve))
@@ -116,24 +125,83 @@ test('a wrong setting is one line that names it', async () => {
   expect(demo.printed()).toBe('HOLDFAST_LEASE_MS: expected a whole number from 1000 to 60000, got "soon".\n')
 })
 
-test('the data directory is added to a .gitignore once, and none is made', async () => {
-  const start = async () => {
-    const demo = startCommand(['demo'], { cwd: folder })
-    await demo.said(ready)
-    demo.signal('SIGTERM')
-    await demo.ended
-  }
-  await start()
-  expect(existsSync(join(folder, '.gitignore'))).toBe(false)
+test('a data directory that cannot be made is one line that names it', async () => {
+  await writeFile(join(folder, 'file'), '')
+  const demo = startCommand([], { cwd: folder, env: { HOLDFAST_DATA_DIR: join('file', 'data') } })
+  expect(await demo.ended).toBe(1)
+  expect(demo.printed()).toMatch(/^The data directory file\/data cannot be used \(ENOTDIR\): .*HOLDFAST_DATA_DIR.*\n$/)
+})
+
+test('an address that others reach, where nobody may be a guest, is refused with what to do', async () => {
+  const demo = startCommand([], { cwd: folder, env: { HOST: '0.0.0.0' } })
+  expect(await demo.ended).toBe(1)
+  expect(demo.printed()).toMatch(/^HOST is 0\.0\.0\.0, .*holdfast demo --lan.*HOLDFAST_GUESTS=on.*\n$/)
+})
+
+test('the data directory is added to the .gitignore that there is', async () => {
   await writeFile(join(folder, '.gitignore'), 'node_modules')
-  await start()
-  await start()
+  const demo = startCommand(['demo'], { cwd: folder })
+  await demo.said(ready)
   expect(await readFile(join(folder, '.gitignore'), 'utf8')).toBe('node_modules\n.holdfast/\n')
+})
+
+test.each([
+  ['no file', null, '.holdfast', null],
+  ['an empty file', '', '.holdfast', '.holdfast/\n'],
+  ['a file without a last line end', 'dist', '.holdfast', 'dist\n.holdfast/\n'],
+  ['one that has it', '.holdfast\n', '.holdfast', '.holdfast\n'],
+  ['one that has it as a directory', '.holdfast/\ndist\n', '.holdfast', '.holdfast/\ndist\n'],
+  ['one that has it from the root, with other line ends', '/.holdfast/\r\n', '.holdfast', '/.holdfast/\r\n'],
+  ['one that has a longer name', '.holdfast-old/\n', '.holdfast', '.holdfast-old/\n.holdfast/\n'],
+  ['a directory named another way', '', './data//chat/', 'data/chat/\n'],
+  ['a directory outside', 'dist\n', '../data', 'dist\n'],
+  ['the folder itself', 'dist\n', '.', 'dist\n'],
+])('.gitignore with %s is left as it should be', async (_what, before, dataDir, after) => {
+  const path = join(folder, '.gitignore')
+  if (before !== null) await writeFile(path, before)
+  expect(ignoreDirectory(folder, dataDir)).toBe(true)
+  expect(existsSync(path) ? await readFile(path, 'utf8') : null).toBe(after)
+})
+
+test('a .gitignore that cannot be written is said, and the demo starts', async () => {
+  await mkdir(join(folder, '.gitignore'))
+  const demo = startCommand(['demo'], { cwd: folder })
+  await demo.said(/^\.gitignore cannot be written/)
+  await demo.said(ready)
+})
+
+test('a server whose supervisor is gone before it listens ends, and leaves no database', async () => {
+  const child = fork(main, ['demo'], {
+    cwd: folder,
+    env: { PATH: process.env.PATH, PORT: '0', HOLDFAST_DEMO_CHILD: 'yes' },
+    stdio: 'ignore',
+  })
+  child.disconnect()
+  expect(await once(child, 'exit')).toEqual([0, null])
+  expect(await processesOf(folder)).toEqual([])
+})
+
+test('the phone goes on with the chats of a browser that was a guest before the demo was', async () => {
+  const demo = startCommand(['demo'], { cwd: folder })
+  const url = (await demo.said(ready))[1]!
+  const cookie = `holdfast_guest=${'y'.repeat(32)}`
+  expect((await fetch(url, { headers: { cookie } })).headers.getSetCookie()).toEqual([])
+  const { id } = await json(fetch(`${url}/v1/sessions`, post(cookie, {})))
+  demo.signal('SIGTERM')
+  await demo.ended
+
+  const lan = startCommand(['demo', '--lan'], { cwd: folder })
+  const lanUrl = (await lan.said(ready))[1]!
+  const [, token] = await lan.said(/http:\/\/\S+\/demo\/join\/(\S+)/)
+  const join = await fetch(`${lanUrl}/demo/join/${token}`, { redirect: 'manual' })
+  const phone = join.headers.getSetCookie()[0]!.split(';')[0]!
+  expect((await fetch(`${lanUrl}/v1/sessions/${id}`, { headers: { cookie: phone } })).status).toBe(200)
 })
 
 test('--lan gives one way in, once: the phone goes on with the same sessions, and nobody else gets in', async () => {
   const demo = startCommand(['demo', '--lan'], { cwd: folder })
-  const url = (await demo.said(ready))[1]!.replace('0.0.0.0', '127.0.0.1')
+  const url = (await demo.said(ready))[1]!
+  expect(url).toMatch(/^http:\/\/localhost:\d+$/)
   const [, token] = await demo.said(/http:\/\/\S+\/demo\/join\/(\S+)/)
   // The picture of the link.
   expect(demo.printed()).toMatch(/[█▀▄]{10}/)
@@ -143,6 +211,10 @@ test('--lan gives one way in, once: the phone goes on with the same sessions, an
   const stranger = `holdfast_guest=${'x'.repeat(32)}`
   expect((await fetch(`${url}/v1/sessions/${id}`, { headers: { cookie: stranger } })).status).toBe(401)
   expect((await fetch(`${url}/v1/sessions`, post(stranger, {}))).status).toBe(401)
+  // A browser on this machine that was another guest before, of another folder, say.
+  const other = await fetch(url, { headers: { cookie: stranger } })
+  expect(other.headers.getSetCookie()[0]).toContain(laptop)
+  expect((await fetch(url, { headers: { cookie: laptop } })).headers.getSetCookie()).toEqual([])
   expect((await fetch(`${url}/demo/kill`, post(stranger, {}))).status).toBe(202)
   await demo.said(/the server is back/)
 

@@ -47,6 +47,17 @@ const wrong: [what: string, env: Record<string, string>, line: RegExp][] = [
     { HOLDFAST_JWKS_URL: 'http://a/', HOLDFAST_JWT_ISSUER: 'i' },
     /^HOLDFAST_JWKS_URL needs .*\n$/,
   ],
+  [
+    'keys that are no web address',
+    { HOLDFAST_JWKS_URL: 'ftp://a/' },
+    /^HOLDFAST_JWKS_URL: expected an http or https URL\.\n$/,
+  ],
+  ['an issuer without a key', { HOLDFAST_JWT_ISSUER: 'i' }, /^HOLDFAST_JWT_ISSUER is set, but no key .*\n$/],
+  [
+    'a provider that is no web address',
+    { OPENAI_BASE_URL: 'localhost:11434/v1', ...key },
+    /^OPENAI_BASE_URL: expected a URL like .*, got "localhost:11434\/v1"\.\n$/,
+  ],
   ['a model without its key', { HOLDFAST_MODEL: 'anthropic/claude', ...key }, /ANTHROPIC_API_KEY is not set\.\n$/],
   [
     'a database that is no URL',
@@ -99,6 +110,19 @@ test('an unknown command is named, with the commands that there are', async () =
   expect({ code, err }).toEqual({ code: 1, err: expect.stringMatching(/Unknown command.*server/) })
   expect(out + err).toMatch(/serve[\s\S]*migrate/)
   expect(await holdfast(['--version'])).toMatchObject({ code: 0, out: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) })
+})
+
+test.each([
+  ['serve', '--port'],
+  ['demo', '--hots'],
+  ['migrate', 'now'],
+  ['doctor', '--fix'],
+])('%s names an option that it does not have: %s', async (command, option) => {
+  expect(await holdfast([command, option])).toEqual({
+    code: 1,
+    out: '',
+    err: expect.stringMatching(new RegExp(`^"${option}" is no option here.*\\n$`)),
+  })
 })
 
 test('migrate prints what is missing, applies it once, and then has nothing to do', async () => {
