@@ -117,6 +117,8 @@ create table holdfast.turns (
   stopping_reason text,
   lease_until timestamptz,
   runner text,
+  -- Which of its runner's claims took it: so what a claim took whose answer was lost is found again.
+  claim int,
   -- Null behind another turn of its lane; else when it may run.
   due_at timestamptz,
   -- Null once begun.
@@ -477,12 +479,48 @@ end $$;
 -- Only leases that had run out at `p_expired_before` are taken: the `seenAt` that the claimer was answered last. A claim
 -- that lies in a hanging server is carried out when the server goes on, when every lease has run out and before any
 -- holder was heard: its claimer is gone by then, and 3 of 5 hangs of 8 s began every turn anew, twice.
+--
+-- A runner numbers its claims. `p_lost` are those of its numbers whose answers it did not get: what they took is
+-- answered again, as attempts that nobody has begun, with a new lease and under this claim's number (so that each is
+-- answered until an answer arrives, and not once more after that). No lock of the runner keeps a lost claim from being
+-- carried out after this one: it is asked for in the next claims, too, and nobody waits for it.
+
+create function holdfast.claimed_json(t holdfast.turns, p_seqs int[]) returns json language sql stable as $$
+  select json_build_object('kind', 'claimed', 'tenantId', t.tenant_id, 'sessionId', t.session_id, 'turnId', t.id,
+    'messageId', t.message_id, 'replyId', t.reply_id, 'userId', t.user_id, 'lane', t.lane, 'position', t.position,
+    'audience', t.audience, 'attempt', t.attempt, 'round', t.round, 'failures', t.failures, 'checkpoint', t.checkpoint,
+    'events', holdfast.events_of(t.tenant_id, t.session_id, p_seqs))
+$$;
+
+-- The events that the claim of the turn's latest attempt wrote.
+create function holdfast.claim_seqs(t holdfast.turns) returns int[] language sql stable as $$
+  select array_agg(e.seq) from holdfast.events s
+    join holdfast.events e on e.tenant_id = s.tenant_id and e.turn_id = s.turn_id
+      and (e.seq = s.seq or e.seq = s.seq - 1 and e.type = 'attempt.ended' and e.data ->> 'reason' = 'crashed')
+   where s.tenant_id = t.tenant_id and s.turn_id = t.id and s.type = 'attempt.started' and s.attempt = t.attempt
+$$;
 
 create function holdfast.claim(p_runner text, p_lease_ms int, p_limit int, p_take_expired boolean, p_crashes_max int,
-  p_crashed jsonb, p_expired_before timestamptz default 'infinity') returns setof json language plpgsql as $$
+  p_crashed jsonb, p_expired_before timestamptz default 'infinity', p_claim int default 0, p_lost int[] default '{}')
+  returns setof json language plpgsql as $$
 declare cand record; old holdfast.turns; t holdfast.turns; v_seq int; v_taken int := 0; v_steps int; v_chunks int;
   v_before int[]; v_due timestamptz;
 begin
+  if p_lost <> '{}' then
+    -- Only turn rows, as an append takes them: nothing of the session is written.
+    for cand in
+      select tenant_id, id from holdfast.turns
+       where state = 'running' and runner = p_runner and claim = any(p_lost) and stopping is null
+       order by id for no key update skip locked
+    loop
+      update holdfast.turns set claim = p_claim, updated_at = clock_timestamp(),
+          lease_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0)
+       where tenant_id = cand.tenant_id and id = cand.id returning * into t;
+      v_taken := v_taken + 1;
+      return next holdfast.claimed_json(t, holdfast.claim_seqs(t));
+    end loop;
+  end if;
+
   for cand in
     select * from (
       (select tenant_id, id, session_id, due_at as at from holdfast.turns
@@ -504,7 +542,7 @@ begin
       for no key update skip locked;
     continue when not found;
     update holdfast.turns u set state = 'running', attempt = u.attempt + 1, open = true, runner = p_runner,
-        lease_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0), due_at = null, expires_at = null,
+        claim = p_claim, lease_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0), due_at = null, expires_at = null,
         updated_at = clock_timestamp(),
         sweep_at = case when u.attempt > 0 then clock_timestamp() + interval '60 s' end
      where u.tenant_id = cand.tenant_id and u.id = cand.id and u.stopping is null
@@ -558,11 +596,7 @@ begin
     end if;
 
     v_taken := v_taken + 1;
-    return next json_build_object('kind', 'claimed', 'tenantId', t.tenant_id, 'sessionId', t.session_id,
-      'turnId', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'userId', t.user_id, 'lane', t.lane,
-      'position', t.position, 'audience', t.audience, 'attempt', t.attempt, 'round', t.round,
-      'failures', t.failures, 'takeover', old.state = 'running', 'checkpoint', t.checkpoint,
-      'events', holdfast.events_of(t.tenant_id, t.session_id, v_before || v_seq));
+    return next holdfast.claimed_json(t, v_before || v_seq);
   end loop;
 
   select min(at) into v_due from (

@@ -78,6 +78,8 @@ describe('the same comparison catches SQL that', () => {
       to: 'if false and p_next_index <>',
     },
     { what: 'stops what has moved', name: 'stop', from: 'if t.attempt <> p_attempt or', to: 'if false and' },
+    { what: 'answers nothing of a claim that was lost', name: 'claim', from: 'claim = any(p_lost)', to: 'false' },
+    { what: 'answers what another runner took', name: 'claim', from: 'runner = p_runner and claim', to: 'claim' },
     { what: 'counts no crashes', name: 'claim', from: 'crashes + 1', to: 'crashes' },
     { what: 'claims what has expired', name: 'claim', from: 'expires_at > now()', to: 'true' },
     { what: 'takes live leases', name: 'claim', from: 'least(now(), p_expired_before)', to: "'infinity'::timestamptz" },
@@ -154,7 +156,8 @@ async function samePage(database: Database, model: store.Model, from: SomeCursor
 }
 
 function outcomesOf({ type }: Call, answer: unknown): string[] {
-  const outcomes = JSON.stringify(answer)?.match(/"outcome":"\w+"|"takeover":true|"conflict"|crashed|expired/g) ?? []
+  const outcomes =
+    JSON.stringify(answer)?.match(/"outcome":"\w+"|"reason":"crashed"|"conflict"|"code":"crashed"|expired/g) ?? []
   return [type, ...outcomes.map((each) => `${type} ${each}`)]
 }
 
@@ -164,5 +167,13 @@ const mustBeSeen = [
   ...['stored', 'lost', 'mismatch'].map((outcome) => `finish "outcome":"${outcome}"`),
   ...['stored', 'lost'].flatMap((outcome) => [`requeue "outcome":"${outcome}"`, `fail "outcome":"${outcome}"`]),
   ...['stopped', 'late', 'again', 'stopping'].map((outcome) => `stop "outcome":"${outcome}"`),
-  ...['claim "takeover":true', 'claim crashed', 'append "conflict"', 'expire expired', 'sweep', 'delete', 'report'],
+  ...[
+    'claim "reason":"crashed"',
+    'claim "code":"crashed"',
+    'append "conflict"',
+    'expire expired',
+    'sweep',
+    'delete',
+    'report',
+  ],
 ]

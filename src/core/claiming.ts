@@ -6,10 +6,19 @@
  * database the process renews what it holds before it claims, and leaves expired leases alone for one poll: a lease
  * that ran out while nobody could reach the database belongs to its holder first. A process that was paused, or whose
  * event loop was blocked (its timer comes much too late), renews first too, or it would take its own turns over.
+ *
+ * Claims are numbered. One whose answer was lost may have taken turns, or may still be under way at the server: its
+ * number goes along with the claims after it, also when there is no room or the process drains, so that what it took
+ * is run under the lease and the attempt that it has, and nobody counts a crash. It is forgotten when the server has
+ * answered for so long that the lost statement must have ended.
  */
 export type Claiming = {
   readonly concurrency: number
   readonly pollMs: number
+  /** The number of the last claim. */
+  claims: number
+  /** `forgetAtMs`: null until the server has answered again. */
+  lost: { claim: number; forgetAtMs: number | null }[]
   running: number
   claiming: boolean
   wokenMeanwhile: boolean
@@ -28,13 +37,17 @@ export type ClaimInput =
   | { type: 'wake' }
   | { type: 'timer' }
   | { type: 'claimed'; taken: number; dueInMs: number | null }
+  /** It was not carried out, or not even sent. */
   | { type: 'claim-failed' }
+  /** Nobody knows whether it was carried out. */
+  | { type: 'claim-lost' }
   | { type: 'database-failed' }
   | { type: 'attempt-ended' }
   | { type: 'drain' }
 
 export type ClaimEffect =
-  | { type: 'claim'; limit: number; takeExpired: boolean; renewFirst: boolean }
+  /** `lost`: the numbers of claims that were lost. With a limit of 0 only what those took is asked for. */
+  | { type: 'claim'; claim: number; lost: number[]; limit: number; takeExpired: boolean; renewFirst: boolean }
   /** Replaces the timer set before. */
   | { type: 'timer'; atMs: number }
 
@@ -42,10 +55,18 @@ export type ClaimEffect =
 const claimMax = 20
 /** What is due and could not be taken is locked by somebody, or about to be settled: not asked for in a tight loop. */
 const dueAgainMs = 50
+/** After a claim that failed: a turn that it took waits for this. */
+const askAgainMs = 250
+/** The server ends a statement after 10 s (store/database.ts); and one that it had read but not begun needs a moment. */
+const lostForMs = 15_000
+/** Beyond, the oldest is forgotten: its turns wait for their lease to run out. */
+const lostMax = 100
 
 export function createClaiming(options: { concurrency: number; pollMs: number }): Claiming {
   return {
     ...options,
+    claims: 0,
+    lost: [],
     running: 0,
     claiming: false,
     wokenMeanwhile: false,
@@ -76,24 +97,43 @@ export function claimingNext(state: Claiming, input: ClaimInput, nowMs: number):
       // The poll that is left to holders begins when the database is back, not when it was last missed.
       if (state.unanswered) state.lastErrorMs = nowMs
       state.unanswered = false
+      forgetLost(state, nowMs)
       const more = state.wokenMeanwhile || input.taken >= claimMax
       state.wokenMeanwhile = false
       if (more) return look(state, nowMs)
       return timer(state, nowMs + waitAfterClaim(state, input))
     }
+    case 'claim-lost':
+      // The server may hang: those before are under way for longer, too.
+      state.lost = [...state.lost, { claim: state.claims, forgetAtMs: null }]
+        .slice(-lostMax)
+        .map(({ claim }) => ({ claim, forgetAtMs: null }))
+      return claimFailed(state, nowMs)
     case 'claim-failed':
-      state.claiming = false
-      state.wokenMeanwhile = false
-      state.unanswered = true
-      databaseFailed(state, nowMs)
-      return timer(state, nowMs + state.pollMs)
+      return claimFailed(state, nowMs)
     case 'database-failed':
       databaseFailed(state, nowMs)
       return []
     case 'drain':
       state.draining = true
-      return []
+      return state.lost.length > 0 ? look(state, nowMs) : []
   }
+}
+
+function claimFailed(state: Claiming, nowMs: number): ClaimEffect[] {
+  state.claiming = false
+  state.wokenMeanwhile = false
+  state.unanswered = true
+  databaseFailed(state, nowMs)
+  return timer(state, nowMs + Math.min(state.pollMs, askAgainMs))
+}
+
+/** Who drains has asked once more, and that is all. */
+function forgetLost(state: Claiming, nowMs: number): void {
+  if (state.draining) state.lost = []
+  state.lost = state.lost
+    .map(({ claim, forgetAtMs }) => ({ claim, forgetAtMs: forgetAtMs ?? nowMs + lostForMs }))
+    .filter(({ forgetAtMs }) => nowMs < forgetAtMs)
 }
 
 function databaseFailed(state: Claiming, nowMs: number): void {
@@ -101,7 +141,9 @@ function databaseFailed(state: Claiming, nowMs: number): void {
   state.mustRenew = true
 }
 
-function waitAfterClaim({ pollMs }: Claiming, { taken, dueInMs }: { taken: number; dueInMs: number | null }): number {
+function waitAfterClaim(state: Claiming, { taken, dueInMs }: { taken: number; dueInMs: number | null }): number {
+  const { pollMs } = state
+  if (state.running >= state.concurrency) return pollMs
   const dueMs = dueInMs ?? pollMs
   return Math.min(pollMs, taken === 0 ? Math.max(dueMs, dueAgainMs) : dueMs)
 }
@@ -111,19 +153,21 @@ function look(state: Claiming, nowMs: number): ClaimEffect[] {
     state.wokenMeanwhile = true
     return []
   }
-  const limit = Math.min(claimMax, state.concurrency - state.running)
+  const limit = state.draining ? 0 : Math.max(0, Math.min(claimMax, state.concurrency - state.running))
   // Full: the end of an attempt looks again. The timer stays set for what else may happen.
-  if (state.draining || limit <= 0) return timer(state, nowMs + state.pollMs)
+  if (limit === 0 && state.lost.length === 0) return timer(state, nowMs + state.pollMs)
   state.claiming = true
+  state.claims++
   const sinceError = state.lastErrorMs === null ? Number.POSITIVE_INFINITY : nowMs - state.lastErrorMs
   const takeExpired = !state.unanswered && sinceError >= state.pollMs
   const renewFirst = state.mustRenew
   state.mustRenew = false
-  return [{ type: 'claim', limit, takeExpired, renewFirst }]
+  const lost = state.lost.map(({ claim }) => claim)
+  return [{ type: 'claim', claim: state.claims, lost, limit, takeExpired, renewFirst }]
 }
 
 function timer(state: Claiming, atMs: number): ClaimEffect[] {
-  if (state.draining) return []
+  if (state.draining && state.lost.length === 0) return []
   state.wakeAtMs = atMs
   return [{ type: 'timer', atMs }]
 }

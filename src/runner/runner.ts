@@ -10,8 +10,8 @@ import { type ClaimEffect, type ClaimInput, claimingNext, createClaiming } from 
 import { failureOf } from '../core/errors.ts'
 import type { Appender } from '../log/append.ts'
 import type { Note, Wakeups } from '../log/wakeups.ts'
-import type { Database } from '../store/database.ts'
-import { type Claimed, claim } from '../store/turns.ts'
+import { type Database, DatabaseError } from '../store/database.ts'
+import { type ClaimAnswer, type Claimed, claim } from '../store/turns.ts'
 import type { AttemptOptions } from './attempt.ts'
 import { runAttempt } from './attempt-run.ts'
 
@@ -37,6 +37,8 @@ export type Runner = {
   stop(drainMs: number): Promise<void>
 }
 
+type ClaimOnce = Extract<ClaimEffect, { type: 'claim' }>
+
 /** A database that does not answer keeps nobody from ending: what was not handed over is taken over by its lease. */
 const handoverMs = 5_000
 
@@ -53,6 +55,8 @@ export function createRunner(options: RunnerOptions): Runner {
   let expiredBefore: string | undefined
   let timer: NodeJS.Timeout | undefined
   let stopped: Promise<void> | undefined
+  let onEnded: (() => void) | undefined
+  let gone = false
 
   const attemptOptions: AttemptOptions = {
     ...options,
@@ -65,63 +69,88 @@ export function createRunner(options: RunnerOptions): Runner {
   }
 
   function perform(effect: ClaimEffect): void {
+    if (gone) return
     if (effect.type === 'timer') {
       clearTimeout(timer)
       timer = setTimeout(() => input({ type: 'timer' }), Math.max(0, effect.atMs - performance.now()))
       return
     }
     const claiming = claimSome(effect)
-      .catch((error: unknown) => {
-        options.log('claim failed', { error: String(error) })
-        input({ type: 'claim-failed' })
+      .then(input)
+      .finally(() => {
+        claims.delete(claiming)
+        ended()
       })
-      .finally(() => claims.delete(claiming))
     claims.add(claiming)
   }
 
-  async function claimSome({ limit, takeExpired, renewFirst }: Extract<ClaimEffect, { type: 'claim' }>): Promise<void> {
-    if (renewFirst) await appender.renewAll()
-    const sentAtMs = performance.now()
-    await point('claim.send')
-    const crashed = failureOf('crashed')
-    const answer = await claim(database, {
+  /** Resolves to what is to be told to the machine; never rejects. */
+  async function claimSome(effect: ClaimOnce): Promise<ClaimInput> {
+    let sent = false
+    try {
+      if (effect.renewFirst) await appender.renewAll()
+      const sentAtMs = performance.now()
+      await point('claim.send')
+      sent = true
+      const answer = await ask(effect)
+      expiredBefore = answer.seenAt
+      await point('claim.answered')
+      if (answer.claimed.length > 0) await point('claim.taken')
+      for (const { tenantId, sessionId, events } of [...answer.failed, ...answer.claimed]) {
+        wakeups.tell({ tenantId, sessionId, events, runs: [], due: false })
+      }
+      for (const claimed of answer.claimed) begin(claimed, sentAtMs)
+      return { type: 'claimed', taken: answer.claimed.length, dueInMs: answer.dueInMs }
+    } catch (error) {
+      options.log('claim failed', { error: String(error) })
+      return { type: sent && mayBeDone(error) ? 'claim-lost' : 'claim-failed' }
+    }
+  }
+
+  function ask({ claim: number, lost, limit, takeExpired }: ClaimOnce): Promise<ClaimAnswer> {
+    return claim(database, {
       runner: name,
+      claim: number,
+      lost,
       leaseMs,
       limit,
       takeExpired: takeExpired && expiredBefore !== undefined,
       expiredBefore,
       crashesMax,
-      crashed,
+      crashed: failureOf('crashed'),
     })
-    expiredBefore = answer.seenAt
-    await point('claim.answered')
-    if (answer.claimed.length > 0) await point('claim.taken')
-    for (const { tenantId, sessionId, events } of [...answer.failed, ...answer.claimed]) {
-      wakeups.tell({ tenantId, sessionId, events, runs: [], due: false })
-    }
-    for (const claimed of answer.claimed) begin(claimed, sentAtMs)
-    input({ type: 'claimed', taken: answer.claimed.length, dueInMs: answer.dueInMs })
   }
 
   function begin(claimed: Claimed, sentAtMs: number): void {
     const running = runAttempt(attemptOptions, claimed, sentAtMs, handover.signal).finally(() => {
       attempts.delete(running)
       input({ type: 'attempt-ended' })
+      ended()
     })
     attempts.add(running)
   }
 
   async function drain(drainMs: number): Promise<void> {
-    input({ type: 'drain' })
     clearTimeout(timer)
-    const late = setTimeout(() => handover.abort(), drainMs)
-    const goneMs = drainMs + handoverMs
-    await Promise.race([ended(), new Promise((resolve) => setTimeout(resolve, goneMs).unref())])
-    clearTimeout(late)
+    input({ type: 'drain' })
+    const handOver = setTimeout(() => handover.abort(), drainMs)
+    await new Promise<void>((resolve) => {
+      const giveUp = setTimeout(resolve, drainMs + handoverMs)
+      giveUp.unref()
+      onEnded = () => {
+        clearTimeout(giveUp)
+        resolve()
+      }
+      ended()
+    })
+    clearTimeout(handOver)
+    gone = true
+    clearTimeout(timer)
   }
 
-  async function ended(): Promise<void> {
-    while (attempts.size > 0 || claims.size > 0) await Promise.all([...attempts, ...claims])
+  /** Says so where nothing of this runner is under way, also no claim that may have taken turns. */
+  function ended(): void {
+    if (attempts.size === 0 && claims.size === 0 && state.lost.length === 0) onEnded?.()
   }
 
   return {
@@ -135,4 +164,9 @@ export function createRunner(options: RunnerOptions): Runner {
       return stopped
     },
   }
+}
+
+/** All but what the database says that it has not done. */
+function mayBeDone(error: unknown): boolean {
+  return !(error instanceof DatabaseError) || error.kind === 'unknown'
 }

@@ -32,7 +32,6 @@ export type Claimed = AttemptKey & {
   round: number
   /** Attempts of this round that ended by an error. */
   failures: number
-  takeover: boolean
   checkpoint: Checkpoint | null
   /** What the claim wrote: `attempt.started`, after `attempt.ended` where it took over. */
   events: Event[]
@@ -49,18 +48,26 @@ export type ClaimAnswer = {
 
 const claimTurns: Statement = {
   name: 'claim',
-  text: 'select holdfast.claim($1, $2, $3, $4, $5, $6::jsonb, $7) as row',
+  text: 'select holdfast.claim($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9) as row',
 }
 
 /**
  * Takes up to `limit` turns that are due, and with `takeExpired` those whose lease has run out: of these only what had
  * run out at `expiredBefore`, the `seenAt` of an earlier answer (absent: at present), so that a claim which hung with the
  * database takes nothing that could not be renewed meanwhile.
+ *
+ * When its answer was lost, ask again with another number and the lost one in `lost`: what that one took is answered
+ * again, also beyond `limit` (it is this runner's already), with a new lease.
  */
 export async function claim(
   database: Database,
   ask: {
+    /** A name that nobody else has had: it is found again by it, and by the claim's number. */
     runner: string
+    /** Rises with each claim of this runner. */
+    claim: number
+    /** Numbers of its claims whose answers were lost. */
+    lost: readonly number[]
     leaseMs: number
     limit: number
     takeExpired: boolean
@@ -82,6 +89,8 @@ export async function claim(
     crashesMax,
     JSON.stringify(crashed),
     expiredBefore,
+    ask.claim,
+    ask.lost,
   ])
   const answer: ClaimAnswer = { claimed: [], failed: [], dueInMs: null, seenAt: '' }
   for (const { row } of rows) {

@@ -16,7 +16,7 @@ import {
 type Machine = typeof claimingNext
 type Claim = Extract<ClaimEffect, { type: 'claim' }>
 type Step =
-  | { what: 'wake' | 'attempt-ended' | 'claim-failed' | 'database-failed' | 'timer' | 'drain' }
+  | { what: 'wake' | 'attempt-ended' | 'claim-failed' | 'claim-lost' | 'database-failed' | 'timer' | 'drain' }
   | { what: 'claimed'; taken: number; dueInMs: number | null }
   | { what: 'pass' | 'pause'; ms: number }
 
@@ -33,11 +33,21 @@ type World = {
   owesLook: boolean
   /** Its last claim failed: those who hold leases have not had a poll since the database is back. */
   unanswered: boolean
+  /** Numbers of claims whose answers were lost, until 15 s after the next answer (or, draining, until that). */
+  lost: { claim: number; untilMs: number }[]
+  numbers: Set<number>
   /** It had an error, or was paused, and has not renewed since. */
   owesRenewal: boolean
   lastErrorMs: number
   problems: string[]
-  count: { claims: number; full: number; renewals: number; tookNoExpired: number; owedLooks: number }
+  count: {
+    claims: number
+    full: number
+    renewals: number
+    tookNoExpired: number
+    owedLooks: number
+    asksForLost: number
+  }
 }
 
 const anyOptions = fc.record({
@@ -49,7 +59,7 @@ const anyStep: fc.Arbitrary<Step> = fc.oneof(
   { weight: 4, arbitrary: what('wake') },
   { weight: 4, arbitrary: what('attempt-ended') },
   { weight: 4, arbitrary: what('timer') },
-  { weight: 1, arbitrary: what('claim-failed', 'database-failed') },
+  { weight: 1, arbitrary: what('claim-failed', 'claim-lost', 'database-failed') },
   {
     weight: 7,
     arbitrary: fc.record({
@@ -88,8 +98,19 @@ function setTimer(world: World, atMs: number): void {
 function judgeClaim(world: World, claim: Claim): void {
   const { options, running, nowMs, count } = world
   count.claims++
-  if (world.drained) world.problems.push('a claim while draining')
-  if (claim.limit < 1 || running + claim.limit > options.concurrency) world.problems.push('a claim beyond concurrency')
+  const lost = world.lost.filter(({ untilMs }) => nowMs < untilMs).map((each) => each.claim)
+  if (lost.some((each) => !claim.lost.includes(each))) world.problems.push('a lost claim is not asked for')
+  if (claim.lost.some((each) => !world.lost.some(({ claim: it }) => it === each))) {
+    world.problems.push('a claim that was not lost, or is long over, is asked for')
+  }
+  if (world.numbers.has(claim.claim)) world.problems.push('a number is used twice')
+  world.numbers.add(claim.claim)
+  if (claim.lost.length > 0) count.asksForLost++
+  if (claim.limit === 0 && claim.lost.length === 0) world.problems.push('a claim for nothing')
+  if (world.drained && claim.limit > 0) world.problems.push('a claim while draining')
+  if (claim.limit > 0 && running + claim.limit > options.concurrency) {
+    world.problems.push('a claim beyond concurrency')
+  }
   if (world.owesRenewal && !claim.renewFirst) world.problems.push('a claim without renewing first')
   const tooSoon = world.unanswered || nowMs - world.lastErrorMs < options.pollMs
   if (claim.takeExpired && tooSoon) world.problems.push('expired leases taken too soon')
@@ -102,7 +123,11 @@ function judgeClaim(world: World, claim: Claim): void {
 
 /** After each input: there is a claim or a timer, and who was woken with room looks. */
 function judge(world: World, it: ClaimInput): void {
-  if (world.drained) return
+  if (world.drained) {
+    const owes = world.lost.length > 0 && world.claim === null && world.timerAtMs === null
+    if (owes) world.problems.push('a lost claim is left alone by who drains')
+    return
+  }
   if (world.claim === null && world.timerAtMs === null) world.problems.push('neither a claim nor a timer')
   const hasRoom = world.running < world.options.concurrency
   if (!hasRoom) world.count.full++
@@ -132,7 +157,8 @@ function take(world: World, step: Step): void {
       if (world.claim) claimed(world, world.claim, step)
       break
     case 'claim-failed':
-      if (world.claim) failed(world, { type: 'claim-failed' })
+    case 'claim-lost':
+      if (world.claim) failed(world, { type: step.what })
       break
     case 'database-failed':
       failed(world, { type: 'database-failed' })
@@ -145,10 +171,12 @@ function take(world: World, step: Step): void {
 }
 
 function endAttempt(world: World): void {
-  const wasFull = world.running === world.options.concurrency
+  const wasFull = world.running >= world.options.concurrency
   world.running--
+  if (wasFull && world.claim) world.owesLook = true
   input(world, { type: 'attempt-ended' })
-  if (wasFull && !world.drained && world.claim === null) world.problems.push('room again without a look')
+  const hasRoom = world.running < world.options.concurrency
+  if (wasFull && hasRoom && !world.drained && world.claim === null) world.problems.push('room again without a look')
 }
 
 /** The timer that was due meanwhile comes at the end: a short pass is a busy loop, a long one a pause. */
@@ -167,8 +195,11 @@ function fireTimer(world: World): void {
 }
 
 function claimed(world: World, claim: Claim, { taken, dueInMs }: { taken: number; dueInMs: number | null }): void {
-  const took = Math.min(taken, claim.limit)
+  // What a lost claim took comes beyond the limit.
+  const took = claim.lost.length > 0 ? Math.min(taken, 25) : Math.min(taken, claim.limit)
   world.claim = null
+  const untilMs = world.nowMs + 15_000
+  world.lost = world.drained ? [] : world.lost.map((each) => ({ ...each, untilMs: Math.min(each.untilMs, untilMs) }))
   if (world.unanswered) world.lastErrorMs = world.nowMs
   world.unanswered = false
   world.running += took
@@ -176,16 +207,22 @@ function claimed(world: World, claim: Claim, { taken, dueInMs }: { taken: number
   if (owed) world.count.owedLooks++
   input(world, { type: 'claimed', taken: took, dueInMs })
   world.owesLook = false
+  world.lost = world.lost.filter((each) => world.nowMs < each.untilMs)
   if (took === 0 && !owed && world.claim) world.problems.push('an empty claim is repeated at once')
   if (took === 0 && !owed && world.timerAtMs !== null && world.timerAtMs < world.nowMs + 50) {
     world.problems.push('an empty claim is repeated in a tight loop')
   }
 }
 
-function failed(world: World, it: { type: 'claim-failed' | 'database-failed' }): void {
+function failed(world: World, it: { type: 'claim-failed' | 'claim-lost' | 'database-failed' }): void {
   world.lastErrorMs = world.nowMs
   world.owesRenewal = true
-  if (it.type === 'claim-failed') {
+  if (it.type === 'claim-lost') {
+    world.lost = [...world.lost, { claim: world.claim!.claim }]
+      .map(({ claim }) => ({ claim, untilMs: Infinity }))
+      .slice(-100)
+  }
+  if (it.type !== 'database-failed') {
     world.claim = null
     world.unanswered = true
     world.owesLook = false
@@ -194,7 +231,7 @@ function failed(world: World, it: { type: 'claim-failed' | 'database-failed' }):
 }
 
 function run(machine: Machine, options: World['options'], steps: Step[]): World {
-  const count = { claims: 0, full: 0, renewals: 0, tookNoExpired: 0, owedLooks: 0 }
+  const count = { claims: 0, full: 0, renewals: 0, tookNoExpired: 0, owedLooks: 0, asksForLost: 0 }
   const world: World = {
     ...{ machine, options, state: createClaiming(options), nowMs: 1_000, timerAtMs: null, claim: null, running: 0 },
     ...{
@@ -204,7 +241,7 @@ function run(machine: Machine, options: World['options'], steps: Step[]): World 
       unanswered: false,
       lastErrorMs: Number.NEGATIVE_INFINITY,
     },
-    ...{ problems: [], count },
+    ...{ lost: [], numbers: new Set(), problems: [], count },
   }
   input(world, { type: 'start' })
   for (const step of steps) take(world, step)
@@ -212,7 +249,7 @@ function run(machine: Machine, options: World['options'], steps: Step[]): World 
 }
 
 it('claims within its concurrency, misses no wake, polls, and renews first after an error or a pause (I8, I9)', () => {
-  const total = { claims: 0, full: 0, renewals: 0, tookNoExpired: 0, owedLooks: 0 }
+  const total = { claims: 0, full: 0, renewals: 0, tookNoExpired: 0, owedLooks: 0, asksForLost: 0 }
   fc.assert(
     fc.property(anyOptions, anySteps, (options, steps) => {
       const { problems, count } = run(claimingNext, options, steps)
@@ -288,6 +325,21 @@ describe('the same property catches a machine that', () => {
       state.running--
       return []
     },
+    'forgets a claim that was lost': (state, it, nowMs) =>
+      claimingNext(state, it.type === 'claim-lost' ? { type: 'claim-failed' } : it, nowMs),
+    'asks for a lost claim once': (state, it, nowMs) => {
+      if (it.type === 'claimed') state.lost = []
+      return claimingNext(state, it, nowMs)
+    },
+    'asks for a lost claim for ever': (state, it, nowMs) => {
+      const before = state.lost
+      const effects = claimingNext(state, it, nowMs)
+      if (it.type === 'claimed') state.lost = before
+      return effects
+    },
+    'asks for a lost claim only where it has room': edited((effect) =>
+      effect.type === 'claim' && effect.limit === 0 ? null : effect,
+    ),
     'starts a second claim on a wake': (state, it, nowMs) => {
       if (it.type === 'wake') state.claiming = false
       return claimingNext(state, it, nowMs)

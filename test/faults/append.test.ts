@@ -40,7 +40,8 @@ async function acceptOne(database: Database, sessionId: string): Promise<void> {
 }
 
 async function claimAll(database: Database): Promise<Claimed[]> {
-  const ask = { runner: 'me', leaseMs, limit: 100, takeExpired: true, crashesMax: 3, crashed: failureOf('crashed') }
+  const crashed = failureOf('crashed')
+  const ask = { runner: 'me', claim: 1, lost: [], leaseMs, limit: 100, takeExpired: true, crashesMax: 3, crashed }
   return (await claim(database, ask)).claimed
 }
 

@@ -63,6 +63,8 @@ export function callOf(model: store.Model, { type, a, b, c }: Command): Call | n
         type,
         ask: {
           runner: pick(runners, a),
+          claim: claimsOf(model).length + 1 + c,
+          lost: lostClaims(model, a, b),
           leaseMs,
           limit: 1 + (b % 3),
           takeExpired: c % 5 > 0,
@@ -83,6 +85,14 @@ export function callOf(model: store.Model, { type, a, b, c }: Command): Call | n
       return turn ? callOfTurn(turn, type, b, c) : null
     }
   }
+}
+
+const claimsOf = (model: store.Model) => store.turnsOf(model).flatMap(({ claim }) => claim ?? [])
+
+/** Mostly none; else some that this runner or the other one made. */
+function lostClaims(model: store.Model, a: number, b: number): number[] {
+  if (a % 3 > 0) return []
+  return claimsOf(model).filter((claim) => (claim + b) % 3 > 0)
 }
 
 function callOfMany(model: store.Model, type: 'append' | 'renew', a: number, b: number, c: number): Call | null {

@@ -145,8 +145,8 @@ type AnyClaim = {
 
 function toldClaim({ claimed, failed, dueInMs }: AnyClaim): unknown {
   return {
-    claimed: claimed.map(({ turnId, attempt, failures, takeover, checkpoint, events }) => ({
-      ...{ turnId, attempt, failures, takeover, step: checkpoint?.step ?? 0 },
+    claimed: claimed.map(({ turnId, attempt, failures, checkpoint, events }) => ({
+      ...{ turnId, attempt, failures, step: checkpoint?.step ?? 0 },
       events: events.map(plainEvent),
     })),
     failed: failed.map((events) => events.map(plainEvent)),
@@ -216,7 +216,7 @@ const stateStatement = `
       from holdfast.sessions s) as sessions,
     (select json_agg(json_build_object('id', t.id, 'state', t.state, 'attempt', t.attempt, 'round', t.round,
         'open', t.open, 'failures', t.failures, 'crashes', t.crashes, 'bestSteps', t.best_steps,
-        'bestChunks', t.best_chunks, 'stopping', t.stopping, 'stoppingReason', t.stopping_reason, 'runner', t.runner, 'position', t.position,
+        'bestChunks', t.best_chunks, 'stopping', t.stopping, 'stoppingReason', t.stopping_reason, 'runner', t.runner, 'claim', t.claim, 'position', t.position,
         'due', t.due_at <= now(), 'leaseOver', t.lease_until <= now(), 'expired', t.expires_at <= now(),
         'step', t.checkpoint ->> 'step', 'swept', t.sweep_at is null, 'replyStatus', r.status, 'replyParts', r.parts,
         'errorCode', m.error ->> 'code',
@@ -266,12 +266,12 @@ export function stateOfModel(model: store.Model): unknown {
 }
 
 function turnState(turn: store.Turn, nowMs: number): unknown {
-  const { id, state, attempt, round, open, failures, crashes, bestSteps, bestChunks, runner, position } = turn
+  const { id, state, attempt, round, open, failures, crashes, bestSteps, bestChunks, runner, claim, position } = turn
   const { by: stopping, reason: stoppingReason } = turn.stopping ?? { by: null, reason: null }
   const over = (atMs: number | null) => (atMs === null ? null : atMs <= nowMs)
   const runs = turn.runs.map((run) => [run.attempt, run.index, run.n])
   return {
-    ...{ id, state, attempt, round, open, failures, crashes, bestSteps, bestChunks, runner, position },
+    ...{ id, state, attempt, round, open, failures, crashes, bestSteps, bestChunks, runner, claim, position },
     ...{ stopping, stoppingReason },
     ...{ due: over(turn.dueAtMs), leaseOver: over(turn.leaseUntilMs), expired: over(turn.expiresAtMs) },
     ...{ step: turn.checkpoint && String(turn.checkpoint.step), swept: turn.sweepAtMs === null },

@@ -12,7 +12,7 @@ const known: number[] = []
 function planOf(seed: number): Plan {
   return {
     ...{ seed, processes: 1 + (seed % 3), turns: 2 + (seed % 5), chaosMs: 12_000 },
-    ...{ databaseFails: (seed % 4) * 8, deaths: (seed % 5) * 2, pauses: (seed % 7) * 2 },
+    ...{ databaseFails: (seed % 4) * 8, claimsLost: (seed % 3) * 10, deaths: (seed % 5) * 2, pauses: (seed % 7) * 2 },
     ...{ wakeupsLost: seed % 3 === 0 ? 100 : (seed % 4) * 25, stops: (seed % 2) * 30, errors: (seed % 6) * 10 },
   }
 }
@@ -40,7 +40,7 @@ it('keeps its promises in 2,000 schedules of faults (I1, I2, I3, I5, I8, I9)', (
 it('runs the turn of a dead process again within lease and poll, with every wakeup lost (I8, I9)', () => {
   let takenOver = 0
   for (let seed = 0; seed < 300; seed++) {
-    const calm = { databaseFails: 0, deaths: 0, pauses: 0, wakeupsLost: 100, stops: 0, errors: 0 }
+    const calm = { databaseFails: 0, claimsLost: 0, deaths: 0, pauses: 0, wakeupsLost: 100, stops: 0, errors: 0 }
     const running: { turnId: string; attempt: number }[] = []
     let diedAtMs = 0
     const world = simulate({ ...calm, seed, processes: 2, turns: 6, chaosMs: 6_000 }, realParts, (it) => {
@@ -49,7 +49,7 @@ it('runs the turn of a dead process again within lease and poll, with every wake
         ...{ atMs: dieAtMs, order: -1 },
         run: () => {
           diedAtMs = it.nowMs
-          const mine = store.turnsOf(it.model).filter((turn) => turn.runner === 'p0')
+          const mine = store.turnsOf(it.model).filter((turn) => turn.runner?.startsWith('p0 '))
           running.push(...mine.map(({ id, attempt }) => ({ turnId: id, attempt })))
           kill(it, it.processes[0]!, 50_000)
         },
@@ -67,6 +67,27 @@ it('runs the turn of a dead process again within lease and poll, with every wake
   }
   expect(takenOver).toBeGreaterThan(100)
 }, 60_000)
+
+it('runs every turn at its first attempt, whatever answers to claims are lost and however late they are done', () => {
+  let again = 0
+  for (let seed = 0; seed < 500; seed++) {
+    const world = simulate(lossyPlanOf(seed))
+    expect({ seed, problems: lossyProblems(world) }).toEqual({ seed, problems: [] })
+    again += world.count.again
+  }
+  expect(again).toBeGreaterThan(500)
+}, 60_000)
+
+function lossyProblems({ problems, model }: World): string[] {
+  const takenOver = store.turnsOf(model).filter(({ attempt }) => attempt > 1)
+  return [...problems, ...takenOver.map(({ position }) => `turn ${position} was taken over`)]
+}
+
+/** Nothing fails but claims: one in three. */
+function lossyPlanOf(seed: number): Plan {
+  const calm = { databaseFails: 0, deaths: 0, pauses: 0, wakeupsLost: 50, stops: 0, errors: 0 }
+  return { ...calm, claimsLost: 33, seed, processes: 2, turns: 6, chaosMs: 8_000 }
+}
 
 describe('the simulation catches', () => {
   const withStore = (changed: Partial<Parts['store']>): Parts => ({
@@ -148,4 +169,39 @@ describe('the simulation catches', () => {
     },
     60_000,
   )
+})
+
+describe('where claims are lost the simulation catches', () => {
+  const mutants: Record<string, Parts> = {
+    'a runner that asks for nothing again': {
+      ...realParts,
+      claimingNext: (state, input, nowMs) =>
+        claimingNext(state, input.type === 'claim-lost' ? { type: 'claim-failed' } : input, nowMs),
+    },
+    'a runner that asks for it once, however late it is done': {
+      ...realParts,
+      claimingNext: (state, input, nowMs) => {
+        if (input.type === 'claimed') state.lost = []
+        return claimingNext(state, input, nowMs)
+      },
+    },
+    'a claim that answers it each time': {
+      ...realParts,
+      store: {
+        ...realParts.store,
+        claim: (model, ask) => {
+          const lost = store.turnsOf(model).filter(({ claim }) => ask.lost.includes(claim!))
+          const numbers = lost.map(({ claim }) => claim)
+          const answer = store.claim(model, ask)
+          for (const [at, turn] of lost.entries()) turn.claim = numbers[at]!
+          return answer
+        },
+      },
+    },
+  }
+
+  it.each(Object.entries(mutants))('%s', (_, parts) => {
+    const seeds = [...Array(100).keys()]
+    expect(seeds.some((seed) => lossyProblems(simulate(lossyPlanOf(seed), parts)).length > 0)).toBe(true)
+  })
 })

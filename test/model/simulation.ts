@@ -3,7 +3,7 @@
  * shell, and everything that may go wrong between them. One seed is one schedule. Chaos lasts `chaosMs`; then nothing
  * fails any more, but wakeups stay lost if they were to be lost. What is wrong is collected in `problems`.
  *
- *   the database   refuses, or does what it was asked and is not heard, or does nothing and is not heard
+ *   the database   refuses, or does what it was asked and is not heard (or only later), or does nothing and is not heard
  *   a process      dies and comes back with an empty memory, or is paused and goes on where it was
  *   a wakeup       is lost, doubled or late
  */
@@ -32,6 +32,8 @@ export type Plan = {
   chaosMs: number
   /** Out of 100, while chaos lasts. */
   databaseFails: number
+  /** Of claims alone, which are carried out. */
+  claimsLost: number
   deaths: number
   pauses: number
   wakeupsLost: number
@@ -67,9 +69,11 @@ export type World = {
   /** Until when the lease of (turn, attempt) cannot have run out, by what was answered as held. */
   leases: Map<string, number>
   acknowledged: Set<string>
+  /** Attempts that some process runs or ran. */
+  begun: Set<string>
   startedAtMs: Map<string, number>
   problems: string[]
-  count: Record<'takeovers' | 'unknown' | 'refused' | 'deaths' | 'lost' | 'stops' | 'late' | 'frames', number>
+  count: Record<'takeovers' | 'again' | 'unknown' | 'refused' | 'deaths' | 'lost' | 'stops' | 'late' | 'frames', number>
 }
 
 export const leaseMs = 3_000
@@ -83,8 +87,15 @@ const epoch = 'e1'
 export function simulate(plan: Plan, parts: Parts = realParts, act?: (world: World) => void): World {
   const world: World = {
     ...{ plan, parts, random: randomOf(plan.seed), nowMs: 0, queue: [], order: 0, model: store.createModel() },
-    ...{ processes: [], leases: new Map(), acknowledged: new Set(), startedAtMs: new Map(), problems: [] },
-    count: { takeovers: 0, unknown: 0, refused: 0, deaths: 0, lost: 0, stops: 0, late: 0, frames: 0 },
+    ...{
+      processes: [],
+      leases: new Map(),
+      acknowledged: new Set(),
+      begun: new Set(),
+      startedAtMs: new Map(),
+      problems: [],
+    },
+    count: { takeovers: 0, again: 0, unknown: 0, refused: 0, deaths: 0, lost: 0, stops: 0, late: 0, frames: 0 },
   }
   store.createSession(world.model, sessionId, userId)
   for (let at = 0; at < plan.processes; at++) world.processes.push(born(`p${at}`))
@@ -193,18 +204,35 @@ export function kill(world: World, process: Process, backAfterMs = draw(world, 4
 type Answer<T> = { ok: T } | { error: 'refused' | 'unknown' }
 
 /** Asks the database. The answer is not heard by a process that has died meanwhile. */
-function ask<T>(world: World, process: Process, work: () => T, hear: (answer: Answer<T>) => void): void {
-  const fate = happens(world, world.plan.databaseFails) ? draw(world, 3) : -1
+function ask<T>(
+  world: World,
+  process: Process,
+  work: () => T,
+  hear: (answer: Answer<T>) => void,
+  fate: Fate = fateOf(world, world.plan.databaseFails),
+): void {
+  if (fate === 'late') after(world, latencyMs + draw(world, 1_500), () => performed(world, work))
   afterFor(world, process, draw(world, latencyMs), () => {
-    let answer: Answer<T> = { error: fate === 0 ? 'refused' : 'unknown' }
-    if (fate < 0 || fate === 1) {
-      world.model.nowMs = Math.max(world.model.nowMs, world.nowMs)
-      const ok = work()
-      if (fate < 0) answer = { ok }
+    let answer: Answer<T> = { error: fate === 'refused' ? 'refused' : 'unknown' }
+    if (fate === 'well' || fate === 'unheard') {
+      const ok = performed(world, work)
+      if (fate === 'well') answer = { ok }
     }
     if ('error' in answer) world.count[answer.error]++
     afterFor(world, process, draw(world, latencyMs), () => hear(answer))
   })
+}
+
+/** `late`: the database carries it out when its asker has given it up. */
+type Fate = 'well' | 'refused' | 'unheard' | 'gone' | 'late'
+
+function fateOf(world: World, percent: number): Fate {
+  return happens(world, percent) ? (['refused', 'unheard', 'gone', 'late'] as const)[draw(world, 4)]! : 'well'
+}
+
+function performed<T>(world: World, work: () => T): T {
+  world.model.nowMs = Math.max(world.model.nowMs, world.nowMs)
+  return work()
 }
 
 /** Asks until there is an answer. */
@@ -326,9 +354,10 @@ function claimInput(world: World, process: Process, input: ClaimInput): void {
       })
       continue
     }
-    const { limit, takeExpired, renewFirst } = effect
-    const claim = () =>
-      claimSome(world, process, { runner: process.name, leaseMs, limit, takeExpired, crashesMax: 1_000 })
+    const { claim: number, lost, limit, takeExpired, renewFirst } = effect
+    const runner = `${process.name} ${process.life}`
+    const asked = { runner, claim: number, lost, leaseMs, limit, takeExpired, crashesMax: 1_000 }
+    const claim = () => claimSome(world, process, asked)
     if (renewFirst) renewAll(world, process, claim, () => claimInput(world, process, { type: 'claim-failed' }))
     else claim()
   }
@@ -340,19 +369,29 @@ function claimSome(world: World, process: Process, asked: store.ClaimAsk): void 
     for (const claimed of answer.claimed) judgeClaim(world, claimed)
     return answer
   }
-  ask(world, process, work, (answer) => {
-    if (!('ok' in answer)) return claimInput(world, process, { type: 'claim-failed' })
+  const isLost = happens(world, world.plan.claimsLost)
+  const fate = isLost ? (['unheard', 'late'] as const)[draw(world, 2)]! : fateOf(world, world.plan.databaseFails)
+  const hear = (answer: Answer<store.ClaimAnswer>) => {
+    if (!('ok' in answer)) {
+      claimInput(world, process, { type: answer.error === 'unknown' ? 'claim-lost' : 'claim-failed' })
+      return
+    }
     for (const claimed of answer.ok.claimed) {
       tell(world, process, { events: claimed.events, runs: [] })
       begin(world, process, claimed)
     }
     claimInput(world, process, { type: 'claimed', taken: answer.ok.claimed.length, dueInMs: answer.ok.dueInMs })
-  })
+  }
+  ask(world, process, work, hear, fate)
 }
 
-function judgeClaim(world: World, { turnId, attempt, takeover, turn }: store.Claimed): void {
-  world.startedAtMs.set(`${turnId} ${attempt}`, world.nowMs)
-  if (takeover) {
+function judgeClaim(world: World, claimed: store.Claimed): void {
+  const { turnId, attempt, turn } = claimed
+  // Answered again, since the answer of the claim that took it was lost.
+  const isAgain = world.startedAtMs.has(`${turnId} ${attempt}`)
+  if (isAgain) world.count.again++
+  else world.startedAtMs.set(`${turnId} ${attempt}`, world.nowMs)
+  if (!isAgain && store.tookOver(claimed)) {
     world.count.takeovers++
     const until = world.leases.get(`${turnId} ${attempt - 1}`) ?? 0
     if (world.nowMs < until)
@@ -371,6 +410,9 @@ function held(world: World, turnId: string, attempt: number): void {
 }
 
 function begin(world: World, process: Process, { turnId, attempt, turn }: store.Claimed): void {
+  const name = `${turnId} ${attempt}`
+  if (world.begun.has(name)) world.problems.push(`${turn.position}:${attempt} was begun twice`)
+  world.begun.add(name)
   const fails = happens(world, world.plan.errors)
   const chunks = 2 + (turn.position % 5)
   const begun: Attempt = { sessionId, turnId, attempt, nextIndex: 0, chunks, fails, over: false }

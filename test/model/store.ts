@@ -34,6 +34,7 @@ export type Turn = {
   stopping: { by: string; reason: string | null } | null
   leaseUntilMs: number | null
   runner: string | null
+  claim: number | null
   dueAtMs: number | null
   expiresAtMs: number | null
   sweepAtMs: number | null
@@ -238,7 +239,8 @@ export function accept(model: Model, ask: Acceptance): Accepted {
       bodyHash: ask.text,
     },
     ...{ state: 'queued', attempt: 0, round: 1, open: false, failures: 0, crashes: 0, bestSteps: 0, bestChunks: 0 },
-    ...{ stopping: null, leaseUntilMs: null, runner: null, sweepAtMs: null, checkpoint: null, runs: [] },
+    ...{ stopping: null, leaseUntilMs: null, runner: null, claim: null, sweepAtMs: null },
+    ...{ checkpoint: null, runs: [] },
     ...{ replyStatus: 'pending', replyParts: [], errorCode: null },
     dueAtMs: isBehind ? null : clock(model),
     expiresAtMs: clock(model) + ask.expiresMs,
@@ -255,16 +257,23 @@ export function accept(model: Model, ask: Acceptance): Accepted {
 export type Claimed = Key & {
   turn: Turn
   failures: number
-  takeover: boolean
   checkpoint: Checkpoint | null
   events: Event[]
 }
 export type ClaimAnswer = { claimed: Claimed[]; failed: Event[][]; dueInMs: number | null }
-export type ClaimAsk = { runner: string; leaseMs: number; limit: number; takeExpired: boolean; crashesMax: number }
+export type ClaimAsk = {
+  runner: string
+  claim: number
+  lost: number[]
+  leaseMs: number
+  limit: number
+  takeExpired: boolean
+  crashesMax: number
+}
 
 export function claim(model: Model, ask: ClaimAsk): ClaimAnswer {
   const now = clock(model)
-  const answer: ClaimAnswer = { claimed: [], failed: [], dueInMs: null }
+  const answer: ClaimAnswer = { claimed: takenByLost(model, ask), failed: [], dueInMs: null }
   for (const turn of claimable(model, ask, now)) {
     if (answer.claimed.length >= ask.limit) break
     if (!isHead(model, turn)) {
@@ -273,7 +282,7 @@ export function claim(model: Model, ask: ClaimAsk): ClaimAnswer {
     }
     const takeover = turn.state === 'running'
     const { attempt: before, checkpoint } = turn
-    Object.assign(turn, { state: 'running', attempt: before + 1, open: true, runner: ask.runner })
+    Object.assign(turn, { state: 'running', attempt: before + 1, open: true, runner: ask.runner, claim: ask.claim })
     Object.assign(turn, { leaseUntilMs: clock(model) + ask.leaseMs, dueAtMs: null, expiresAtMs: null })
     turn.sweepAtMs = before > 0 ? clock(model) + sweepAfterMs : null
     const events: Event[] = []
@@ -288,11 +297,36 @@ export function claim(model: Model, ask: ClaimAsk): ClaimAnswer {
       answer.failed.push([...events, settleFailed(model, turn, 'crashed', checkpoint?.parts ?? [])])
       continue
     }
-    const { sessionId, id: turnId, attempt, failures } = turn
-    answer.claimed.push({ sessionId, turnId, attempt, turn, failures, takeover, checkpoint, events })
+    answer.claimed.push(claimedOf(turn, events))
   }
   answer.dueInMs = dueInMs(model, ask.runner, now)
   return answer
+}
+
+function claimedOf(turn: Turn, events: Event[]): Claimed {
+  const { sessionId, id: turnId, attempt, failures, checkpoint } = turn
+  return { sessionId, turnId, attempt, turn, failures, checkpoint, events }
+}
+
+/** What claims took whose answers were lost, with what those had written. */
+function takenByLost(model: Model, { runner, claim: number, lost: numbers, leaseMs }: ClaimAsk): Claimed[] {
+  const taken = turnsOf(model).filter(
+    (turn) => isHeld(turn, turn.attempt) && turn.runner === runner && numbers.includes(turn.claim!),
+  )
+  return taken
+    .sort((a, b) => (a.id < b.id ? -1 : 1))
+    .map((turn) => {
+      Object.assign(turn, { claim: number, leaseUntilMs: clock(model) + leaseMs })
+      const { events } = model.sessions.get(turn.sessionId)!
+      const started = lastEvent(model, turn, ['attempt.started'])
+      const before = events[started.seq - 2]
+      const crash = before?.type === 'attempt.ended' && before.json.includes('"crashed"') ? [before] : []
+      return claimedOf(turn, [...crash, started])
+    })
+}
+
+export function tookOver({ events }: Claimed): boolean {
+  return events.length > 1
 }
 
 function claimable(model: Model, { limit, takeExpired }: ClaimAsk, now: number): Turn[] {

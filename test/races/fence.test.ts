@@ -6,7 +6,7 @@ import type { Database } from '../../src/store/database.ts'
 import type { Claimed } from '../../src/store/turns.ts'
 import { postgresVersions } from '../support/postgres.ts'
 import { acceptanceOf, createAcceptor, openStored, type Stored, sessionsOf } from '../support/stored.ts'
-import { acceptTurns, claimAll, endLease, rowOf, shuffled, stopAsk, textUpTo } from './held.ts'
+import { acceptTurns, claimAll, endLease, rowOf, shuffled, stopAsk, textUpTo, tookOver } from './held.ts'
 
 /**
  * The naive append joins `chunks` to `turns` without a lock: it reads "running, attempt 1" in its snapshot, a stop or
@@ -70,7 +70,7 @@ async function provoke(stored: Stored): Promise<void> {
   async function claimMore(process: Process): Promise<void> {
     const { claimed } = await claimAll(process.database, process.name, { limit: 20, crashesMax: 1_000 })
     for (const each of claimed) {
-      if (each.takeover) {
+      if (tookOver(each)) {
         seen.takeovers++
         if (inFlight.get(each.turnId)) seen.raced++
         closed.set(`${each.turnId} ${each.attempt - 1}`, await sumOf(stored, each.turnId, each.attempt - 1))

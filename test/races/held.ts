@@ -30,10 +30,10 @@ export async function acceptTurns(database: Database, sessions: string[], count 
 export function claimAll(
   database: Database,
   runner: string,
-  ask: { limit?: number; leaseMs?: number; crashesMax?: number } = {},
+  ask: { limit?: number; leaseMs?: number; crashesMax?: number; claim?: number; lost?: number[] } = {},
 ): Promise<ClaimAnswer> {
-  const { limit = 100, leaseMs = 60_000, crashesMax = 3 } = ask
-  return claim(database, { runner, leaseMs, limit, takeExpired: true, crashesMax, crashed })
+  const { limit = 100, leaseMs = 60_000, crashesMax = 3, claim: number = 1, lost = [] } = ask
+  return claim(database, { runner, claim: number, lost, leaseMs, limit, takeExpired: true, crashesMax, crashed })
 }
 
 /** The one turn that can be claimed now. */
@@ -41,6 +41,10 @@ export async function claimOne(database: Database, runner = 'a', leaseMs = 60_00
   const { claimed } = await claimAll(database, runner, { limit: 1, leaseMs })
   if (claimed.length !== 1) throw new Error(`${claimed.length} turns were claimed, not one`)
   return claimed[0]!
+}
+
+export function tookOver({ events }: Claimed): boolean {
+  return events.length > 1
 }
 
 /** As if the lease had run out. */

@@ -5,7 +5,7 @@ import { type Database, DatabaseError } from '../../src/store/database.ts'
 import { type Claimed, requeueIfHeld } from '../../src/store/turns.ts'
 import { postgresVersions } from '../support/postgres.ts'
 import { lostHeads, openStored, type Stored, sessionsOf } from '../support/stored.ts'
-import { acceptTurns, claimAll, crashed, finish, rowOf, untilAnswered } from './held.ts'
+import { acceptTurns, claimAll, crashed, finish, rowOf, tookOver, untilAnswered } from './held.ts'
 
 /**
  * The naive claim decides with `not exists` in the statement that takes the lock: it sees the lane as of its start,
@@ -52,7 +52,7 @@ async function provoke(stored: Stored): Promise<void> {
 
   /** Two in ten finish, so that a turn takes about five claims. */
   async function endSomehow(database: Database, claimed: Claimed): Promise<void> {
-    if (claimed.takeover) seen.takeovers++
+    if (tookOver(claimed)) seen.takeovers++
     const dice = Math.random()
     const again = <T>(ask: () => Promise<T>) => untilAnswered(ask, fault)
     if (dice < 0.25) {

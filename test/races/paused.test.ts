@@ -48,7 +48,10 @@ const queued =
       [claimed.turnId, seconds],
     )
 const claimArguments = (scene: Scene) => [
-  { runner: `late ${scene.sessionId}`, leaseMs: 60_000, limit: 100, takeExpired: true, crashesMax: 3, crashed },
+  {
+    ...{ runner: `late ${scene.sessionId}`, claim: 1, lost: [] },
+    ...{ leaseMs: 60_000, limit: 100, takeExpired: true, crashesMax: 3, crashed },
+  },
 ]
 const calls: Call[] = [
   {

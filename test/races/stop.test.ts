@@ -17,7 +17,18 @@ import {
 } from '../../src/store/turns.ts'
 import { postgresVersions } from '../support/postgres.ts'
 import { lostHeads, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
-import { acceptTurns, claimAll, claimOne, endLease, finish, rowOf, stopAsk, textUpTo, writeText } from './held.ts'
+import {
+  acceptTurns,
+  claimAll,
+  claimOne,
+  endLease,
+  finish,
+  rowOf,
+  stopAsk,
+  textUpTo,
+  tookOver,
+  writeText,
+} from './held.ts'
 
 /** One process stops what another runs: the naive stop asks the owner, who may be dead, paused, or about to finish. */
 describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
@@ -202,7 +213,8 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     await append(first, 6, 9)
     await endLease(stored, first.turnId)
     const second = await claimOne(stopper, 'b')
-    expect(second).toMatchObject({ turnId: first.turnId, attempt: 2, takeover: true })
+    expect(second).toMatchObject({ turnId: first.turnId, attempt: 2 })
+    expect(tookOver(second)).toBe(true)
     const { turnId, attempt } = second
     const json = JSON.stringify([
       { type: 'start-step' },

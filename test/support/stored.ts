@@ -72,7 +72,8 @@ export function claimAs(
   ask: { limit?: number; leaseMs?: number } = {},
 ): Promise<ClaimAnswer> {
   const { limit = 100, leaseMs = 60_000 } = ask
-  return claim(database, { runner, leaseMs, limit, takeExpired: false, crashesMax: 3, crashed: failureOf('crashed') })
+  const crashed = failureOf('crashed')
+  return claim(database, { runner, claim: 1, lost: [], leaseMs, limit, takeExpired: false, crashesMax: 3, crashed })
 }
 
 export { createAcceptor }
