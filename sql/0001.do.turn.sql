@@ -13,7 +13,9 @@ create table holdfast.meta (
   only_row boolean primary key default true check (only_row),
   epoch text not null,
   system_identifier text not null,
-  timeline int not null
+  timeline int not null,
+  -- What notifications are sealed with: any role that may connect could read and send them otherwise.
+  wakeup_key text not null default replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
 );
 
 create table holdfast.sessions (

@@ -5,6 +5,7 @@ import { limits } from './core/limits.ts'
 import type { HttpParts } from './http/route.ts'
 import { createAppender } from './log/append.ts'
 import { createHub } from './log/hub.ts'
+import { createSeal, type Seal } from './log/seal.ts'
 import { createWakeups } from './log/wakeups.ts'
 import type { Resolved } from './options.ts'
 import { OptionError } from './options.ts'
@@ -15,6 +16,7 @@ import { createAcceptor } from './store/accept.ts'
 import { type Address, type Database, openDatabase } from './store/database.ts'
 import { readEpoch } from './store/epoch.ts'
 import { migrate, schemaState } from './store/migrations.ts'
+import { readWakeupKey } from './store/wakeup-key.ts'
 
 export type Engine = {
   parts: HttpParts
@@ -45,7 +47,8 @@ export async function startEngine(options: Resolved, reply: () => Reply): Promis
     stops.push(() => database.close())
     await bringSchema(options, database)
     const epoch = await epochOf(database)
-    return wire(options, reply, database, epoch, stops, stop)
+    const seal = createSeal(await readWakeupKey(database), randomUUID())
+    return wire(options, reply, database, epoch, seal, stops, stop)
   } catch (error) {
     await stop()
     throw error
@@ -83,6 +86,7 @@ function wire(
   reply: () => Reply,
   database: Database,
   epoch: string,
+  seal: Seal,
   stops: (() => Promise<void> | void)[],
   stop: () => Promise<void>,
 ): Engine {
@@ -90,7 +94,7 @@ function wire(
   let draining = false
   const wakeups = createWakeups({
     database,
-    processId: randomUUID(),
+    seal,
     log,
     enabled: options.wakeups === 'on',
   })

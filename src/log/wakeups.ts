@@ -2,10 +2,12 @@
  * "Look again", within this process at once and to others by NOTIFY, always after commit. A wakeup may be lost,
  * doubled or late; what rides along with it (the events and chunks that were just stored) is used only where it fits
  * exactly. One connection per process listens and notifies; what is told in the same turn of the event loop goes
- * together. A process that hears no other sends nothing: it learns of others by their hello, and they of it.
+ * together. A process that hears no other sends nothing: it learns of others by their hello, and they of it. Payloads
+ * are sealed (seal.ts): one that none of us has sealed is passed over.
  */
 import type { ChunkRun, Event } from '../core/event.ts'
 import type { Database, Listener } from '../store/database.ts'
+import type { Seal } from './seal.ts'
 
 export type Note = {
   tenantId: string
@@ -26,8 +28,8 @@ export type Wakeups = {
 }
 
 const channel = 'holdfast'
-/** PostgreSQL allows less than 8,000 bytes. */
-const payloadBytesMax = 7_900
+/** PostgreSQL allows less than 8,000 bytes; a sealed body is a third larger, and has a head of some 50. */
+const bodyBytesMax = 5_800
 const helloEveryMs = 30_000
 const peerForgottenMs = 75_000
 const proofMs = 2_000
@@ -35,15 +37,15 @@ const reconnectMs = 250
 /** Told between two sends: beyond this, notes go without what rides along. */
 const queuedMax = 5_000
 
-type Payload = { from: string; hello?: 'new' | 'here'; notes?: Note[] }
+type Body = { hello?: 'new' | 'here'; notes?: Note[] }
 
 export function createWakeups(options: {
   database: Database
-  processId: string
+  seal: Seal
   log: (line: string) => void
   enabled: boolean
 }): Wakeups {
-  const { database, processId, enabled } = options
+  const { database, seal, enabled } = options
   const hearers: ((note: Note | null) => void)[] = []
   const peers = new Map<string, number>()
   let queued: Note[] = []
@@ -51,6 +53,7 @@ export function createWakeups(options: {
   let listener: Listener | undefined
   let stopped = false
   let saidDeaf = false
+  let saidStrange = false
   let helloTimer: NodeJS.Timeout | undefined
   let reconnectTimer: NodeJS.Timeout | undefined
   let heardMyself: (() => void) | undefined
@@ -60,16 +63,28 @@ export function createWakeups(options: {
   }
 
   function payloadHeard(text: string): void {
-    const payload = parsePayload(text)
-    if (!payload) return
-    if (payload.from === processId) {
+    const opened = seal.open(text)
+    if (!opened) {
+      strangeHeard()
+      return
+    }
+    if (opened.from === seal.processId) {
       heardMyself?.()
       return
     }
-    const known = peers.has(payload.from)
-    peers.set(payload.from, performance.now())
-    if (payload.hello === 'new' || !known) void sendHello('here')
-    for (const note of payload.notes ?? []) hear(note)
+    const body = parseBody(opened.body)
+    const known = peers.has(opened.from)
+    peers.set(opened.from, performance.now())
+    if (body?.hello === 'new' || !known) void sendHello('here')
+    for (const note of body?.notes ?? []) hear(note)
+  }
+
+  function strangeHeard(): void {
+    if (saidStrange) return
+    saidStrange = true
+    options.log(
+      'A notification that none of the processes of this database has sealed, or that came twice, was passed over; more will be without a word.',
+    )
   }
 
   async function connect(): Promise<void> {
@@ -112,10 +127,11 @@ export function createWakeups(options: {
   }
 
   async function sendHello(hello: 'new' | 'here'): Promise<void> {
-    await send([JSON.stringify({ from: processId, hello } satisfies Payload)])
+    await send([JSON.stringify({ hello } satisfies Body)])
   }
 
-  async function send(payloads: string[]): Promise<void> {
+  async function send(bodies: string[]): Promise<void> {
+    const payloads = bodies.map((body) => seal.close(body))
     // A lost wakeup costs one poll interval; the connection's end reconnects.
     await listener?.notify(payloads).catch(() => undefined)
   }
@@ -124,7 +140,7 @@ export function createWakeups(options: {
     while (queued.length > 0) {
       const notes = queued
       queued = []
-      await send(payloadsOf(processId, notes))
+      await send(bodiesOf(notes))
     }
     sending = undefined
   }
@@ -134,7 +150,7 @@ export function createWakeups(options: {
       if (!enabled) return
       hear(note)
       if (peers.size === 0) return
-      queued.push(queued.length < queuedMax && rideOf(note) < payloadBytesMax ? note : bare(note))
+      queued.push(queued.length < queuedMax && rideOf(note) < bodyBytesMax ? note : bare(note))
       sending ??= new Promise(setImmediate).then(flush)
     },
     onNote: (each) => void hearers.push(each),
@@ -168,18 +184,18 @@ function bare(note: Note): Note {
   return { ...note, events: [], runs: [] }
 }
 
-/** Packs notes into payloads. One that is too large alone goes without what rides along. */
-function payloadsOf(from: string, notes: Note[]): string[] {
-  const payloads: string[] = []
+/** Packs notes together. One that is too large alone goes without what rides along. */
+function bodiesOf(notes: Note[]): string[] {
+  const bodies: string[] = []
   let packed: string[] = []
   let bytes = 0
-  const head = `{"from":"${from}","notes":[`
+  const head = '{"notes":['
   const close = () => {
-    if (packed.length > 0) payloads.push(`${head}${packed.join(',')}]}`)
+    if (packed.length > 0) bodies.push(`${head}${packed.join(',')}]}`)
     packed = []
     bytes = 0
   }
-  const room = payloadBytesMax - head.length - 2
+  const room = bodyBytesMax - head.length - 2
   for (const note of notes) {
     let text = JSON.stringify(note)
     if (Buffer.byteLength(text) > room) text = JSON.stringify(bare(note))
@@ -189,21 +205,21 @@ function payloadsOf(from: string, notes: Note[]): string[] {
     bytes += size
   }
   close()
-  return payloads
+  return bodies
 }
 
-/** Whoever may connect to the database may notify, and another version may write otherwise: that is passed over. */
-function parsePayload(text: string): Payload | null {
+/** A process of another version may write otherwise: that is passed over. */
+function parseBody(text: string): Body | null {
   try {
-    const payload: unknown = JSON.parse(text)
-    return isPayload(payload) ? payload : null
+    const body: unknown = JSON.parse(text)
+    return isBody(body) ? body : null
   } catch {
     return null
   }
 }
 
-function isPayload(value: unknown): value is Payload {
-  if (!fits(value, { from: 'string' })) return false
+function isBody(value: unknown): value is Body {
+  if (!fits(value, {})) return false
   const { notes = [] } = value
   return Array.isArray(notes) && notes.every(isNote)
 }
