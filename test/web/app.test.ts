@@ -159,7 +159,7 @@ test('a message shows at once, is stored, and its reply streams until it reads a
   await expectShownIsStored()
   await expectOnlyPrefixesShown()
   await untilLive()
-  await page.locator('nav .session').getByText('hello there').waitFor()
+  await page.locator('nav .session').getByText('hello there').first().waitFor()
 })
 
 test('the dots and then the text survive a reload in the middle (R0.7, R1.6)', async () => {
@@ -251,6 +251,25 @@ test('after a cut in the middle the page comes back by its cursor and nothing is
   expect(snapshots).toHaveLength(1)
 })
 
+test('a connection that is dead without a word is left after three missed comments, and comes back by its cursor (I5)', async () => {
+  await page.clock.install()
+  await page.reload()
+  const half = inTwoHalves()
+  await watchTexts()
+  await send('half open')
+  await untilShown('word39')
+  await untilLive()
+  expect(site.silence()).toBe(1)
+  half.open()
+  await eventually(async () => (await stored()).messages.at(-1)?.status === 'complete')
+  expect(await reply().getAttribute('data-status')).toBe('streaming')
+  await page.clock.fastForward(46_000)
+  await untilStatus('complete')
+  await untilLive()
+  await expectShownIsStored()
+  await expectOnlyPrefixesShown()
+})
+
 test('the panel kills the server, and another process takes the reply over while the page watches (I9)', async () => {
   const half = inTwoHalves()
   await watchTexts()
@@ -306,6 +325,45 @@ test('a message written while the server is away waits as sending, over a reload
   await page.locator('article.reply[data-status="complete"]').nth(2).waitFor()
   expect((await stored()).messages.filter(({ role }) => role === 'user')).toHaveLength(3)
   await expectShownIsStored()
+})
+
+test('two tabs that wait to send do not forget each other’s message, whichever is reloaded (I16)', async () => {
+  provider.script(() => [{ text: words(0, 20) }])
+  await send('before')
+  await untilStatus('complete')
+  const second = await newTab()
+  await untilStatus('complete', second)
+  await context.route('**/messages', (route) => route.abort())
+  await send('from the first tab')
+  await send('from the second tab', second)
+  await Promise.all([page.getByText('Sending…').waitFor(), second.getByText('Sending…').waitFor()])
+  await second.close()
+  await page.reload()
+  await page.locator('article.own').getByText('from the second tab').waitFor()
+  await page.locator('article.own').getByText('from the first tab').waitFor()
+  await context.unroute('**/messages')
+  await page.locator('article.reply[data-status="complete"]').nth(2).waitFor()
+  expect((await stored()).messages.filter(({ role }) => role === 'user')).toHaveLength(3)
+  await expectShownIsStored()
+})
+
+test('a message that is refused when its chat is no longer shown is given back where its writer is (I16)', async () => {
+  let refuse!: () => void
+  const gate = new Promise<void>((resolve) => {
+    refuse = resolve
+  })
+  await page.route('**/messages', async (route) => {
+    await gate
+    await route.continue()
+  })
+  const tooLong = 'y'.repeat(300_000)
+  await send(tooLong)
+  await page.getByText('Sending…').waitFor()
+  await page.getByRole('button', { name: 'New chat' }).click()
+  await page.getByText('You are free to leave.').waitFor()
+  refuse()
+  await page.getByRole('alert').getByText('A message of another chat was not sent').waitFor()
+  expect(await page.getByLabel('Message', { exact: true }).inputValue()).toBe(tooLong)
 })
 
 test('the first message of a chat waits over a reload while nothing answers, and makes the chat when it can (I16)', async () => {
@@ -379,16 +437,94 @@ test('the composer: Shift+Enter is a new line, a draft stays per chat, a refused
   expect(await composer.inputValue()).toBe(tooLong)
 })
 
+test('who reads the end still reads it when the text grows or the phone is turned; who has scrolled up stays', async () => {
+  provider.script([{ text: Array.from({ length: 60 }, (_, at) => `Paragraph ${at} ${words(0, 30)}`).join('\n\n') }])
+  await send('a long one')
+  await untilStatus('complete')
+  const atEnd = () => page.locator('.messages').evaluate((it) => it.scrollHeight - it.scrollTop - it.clientHeight < 2)
+  for (const [width, height] of [
+    [390, 844],
+    [844, 390],
+    [390, 500],
+    [1280, 800],
+  ] as const) {
+    await page.setViewportSize({ width, height })
+    await eventually(atEnd)
+    expect(await page.getByRole('button', { name: 'To the latest message' }).count()).toBe(0)
+  }
+  // The text grows by more than a little between a scroll and the word of it.
+  await page.locator('.messages').evaluate((it) => {
+    const more = document.createElement('div')
+    more.className = 'welcome'
+    more.textContent = 'more '.repeat(1_000)
+    it.firstElementChild?.append(more)
+    it.dispatchEvent(new Event('scroll'))
+  })
+  await eventually(atEnd)
+  await page.locator('.messages').evaluate((it) => it.scrollTo({ top: 300 }))
+  await page.getByRole('button', { name: 'To the latest message' }).waitFor()
+  await page.setViewportSize({ width: 1280, height: 700 })
+  expect(await page.locator('.messages').evaluate((it) => it.scrollTop)).toBe(300)
+  await page.getByRole('button', { name: 'To the latest message' }).click()
+  await eventually(atEnd)
+})
+
+test('on a phone nothing is wider than the page, words in tables stay whole, and the open list keeps the keyboard', async () => {
+  await page.setViewportSize({ width: 390, height: 844 })
+  const name = 'n'.repeat(400)
+  provider.script([
+    { text: `| Step | Where | When |\n|---|---|---|\n| acceptance | ${'in Postgres '.repeat(4)} | before |\n\n` },
+    { text: `\`\`\`${name}\n${'code '.repeat(60)}\n\`\`\`\n\nA${name}` },
+  ])
+  await send(`W${'w'.repeat(400)}`)
+  await untilStatus('complete')
+  await reply().locator('table').waitFor()
+  const tooWide = () =>
+    page.evaluate(() =>
+      [...document.querySelectorAll('body *')]
+        .filter((each) => !each.closest('pre, table, nav, .sr-only') && each.getBoundingClientRect().right > innerWidth)
+        .map((each) => each.outerHTML.slice(0, 100)),
+    )
+  expect(await tooWide()).toEqual([])
+  // One line high: the word was not broken.
+  const cell = page.locator('td').getByText('acceptance')
+  const line = await cell.evaluate((it) => Number.parseFloat(getComputedStyle(it).lineHeight))
+  const words = await cell.evaluate((it) => {
+    const range = document.createRange()
+    range.selectNodeContents(it)
+    return range.getBoundingClientRect().height
+  })
+  expect(words).toBeLessThan(line * 1.5)
+  await page.getByRole('button', { name: 'Show chats' }).click()
+  const isInList = () => page.evaluate(() => document.activeElement?.closest('nav, body')?.localName)
+  for (let press = 0; press < 8; press++) {
+    await page.keyboard.press('Tab')
+    expect(await page.evaluate(() => document.activeElement?.closest('main, aside') === null)).toBe(true)
+  }
+  expect(['nav', 'body']).toContain(await isInList())
+  await page.keyboard.press('Escape')
+  await page.locator('nav.is-open').waitFor({ state: 'detached' })
+  expect(await page.evaluate(() => document.activeElement?.getAttribute('aria-label'))).toBe('Show chats')
+})
+
 test('chats are listed, renamed and deleted by keyboard alone', async () => {
   provider.script([{ text: 'fine' }])
   await send('one to keep')
   await untilStatus('complete')
-  await page.locator('nav .session').getByText('one to keep').waitFor()
+  await page.locator('nav .session').getByText('one to keep').first().waitFor()
   await page.getByRole('button', { name: 'Rename “one to keep”' }).focus()
   await page.keyboard.press('Enter')
   await page.keyboard.type('A better name')
   await page.keyboard.press('Enter')
   await page.getByRole('heading', { name: 'A better name' }).waitFor()
+  expect(await page.evaluate(() => document.activeElement?.className)).toBe('session-open')
+  site.setDown(true)
+  await page.getByRole('button', { name: 'Rename “A better name”' }).press('Enter')
+  await page.keyboard.type('Never heard')
+  await page.keyboard.press('Enter')
+  await page.getByRole('alert').getByText('Not renamed. The server does not answer.').waitFor()
+  await page.keyboard.press('Escape')
+  site.setDown(false)
   await page.getByRole('button', { name: 'Delete “A better name”' }).focus()
   await page.keyboard.press('Enter')
   await page.getByRole('button', { name: 'Keep' }).waitFor()

@@ -75,6 +75,8 @@ export type Site = {
   setDown(isDown: boolean): number
   /** How many streams of events are open. */
   openStreams(): number
+  /** The open streams of events bring nothing more, and nothing tells their readers so. Answers how many there were. */
+  silence(): number
   /** The next message is stored, and its acknowledgement lost. Resolves when that happened. */
   loseAcknowledgement(): Promise<void>
   close(): Promise<void>
@@ -123,7 +125,7 @@ export async function startSite(settings: SiteSettings): Promise<Site> {
   let isDown = false
   let loses: (() => void) | undefined
   const sockets = new Set<Socket>()
-  const streams = new Set<Socket>()
+  const streams = new Map<Socket, () => void>()
   const passed: string[] = []
 
   const kill = async () => {
@@ -162,7 +164,7 @@ export async function startSite(settings: SiteSettings): Promise<Site> {
         return
       }
       if (answer.headers['content-type']?.startsWith('text/event-stream')) {
-        streams.add(socket)
+        streams.set(socket, () => answer.unpipe(outgoing).resume())
         outgoing.on('close', () => streams.delete(socket))
       }
       answer.on('error', () => socket.destroy())
@@ -200,6 +202,10 @@ export async function startSite(settings: SiteSettings): Promise<Site> {
       return isDown ? cut() : 0
     },
     openStreams: () => streams.size,
+    silence() {
+      for (const silence of streams.values()) silence()
+      return streams.size
+    },
     loseAcknowledgement: () =>
       new Promise((resolve) => {
         loses = resolve

@@ -141,6 +141,15 @@ test('the timeline tells a killed attempt from one that ended by itself, and fro
     expect(stepsOf(killed.turns.get(turnId)!, [])[3]?.at).toBe(null)
   }
 
+  // The page that killed the server knows it before the log does.
+  const killing = play(chain([created, started(1, 1)]))
+  expect(labels(killing, [{ from: at(3), to: null, reason: 'killed' }])).toEqual([
+    'Stored',
+    'Queued',
+    'Attempt 1',
+    'Killed',
+  ])
+
   const ended = { type: 'attempt.ended', second: 2, data: { attempt: 1, reason: 'error', code: 'provider_overloaded' } }
   const failedOnce = play(chain([created, started(1, 1), ended, started(2, 9), complete('x', 12)]))
   expect(labels(failedOnce)).toEqual(['Stored', 'Queued', 'Attempt 1', 'Broke off', 'Attempt 2', 'Complete'])

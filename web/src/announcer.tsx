@@ -1,4 +1,5 @@
 import { useEffect, useRef, useState } from 'react'
+import { plainText } from './plain-text.ts'
 
 /**
  * Reads a reply to a screen reader as it is written, without babble: each paragraph once, when it is finished, and the
@@ -44,13 +45,11 @@ export function Announcer({ text, outcome }: { text: string | null; outcome: str
 
 const linesMax = 12
 
-/** Without the signs of markdown, and with a word in place of code, which nobody wants read out. */
+/** With a word in place of code, which nobody wants read out. */
 function spokenParagraphs(text: string): string[] {
   return text
     .replace(/^```[^\n]*\n[\s\S]*?(?:^```[^\n]*$|$(?![\s\S]))/gm, 'A block of code.\n\n')
-    .replace(/!?\[([^\]]*)\]\([^)]*\)/g, '$1')
-    .replace(/[*_`#>|]+/g, ' ')
     .split(/\n\s*\n/)
-    .map((paragraph) => paragraph.replace(/\s+/g, ' ').trim())
+    .map(plainText)
     .filter((paragraph, at, all) => paragraph !== '' || at === all.length - 1)
 }

@@ -18,7 +18,11 @@ export function App() {
     void demoInfo().then((answer) => answer.ok && setDemo(answer.value))
     unsent.resume()
     window.addEventListener('online', unsent.resume)
-    return () => window.removeEventListener('online', unsent.resume)
+    window.addEventListener('focus', unsent.resume)
+    return () => {
+      window.removeEventListener('online', unsent.resume)
+      window.removeEventListener('focus', unsent.resume)
+    }
   }, [])
 
   const close = useCallback(() => setMenuOpen(false), [])
@@ -48,6 +52,7 @@ export function App() {
         sessionId={sessionId}
         isNew={isNew}
         demo={demo}
+        isCovered={isMenuOpen}
         title={sessions.find(({ id }) => id === sessionId)?.title ?? null}
         onMenu={() => setMenuOpen(true)}
         onChanged={refresh}

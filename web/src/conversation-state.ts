@@ -1,5 +1,5 @@
 /** One open session as React reads it: the view, the connection, and the absences of this page. */
-import { type Connection, type Following, followSession, readLog, stopReply } from './session.ts'
+import { type Connection, type Following, followSession, killServer, readLog, stopReply } from './session.ts'
 import type { Absence } from './timeline.ts'
 import { takePast, type View } from './view.ts'
 
@@ -21,6 +21,8 @@ export type Conversation = {
   showPast(): void
   hurry(): void
   cut(awayMs: number): void
+  /** Kills the server, which the demo's lets be done. */
+  killServer(): Promise<void>
   change(change: (view: View) => View): void
   stopReply(messageId: string): Promise<void>
   end(): void
@@ -36,7 +38,8 @@ export function openConversation(sessionId: string): Conversation {
   }
   let following: Following | undefined
   let wasLive = false
-  let isCut = false
+  /** Why the connection will be lost, if it is this page's doing. */
+  let reason: Absence['reason'] = 'lost'
   let least = Number.POSITIVE_INFINITY
   const hearers = new Set<() => void>()
   let drawing = false
@@ -59,14 +62,14 @@ export function openConversation(sessionId: string): Conversation {
     const last = state.absences.at(-1)
     if (connection === 'live') {
       wasLive = true
-      isCut = false
+      reason = 'lost'
       if (last?.to === null) {
         set({ connection, absences: [...state.absences.slice(0, -1), { ...last, to: now }] })
         return
       }
     }
     if (connection === 'reconnecting' && wasLive && last?.to !== null) {
-      set({ connection, absences: [...state.absences, { from: now, to: null, reason: isCut ? 'cut' : 'lost' }] })
+      set({ connection, absences: [...state.absences, { from: now, to: null, reason }] })
       return
     }
     set({ connection })
@@ -115,8 +118,14 @@ export function openConversation(sessionId: string): Conversation {
     },
     hurry: () => following?.hurry(),
     cut(awayMs) {
-      isCut = true
+      reason = 'cut'
       following?.cut(awayMs)
+    },
+    async killServer() {
+      reason = 'killed'
+      const answer = await killServer()
+      // Where no answer came it may be dead all the same.
+      if (!answer.ok && !answer.problem.retryable) reason = 'lost'
     },
     change: (change) => following?.change(change),
     async stopReply(messageId) {

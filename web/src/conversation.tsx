@@ -14,6 +14,8 @@ type PageProps = {
   sessionId: string
   isNew: boolean
   demo: DemoInfo | null
+  /** The list of chats lies over it. */
+  isCovered: boolean
   title: string | null
   onMenu(): void
   onChanged(): Promise<void>
@@ -21,7 +23,7 @@ type PageProps = {
 
 const awayMs = 3_000
 
-export function ConversationPage({ sessionId, isNew, demo, title, onMenu, onChanged }: PageProps) {
+export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onMenu, onChanged }: PageProps) {
   const { conversation, state, waiting } = useConversation(sessionId, isNew, onChanged)
   const { view, phase, connection, absences, clockAheadMs } = state
   const composer = useRef<ComposerHandle>(null)
@@ -32,9 +34,10 @@ export function ConversationPage({ sessionId, isNew, demo, title, onMenu, onChan
   }, [demo, conversation])
   useEffect(() => {
     return unsent.onRefused((refusal) => {
-      if (refusal.sessionId !== sessionId) return
+      const what =
+        refusal.sessionId === sessionId ? 'Not sent.' : 'A message of another chat was not sent; here is its text.'
+      setNotice(`${what} ${refusal.problem.detail}`)
       composer.current?.giveBack(refusal.text)
-      setNotice(`Not sent. ${refusal.problem.detail}`)
     })
   }, [sessionId])
 
@@ -54,7 +57,7 @@ export function ConversationPage({ sessionId, isNew, demo, title, onMenu, onChan
 
   return (
     <>
-      <main className="main">
+      <main className="main" inert={isCovered}>
         <header className="header">
           <button type="button" className="quiet-button md:hidden" onClick={onMenu} aria-label="Show chats">
             <MenuIcon />
@@ -84,10 +87,12 @@ export function ConversationPage({ sessionId, isNew, demo, title, onMenu, onChan
       {demo && (
         <Panel
           demo={demo}
+          isCovered={isCovered}
           turn={[...(view?.turns.values() ?? [])].findLast(({ replyId }) => replyId === last?.id)}
           absences={absences}
           clockAheadMs={clockAheadMs}
           onCut={() => conversation.cut(awayMs)}
+          onKill={() => conversation.killServer()}
         />
       )}
     </>
@@ -208,12 +213,22 @@ function useEnd(view: View | null, waiting: number) {
   useEffect(() => {
     const { current } = scroller
     if (!current) return
+    let height = 0
+    let room = 0
     const look = () => {
-      follows.current = current.scrollHeight - current.scrollTop - current.clientHeight < nearEndPx
-      setAway(!follows.current)
+      const isAtEnd = current.scrollHeight - current.scrollTop - current.clientHeight < nearEndPx
+      // A phone that is turned, or its keyboard, moves the text as well; only the reader leaves the end.
+      const isMoved = current.scrollHeight !== height || current.clientHeight !== room
+      if (isMoved && follows.current && !isAtEnd) return
+      follows.current = isAtEnd
+      setAway(!isAtEnd)
     }
     current.addEventListener('scroll', look, { passive: true })
-    const watcher = new ResizeObserver(() => follows.current && current.scrollTo({ top: current.scrollHeight }))
+    const watcher = new ResizeObserver(() => {
+      height = current.scrollHeight
+      room = current.clientHeight
+      if (follows.current) current.scrollTo({ top: height })
+    })
     if (current.firstElementChild) watcher.observe(current.firstElementChild)
     watcher.observe(current)
     return () => {
@@ -228,7 +243,7 @@ function useEnd(view: View | null, waiting: number) {
   }, [waiting > 0, view === null])
   const toEnd = useCallback(() => {
     follows.current = true
-    scroller.current?.scrollTo({ top: scroller.current.scrollHeight, behavior: 'smooth' })
+    scroller.current?.scrollTo({ top: scroller.current.scrollHeight })
   }, [])
   return { scroller, isAway, toEnd }
 }

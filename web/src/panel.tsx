@@ -1,32 +1,33 @@
 import { type CSSProperties, type ReactNode, useEffect, useRef, useState } from 'react'
 import { BoltIcon, CutIcon, ReloadIcon } from './icons.tsx'
-import { type DemoInfo, killServer } from './session.ts'
+import type { DemoInfo } from './session.ts'
 import { type Absence, type Step, type StepKind, stepsOf } from './timeline.ts'
 import { useNow } from './times.ts'
 import type { TurnView } from './view.ts'
 
 type PanelProps = {
   demo: DemoInfo
+  isCovered: boolean
   turn: TurnView | undefined
   absences: readonly Absence[]
   clockAheadMs: number
   onCut(): void
+  onKill(): Promise<void>
 }
 
 /** It answers while no key is set, and names itself so. */
 export const isDemoModel = ({ model }: DemoInfo) => model.startsWith('demo')
 
 /** For trying what the server promises, and for seeing it keep it. */
-export function Panel({ demo, turn, absences, clockAheadMs, onCut }: PanelProps) {
+export function Panel({ demo, isCovered, turn, absences, clockAheadMs, onCut, onKill }: PanelProps) {
   const [isKilling, setKilling] = useState(false)
   const kill = async () => {
     setKilling(true)
-    // It dies before it can answer, which is the point.
-    await killServer()
+    await onKill()
     setKilling(false)
   }
   return (
-    <aside className="panel" aria-label="Try it">
+    <aside className="panel" aria-label="Try it" inert={isCovered}>
       <h2 className="panel-title">Try to lose the reply</h2>
       <p className="panel-note">Send a message, and while the reply is being written:</p>
       <div className="panel-buttons">
@@ -76,7 +77,7 @@ const TryButton = ({ onClick, icon, label, isBusy = false, isDanger = false }: T
   </button>
 )
 
-type TimelineProps = Omit<PanelProps, 'demo' | 'onCut'>
+type TimelineProps = Pick<PanelProps, 'turn' | 'absences' | 'clockAheadMs'>
 
 /** Each step a knot on a rope; the rope between two is longer the more time passed. The picture is its own list. */
 function Timeline({ turn, absences, clockAheadMs }: TimelineProps) {

@@ -2,6 +2,7 @@
  * The wire: every request that the page makes. One session is followed by `followSession`, a loop that never gives up:
  * load the snapshot, follow from its cursor, and come back by the cursor when the connection ends.
  */
+import { eventsOf } from './events.ts'
 import { type Frame, type Message, type Session, type Snapshot, takeFrame, type View, viewOf } from './view.ts'
 
 /** `unreachable`: no answer came. Else the server's own problem document. */
@@ -20,14 +21,17 @@ async function call<T>(method: string, path: string, body?: unknown): Promise<An
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     })
     if (response.status === 204) return { ok: true, value: undefined as T }
-    const isJson = /json/.test(response.headers.get('content-type') ?? '')
-    // Something between us and the server answered in its place.
-    if (!isJson) return { ok: false, problem: { ...unreachable, status: response.status } }
-    const answer: unknown = await response.json()
-    return response.ok ? { ok: true, value: answer as T } : { ok: false, problem: answer as Problem }
+    if (!response.ok) return { ok: false, problem: await problemOf(response) }
+    return { ok: true, value: (await response.json()) as T }
   } catch {
     return { ok: false, problem: unreachable }
   }
+}
+
+/** Not JSON: something between us and the server answered in its place. */
+async function problemOf(response: Response): Promise<Problem> {
+  const isJson = /json/.test(response.headers.get('content-type') ?? '')
+  return isJson ? ((await response.json()) as Problem) : { ...unreachable, status: response.status }
 }
 
 const pathOf = (sessionId: string) => `/v1/sessions/${encodeURIComponent(sessionId)}`
@@ -68,6 +72,24 @@ const poll = (sessionId: string, cursor: string) =>
     `${pathOf(sessionId)}/events?wait=0&cursor=${encodeURIComponent(cursor)}`,
   )
 
+/** Read by fetch: an EventSource hides the status that refuses a cursor, and the comments by which a dead stream is told from a quiet one. */
+async function openEvents(
+  sessionId: string,
+  cursor: string,
+  signal: AbortSignal,
+): Promise<Answer<ReadableStream<Uint8Array<ArrayBuffer>>>> {
+  try {
+    const response = await fetch(`${pathOf(sessionId)}/events?cursor=${encodeURIComponent(cursor)}`, {
+      headers: { accept: 'text/event-stream' },
+      signal,
+    })
+    if (!response.ok) return { ok: false, problem: await problemOf(response) }
+    return response.body ? { ok: true, value: response.body } : { ok: false, problem: unreachable }
+  } catch {
+    return { ok: false, problem: unreachable }
+  }
+}
+
 export type Connection = 'connecting' | 'live' | 'reconnecting'
 export type Follower = {
   /** The view changed, or `null`: there is no such session, or not for this user. */
@@ -83,12 +105,16 @@ export type Following = {
   change(change: (view: View) => View): void
   /** Closes the connection and stays away so long; then comes back by the cursor. */
   cut(awayMs: number): void
-  /** Tries again now, instead of when the backoff says: the network is back. */
+  /** Connects again now, whatever it is doing: the network is back, and what was open before it went is not. */
   hurry(): void
   stop(): void
 }
 
+type Control = { type: 'caught-up' } | { type: 'reset' } | { type: 'reconnect'; afterMs: number }
+
 const backoffMs = { first: 250, most: 5_000 }
+/** Three of the comments that a quiet stream brings (PROTOCOL.md): after so long without a word it is dead. */
+const silentMs = 45_000
 
 export function followSession(sessionId: string, follower: Follower): Following {
   const control = new AbortController()
@@ -113,43 +139,41 @@ export function followSession(sessionId: string, follower: Follower): Following 
     })
   const backOff = () => pause(Math.min(backoffMs.most, backoffMs.first * 2 ** failures++) * (0.5 + Math.random() / 2))
 
-  /** Resolves when the connection has ended, however it did. */
-  const connect = (from: View) =>
-    new Promise<{ opened: boolean; reload: boolean }>((resolve) => {
-      const source = new EventSource(`${pathOf(sessionId)}/events?cursor=${encodeURIComponent(from.cursor)}`)
-      let opened = false
+  /** Resolves when the connection has ended, however it did. `away`: it never came to be live. `stale`: only a snapshot helps. */
+  const connect = async (from: View): Promise<'ended' | 'away' | 'stale'> => {
+    const call = new AbortController()
+    leave = () => call.abort()
+    let watch = setTimeout(leave, silentMs)
+    const heard = () => {
+      clearTimeout(watch)
+      watch = setTimeout(() => call.abort(), silentMs)
+    }
+    try {
+      const events = await openEvents(sessionId, from.cursor, call.signal)
+      if (!events.ok) return events.problem.retryable ? 'away' : 'stale'
       let isLive = false
-      const end = (reload: boolean) => {
-        source.close()
-        leave = undefined
-        resolve({ opened, reload })
-      }
-      leave = () => end(false)
-      source.onopen = () => {
-        opened = true
-        failures = 0
-      }
-      source.onerror = () => end(false)
-      source.onmessage = ({ data }: MessageEvent<string>) => {
-        const frame = JSON.parse(data) as Frame | { type: 'caught-up' | 'reset' | 'reconnect' }
+      for await (const data of eventsOf(events.value, heard)) {
+        const frame = JSON.parse(data) as Frame | Control
         if (frame.type === 'caught-up') {
           isLive = true
+          failures = 0
           follower.onConnection('live')
         }
-        if (frame.type === 'reset') end(true)
-        if (frame.type === 'reconnect') end(false)
-        if (!('cursor' in frame)) return
+        if (frame.type === 'reset') return 'stale'
+        if (frame.type === 'reconnect' && 'afterMs' in frame) awayMs = frame.afterMs
+        if (frame.type === 'reconnect') return 'ended'
+        if (!('cursor' in frame)) continue
         const next = takeFrame(view ?? from, frame)
-        if (next === 'gap') return end(true)
+        if (next === 'gap') return 'stale'
         if (isLive) follower.onLive(frame)
         show(next)
       }
-    })
-
-  /** What an EventSource does not tell: whether the server is away, or refuses this cursor. */
-  const isRefused = async (cursor: string) => {
-    const asked = await poll(sessionId, cursor)
-    return !asked.ok && !asked.problem.retryable
+      return isLive ? 'ended' : 'away'
+    } finally {
+      clearTimeout(watch)
+      call.abort()
+      leave = undefined
+    }
   }
 
   const load = async (): Promise<'loaded' | 'missing' | 'later'> => {
@@ -175,16 +199,13 @@ export function followSession(sessionId: string, follower: Follower): Following 
         }
         continue
       }
-      const { opened, reload } = await connect(view)
+      const outcome = await connect(view)
       if (signal.aborted) return
       follower.onConnection('reconnecting')
       await pause(awayMs)
       awayMs = 0
-      if (reload) view = null
-      else if (!opened) {
-        if (await isRefused(view.cursor)) view = null
-        else await backOff()
-      }
+      if (outcome === 'stale') view = null
+      if (outcome === 'away') await backOff()
     }
   }
 
@@ -201,6 +222,7 @@ export function followSession(sessionId: string, follower: Follower): Following 
     hurry: () => {
       failures = 0
       wake?.()
+      leave?.()
     },
     stop: () => {
       control.abort()

@@ -1,5 +1,6 @@
 import { type FormEvent, useEffect, useRef, useState } from 'react'
 import { CloseIcon, Mark, PencilIcon, PlusIcon, TrashIcon } from './icons.tsx'
+import { plainText } from './plain-text.ts'
 import { deleteSession, renameSession } from './session.ts'
 import { agoOf } from './times.ts'
 import type { Session } from './view.ts'
@@ -25,8 +26,12 @@ export function Sidebar(props: SidebarProps) {
     close.current?.focus()
     const onKey = ({ key }: KeyboardEvent) => key === 'Escape' && onClose()
     window.addEventListener('keydown', onKey)
+    // Where there is room it stands beside the chat, and covers nothing.
+    const wide = matchMedia('(width >= 48rem)')
+    wide.addEventListener('change', onClose)
     return () => {
       window.removeEventListener('keydown', onKey)
+      wide.removeEventListener('change', onClose)
       if (before instanceof HTMLElement) before.focus()
     }
   }, [isOpen, onClose])
@@ -68,36 +73,22 @@ export function Sidebar(props: SidebarProps) {
 type RowProps = SidebarProps & { session: Session }
 
 function Row({ session, currentId, onOpen, onChanged, onDeleted }: RowProps) {
-  const [mode, setMode] = useState<'shown' | 'renaming' | 'deleting'>('shown')
-  const title = session.title ?? session.lastPreview ?? 'New chat'
-  if (mode === 'renaming') {
-    return <Rename session={session} title={title} onDone={() => setMode('shown')} onChanged={onChanged} />
-  }
-  if (mode === 'deleting') {
-    const remove = async () => {
-      const answer = await deleteSession(session.id)
-      setMode('shown')
-      if (answer.ok) onDeleted(session.id)
-    }
-    return (
-      <li className="rounded-xl bg-sunken px-3 py-2.5 text-sm">
-        <p className="truncate">Delete “{title}” for good?</p>
-        <div className="mt-2 flex gap-2">
-          <button type="button" className="small-button is-danger" onClick={() => void remove()}>
-            Delete
-          </button>
-          {/* biome-ignore lint/a11y/noAutofocus: the question was just asked for, and its safe answer is this */}
-          <button type="button" className="small-button" onClick={() => setMode('shown')} autoFocus>
-            Keep
-          </button>
-        </div>
-      </li>
-    )
-  }
+  const [mode, setMode] = useState<'shown' | 'renaming' | 'deleting' | 'back'>('shown')
+  const preview = plainText(session.lastPreview ?? '')
+  const title = session.title ?? (preview || 'New chat')
+  const onDone = () => setMode('back')
+  const open = useRef<HTMLButtonElement>(null)
+  // The field or button that had the keyboard is gone. Who went elsewhere by the mouse stays there.
+  useEffect(() => {
+    if (mode === 'back' && document.activeElement === document.body) open.current?.focus()
+  }, [mode])
+  if (mode === 'renaming') return <Rename session={session} title={title} onDone={onDone} onChanged={onChanged} />
+  if (mode === 'deleting') return <Delete session={session} title={title} onDone={onDone} onDeleted={onDeleted} />
   const isCurrent = session.id === currentId
   return (
     <li className={isCurrent ? 'session is-current' : 'session'}>
       <button
+        ref={open}
         type="button"
         className="session-open"
         onClick={() => onOpen(session.id)}
@@ -109,7 +100,7 @@ function Row({ session, currentId, onOpen, onChanged, onDeleted }: RowProps) {
             {agoOf(session.updatedAt)}
           </time>
         </span>
-        <span className="block truncate text-[0.8125rem] text-mute">{session.lastPreview ?? 'Nothing yet'}</span>
+        <span className="block truncate text-[0.8125rem] text-mute">{preview || 'Nothing yet'}</span>
       </button>
       <span className="session-tools">
         <button
@@ -135,21 +126,54 @@ function Row({ session, currentId, onOpen, onChanged, onDeleted }: RowProps) {
   )
 }
 
-type RenameProps = { session: Session; title: string; onDone(): void; onChanged(): Promise<void> }
+type AskedProps = { session: Session; title: string; onDone(): void }
 
-function Rename({ session, title, onDone, onChanged }: RenameProps) {
+const Problem = ({ children }: { children: string | null }) =>
+  children === null ? null : (
+    <p className="mt-1.5 text-clay" role="alert">
+      {children}
+    </p>
+  )
+
+function Delete({ session, title, onDone, onDeleted }: AskedProps & Pick<SidebarProps, 'onDeleted'>) {
+  const [problem, setProblem] = useState<string | null>(null)
+  const remove = async () => {
+    const answer = await deleteSession(session.id)
+    if (answer.ok) onDeleted(session.id)
+    else setProblem(`Not deleted. ${answer.problem.detail}`)
+  }
+  return (
+    <li className="rounded-xl bg-sunken px-3 py-2.5 text-sm">
+      <p className="truncate">Delete “{title}” for good?</p>
+      <div className="mt-2 flex gap-2">
+        <button type="button" className="small-button is-danger" onClick={() => void remove()}>
+          Delete
+        </button>
+        {/* biome-ignore lint/a11y/noAutofocus: the question was just asked for, and its safe answer is this */}
+        <button type="button" className="small-button" onClick={onDone} autoFocus>
+          Keep
+        </button>
+      </div>
+      <Problem>{problem}</Problem>
+    </li>
+  )
+}
+
+function Rename({ session, title, onDone, onChanged }: AskedProps & Pick<SidebarProps, 'onChanged'>) {
   const [text, setText] = useState(title)
+  const [problem, setProblem] = useState<string | null>(null)
   const save = async (event: FormEvent) => {
     event.preventDefault()
     const next = text.trim()
     if (next && next !== title) {
-      await renameSession(session.id, next)
+      const answer = await renameSession(session.id, next)
+      if (!answer.ok) return setProblem(`Not renamed. ${answer.problem.detail}`)
       await onChanged()
     }
     onDone()
   }
   return (
-    <li className="px-1 py-1.5">
+    <li className="px-1 py-1.5 text-sm">
       <form onSubmit={(event) => void save(event)}>
         <input
           className="rename"
@@ -163,6 +187,7 @@ function Rename({ session, title, onDone, onChanged }: RenameProps) {
           onKeyDown={(event) => event.key === 'Escape' && onDone()}
           onBlur={(event) => event.currentTarget.form?.requestSubmit()}
         />
+        <Problem>{problem}</Problem>
       </form>
     </li>
   )

@@ -8,6 +8,17 @@ export function recall(key: string): string | null {
   }
 }
 
+/** What lies under each key that begins so. */
+export function recallAll(prefix: string): string[] {
+  try {
+    return Object.entries({ ...localStorage }).flatMap(([key, text]) =>
+      key.startsWith(`holdfast:${prefix}`) ? [text as string] : [],
+    )
+  } catch {
+    return []
+  }
+}
+
 /** Null forgets. */
 export function remember(key: string, value: string | null): void {
   try {

@@ -1,8 +1,8 @@
 /** A turn's life as steps to be drawn: the server's events, and the gaps in which this page could not reach it. */
 import type { TurnEvent, TurnView } from './view.ts'
 
-/** Server time in ms; `to` is null while it lasts. `cut`: by the page itself. */
-export type Absence = { from: number; to: number | null; reason: 'cut' | 'lost' }
+/** Server time in ms; `to` is null while it lasts. `cut` and `killed`: by the page itself, the connection or the server. */
+export type Absence = { from: number; to: number | null; reason: 'cut' | 'killed' | 'lost' }
 
 export type StepKind =
   | 'stored'
@@ -42,7 +42,7 @@ export function stepsOf(turn: TurnView, absences: readonly Absence[]): Step[] {
     const passed = gaps.filter(({ from }) => from >= begun && from <= at)
     gaps = gaps.filter((gap) => !passed.includes(gap))
     const wasKilled = since !== null && (event.type === 'attempt.started' || event.reason === 'crashed')
-    const lost = wasKilled ? passed.findLast(({ reason }) => reason === 'lost') : undefined
+    const lost = wasKilled ? passed.findLast(({ reason }) => reason !== 'cut') : undefined
     steps.push(...passed.filter((gap) => gap !== lost).map(away))
     if (wasKilled) steps.push(killed(lost))
     if (!wasKilled || event.type === 'attempt.started') steps.push(...stepsOfEvent(event, at))
@@ -61,7 +61,9 @@ const killed = (lost: Absence | undefined): Step => ({
   note: 'until its lease runs out',
 })
 
-function away({ from, to, reason }: Absence): Step {
+function away(absence: Absence): Step {
+  const { from, to, reason } = absence
+  if (reason === 'killed') return killed(absence)
   if (to === null) return { kind: 'lost', label: reason === 'cut' ? 'Connection cut' : 'Connection lost', at: from }
   const note = `back after ${((to - from) / 1000).toFixed(1)} s`
   return { kind: 'away', label: reason === 'cut' ? 'Connection cut' : 'Connection lost', at: from, note }

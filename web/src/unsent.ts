@@ -1,10 +1,10 @@
 /**
  * Messages that no server has acknowledged. Each has its id from the start and is sent with that id, again and again,
- * until it is acknowledged or refused; so it is stored once, however often it was sent, from however many tabs. The
- * list lies in the browser's storage: a reload in between goes on with it.
+ * until it is acknowledged or refused; so it is stored once, however often it was sent, from however many tabs. They
+ * lie in the browser's storage: a reload in between goes on with them.
  */
 import { createSession, type Problem, sendMessage } from './session.ts'
-import { newId, recall, remember } from './storage.ts'
+import { newId, recallAll, remember } from './storage.ts'
 
 export type Unsent = {
   sessionId: string
@@ -18,24 +18,31 @@ export type Unsent = {
 }
 export type Refusal = { sessionId: string; text: string; problem: Problem }
 
-const key = 'unsent'
+const prefix = 'unsent:'
 let list: readonly Unsent[] = read()
 const hearers = new Set<() => void>()
 const refusalHearers = new Set<(refusal: Refusal) => void>()
 const sending = new Set<string>()
 const wakers = new Set<() => void>()
 
+/** Each message lies under a key of its own: tabs know nothing of each other's lists, and must not write over them. */
 function read(): Unsent[] {
+  return recallAll(prefix)
+    .flatMap(parsed)
+    .sort((a, b) => (a.sentAt < b.sentAt ? -1 : 1))
+}
+
+function parsed(text: string): Unsent[] {
   try {
-    return (JSON.parse(recall(key) ?? '[]') as Unsent[]).filter(({ state }) => state === 'sending')
+    return [JSON.parse(text) as Unsent]
   } catch {
+    // Written by nobody of us.
     return []
   }
 }
 
-function write(next: readonly Unsent[]): void {
+function set(next: readonly Unsent[]): void {
   list = next
-  remember(key, next.length > 0 ? JSON.stringify(next) : null)
   for (const hear of hearers) hear()
 }
 
@@ -51,15 +58,23 @@ export const unsent = {
     return () => refusalHearers.delete(hear)
   },
   add(sessionId: string, text: string, isFirst: boolean): void {
-    write([...list, { sessionId, id: newId(), text, state: 'sending', sentAt: new Date().toISOString(), isFirst }])
+    const sentAt = new Date().toISOString()
+    const message: Unsent = { sessionId, id: newId(), text, state: 'sending', sentAt, isFirst }
+    remember(prefix + message.id, JSON.stringify(message))
+    set([...list, message])
     void sendAll(sessionId)
   },
   /** Its message has been seen in the log. */
   seen(ids: ReadonlySet<string>): void {
-    if (list.some(({ id }) => ids.has(id))) write(list.filter(({ id }) => !ids.has(id)))
+    const seen = list.filter(({ id }) => ids.has(id))
+    for (const { id } of seen) remember(prefix + id, null)
+    if (seen.length > 0) set(list.filter((each) => !seen.includes(each)))
   },
-  /** Goes on with what an earlier page left, and at once where the network is back. */
+  /** Goes on with what other pages left, an earlier one or a tab that was closed, and at once where the network is back. */
   resume(): void {
+    const known = new Set(list.map(({ id }) => id))
+    const left = read().filter(({ id }) => !known.has(id))
+    if (left.length > 0) set([...list, ...left])
     for (const wake of wakers) wake()
     for (const { sessionId } of list) void sendAll(sessionId)
   },
@@ -105,7 +120,8 @@ async function sendOne({ sessionId, id, text, isFirst }: Unsent): Promise<Proble
   }
   const answer = await sendMessage(sessionId, id, text)
   if (!answer.ok) return answer.problem
-  write(list.map((each) => (each.id === id ? { ...each, state: 'sent' } : each)))
+  remember(prefix + id, null)
+  set(list.map((each) => (each.id === id ? { ...each, state: 'sent' } : each)))
   return null
 }
 
@@ -115,6 +131,7 @@ function titleOf(text: string): string {
 }
 
 function refuse({ sessionId, id, text }: Unsent, problem: Problem): void {
-  write(list.filter((each) => each.id !== id))
+  remember(prefix + id, null)
+  set(list.filter((each) => each.id !== id))
   for (const hear of refusalHearers) hear({ sessionId, text, problem })
 }
