@@ -7,12 +7,16 @@ import { schemaState } from '../store/migrations.ts'
 import { exit, lineOf } from './exit.ts'
 import { type Probe, providerProbe } from './model.ts'
 import { onlyKnownArguments } from './only-known-arguments.ts'
+import { restored } from './restored.ts'
 import { readSettings, type Settings } from './settings.ts'
 
 export const doctorCommand = defineCommand({
   plugins: [onlyKnownArguments],
   meta: { name: 'doctor', description: 'Checks Node, database, provider and data directory, and says what to do.' },
-  run: () => doctor().catch(exit),
+  args: {
+    restored: { type: 'boolean', description: 'After a backup was put back: no cursor given before counts any more.' },
+  },
+  run: ({ args }) => (args.restored === true ? restored() : doctor()).catch(exit),
 })
 
 /** `advice` is there where something should be done; `bad` where the server would not work. */

@@ -39,3 +39,22 @@ export async function readEpoch(database: Database, fresh: string): Promise<stri
     return rows.rows[0].epoch as string
   })
 }
+
+/**
+ * Gives the log a new epoch whatever it looks like. A backup that was put back into the server that it came from has
+ * the system identifier and the timeline of the log that it replaces, so only who put it back knows. Resolves to the
+ * new epoch, and to the one before where there was one.
+ */
+export async function changeEpoch(database: Database): Promise<{ before: string | null; epoch: string }> {
+  return await database.transaction(async (query) => {
+    const old = await query('select epoch from holdfast.meta for update')
+    const { rows } = await query(
+      `insert into holdfast.meta (epoch, system_identifier, timeline)
+         select left(replace(gen_random_uuid()::text, '-', ''), 8), here.system_identifier, here.timeline from ${here}
+       on conflict (only_row) do update set epoch = excluded.epoch,
+         system_identifier = excluded.system_identifier, timeline = excluded.timeline
+       returning epoch`,
+    )
+    return { before: old.rows[0]?.epoch ?? null, epoch: rows[0].epoch as string }
+  })
+}
