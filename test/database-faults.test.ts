@@ -1,5 +1,6 @@
 /** What the database does to us (FAULTS §2: FD1, FD2, FD3), seen from outside: real servers, a real Postgres of our own. */
 import { readFile } from 'node:fs/promises'
+import { createConnection, createServer, type Socket } from 'node:net'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { type Api, apiOf, type Problem, type Sent, type Watcher } from './support/client.ts'
@@ -214,6 +215,64 @@ describe('a database that goes away (FD1)', () => {
     for (const server of servers) expect(await server.stop()).toBe(0)
   })
 })
+
+test('a database that ends each connection in the packet that opens it ends no server (FD1)', async () => {
+  const relay = await startRelay()
+  const server = await startServer({ database: relay.url })
+  const ann = await apiOf(server.url)
+  const session = await ann.createSession()
+  relay.endNext(8)
+  await query('select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()')
+  // Each try opens connections until there are no more of those that end at once.
+  await eventually(async () => (await ann.snapshot(session)) && relay.left() === 0)
+  await sendSurely(ann, session, 'kept', 'm1')
+  expect(await server.stop()).toBe(0)
+  await relay.close()
+})
+
+/** FATAL 57P01, "terminating connection due to administrator command". */
+const terminating = (() => {
+  const fields = Buffer.from('SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0')
+  const head = Buffer.from('E\0\0\0\0')
+  head.writeInt32BE(fields.length + 4, 1)
+  return Buffer.concat([head, fields])
+})()
+
+/** Passes everything on; the connections that `endNext` counts end with the first ReadyForQuery, in the same packet. */
+async function startRelay() {
+  let left = 0
+  const sockets = new Set<Socket>()
+  const relay = createServer((client) => {
+    const server = createConnection(cluster.port, cluster.host)
+    for (const [from, to] of [
+      [client, server],
+      [server, client],
+    ] as const) {
+      sockets.add(from)
+      from.on('error', () => to.destroy())
+      from.on('close', () => to.destroy())
+    }
+    client.pipe(server)
+    server.on('data', (data) => {
+      if (left === 0 || data.at(-6) !== 0x5a) return client.write(data)
+      left--
+      client.end(Buffer.concat([data, terminating]))
+    })
+  })
+  await new Promise<void>((resolve) => relay.listen(0, '127.0.0.1', resolve))
+  const { port } = relay.address() as { port: number }
+  return {
+    url: `postgresql://postgres@127.0.0.1:${port}/postgres`,
+    endNext: (count: number) => {
+      left = count
+    },
+    left: () => left,
+    async close() {
+      for (const each of sockets) each.destroy()
+      await new Promise((resolve) => relay.close(resolve))
+    },
+  }
+}
 
 describe('a database that hangs (FD3)', () => {
   test('for 3 s delays, and takes nothing over (I2, I5)', async () => {

@@ -74,6 +74,8 @@ export function openDatabase(
   const pool = (max: number, settings: string, idleTimeoutMillis = 0) => {
     const made = new pg.Pool({ ...config, max, options: settings, idleTimeoutMillis })
     made.on('error', options.onError)
+    // From the first moment: what ends a connection may come in the packet that opens it.
+    made.on('connect', (client) => client.on('error', ignoreEnd))
     return made
   }
   const pools: Record<Lane, pg.Pool> = {
@@ -90,7 +92,6 @@ export function openDatabase(
       throw new DatabaseError('refused', error)
     })
     let failed: unknown
-    client.on('error', ignoreEnd)
     try {
       return await answered(work(client), withinMs)
     } catch (error) {
@@ -98,7 +99,6 @@ export function openDatabase(
       throw error
     } finally {
       client.release(failed instanceof DatabaseError && isSpoilt(failed))
-      client.off('error', ignoreEnd)
     }
   }
 
@@ -131,7 +131,7 @@ export function openDatabase(
 }
 
 /**
- * While a connection is lent out nobody else listens, and an error event without a listener ends the process. The
+ * The pool listens only while a connection is idle, and an error event without a listener ends the process. The
  * statement that was under way is told by itself.
  */
 function ignoreEnd(): void {
