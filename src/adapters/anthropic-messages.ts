@@ -2,24 +2,24 @@ import type { Json } from '../core/json.ts'
 import { isToolPart, type MessagePart, toolNameOf, type UserOrAssistantMessage } from '../reply/message.ts'
 import { type FilePart, fileNote, stepsOf, type ToolResult, toolResultsOf } from './conversation.ts'
 
-type Turn = { role: 'user' | 'assistant'; content: Json[] }
+type ProviderMessage = { role: 'user' | 'assistant'; content: Json[] }
 
 /**
  * A conversation in the words of Anthropic's messages API. Thinking is sent back only with its signature, without
  * which it is refused; blank texts are left out for the same reason; neighbours of one role become one message.
  */
 export function anthropicMessages(messages: UserOrAssistantMessage[]): Json[] {
-  const turns = messages.flatMap(({ role, parts }) => (role === 'user' ? [userTurn(parts)] : assistantTurns(parts)))
-  const joined: Turn[] = []
-  for (const turn of turns.filter(({ content }) => content.length > 0)) {
+  const all = messages.flatMap(({ role, parts }) => (role === 'user' ? [userMessage(parts)] : assistantMessages(parts)))
+  const joined: ProviderMessage[] = []
+  for (const message of all.filter(({ content }) => content.length > 0)) {
     const last = joined.at(-1)
-    if (last?.role === turn.role) last.content.push(...turn.content)
-    else joined.push(turn)
+    if (last?.role === message.role) last.content.push(...message.content)
+    else joined.push(message)
   }
   return joined
 }
 
-function userTurn(parts: MessagePart[]): Turn {
+function userMessage(parts: MessagePart[]): ProviderMessage {
   return { role: 'user', content: parts.flatMap(userBlocks) }
 }
 
@@ -44,7 +44,7 @@ function sourceOf({ url, mediaType }: FilePart): Json {
   return { type: 'base64', media_type: data[1] ?? mediaType, data: url.slice(data[0].length) }
 }
 
-function assistantTurns(parts: MessagePart[]): Turn[] {
+function assistantMessages(parts: MessagePart[]): ProviderMessage[] {
   return stepsOf(parts).flatMap((step) => {
     const results = toolResultsOf(step)
     const calls = new Map(results.map((result) => [result.part.toolCallId, toolUse(result)]))
@@ -52,7 +52,7 @@ function assistantTurns(parts: MessagePart[]): Turn[] {
     return [
       { role: 'assistant', content },
       { role: 'user', content: results.map(toolResult) },
-    ] satisfies Turn[]
+    ] satisfies ProviderMessage[]
   })
 }
 

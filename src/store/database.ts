@@ -13,7 +13,7 @@
  */
 import pg from 'pg'
 
-export type Lane = 'flush' | 'turns' | 'accept' | 'read'
+export type Purpose = 'flush' | 'turns' | 'accept' | 'read'
 
 /** A statement is prepared once per connection under its name; values are always parameters. */
 export type Statement = { name: string; text: string }
@@ -21,7 +21,7 @@ export type Statement = { name: string; text: string }
 export type Address = string | { host: string; port: number; user: string; database: string }
 
 export type Database = {
-  query<Row>(lane: Lane, statement: Statement, values: unknown[]): Promise<Row[]>
+  query<Row>(purpose: Purpose, statement: Statement, values: unknown[]): Promise<Row[]>
   /** Runs `work` on one connection between `begin` and `commit`. For migrations and rare reads, never a transition. */
   transaction<T>(work: (query: (text: string, values?: unknown[]) => Promise<pg.QueryResult>) => Promise<T>): Promise<T>
   /** Opens the listening connection. It ends once: `onEnd` says so, and the caller opens another. */
@@ -78,7 +78,7 @@ export function openDatabase(
     made.on('connect', (client) => client.on('error', ignoreEnd))
     return made
   }
-  const pools: Record<Lane, pg.Pool> = {
+  const pools: Record<Purpose, pg.Pool> = {
     flush: pool(1, hotSettings),
     turns: pool(2, hotSettings),
     accept: pool(2, hotSettings),
@@ -103,8 +103,8 @@ export function openDatabase(
   }
 
   return {
-    query: (lane, statement, values) =>
-      run(pools[lane], async (client) => (await asked(client.query({ ...statement, values }))).rows),
+    query: (purpose, statement, values) =>
+      run(pools[purpose], async (client) => (await asked(client.query({ ...statement, values }))).rows),
     transaction: (work) =>
       run(
         cold,

@@ -32,10 +32,10 @@ describe.each(postgresVersions)('the connections of a process, to Postgres %i', 
 
   test('carry the bounds and the settings that hot plans need', async () => {
     const database = open(url)
-    const settings = async (lane: 'flush' | 'turns' | 'accept' | 'read') =>
+    const settings = async (purpose: 'flush' | 'turns' | 'accept' | 'read') =>
       (
         await database.query<{ name: string; setting: string }>(
-          lane,
+          purpose,
           {
             name: 'settings',
             text: `select name, setting from pg_settings
@@ -47,8 +47,8 @@ describe.each(postgresVersions)('the connections of a process, to Postgres %i', 
       )
         .map(({ name, setting }) => `${name}=${setting}`)
         .sort()
-    for (const lane of ['flush', 'turns', 'accept', 'read'] as const) {
-      expect(await settings(lane)).toEqual([
+    for (const purpose of ['flush', 'turns', 'accept', 'read'] as const) {
+      expect(await settings(purpose)).toEqual([
         'enable_hashjoin=off',
         'enable_mergejoin=off',
         'enable_seqscan=off',
@@ -64,8 +64,8 @@ describe.each(postgresVersions)('the connections of a process, to Postgres %i', 
 
   test('that end under a statement leave it unknown, end no process, and are opened again', async () => {
     const database = open(url)
-    const under = (['flush', 'turns', 'accept'] as const).map((lane) =>
-      database.query(lane, pause, [30]).catch((error: unknown) => error),
+    const under = (['flush', 'turns', 'accept'] as const).map((purpose) =>
+      database.query(purpose, pause, [30]).catch((error: unknown) => error),
     )
     const other = open(url)
     await eventually(
@@ -85,8 +85,8 @@ describe.each(postgresVersions)('the connections of a process, to Postgres %i', 
     await terminate(other)
     for (const error of await Promise.all(under))
       expect(error).toMatchObject({ name: 'DatabaseError', kind: 'unknown' })
-    for (const lane of ['flush', 'turns', 'accept'] as const)
-      expect(await database.query(lane, one, [])).toEqual([{ one: 1 }])
+    for (const purpose of ['flush', 'turns', 'accept'] as const)
+      expect(await database.query(purpose, one, [])).toEqual([{ one: 1 }])
     await Promise.all([database.close(), other.close()])
   })
 
