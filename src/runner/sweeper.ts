@@ -34,10 +34,13 @@ export function createSweeper(options: {
     for (const { tenantId, sessionId, event } of await expire(database, rowsMax, failureOf('expired'))) {
       wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
     }
-    await refreshStatistics(database)
     const repaired = await repair(database, rowsMax)
     if (repaired > 0) log('lanes without a due head were repaired', { lanes: repaired })
     while ((await sweep(database, rowsMax)) === rowsMax);
+    // Waits where somebody vacuums or builds an index, and gives up: last, so that nothing else is left undone by it.
+    await refreshStatistics(database).catch((error: unknown) =>
+      log('statistics not refreshed', { error: String(error) }),
+    )
   }
 
   async function completeStop({ tenantId, sessionId, messageId, by }: Stopping): Promise<void> {
