@@ -36,15 +36,22 @@ export function anthropic(options: AnthropicOptions): Reply {
   const authorization: Record<string, string> = apiKey === undefined ? {} : { 'x-api-key': apiKey }
   const fixed: JsonObject = { model, stream: true, max_tokens: 8192, ...(system === undefined ? {} : { system }) }
   return ({ messages, signal, usage }) => {
+    const lingering = new AbortController()
     const request = {
       url,
       headers: { 'anthropic-version': '2023-06-01', ...authorization, ...headers },
       body: { ...fixed, messages: anthropicMessages(messages), ...body },
-      signal,
+      signal: AbortSignal.any([signal, lingering.signal]),
     }
-    return providerChunks(request, new AnthropicReading(model), usage)
+    return providerChunks(request, new AnthropicReading(model, lingering), usage)
   }
 }
+
+/**
+ * After `message_stop` nothing comes but the end of the answer, and the connection serves the next request. One that is
+ * kept open is ended by us, so that no reply waits for it.
+ */
+const lingerMs = 500
 
 /** Anthropic's stop reasons to the AI SDK's finish reasons. */
 const reasons: Record<string, 'stop' | 'length' | 'content-filter' | 'tool-calls'> = {
@@ -90,9 +97,13 @@ class AnthropicReading implements ProviderReading {
   private model: string
   private reported: AnthropicUsage | undefined
   private stopReason: string | undefined
+  private readonly lingering: AbortController
+  private lingerTimer: NodeJS.Timeout | undefined
 
-  constructor(model: string) {
+  /** Aborts `lingering` where the answer has no end although its last event has come. */
+  constructor(model: string, lingering: AbortController) {
     this.model = model
+    this.lingering = lingering
   }
 
   get isFinished(): boolean {
@@ -119,9 +130,12 @@ class AnthropicReading implements ProviderReading {
         this.report(event.usage)
         this.stopReason = event.delta?.stop_reason ?? this.stopReason
         break
+      case 'message_stop':
+        this.lingerTimer = setTimeout(() => this.lingering.abort(), lingerMs).unref()
+        break
       case 'error':
         throw classify(event.error, 'provider_truncated')
-      default: // `message_stop` says no more than the stop reason did; `ping` and types yet unknown say nothing.
+      default: // `ping` and types yet unknown say nothing.
     }
     return this.writer.take()
   }
@@ -163,6 +177,7 @@ class AnthropicReading implements ProviderReading {
   }
 
   end(): Chunk[] {
+    clearTimeout(this.lingerTimer)
     if (this.stopReason === undefined) {
       throw new ReplyError('provider_truncated', "The provider's stream ended without a stop_reason.")
     }

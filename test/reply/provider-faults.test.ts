@@ -176,6 +176,17 @@ describe.each(['openai', 'anthropic'] as const)('a reply written with %s', (name
     expect(chunks.at(-1)).toEqual({ type: 'finish', finishReason: 'stop' })
   })
 
+  test('is whole where the connection stays open after the last event', async () => {
+    const last =
+      name === 'openai'
+        ? 'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+        : 'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\ndata: {"type":"message_stop"}\n\n'
+    provider.script([{ text: 'All' }, { raw: last }, { hang: true }])
+    const { chunks, error } = await written(writers[name](provider.url))
+    expect(error).toBeUndefined()
+    expect(chunks.at(-1)).toEqual({ type: 'finish', finishReason: 'stop' })
+  })
+
   test('that nobody reads to its end is closed at the provider', async () => {
     provider.script([half, { hang: true }])
     const asked = provider.nextRequest()
