@@ -88,7 +88,9 @@ async function answer(
     // An id that cannot exist is answered like one that does not.
     if (Object.values(params).some((id) => !idPattern.test(id))) throw new Problem('not_found')
     const { principal, setCookie } = caller
-    const call: Call = { parts: await options.parts(), request, url: new URL(request.url), params, principal, outgoing }
+    const { basePath } = options
+    const parts = await options.parts()
+    const call: Call = { parts, basePath, request, url: new URL(request.url), params, principal, outgoing }
     if (route.judgedBy === 'route') await judge(route, call)
     const response = await route.handle(call)
     if (setCookie !== undefined) response.headers.append('set-cookie', setCookie)

@@ -14,7 +14,7 @@ import { DatabaseError } from '../store/database.ts'
 import { type MessagePlace, messagePage, messagePair } from '../store/messages.ts'
 import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
 import { Problem } from './problem.ts'
-import { type Call, json, jsonText, type Route, sessionOf } from './route.ts'
+import { type Call, json, jsonText, locationOf, type Route, sessionOf } from './route.ts'
 
 const sendSchema = z
   .strictObject({
@@ -44,8 +44,7 @@ async function send(call: Call): Promise<Response> {
   }
   // `data` is the JSON text of {message, reply, turn}: it goes out as it came from the database, with the cursor.
   const cursor = encodeCursor({ epoch: call.parts.hub.epoch(), seq, open: new Map() })
-  const location = `/v1/sessions/${acceptance.sessionId}`
-  return jsonText(202, `${data.slice(0, -1)},"cursor":"${cursor}"}`, { location })
+  return jsonText(202, `${data.slice(0, -1)},"cursor":"${cursor}"}`, locationOf(call, acceptance.sessionId))
 }
 
 function acceptanceOf(

@@ -18,6 +18,8 @@ export type HttpParts = {
 
 export type Call = {
   parts: HttpParts
+  /** Lies before the route's path. */
+  basePath: string
   request: Request
   url: URL
   /** Of the path, each a well-formed id. */
@@ -55,6 +57,11 @@ export function jsonText(status: number, body: string, headers: Record<string, s
     status,
     headers: { 'content-type': 'application/json', 'cache-control': 'no-store', ...headers },
   })
+}
+
+/** The header that says where a session is: its path, as clients reach it. */
+export function locationOf({ basePath }: Call, sessionId: string): { location: string } {
+  return { location: `${basePath}/v1/sessions/${sessionId}` }
 }
 
 /** The session in the path, as every store function wants it. */

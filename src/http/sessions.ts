@@ -6,7 +6,7 @@ import { createSession, deleteSession, listSessions, renameSession, type Session
 import { idSchema, metadataSchema, readBody, readQuery } from './body.ts'
 import { placeText } from './messages.ts'
 import { Problem } from './problem.ts'
-import { type Call, json, type Route, sessionOf } from './route.ts'
+import { type Call, json, locationOf, type Route, sessionOf } from './route.ts'
 
 const titleSchema = z.string().min(1).max(limits.titleCharactersMax)
 const createSchema = z.strictObject({
@@ -15,11 +15,12 @@ const createSchema = z.strictObject({
   metadata: metadataSchema.optional(),
 })
 
-async function create({ request, parts, principal }: Call): Promise<Response> {
+async function create(call: Call): Promise<Response> {
+  const { request, parts, principal } = call
   const { id = uuidv7(), title = null, metadata = {} } = await readBody(request, createSchema)
   const created = await createSession(parts.database, { ...principal, id, title, metadata })
   if (created.outcome === 'conflict') throw new Problem('id_conflict', 'A session has or had this id. Choose a new id.')
-  return json(created.outcome === 'created' ? 201 : 200, created.session, { location: `/v1/sessions/${id}` })
+  return json(created.outcome === 'created' ? 201 : 200, created.session, locationOf(call, id))
 }
 
 /** Years 1 to 9999, as one instant: offsets that PostgreSQL does not read (it stops at 15:59) are gone then. */

@@ -68,6 +68,16 @@ test('a handler of web requests serves every route below its base path, and stre
   expect((await ask('/chat/readyz')).status).toBe(200)
 })
 
+test('what says where a session is names a path that leads to it, below the base path (P9, P20, P30)', async () => {
+  mount()
+  const created = await ask('/chat/v1/sessions', post({ id: 's' }))
+  const sent = await ask('/chat/v1/sessions/s/messages', post({ id: 'm1', text: 'hi' }))
+  for (const { headers } of [created, sent]) {
+    expect(headers.get('location')).toBe('/chat/v1/sessions/s')
+    expect((await ask(headers.get('location')!)).status).toBe(200)
+  }
+})
+
 test('a report of usage that the ledger cannot hold harms no reply, and what it can hold is counted (I12)', async () => {
   let asked = 0
   mount({
