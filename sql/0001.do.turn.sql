@@ -79,7 +79,8 @@ create table holdfast.messages (
   body_hash text,
   model text,
   input_tokens int,
-  output_tokens int,
+  -- Of all steps together, and a reply reports as many as it likes: the sum need not be an int.
+  output_tokens bigint,
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
   primary key (tenant_id, session_id, id),

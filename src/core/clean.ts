@@ -110,7 +110,7 @@ function cleanChunk(chunk: Chunk): Chunk {
  */
 export const cleanJson = (value: unknown): Json | undefined => cleanValue(value, 0, 'value')
 
-/** More tokens than any step has; a reply's steps together still fit an `int`. */
+/** More tokens than any step has. One report fits an `int`; what is added up is `bigint`. */
 const tokensMax = 10_000_000
 
 /**

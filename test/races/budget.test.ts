@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { cleanUsage } from '../../src/core/clean.ts'
 import { failureOf } from '../../src/core/errors.ts'
 import type { Event } from '../../src/core/event.ts'
+import { readSnapshot } from '../../src/log/snapshot.ts'
 import { stopTurn } from '../../src/log/stop.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
 import { appendIfHeld } from '../../src/store/chunks.ts'
@@ -50,7 +52,8 @@ describe.each(postgresVersions)('budget, ledger and sweeps on PostgreSQL %i', (v
   const crashed = (next: Claimed | Event): next is Event => 'json' in next
   const messageOf = async (id: string) =>
     (await stored.query<{ error: unknown; status: string; output_tokens: number | null; input_tokens: number | null }>(
-      'select * from holdfast.messages where session_id = $1 order by position, role desc',
+      `select error, status, input_tokens, output_tokens::float8 from holdfast.messages where session_id = $1
+        order by position, role desc`,
       [id],
     ))!
   const ledgerOf = (id: string) =>
@@ -249,6 +252,24 @@ describe.each(postgresVersions)('budget, ledger and sweeps on PostgreSQL %i', (v
     expect(user).toMatchObject({ input_tokens: 10, output_tokens: null })
     expect(reply).toMatchObject({ input_tokens: null, output_tokens: 7 })
     expect(await countersOf(id)).toEqual({ input: 100, output: 10, messages: 2 })
+  })
+
+  test('a reply whose steps together used more tokens than an int holds is stored, and so is what comes late (I2, I12)', async () => {
+    const tokens = cleanUsage({ inputTokens: 10_000_000, outputTokens: 10_000_000 })
+    const reports = Array.from({ length: 300 }, (_, step) => ({ step, usage: tokens }))
+    const id = await session('much', 2)
+    expect((await finish(database, await claimOne(database), 0, reports)).outcome).toBe('stored')
+    const stopped = await claimOne(database)
+    await stopTurn(database, stopAsk(id, `${id}-m1`))
+    await reportUsageOfLost(database, stopped, userId, reports)
+    const [, reply, , second] = await messageOf(id)
+    expect([reply, second]).toMatchObject([
+      { status: 'complete', output_tokens: 3e9 },
+      { status: 'stopped', output_tokens: 3e9 },
+    ])
+    const snapshot = await readSnapshot(database, 'e', { tenantId, sessionId: id, userId, limit: 9 })
+    expect(snapshot!.messages[1]).toMatchObject({ outputTokens: 3e9 })
+    expect(snapshot!.session).toMatchObject({ totalTokens: 12e9 })
   })
 
   test('what a stopped attempt reports late is counted, on the reply too (I12)', async () => {
