@@ -81,6 +81,7 @@ describe('the same comparison catches SQL that', () => {
     { what: 'answers nothing of a claim that was lost', name: 'claim', from: 'claim = any(p_lost)', to: 'false' },
     { what: 'answers what another runner took', name: 'claim', from: 'runner = p_runner and claim', to: 'claim' },
     { what: 'counts no crashes', name: 'claim', from: 'crashes + 1', to: 'crashes' },
+    { what: 'takes no chunk for progress', name: 'claim', from: 'v_chunks > 2 * t.best_chunks', to: 'false' },
     { what: 'claims what has expired', name: 'claim', from: 'expires_at > now()', to: 'true' },
     { what: 'takes live leases', name: 'claim', from: 'least(now(), p_expired_before)', to: "'infinity'::timestamptz" },
     {

@@ -341,12 +341,12 @@ const isClaimable = (turn: Turn) => turn.state === 'queued' && turn.dueAtMs !== 
 const isExpired = (turn: Turn, now: number) => turn.expiresAtMs !== null && turn.expiresAtMs <= now
 const atOf = (turn: Turn) => (turn.state === 'running' ? turn.leaseUntilMs! : turn.dueAtMs!)
 
-/** A takeover that got no further than an earlier attempt counts; `before` is the attempt that was taken over. */
+/** A takeover that got not twice as far in a step as an earlier attempt counts; `before` is the attempt that was taken over. */
 function countCrash(turn: Turn, before: number): void {
   const steps = turn.checkpoint?.step ?? 0
   const since = turn.checkpoint?.attempt === before ? turn.checkpoint.nextIndex : 0
   const chunks = nextIndexOf(turn, before) - since
-  if (steps > turn.bestSteps || (steps === turn.bestSteps && chunks > turn.bestChunks)) {
+  if (steps > turn.bestSteps || (steps === turn.bestSteps && chunks > 2 * turn.bestChunks)) {
     Object.assign(turn, { crashes: 0, bestSteps: steps, bestChunks: chunks })
   } else {
     turn.crashes++

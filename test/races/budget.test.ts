@@ -93,14 +93,14 @@ describe.each(postgresVersions)('budget, ledger and sweeps on PostgreSQL %i', (v
     await stopTurn(database, stopAsk(id, `${id}-m1`))
   })
 
-  test('a crash that got further, by chunks or by steps, starts the count anew', async () => {
+  test('a crash that got clearly further, by chunks or by steps, starts the count anew', async () => {
     const id = await session('further')
     let claimed = await claimOne(database)
-    // Further by one chunk each time: five crashes, and it still runs.
-    for (let chunks = 1; chunks <= 5; chunks++) {
+    // More than twice as far each time: five crashes, and it still runs.
+    for (const [at, chunks] of [1, 3, 7, 15, 31].entries()) {
       await writeText(database, claimed, chunks)
       claimed = (await crash(claimed)) as Claimed
-      expect(claimed.attempt).toBe(chunks + 1)
+      expect(claimed.attempt).toBe(at + 2)
     }
     // Twice no further, then a step, then two chunks of the next one, then no further than that.
     for (const steps of [0, 0, 1, 1, 1]) {
@@ -118,6 +118,19 @@ describe.each(postgresVersions)('budget, ledger and sweeps on PostgreSQL %i', (v
     )
     expect(row).toEqual({ crashes: 1, failures: 0, best_steps: 1, best_chunks: 2 })
     expect(claimed.attempt).toBe(11)
+    await stopTurn(database, stopAsk(id, `${id}-m0`))
+  })
+
+  test('a reply that kills at the same place ends as crashed, however much was flushed before it did (I2)', async () => {
+    const id = await session('jitter')
+    let next: Claimed | Event = await claimOne(database)
+    let attempts = 0
+    // The farthest so far each time, as jitter may have it.
+    while (!crashed(next) && attempts < 10) {
+      await writeText(database, next, 20 + attempts++)
+      next = await crash(next)
+    }
+    expect([attempts, crashed(next) && JSON.parse(next.json).code]).toEqual([4, 'crashed'])
     await stopTurn(database, stopAsk(id, `${id}-m0`))
   })
 
