@@ -102,6 +102,7 @@ function wire(
 
   const hub = createHub({ database, epoch, readEpoch: () => epochOf(database), pollMs, log })
   wakeups.onNote(hub.hear)
+  wakeups.onDeaf(hub.deaf)
   hub.start()
   stops.push(() => hub.stop())
 
@@ -140,6 +141,7 @@ function wire(
     stops.push(() => sweeper.stop())
     stops.push(() => runner.stop(options.drainMs))
     wakeups.onNote(runner.hear)
+    wakeups.onDeaf(runner.deaf)
     runner.start()
     sweeper.start()
   }

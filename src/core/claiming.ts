@@ -1,7 +1,8 @@
 /**
  * The runner's machine: when to claim, how many, and whether leases of others may be taken.
  *
- * A claim happens on a wake, at the next due time, and each `pollMs` in any case. While one is under way a wake is
+ * A claim happens on a wake, at the next due time, and each `lookMs` in any case: that is `pollMs`, or less where
+ * nothing wakes. While one is under way a wake is
  * remembered, because the claim may have looked before what the wake is about was committed. After an error of the
  * database the process renews what it holds before it claims, and leaves expired leases alone for one poll: a lease
  * that ran out while nobody could reach the database belongs to its holder first. A process that was paused, or whose
@@ -15,6 +16,7 @@
 export type Claiming = {
   readonly concurrency: number
   readonly pollMs: number
+  lookMs: number
   /** The number of the last claim. */
   claims: number
   /** `forgetAtMs`: null until the server has answered again. */
@@ -43,6 +45,8 @@ export type ClaimInput =
   | { type: 'claim-lost' }
   | { type: 'database-failed' }
   | { type: 'attempt-ended' }
+  /** No more than `pollMs`. */
+  | { type: 'look-every'; ms: number }
   | { type: 'drain' }
 
 export type ClaimEffect =
@@ -65,6 +69,7 @@ const lostMax = 100
 export function createClaiming(options: { concurrency: number; pollMs: number }): Claiming {
   return {
     ...options,
+    lookMs: options.pollMs,
     claims: 0,
     lost: [],
     running: 0,
@@ -114,6 +119,9 @@ export function claimingNext(state: Claiming, input: ClaimInput, nowMs: number):
     case 'database-failed':
       databaseFailed(state, nowMs)
       return []
+    case 'look-every':
+      state.lookMs = input.ms
+      return look(state, nowMs)
     case 'drain':
       state.draining = true
       return state.lost.length > 0 ? look(state, nowMs) : []
@@ -142,10 +150,10 @@ function databaseFailed(state: Claiming, nowMs: number): void {
 }
 
 function waitAfterClaim(state: Claiming, { taken, dueInMs }: { taken: number; dueInMs: number | null }): number {
-  const { pollMs } = state
-  if (state.running >= state.concurrency) return pollMs
-  const dueMs = dueInMs ?? pollMs
-  return Math.min(pollMs, taken === 0 ? Math.max(dueMs, dueAgainMs) : dueMs)
+  const { lookMs } = state
+  if (state.running >= state.concurrency) return lookMs
+  const dueMs = dueInMs ?? lookMs
+  return Math.min(lookMs, taken === 0 ? Math.max(dueMs, dueAgainMs) : dueMs)
 }
 
 function look(state: Claiming, nowMs: number): ClaimEffect[] {
@@ -155,7 +163,7 @@ function look(state: Claiming, nowMs: number): ClaimEffect[] {
   }
   const limit = state.draining ? 0 : Math.max(0, Math.min(claimMax, state.concurrency - state.running))
   // Full: the end of an attempt looks again. The timer stays set for what else may happen.
-  if (limit === 0 && state.lost.length === 0) return timer(state, nowMs + state.pollMs)
+  if (limit === 0 && state.lost.length === 0) return timer(state, nowMs + state.lookMs)
   state.claiming = true
   state.claims++
   const sinceError = state.lastErrorMs === null ? Number.POSITIVE_INFINITY : nowMs - state.lastErrorMs

@@ -21,7 +21,7 @@ import { type ControlWord, type Frame, frameOf } from '../core/frames.ts'
 import type { Database } from '../store/database.ts'
 import { pollFollowed, readNow, readPage } from '../store/log.ts'
 import { stillMembers } from '../store/sessions.ts'
-import type { Note } from './wakeups.ts'
+import { lookEveryMs, type Note } from './wakeups.ts'
 
 /** Where a follower's frames go: a socket, or an answer being collected. */
 export type Sink = {
@@ -65,6 +65,8 @@ export type Hub = {
     sink: Sink,
   ): Promise<Follow | null>
   hear(note: Note | null): void
+  /** Nothing wakes this process: sessions with a live turn are polled more often. */
+  deaf(deaf: boolean): void
   /** Of the log; the cursors that are given out carry it. */
   epoch(): string
   /** Tells every follower to come back elsewhere. */
@@ -75,6 +77,8 @@ export type Hub = {
 
 /** Rights and the epoch are looked at again this often: who lost a right is gone within 5 s. */
 const checkEveryMs = 4_000
+/** A session is taken for live while a turn has an attempt, and for so long after its log has grown. */
+const liveForMs = 10_000
 
 export function createHub(options: {
   database: Database
@@ -88,6 +92,10 @@ export function createHub(options: {
   let { epoch } = options
   const feeds = new Map<string, Feed>()
   let pollTimer: NodeJS.Timeout | undefined
+  let isDeaf = false
+  let lastWholePollMs = performance.now()
+  /** How far the log of a feed had got, and when that was seen. */
+  const grown = new WeakMap<Feed, { seq: number; atMs: number }>()
   let lastCheckMs = performance.now()
   let running = false
   let drainAfterMs: number | undefined
@@ -223,9 +231,26 @@ export function createHub(options: {
     if (feed.followers.size === 0) forget(feed)
   }
 
-  async function poll(): Promise<void> {
+  /** All sessions each `pollMs`; between that, while nothing wakes us, those that are live. */
+  function feedsToPoll(): Feed[] {
     const standing = [...feeds.values()].filter((feed) => feed.stands)
-    const behind = await pollFollowed(database, standing.flatMap(followedBy))
+    if (!isDeaf) return standing
+    const live = standing.filter(isLive)
+    if (performance.now() - lastWholePollMs < pollMs) return live
+    lastWholePollMs = performance.now()
+    return standing
+  }
+
+  function isLive(feed: Feed): boolean {
+    const { seq, open } = feed.following
+    const before = grown.get(feed)
+    if (before?.seq !== seq) grown.set(feed, { seq, atMs: performance.now() })
+    return open.size > 0 || before?.seq !== seq || performance.now() - before.atMs < liveForMs
+  }
+
+  async function poll(): Promise<void> {
+    const standing = feedsToPoll()
+    const behind = standing.length === 0 ? [] : await pollFollowed(database, standing.flatMap(followedBy))
     for (const { tenantId, sessionId, gone } of behind) {
       if (gone) sessionGone(tenantId, sessionId)
       else wake(feeds.get(keyOf(tenantId, sessionId)))
@@ -294,12 +319,16 @@ export function createHub(options: {
   }
 
   function schedule(): void {
-    pollTimer = setTimeout(() => {
-      // The database is away: the next poll looks again.
-      look()
-        .catch(() => undefined)
-        .finally(() => running && schedule())
-    }, pollMs)
+    clearTimeout(pollTimer)
+    pollTimer = setTimeout(
+      () => {
+        // The database is away: the next poll looks again.
+        look()
+          .catch(() => undefined)
+          .finally(() => running && schedule())
+      },
+      lookEveryMs(pollMs, isDeaf),
+    )
     pollTimer.unref()
   }
 
@@ -344,6 +373,10 @@ export function createHub(options: {
         () => feedNext(feed, offerOf(note)),
         () => undefined,
       )
+    },
+    deaf(deaf) {
+      isDeaf = deaf
+      if (running) schedule()
     },
     drain(afterMs) {
       drainAfterMs = afterMs

@@ -4,6 +4,10 @@
  * exactly. One connection per process listens and notifies; what is told in the same turn of the event loop goes
  * together. A process that hears no other sends nothing: it learns of others by their hello, and they of it. Payloads
  * are sealed (seal.ts): one that none of us has sealed is passed over.
+ *
+ * Behind a pooler in transaction mode LISTEN answers well and hears nothing. So each listening connection proves itself
+ * at its start and every 30 s, by hearing a number that it has told; a process that has not, or has no such connection
+ * for a while, is deaf: it says so, looks more often where somebody waits (`lookEveryMs`), and proves on.
  */
 import type { ChunkRun, Event } from '../core/event.ts'
 import type { Database, Listener } from '../store/database.ts'
@@ -22,7 +26,9 @@ export type Wakeups = {
   tell(note: Note): void
   /** `null`: anything may have happened (the connection was away), look at everything. */
   onNote(hear: (note: Note | null) => void): void
-  /** Resolves when this process has heard its own hello, or it is clear that it does not. */
+  /** Told when it becomes clear that nothing is heard, and when something is again. */
+  onDeaf(hear: (deaf: boolean) => void): void
+  /** Resolves when this process has heard itself, or it is clear that it does not. */
   start(): Promise<void>
   stop(): Promise<void>
 }
@@ -30,33 +36,48 @@ export type Wakeups = {
 const channel = 'holdfast'
 /** PostgreSQL allows less than 8,000 bytes; a sealed body is a third larger, and has a head of some 50. */
 const bodyBytesMax = 5_800
-const helloEveryMs = 30_000
+const proveEveryMs = 30_000
 const peerForgottenMs = 75_000
 const proofMs = 2_000
+const deafLookMs = 250
 const reconnectMs = 250
 /** Told between two sends: beyond this, notes go without what rides along. */
 const queuedMax = 5_000
 
-type Body = { hello?: 'new' | 'here'; notes?: Note[] }
+/** `nonce`: what proves that it was heard. */
+type Body = { hello?: 'new' | 'here'; nonce?: number; notes?: Note[] }
+
+/** How often to look at what somebody waits for: a live reply, a turn to be claimed. */
+export function lookEveryMs(pollMs: number, deaf: boolean): number {
+  return deaf ? Math.min(pollMs, deafLookMs) : pollMs
+}
 
 export function createWakeups(options: {
   database: Database
   seal: Seal
   log: (line: string) => void
   enabled: boolean
+  /** Defaults to 30 s. */
+  proveEveryMs?: number
 }): Wakeups {
   const { database, seal, enabled } = options
   const hearers: ((note: Note | null) => void)[] = []
+  const deafHearers: ((deaf: boolean) => void)[] = []
   const peers = new Map<string, number>()
+  /** By nonce. */
+  const proofs = new Map<number, () => void>()
+  let nonces = 0
+  let lastHeard = 0
+  let deaf = false
+  /** Since when there is no listening connection. */
+  let awaySinceMs: number | undefined
   let queued: Note[] = []
   let sending: Promise<void> | undefined
   let listener: Listener | undefined
   let stopped = false
-  let saidDeaf = false
   let saidStrange = false
-  let helloTimer: NodeJS.Timeout | undefined
+  let proveTimer: NodeJS.Timeout | undefined
   let reconnectTimer: NodeJS.Timeout | undefined
-  let heardMyself: (() => void) | undefined
 
   const hear = (note: Note | null) => {
     for (const each of hearers) each(note)
@@ -68,14 +89,14 @@ export function createWakeups(options: {
       strangeHeard()
       return
     }
+    const body = parseBody(opened.body)
     if (opened.from === seal.processId) {
-      heardMyself?.()
+      proofs.get(body?.nonce ?? 0)?.()
       return
     }
-    const body = parseBody(opened.body)
     const known = peers.has(opened.from)
     peers.set(opened.from, performance.now())
-    if (body?.hello === 'new' || !known) void sendHello('here')
+    if (body?.hello === 'new' || !known) void send([JSON.stringify({ hello: 'here' } satisfies Body)])
     for (const note of body?.notes ?? []) hear(note)
   }
 
@@ -100,34 +121,44 @@ export function createWakeups(options: {
         },
       })
       if (stopped) return void (await listener.close())
-      await prove()
+      awaySinceMs = undefined
+      await prove('new')
       hear(null)
-    } catch {
-      // The database is away: every statement says so, this need not.
+    } catch (error) {
+      // A database that is away for a moment is told of by every statement; this need not.
+      awaySinceMs ??= performance.now()
+      if (performance.now() - awaySinceMs >= proofMs) setDeaf(true, `there is no listening connection (${error})`)
       if (!stopped) reconnectTimer = setTimeout(() => void connect(), reconnectMs)
     }
   }
 
-  /** Behind a pooler in transaction mode LISTEN answers well and hears nothing. */
-  async function prove(): Promise<void> {
-    const proven = new Promise<boolean>((resolve) => {
+  async function prove(hello: 'new' | 'here'): Promise<void> {
+    const proving = listener
+    const nonce = ++nonces
+    const heard = new Promise<boolean>((resolve) => {
       const timer = setTimeout(() => resolve(false), proofMs)
-      heardMyself = () => {
+      timer.unref()
+      proofs.set(nonce, () => {
         clearTimeout(timer)
         resolve(true)
-      }
+      })
     })
-    await sendHello('new')
-    if (!(await proven) && !stopped && !saidDeaf) {
-      saidDeaf = true
-      options.log(
-        'LISTEN hears nothing, as behind a pooler in transaction mode: wakeups from other processes come by polling.',
-      )
-    }
+    await send([JSON.stringify({ hello, nonce } satisfies Body)])
+    const hears = await heard
+    proofs.delete(nonce)
+    if (hears) lastHeard = Math.max(lastHeard, nonce)
+    // Of a connection that has ended nothing more is known than that; and a later proof says more than this one.
+    if (proving && listener === proving && nonce >= lastHeard)
+      setDeaf(!hears, 'LISTEN hears nothing, as behind a pooler in transaction mode')
   }
 
-  async function sendHello(hello: 'new' | 'here'): Promise<void> {
-    await send([JSON.stringify({ hello } satisfies Body)])
+  function setDeaf(now: boolean, why: string): void {
+    if (deaf === now || stopped) return
+    deaf = now
+    options.log(
+      deaf ? `${why}: what other processes do is learnt by polling, more often than usual.` : 'LISTEN hears again.',
+    )
+    for (const each of deafHearers) each(deaf)
   }
 
   async function send(bodies: string[]): Promise<void> {
@@ -149,24 +180,26 @@ export function createWakeups(options: {
     tell(note) {
       if (!enabled) return
       hear(note)
-      if (peers.size === 0) return
+      // Who hears nothing does not know whether there is anybody.
+      if (peers.size === 0 && !deaf) return
       queued.push(queued.length < queuedMax && rideOf(note) < bodyBytesMax ? note : bare(note))
       sending ??= new Promise(setImmediate).then(flush)
     },
     onNote: (each) => void hearers.push(each),
+    onDeaf: (each) => void deafHearers.push(each),
     async start() {
       if (!enabled) return
       await connect()
-      helloTimer = setInterval(() => {
+      proveTimer = setInterval(() => {
         const forgotten = performance.now() - peerForgottenMs
         for (const [peer, at] of peers) if (at < forgotten) peers.delete(peer)
-        void sendHello('here')
-      }, helloEveryMs)
-      helloTimer.unref()
+        if (listener) void prove('here')
+      }, options.proveEveryMs ?? proveEveryMs)
+      proveTimer.unref()
     },
     async stop() {
       stopped = true
-      clearInterval(helloTimer)
+      clearInterval(proveTimer)
       clearTimeout(reconnectTimer)
       // The last word of a process that goes is what others wait for: a handover.
       await sending
@@ -220,7 +253,8 @@ function parseBody(text: string): Body | null {
 
 function isBody(value: unknown): value is Body {
   if (!fits(value, {})) return false
-  const { notes = [] } = value
+  const { notes = [], nonce = 0 } = value
+  if (typeof nonce !== 'number') return false
   return Array.isArray(notes) && notes.every(isNote)
 }
 

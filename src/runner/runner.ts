@@ -9,7 +9,7 @@ import { point } from '#points'
 import { type ClaimEffect, type ClaimInput, claimingNext, createClaiming } from '../core/claiming.ts'
 import { failureOf } from '../core/errors.ts'
 import type { Appender } from '../log/append.ts'
-import type { Note, Wakeups } from '../log/wakeups.ts'
+import { lookEveryMs, type Note, type Wakeups } from '../log/wakeups.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
 import { type ClaimAnswer, type Claimed, claim } from '../store/turns.ts'
 import type { AttemptOptions } from './attempt.ts'
@@ -30,6 +30,8 @@ export type Runner = {
   /** A note was heard: look for turns that fell due. */
   hear(note: Note | null): void
   databaseFailed(): void
+  /** Nothing wakes this process: it looks more often. */
+  deaf(deaf: boolean): void
   /**
    * Claims nothing more, lets running attempts end for `drainMs`, then hands them over (they are due at once for
    * others). Resolves when none is left, or 5 s after that. Idempotent.
@@ -159,6 +161,7 @@ export function createRunner(options: RunnerOptions): Runner {
       if (note === null || note.due) input({ type: 'wake' })
     },
     databaseFailed: () => input({ type: 'database-failed' }),
+    deaf: (deaf) => input({ type: 'look-every', ms: lookEveryMs(options.pollMs, deaf) }),
     stop(drainMs) {
       stopped ??= drain(drainMs)
       return stopped

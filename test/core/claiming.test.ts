@@ -18,13 +18,14 @@ type Claim = Extract<ClaimEffect, { type: 'claim' }>
 type Step =
   | { what: 'wake' | 'attempt-ended' | 'claim-failed' | 'claim-lost' | 'database-failed' | 'timer' | 'drain' }
   | { what: 'claimed'; taken: number; dueInMs: number | null }
-  | { what: 'pass' | 'pause'; ms: number }
+  | { what: 'pass' | 'pause' | 'look-every'; ms: number }
 
 type World = {
   machine: Machine
   state: Claiming
   options: { concurrency: number; pollMs: number }
   nowMs: number
+  lookMs: number
   timerAtMs: number | null
   claim: Claim | null
   running: number
@@ -73,6 +74,10 @@ const anyStep: fc.Arbitrary<Step> = fc.oneof(
     weight: 1,
     arbitrary: fc.record({ what: fc.constant('pause' as const), ms: fc.integer({ min: 2_000, max: 9_000 }) }),
   },
+  {
+    weight: 1,
+    arbitrary: fc.record({ what: fc.constant('look-every' as const), ms: fc.constantFrom(100, 250, 2_000) }),
+  },
 )
 const anySteps = fc.array(anyStep, { minLength: 1, maxLength: 120, size: 'max' })
 
@@ -91,6 +96,7 @@ function input(world: World, it: ClaimInput): void {
 }
 
 function setTimer(world: World, atMs: number): void {
+  if (atMs > world.nowMs + Math.max(world.lookMs, 250)) world.problems.push('a timer later than it is to look')
   if (atMs > world.nowMs + world.options.pollMs) world.problems.push('a timer later than one poll')
   world.timerAtMs = atMs
 }
@@ -131,7 +137,8 @@ function judge(world: World, it: ClaimInput): void {
   if (world.claim === null && world.timerAtMs === null) world.problems.push('neither a claim nor a timer')
   const hasRoom = world.running < world.options.concurrency
   if (!hasRoom) world.count.full++
-  if (it.type === 'wake' && hasRoom && world.claim === null) world.problems.push('a wake without a look')
+  const isLook = it.type === 'wake' || it.type === 'look-every'
+  if (isLook && hasRoom && world.claim === null) world.problems.push('a wake without a look')
   if (it.type === 'claimed' && world.owesLook && hasRoom) world.problems.push('a wake during a claim was forgotten')
 }
 
@@ -144,6 +151,11 @@ function take(world: World, step: Step): void {
     case 'wake':
       if (world.claim) world.owesLook = true
       input(world, { type: 'wake' })
+      break
+    case 'look-every':
+      if (world.claim) world.owesLook = true
+      world.lookMs = Math.min(step.ms, world.options.pollMs)
+      input(world, { type: 'look-every', ms: world.lookMs })
       break
     case 'attempt-ended':
       if (world.running === 0) return
@@ -233,7 +245,16 @@ function failed(world: World, it: { type: 'claim-failed' | 'claim-lost' | 'datab
 function run(machine: Machine, options: World['options'], steps: Step[]): World {
   const count = { claims: 0, full: 0, renewals: 0, tookNoExpired: 0, owedLooks: 0, asksForLost: 0 }
   const world: World = {
-    ...{ machine, options, state: createClaiming(options), nowMs: 1_000, timerAtMs: null, claim: null, running: 0 },
+    ...{
+      machine,
+      options,
+      state: createClaiming(options),
+      nowMs: 1_000,
+      lookMs: options.pollMs,
+      timerAtMs: null,
+      claim: null,
+      running: 0,
+    },
     ...{
       drained: false,
       owesLook: false,
@@ -325,6 +346,8 @@ describe('the same property catches a machine that', () => {
       state.running--
       return []
     },
+    'looks no more often when it is to': (state, it, nowMs) =>
+      claimingNext(state, it.type === 'look-every' ? { type: 'wake' } : it, nowMs),
     'forgets a claim that was lost': (state, it, nowMs) =>
       claimingNext(state, it.type === 'claim-lost' ? { type: 'claim-failed' } : it, nowMs),
     'asks for a lost claim once': (state, it, nowMs) => {
