@@ -4,6 +4,7 @@ import { getRequestListener } from '@hono/node-server'
 import { pino } from 'pino'
 import { type Engine, startEngine } from './engine.ts'
 import { createApp, type HttpEnv } from './http/app.ts'
+import { restoreBody } from './http/body.ts'
 import {
   type Authenticate,
   appAuthenticate,
@@ -29,7 +30,10 @@ export type { Reply, ReplyContext, ReplyValue } from './reply/reply.ts'
 export type Holdfast = {
   /** Answers a web request: for Next.js, Hono, Bun. Never rejects. */
   fetch(request: Request): Promise<Response>
-  /** Answers a Node request: for Express, Fastify, `node:http`. Never rejects. */
+  /**
+   * Answers a Node request: for Express, Fastify, `node:http`. Never rejects. Where a parser has read the body before,
+   * as `express.json()` does, it is taken from `incoming.body`.
+   */
   node(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void>
   /** Starts the engine now, instead of at the first request. Rejects with the reason it cannot start. */
   start(): Promise<void>
@@ -115,13 +119,17 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
       ),
     log: options.log,
   })
-  const node = getRequestListener(
+  const listener = getRequestListener(
     (request, env) => {
       if (!isLoopbackAddress(env.incoming.socket.remoteAddress)) fromElsewhere.add(request)
       return app.fetch(request, env as HttpEnv['Bindings'])
     },
     { overrideGlobalObjects: false },
   )
+  const node: Holdfast['node'] = (incoming, outgoing) => {
+    restoreBody(incoming)
+    return listener(incoming, outgoing)
+  }
 
   async function close(): Promise<void> {
     forget()

@@ -1,4 +1,5 @@
 /** Reading what clients send: bounded, then parsed, then checked against the route's schema. */
+import type { IncomingMessage } from 'node:http'
 import * as z from 'zod'
 import { cleanText } from '../core/clean.ts'
 import type { Json } from '../core/json.ts'
@@ -18,6 +19,27 @@ export async function readBody<T>(request: Request, schema: z.ZodType<T>): Promi
   const parsed = schema.safeParse(value)
   if (!parsed.success) throw new Problem('invalid_request', sentenceOf(parsed.error))
   return parsed.data
+}
+
+/**
+ * A parser that the app has put before us, such as `express.json()`, has read the body and left in `body` what it made
+ * of it: a value, a text or bytes. The glue to Node takes bytes from `rawBody`, where some parsers leave them as well.
+ * A `body` beside a stream that nobody has read is Express 4's for what no parser was for.
+ */
+export function restoreBody(incoming: IncomingMessage & { body?: unknown; rawBody?: unknown }): void {
+  if (!incoming.readableEnded || incoming.body === undefined || incoming.rawBody instanceof Buffer) return
+  incoming.rawBody = bytesOf(incoming.body)
+}
+
+function bytesOf(body: unknown): Buffer {
+  if (body instanceof Uint8Array) return Buffer.from(body)
+  if (typeof body === 'string') return Buffer.from(body)
+  try {
+    return Buffer.from(JSON.stringify(body))
+  } catch {
+    // What is no JSON, or nested too deep to be written, is answered as a body that is not valid.
+    return Buffer.alloc(0)
+  }
 }
 
 async function readText(request: Request): Promise<string> {

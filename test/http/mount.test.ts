@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { createServer, type IncomingMessage, request } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { networkInterfaces } from 'node:os'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest'
 import { createHoldfast, type Holdfast, type HoldfastOptions, OptionError } from '../../src/index.ts'
 import { freshDatabase } from '../support/postgres.ts'
 
@@ -77,6 +77,57 @@ test('what says where a session is names a path that leads to it, below the base
     expect((await ask(headers.get('location')!)).status).toBe(200)
   }
 })
+
+/** As `express.json()`, `text()` and `raw()` do, and Express 4 for what no parser was for. */
+const parsers: [name: string, parse: (body: Buffer) => unknown][] = [
+  ['an object', (body) => JSON.parse(body.toString())],
+  ['a text', (body) => body.toString()],
+  ['bytes', (body) => body],
+]
+
+/** An app with a parser of bodies before Holdfast. Undefined: it reads nothing, and leaves `{}`. */
+async function appWith(parse: ((body: Buffer) => unknown) | undefined) {
+  const server = createServer(async (incoming, outgoing) => {
+    const pieces: Buffer[] = []
+    if (parse) for await (const piece of incoming) pieces.push(piece as Buffer)
+    Object.assign(incoming, { body: parse ? parse(Buffer.concat(pieces)) : {} })
+    await chat!.node(incoming, outgoing)
+  })
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  onTestFinished(async () => {
+    server.closeAllConnections()
+    await once(server.close(), 'close')
+  })
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  return (path: string, body: string) =>
+    fetch(`${url}/chat${path}`, {
+      method: 'POST',
+      headers: { 'x-user': 'ann', 'content-type': 'application/json' },
+      body,
+    })
+}
+
+test.each([...parsers, ['nothing', undefined] as const])(
+  'a body that a parser of the app’s has read and made %s of is taken as it was sent (P30)',
+  async (_, parse) => {
+    mount()
+    const send = await appWith(parse)
+    expect((await send('/v1/sessions', '{"id":"s"}')).status).toBe(201)
+    const text = 'Grüße, 世界 🌍'
+    const sent = await send('/v1/sessions/s/messages', JSON.stringify({ id: 'm1', text }))
+    expect([sent.status, await sent.json()]).toMatchObject([202, { message: { parts: [{ type: 'text', text }] } }])
+    // The same text by another way is the same message.
+    expect((await ask('/chat/v1/sessions/s/messages', post({ id: 'm1', text }))).status).toBe(202)
+    const [badText, deep] = [
+      '{"id":"m2","text":"\\ud83d"}',
+      `{"id":"m3","text":${'['.repeat(50_000)}${']'.repeat(50_000)}}`,
+    ]
+    for (const body of [badText, deep]) {
+      const refused = await send('/v1/sessions/s/messages', body)
+      expect([refused.status, await refused.json()]).toMatchObject([400, { code: 'invalid_request' }])
+    }
+  },
+)
 
 test('a report of usage that the ledger cannot hold harms no reply, and what it can hold is counted (I12)', async () => {
   let asked = 0
