@@ -100,6 +100,20 @@ describe.each(postgresVersions)('the schema on Postgres %i', (version) => {
     ])
   })
 
+  test('has the tenant in every key of every table that holds anything of a user (I15)', async () => {
+    await opened(migrate)
+    const keys = await ask(`
+      select c.relname as table, exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id'
+            and a.attnotnull and a.attnum = any(i.indkey))
+          and exists (select from pg_index p where p.indrelid = c.oid and p.indisprimary) as "hasTenant"
+        from pg_class c left join pg_index i on i.indrelid = c.oid and i.indisunique
+       where c.relnamespace = 'holdfast'::regnamespace and c.relkind in ('r', 'p')`)
+    const without = keys.filter(({ hasTenant }) => !hasTenant).map(({ table }) => table)
+    // The log's epoch, and which files were applied: one row each for all tenants.
+    expect(without.toSorted()).toEqual(['meta', 'migrations'])
+    expect(keys.length).toBeGreaterThan(9)
+  })
+
   test('that changes beside a running process costs it no answer', async () => {
     await opened(migrate)
     await opened(async (store) => {
