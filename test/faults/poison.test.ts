@@ -28,7 +28,7 @@ test('a NUL, a split emoji and a lone surrogate in one of 100 replies harm none 
     const said: string = body.messages.at(-1).content
     return said === bad ? oddly : slowly(pieces(Number(said), 40))
   })
-  await scene.start({ env: { HOLDFAST_LEASE_MS: '5000', HOLDFAST_SENDS_PER_MINUTE: '0' } })
+  await scene.start({ env: { HOLDFAST_LEASE_MS: '5000' } })
   const all = Array.from({ length: 100 }, (_, at) => `s${at}`)
   await Promise.all(all.map((id) => ann.createSession(id)))
   await Promise.all(all.map((id, at) => ann.send(id, at === 50 ? bad : String(at), 'm1')))

@@ -99,7 +99,7 @@ test('each failure of a provider is classified, retried or failed as told, and t
     asked.push({ said, atMs: performance.now(), request })
     return cases.find(({ fault }) => fault === said)?.attempts[before] ?? well
   })
-  await scene.start({ env: { HOLDFAST_NO_PROGRESS_MS: '1500', HOLDFAST_SENDS_PER_MINUTE: '0' } })
+  await scene.start({ env: { HOLDFAST_NO_PROGRESS_MS: '1500' } })
   const session = await ann.createSession()
   const watcher = ann.watch(session)
   // All at once: each waits for its turn behind those that fail, back off and try again.
