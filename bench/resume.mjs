@@ -12,7 +12,7 @@ export async function resume() {
       ...Array.from({ length: Math.ceil(bytes / piece.length) }, () => [{ text: piece }, { pauseMs: 1 }]).flat(),
       { hang: true },
     ]
-    const provider = await machine.provider(steps)
+    const { url: provider } = await machine.provider(steps)
     const { url } = await machine.server({ OPENAI_API_KEY: 'none', OPENAI_BASE_URL: provider })
     const { cookie, session } = await guest(url)
     const path = `/v1/sessions/${session}/events`

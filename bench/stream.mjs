@@ -3,21 +3,33 @@
  * reader over server-sent events. Every token is the time at which the provider wrote it.
  */
 import { randomUUID } from 'node:crypto'
-import { events, figures, guest, ms, send, withMachine } from './support.mjs'
+import { cpuOfMachine, events, figures, guest, meters, ms, send, withMachine } from './support.mjs'
 
 const perSecond = 50
-const seconds = 10
-/** Not counted: all replies start in this time. */
-const warmSeconds = 2
+/** Counted, after all replies have begun and settled. */
+const seconds = 8
+const settleSeconds = 2
+/** The replies go on for so much longer than that, so that none ends while it counts. */
+const startSeconds = 10
+const sendsAtOnce = 20
 
 export async function stream(replies = 500) {
   return withMachine(async (machine) => {
-    const tokens = perSecond * (seconds + warmSeconds)
+    const tokens = perSecond * (startSeconds + settleSeconds + seconds)
     const provider = await machine.provider([{ firehose: { tokens, perSecond, stamp: true } }])
-    const { url, cpu } = await machine.server({
+    const server = await machine.server({
       OPENAI_API_KEY: 'none',
-      OPENAI_BASE_URL: provider,
+      OPENAI_BASE_URL: provider.url,
       HOLDFAST_CONCURRENCY: '1000',
+      ...(process.env.BENCH_FLUSH ? { HOLDFAST_FLUSH_MS: process.env.BENCH_FLUSH } : {}),
+    })
+    const { url } = server
+    const cores = meters({
+      server: server.cpu,
+      postgres: server.postgresCpu,
+      provider: provider.cpu,
+      machine: cpuOfMachine,
+      readers: async () => process.cpuUsage().user / 1e6 + process.cpuUsage().system / 1e6,
     })
     const delays = []
     const readers = []
@@ -37,20 +49,27 @@ export async function stream(replies = 500) {
       })
       readers.push({ cookie, session, stop })
     }
-    for (const { cookie, session } of readers) {
-      await send(url, 'POST', `/v1/sessions/${session}/messages`, { id: randomUUID(), text: 'go' }, cookie)
+    const begunMs = performance.now()
+    const unsent = [...readers]
+    const sendSome = async () => {
+      for (let next = unsent.pop(); next; next = unsent.pop()) {
+        const { cookie, session } = next
+        await send(url, 'POST', `/v1/sessions/${session}/messages`, { id: randomUUID(), text: 'go' }, cookie)
+      }
     }
-    await new Promise((resolve) => setTimeout(resolve, warmSeconds * 1_000))
+    await Promise.all(Array.from({ length: sendsAtOnce }, sendSome))
+    if (performance.now() - begunMs > startSeconds * 1_000) throw new Error('the replies did not begin in time')
+    await new Promise((resolve) => setTimeout(resolve, settleSeconds * 1_000))
     counting = true
-    const before = await cpu()
-    await new Promise((resolve) => setTimeout(resolve, (seconds - warmSeconds) * 1_000))
-    const busy = ((await cpu()) - before) / (seconds - warmSeconds)
+    const busy = await cores()
+    await new Promise((resolve) => setTimeout(resolve, seconds * 1_000))
     counting = false
+    const used = await busy()
     const { p50, p99, max, count } = figures(delays)
     for (const { stop } of readers) stop()
-    const rate = Math.round(count / (seconds - warmSeconds))
+    const rate = Math.round(count / seconds)
     return [
-      `stream, ${replies} replies x ${perSecond} tokens/s to ${replies} readers: ${rate} tokens/s, p50 ${ms(p50)}, p99 ${ms(p99)}, max ${ms(max)}, server ${busy.toFixed(2)} cores`,
+      `stream, ${replies} replies x ${perSecond} tokens/s to ${replies} readers: ${rate} tokens/s, p50 ${ms(p50)}, p99 ${ms(p99)}, max ${ms(max)}; cores: ${used}`,
     ]
   })
 }

@@ -1,7 +1,7 @@
 /** What the benchmarks share: the server and the provider stub as processes of their own, a light client, figures. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { Agent, request } from 'node:http'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -34,14 +34,15 @@ export async function withMachine(work) {
       })
       children.push(child)
       const url = await firstLine(child, /^Holdfast\s+(http\S+)/)
-      return { url, child, cpu: () => cpuOf(child.pid) }
+      return { url, child, cpu: () => cpuOf(child.pid), postgresCpu: () => cpuOfPostgres(dataDir) }
     },
     async provider(steps) {
       const child = spawn(process.execPath, [providerMain, JSON.stringify(steps)], {
         stdio: ['ignore', 'pipe', 'inherit'],
       })
       children.push(child)
-      return JSON.parse(await firstLine(child, /^(\{.*\})$/)).url
+      const { url } = JSON.parse(await firstLine(child, /^(\{.*\})$/))
+      return { url, cpu: () => cpuOf(child.pid) }
     },
   }
   try {
@@ -66,11 +67,49 @@ function firstLine(child, pattern) {
   })
 }
 
-/** Seconds of CPU of a process so far (Linux). */
+/** Seconds of CPU of a process so far, those of its children that have ended included (Linux). */
 async function cpuOf(pid) {
-  const { readFile } = await import('node:fs/promises')
-  const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1].split(' ')
-  return (Number(fields[11]) + Number(fields[12])) / 100
+  const stat = await statOf(pid)
+  return stat.cpu + stat.endedChildrenCpu
+}
+
+/** Of all processes of the machine: what is more than those of a benchmark together is somebody else's, and disturbs it. */
+export async function cpuOfMachine() {
+  const [user, nice, system, , , irq, softirq] = (await readFile('/proc/stat', 'utf8'))
+    .split(/\s+/)
+    .slice(1)
+    .map(Number)
+  return (user + nice + system + irq + softirq) / 100
+}
+
+/** The same for the embedded Postgres in a data directory: its first process and all that it started. */
+async function cpuOfPostgres(dataDir) {
+  const postmaster = Number((await readFile(join(dataDir, 'data', 'postmaster.pid'), 'utf8')).split('\n')[0])
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
+  const stats = await Promise.all(pids.map((pid) => statOf(pid).catch(() => undefined)))
+  const backends = stats.filter((stat) => stat?.parent === postmaster)
+  return backends.reduce((sum, { cpu }) => sum + cpu, await cpuOf(postmaster))
+}
+
+async function statOf(pid) {
+  const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1].split(' ').map(Number)
+  return { parent: fields[1], cpu: (fields[11] + fields[12]) / 100, endedChildrenCpu: (fields[13] + fields[14]) / 100 }
+}
+
+/** Of several processes at once: begins to count, and then says how many cores each has used since. */
+export function meters(cpus) {
+  const readAll = () => Promise.all(Object.values(cpus).map((cpu) => cpu()))
+  return async () => {
+    const beganMs = performance.now()
+    const before = await readAll()
+    return async () => {
+      const after = await readAll()
+      const seconds = (performance.now() - beganMs) / 1_000
+      return Object.keys(cpus)
+        .map((name, at) => `${name} ${((after[at] - before[at]) / seconds).toFixed(2)}`)
+        .join(', ')
+    }
+  }
 }
 
 export const agent = new Agent({ keepAlive: true, maxSockets: 1_000 })

@@ -13,7 +13,7 @@ export async function takeover() {
 
 function once() {
   return withMachine(async (machine) => {
-    const provider = await machine.provider([{ forever: 'word ', everyMs: 20 }])
+    const { url: provider } = await machine.provider([{ forever: 'word ', everyMs: 20 }])
     const env = { OPENAI_API_KEY: 'none', OPENAI_BASE_URL: provider }
     const first = await machine.server(env)
     const { cookie, session } = await guest(first.url)
