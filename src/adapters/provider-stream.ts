@@ -1,11 +1,13 @@
 import * as http from 'node:http'
 import * as https from 'node:https'
+import { Readable } from 'node:stream'
 import { createParser } from 'eventsource-parser'
 import type { Chunk } from '../core/chunk.ts'
 import { ReplyError } from '../core/errors.ts'
 import type { Json } from '../core/json.ts'
 import type { StepUsage } from '../core/message.ts'
 import { classifyResponse } from '../reply/classify.ts'
+import { type Pour, pour } from '../reply/reply.ts'
 
 /**
  * The part that all readers of a provider share: one POST, answered with server-sent events. A reader folds the
@@ -29,40 +31,70 @@ export type ProviderReading = {
   usage(): StepUsage | undefined
 }
 
+type Take = (chunks: Chunk[]) => Promise<void> | null
+
 export type ProviderEvent = { [key: string]: unknown }
 
 /** The data of the event that ends a stream of OpenAI's kind. It is not JSON. */
 const done = '[DONE]'
 
-/** How long one event may be, how much of an error's body is read, and how many chunks wait before the socket does. */
+/** How long one event may be, and how much of an error's body is read. */
 const eventCharsMax = 1_048_576
 const errorCharsMax = 65_536
-const waitingMax = 1_000
 
-/** Asks the provider, throws where it refuses, and gives the chunks of its answer as they arrive. */
-export async function* providerChunks(
+/**
+ * Asks the provider when it is read, fails where it refuses, and gives the chunks of its answer as they arrive: those of
+ * one read of the socket together. To be read once.
+ */
+export function providerChunks(
   request: ProviderRequest,
   reading: ProviderReading,
   report: (usage: StepUsage) => void,
-): AsyncGenerator<Chunk, void, undefined> {
-  const response = await post(request)
-  if (!isOk(response)) throw classifyResponse(response.statusCode ?? 0, response.headers, await beginningOf(response))
-  const arrivals = new Arrivals(response, reading)
-  try {
-    for (;;) {
-      const chunks = await arrivals.take()
-      if (chunks === undefined) break
-      for (const chunk of chunks) yield chunk
+): AsyncIterable<Chunk[]> & { [pour]: Pour } {
+  const pourFrom = async (signal: AbortSignal, take: Take): Promise<void> => {
+    const response = await post(request, signal)
+    if (!isOk(response)) throw classifyResponse(response.statusCode ?? 0, response.headers, await beginningOf(response))
+    try {
+      await readEvents(response, reading, take)
+      await take(reading.end())
+    } finally {
+      const usage = reading.usage()
+      if (usage !== undefined) report(usage)
     }
-    for (const chunk of reading.end()) yield chunk
-  } finally {
-    arrivals.release()
-    const usage = reading.usage()
-    if (usage !== undefined) report(usage)
+  }
+  return {
+    [pour]: (take) => pourFrom(request.signal, take),
+    [Symbol.asyncIterator]: () =>
+      pulled((signal, take) => pourFrom(AbortSignal.any([request.signal, signal]), take))[Symbol.asyncIterator](),
   }
 }
 
-function post({ url, headers, body, signal }: ProviderRequest): Promise<http.IncomingMessage> {
+/** The same for an app that goes through a reader's chunks itself. Whoever stops in the middle ends the request. */
+function pulled(pourFrom: (signal: AbortSignal, take: Take) => Promise<void>): Readable {
+  const left = new AbortController()
+  let taken: (() => void) | undefined
+  const stream = new Readable({
+    objectMode: true,
+    read: () => taken?.(),
+    destroy(error, done) {
+      left.abort()
+      taken?.()
+      done(error)
+    },
+  })
+  const room = () =>
+    new Promise<void>((resolve) => {
+      taken = resolve
+    })
+  const take: Take = (chunks) => (stream.push(chunks) ? null : room())
+  pourFrom(left.signal, take).then(
+    () => stream.push(null),
+    (error: Error) => stream.destroy(error),
+  )
+  return stream
+}
+
+function post({ url, headers, body }: ProviderRequest, signal: AbortSignal): Promise<http.IncomingMessage> {
   const { request } = url.startsWith('https:') ? https : http
   const options = {
     method: 'POST',
@@ -92,77 +124,62 @@ async function beginningOf(response: http.IncomingMessage): Promise<string> {
   return text
 }
 
-/** What has arrived and was not taken yet. The socket waits while there is too much of it. */
-class Arrivals {
-  private readonly response: http.IncomingMessage
-  private readonly reading: ProviderReading
-  private readonly events = eventParser()
-  private waiting: Chunk[] = []
-  private state: 'open' | 'over' | { failure: unknown } = 'open'
-  private wake: (() => void) | undefined
-
-  constructor(response: http.IncomingMessage, reading: ProviderReading) {
-    this.response = response
-    this.reading = reading
+/** Resolves at the end of the stream's events; rejects where it broke off, or `take` failed. */
+function readEvents(response: http.IncomingMessage, reading: ProviderReading, take: Take): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const events = eventParser()
+    let over = false
+    let taking: Promise<void> = Promise.resolve()
+    const end = () => {
+      if (over) return
+      over = true
+      // The rest is read, so that the connection serves the next request.
+      response.resume()
+      taking.then(resolve, reject)
+    }
+    const fail = (failure: unknown) => {
+      if (over) return
+      over = true
+      response.destroy()
+      taking.then(() => reject(failure), reject)
+    }
+    const give = (chunks: Chunk[]) => {
+      try {
+        const waits = take(chunks)
+        if (waits === null) return
+        response.pause()
+        taking = waits
+        waits.then(() => !over && response.resume(), fail)
+      } catch (error) {
+        fail(error)
+      }
+    }
+    const arrive = (text: string) => {
+      if (over) return
+      const chunks: Chunk[] = []
+      let last: (() => void) | undefined
+      try {
+        for (const data of events(text)) {
+          if (data === done) last = end
+          if (last) break
+          chunks.push(...folded(reading, data))
+        }
+      } catch (failure) {
+        last = () => fail(failure)
+      }
+      if (chunks.length > 0) give(chunks)
+      last?.()
+    }
     // With an encoding set, a character that is cut between two packets is put together again.
     response.setEncoding('utf8')
-    response.on('data', (text: string) => this.arrive(text))
-    response.once('end', () => this.settle('over'))
-    response.on('error', (cause) => this.breakOff(cause))
-  }
-
-  /** The next chunks, at once or when they come. Undefined at the end; throws where the stream broke off. */
-  async take(): Promise<Chunk[] | undefined> {
-    if (this.waiting.length === 0 && this.state === 'open') {
-      await new Promise<void>((resolve) => {
-        this.wake = resolve
-      })
-    }
-    if (this.waiting.length > 0) return this.takeWaiting()
-    if (typeof this.state === 'object') throw this.state.failure
-    return undefined
-  }
-
-  /** The rest of a stream that is over is read, so that its connection serves the next request. */
-  release(): void {
-    if (this.state === 'over') this.response.resume()
-    else this.response.destroy()
-  }
-
-  private takeWaiting(): Chunk[] {
-    const chunks = this.waiting
-    this.waiting = []
-    if (this.response.isPaused()) this.response.resume()
-    return chunks
-  }
-
-  private arrive(text: string): void {
-    try {
-      for (const data of this.events(text)) this.read(data)
-    } catch (failure) {
-      this.settle({ failure })
-    }
-    if (this.waiting.length >= waitingMax) this.response.pause()
-    if (this.waiting.length > 0) this.wake?.()
-  }
-
-  private read(data: string): void {
-    if (this.state !== 'open') return
-    if (data === done) this.settle('over')
-    else this.waiting.push(...folded(this.reading, data))
-  }
-
-  /** After the provider's last word the connection may break off as it likes. */
-  private breakOff(cause: Error): void {
-    const failure = new ReplyError('provider_truncated', 'The connection to the provider broke off.', { cause })
-    this.settle(this.reading.isFinished ? 'over' : { failure })
-  }
-
-  private settle(state: 'over' | { failure: unknown }): void {
-    if (this.state !== 'open') return
-    this.state = state
-    this.wake?.()
-  }
+    response.on('data', arrive)
+    response.once('end', end)
+    response.on('error', (cause) => {
+      // After the provider's last word the connection may break off as it likes.
+      if (reading.isFinished) end()
+      else fail(new ReplyError('provider_truncated', 'The connection to the provider broke off.', { cause }))
+    })
+  })
 }
 
 /** Text in, the data of each complete event out. An event may be cut anywhere between two texts. */

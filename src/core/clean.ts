@@ -1,7 +1,7 @@
 /// <reference lib="es2024.string" />
 import type { Chunk } from './chunk.ts'
 import { ReplyError } from './errors.ts'
-import type { Json } from './json.ts'
+import type { Json, JsonObject } from './json.ts'
 import type { StepUsage } from './message.ts'
 
 /**
@@ -12,9 +12,12 @@ import type { StepUsage } from './message.ts'
  * A provider may cut its stream between the two halves of an emoji. A delta's trailing high surrogate is therefore held
  * back and put before the next delta of the same text, reasoning or tool input. Every other lone surrogate, and every
  * NUL, becomes U+FFFD.
+ *
+ * And it is copied: an app that yields one object again and again, each time with another text, or goes on with what it
+ * has yielded, would change what waits to be stored after it was folded.
  */
 export type Cleaner = {
-  /** Chunks to store in place of this one: usually itself. Throws `ReplyError` for what JSON cannot carry at all. */
+  /** Chunks to store in place of this one: usually a copy of it. Throws `ReplyError` for what JSON cannot carry at all. */
   clean(chunk: Chunk): Chunk[]
   /** What is still held back, as deltas. To be called when the reply's stream has ended, however it ended. */
   end(): Chunk[]
@@ -49,7 +52,7 @@ export function createCleaner(): Cleaner {
   }
 
   const clean = (chunk: Chunk): Chunk[] => {
-    if (held.size === 0 && isFlatAndClean(chunk)) return [chunk]
+    if (held.size === 0 && isFlatAndClean(chunk)) return [{ ...chunk }]
     if (isDelta(chunk)) return cleanDelta(chunk)
     const before = endsAll.has(chunk.type) ? end() : endedBy(chunk).flatMap(take)
     return [...before, cleanChunk(chunk)]
@@ -90,7 +93,7 @@ const isClean = (text: string) => text.isWellFormed() && !text.includes('\0')
 /** The same text with U+FFFD for each NUL and each lone surrogate. */
 export const cleanText = (text: string) => (isClean(text) ? text : text.toWellFormed().replaceAll('\0', '\uFFFD'))
 
-/** Nearly every chunk is a delta of three short strings: those pass without being copied or looked up. */
+/** Nearly every chunk is a delta of three short strings: those pass without being looked up. */
 function isFlatAndClean(chunk: Readonly<Record<string, unknown>>): boolean {
   for (const key in chunk) {
     const value = chunk[key]
@@ -105,7 +108,7 @@ function cleanChunk(chunk: Chunk): Chunk {
 }
 
 /**
- * The value as `JSON.stringify` would write it, with clean strings and keys; the same value if that changes nothing.
+ * A copy of the value as `JSON.stringify` would write it, with clean strings and keys.
  * A BigInt, which `JSON.stringify` refuses, becomes its digits. Throws `ReplyError` for cycles and absurd depths.
  */
 export const cleanJson = (value: unknown): Json | undefined => cleanValue(value, 0, 'value')
@@ -156,21 +159,21 @@ function cleanValue(value: unknown, depth: number, where: string): Json | undefi
 }
 
 function cleanArray(array: readonly unknown[], depth: number, where: string): Json[] {
-  const items = Array.from(array, (item) => cleanValue(item, depth + 1, where) ?? null)
-  return items.every((item, at) => Object.is(item, array[at])) ? (array as Json[]) : items
+  return Array.from(array, (item) => cleanValue(item, depth + 1, where) ?? null)
 }
 
 function cleanObject(object: object, depth: number, where: string): Json | undefined {
   if ('toJSON' in object && typeof object.toJSON === 'function') {
     return cleanValue(object.toJSON(''), depth + 1, where)
   }
-  const before = Object.entries(object)
-  const after = before.flatMap(([key, value]): [string, Json][] => {
+  const copy: JsonObject = {}
+  for (const [key, value] of Object.entries(object)) {
     const clean = cleanValue(value, depth + 1, where)
-    return clean === undefined ? [] : [[cleanText(key), clean]]
-  })
-  const isSame = (entry: [string, unknown], at: number) =>
-    entry[0] === after[at]?.[0] && Object.is(entry[1], after[at][1])
-  // fromEntries defines properties, so a key named __proto__ stays a key.
-  return before.every(isSame) ? (object as Json) : Object.fromEntries(after)
+    if (clean === undefined) continue
+    // As an assignment it would set the prototype.
+    if (key === '__proto__')
+      Object.defineProperty(copy, key, { value: clean, enumerable: true, configurable: true, writable: true })
+    else copy[cleanText(key)] = clean
+  }
+  return copy
 }

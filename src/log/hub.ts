@@ -369,6 +369,7 @@ export function createHub(options: {
       }
       const feed = feeds.get(keyOf(note.tenantId, note.sessionId))
       if (!feed) return
+      if (feed.stands) return feedNext(feed, offerOf(note))
       feed.standing.then(
         () => feedNext(feed, offerOf(note)),
         () => undefined,

@@ -1,37 +1,39 @@
 import type { Chunk } from '../core/chunk.ts'
 import { ReplyError } from '../core/errors.ts'
+import type { JsonObject } from '../core/json.ts'
 import type { StepUsage } from '../core/message.ts'
 import { aborted, abortRace } from './abort-race.ts'
 import { classify } from './classify.ts'
-import type { Reply, ReplyContext, StreamTextPart, StreamTextResult } from './reply.ts'
+import { type Pour, pour, type Reply, type ReplyContext, type StreamTextPart, type StreamTextResult } from './reply.ts'
 
 /**
- * Turns whatever a reply is into AI SDK UI message chunks: first `start` with the reply's id, last `finish`.
+ * Takes chunks that came together. Null: more may be given at once. A promise: nothing more is given until it resolves,
+ * and if it rejects, the reading ends with that error.
+ */
+export type Take = (chunks: Chunk[]) => Promise<void> | null
+
+/**
+ * Reads whatever a reply is as AI SDK UI message chunks: first `start` with the reply's id, last `finish`.
  *
  * Only an explicit finish is a success, because a stream that breaks off and one that ends look alike: a stream of
  * chunks must have a `finish`, and `streamText` must have finished for a reason that a provider gave. Everything else
- * throws a `ReplyError`. When the signal aborts, the source is told and the chunks just end, without `finish`, even if
- * the source hangs. Chunks are passed on as they came: not cloned, not validated, not parsed again.
+ * rejects with a `ReplyError`. When the signal aborts, the source is told and the reading just ends, without `finish`,
+ * even if the source hangs. Chunks are passed on as they came: not cloned, not validated, not parsed again.
  */
-export async function* replyChunks(reply: Reply, context: ReplyContext): AsyncGenerator<Chunk, void, undefined> {
+export async function readReply(reply: Reply, context: ReplyContext, take: Take): Promise<void> {
   const race = abortRace(context.signal)
+  const taking = ownErrors(take)
   let source: Source | undefined
   try {
     const opened = await race.wait(openSource(reply, context))
     if (opened === aborted) return
     source = opened
-    let form: Form | undefined
-    for (;;) {
-      const next = await race.wait(source.next())
-      if (next === aborted) return
-      if (next.done) break
-      form ??= formOf(next.value, source, context.replyId)
-      for (const chunk of form.piece(next.value)) yield chunk
-    }
+    const form = createForm(context.replyId, source.notes)
+    if ((await race.wait(source.pour((piece) => give(piece, form, taking.take)))) === aborted) return
     source = undefined
-    if (form === undefined) throw new ReplyError('provider_truncated', 'The reply ended without a single piece.')
-    for (const chunk of form.end()) yield chunk
+    await taking.take(form.end())
   } catch (error) {
+    if (taking.failed()) throw error
     if (context.signal.aborted) return
     throw classify(error)
   } finally {
@@ -40,48 +42,84 @@ export async function* replyChunks(reply: Reply, context: ReplyContext): AsyncGe
   }
 }
 
-/** Where the pieces come from. `cancel` tells it that nobody reads on, and does not wait for it. */
-type Source = {
-  next(): Promise<{ done?: boolean; value?: unknown }>
-  cancel(): void
-  notes?: StreamTextNotes
+/** What the taker itself fails of is no error of the reply's. */
+function ownErrors(take: Take): { take: Take; failed: () => boolean } {
+  let failed = false
+  const mark = (error: unknown): never => {
+    failed = true
+    throw error
+  }
+  return {
+    take(chunks) {
+      try {
+        return take(chunks)?.catch(mark) ?? null
+      } catch (error) {
+        return mark(error)
+      }
+    },
+    failed: () => failed,
+  }
 }
+
+function give(piece: unknown, form: Form, take: Take): Promise<void> | null {
+  const chunks: Chunk[] = []
+  try {
+    form.take(piece, chunks)
+  } catch (error) {
+    // What came before it is part of the reply that failed.
+    if (chunks.length === 0) throw error
+    return Promise.resolve(take(chunks)).then(() => Promise.reject(error))
+  }
+  return chunks.length > 0 ? take(chunks) : null
+}
+
+/** Where the pieces come from. `cancel` tells it that nobody takes any more, and does not wait for it. */
+type Source = { pour: Pour; cancel(): void; notes?: StreamTextNotes }
 
 async function openSource(reply: Reply, context: ReplyContext): Promise<Source> {
   const value: unknown = await reply(context)
-  if (typeof value === 'string') return iteratorSource(oneString(value))
+  if (typeof value === 'string') return { pour: async (take) => void (await take(value)), cancel: () => undefined }
   if (isStreamTextResult(value)) return streamTextSource(value, context)
   return streamSource(value) ?? unsupported(value)
 }
 
 function streamSource(value: unknown): Source | undefined {
-  if (isReadableStream(value)) return readerSource(value)
-  if (isAsyncIterable(value)) return iteratorSource(value[Symbol.asyncIterator]())
-  return undefined
-}
-
-async function* oneString(text: string) {
-  yield text
-}
-
-function iteratorSource(iterator: AsyncIterator<unknown>): Source {
-  return {
-    next: () => iterator.next(),
-    cancel: () => unheard(iterator.return?.()),
+  if (isPourable(value)) return { pour: value[pour].bind(value), cancel: () => undefined }
+  if (isReadableStream(value)) {
+    const reader = value.getReader()
+    return pulledSource(
+      () => reader.read(),
+      () => reader.cancel(),
+    )
   }
+  if (!isAsyncIterable(value)) return undefined
+  const iterator = value[Symbol.asyncIterator]()
+  return pulledSource(
+    () => iterator.next(),
+    () => iterator.return?.(),
+  )
 }
 
-function readerSource(stream: ReadableStream<unknown>): Source {
-  const reader = stream.getReader()
+function pulledSource(
+  next: () => Promise<{ done?: boolean; value?: unknown }>,
+  cancel: () => Promise<unknown> | undefined,
+): Source {
+  let cancelled = false
   return {
-    next: () => reader.read(),
-    cancel: () => unheard(reader.cancel()),
+    async pour(take) {
+      for (;;) {
+        const { done, value } = await next()
+        if (done || cancelled) return
+        const waits = take(value)
+        if (waits) await waits
+      }
+    },
+    cancel() {
+      cancelled = true
+      // It may hang or fail in its own clean-up; the attempt is over and neither matters.
+      cancel()?.catch(() => undefined)
+    },
   }
-}
-
-/** A source that is told to end may hang or fail in its own clean-up; the attempt is over and neither matters. */
-function unheard(work: Promise<unknown> | undefined): void {
-  work?.catch(() => undefined)
 }
 
 /** What the parts of `streamText` tell beyond their chunks. */
@@ -120,11 +158,22 @@ function stepUsageOf({ usage, response, finishReason }: StreamTextPart): StepUsa
   }
 }
 
-/** How pieces of one kind become chunks. Both throw a `ReplyError` where the reply cannot be a success any more. */
-type Form = { piece(piece: unknown): Chunk[]; end(): Chunk[] }
+/** How pieces become chunks. Both throw a `ReplyError` where the reply cannot be a success any more. */
+type Form = { take(piece: unknown, into: Chunk[]): void; end(): Chunk[] }
 
-function formOf(first: unknown, source: Source, replyId: string): Form {
-  return typeof first === 'string' ? textForm(replyId) : chunkForm(replyId, source.notes)
+/** The first piece tells which kind they are of. */
+function createForm(replyId: string, notes: StreamTextNotes | undefined): Form {
+  let form: Form | undefined
+  return {
+    take(piece, into) {
+      form ??= typeof piece === 'string' ? textForm(replyId) : chunkForm(replyId, notes)
+      form.take(piece, into)
+    },
+    end() {
+      if (form === undefined) throw new ReplyError('provider_truncated', 'The reply ended without a single piece.')
+      return form.end()
+    },
+  }
 }
 
 const textId = 'text'
@@ -132,17 +181,13 @@ const textId = 'text'
 function textForm(replyId: string): Form {
   let begun = false
   return {
-    piece(piece) {
-      if (typeof piece !== 'string') return unsupported(piece)
-      const delta: Chunk[] = piece === '' ? [] : [{ type: 'text-delta', id: textId, delta: piece }]
-      if (begun) return delta
+    take(piece, into) {
+      if (typeof piece !== 'string') unsupported(piece)
+      if (!begun) {
+        into.push({ type: 'start', messageId: replyId }, { type: 'start-step' }, { type: 'text-start', id: textId })
+      }
       begun = true
-      const opening: Chunk[] = [
-        { type: 'start', messageId: replyId },
-        { type: 'start-step' },
-        { type: 'text-start', id: textId },
-      ]
-      return [...opening, ...delta]
+      if (piece !== '') into.push({ type: 'text-delta', id: textId, delta: piece })
     },
     end: () => [{ type: 'text-end', id: textId }, { type: 'finish-step' }, { type: 'finish', finishReason: 'stop' }],
   }
@@ -152,31 +197,42 @@ function textForm(replyId: string): Form {
 function chunkForm(replyId: string, notes: StreamTextNotes | undefined): Form {
   let begun = false
   let finish: FinishChunk | undefined
-  const startOrMetadata = ({ messageMetadata }: StartChunk): Chunk[] => {
-    if (begun) return messageMetadata === undefined ? [] : [{ type: 'message-metadata', messageMetadata }]
+  const start = (messageMetadata: JsonObject | undefined, into: Chunk[]): void => {
+    if (!begun) into.push({ type: 'start', messageId: replyId, ...(messageMetadata && { messageMetadata }) })
+    else if (messageMetadata !== undefined) into.push({ type: 'message-metadata', messageMetadata })
     begun = true
-    return [{ type: 'start', messageId: replyId, ...(messageMetadata === undefined ? {} : { messageMetadata }) }]
+  }
+  const takeOne = (chunk: Chunk, into: Chunk[]): void => {
+    switch (chunk.type) {
+      case 'start':
+        start(chunk.messageMetadata, into)
+        return
+      case 'error':
+        throw failureOf(chunk.errorText, notes)
+      case 'abort':
+        throw new ReplyError('provider_truncated', 'The reply was aborted by its source.')
+      case 'finish':
+        finish = chunk
+        return
+      default:
+        if (!begun) start(undefined, into)
+        into.push(chunk)
+    }
   }
   return {
-    piece(piece) {
-      const chunk = asChunk(piece)
-      if (chunk.type === 'start') return startOrMetadata(chunk)
-      if (chunk.type === 'error') throw failureOf(chunk.errorText, notes)
-      if (chunk.type === 'abort') throw new ReplyError('provider_truncated', 'The reply was aborted by its source.')
-      if (chunk.type === 'finish') {
-        finish = chunk
-        return []
-      }
-      return begun ? [chunk] : [...startOrMetadata({ type: 'start' }), chunk]
+    take(piece, into) {
+      if (!Array.isArray(piece)) takeOne(asChunk(piece), into)
+      else for (const chunk of piece) takeOne(asChunk(chunk), into)
     },
     end() {
       if (finish === undefined || !isSuccess(finish, notes)) throw truncated(finish)
-      return begun ? [finish] : [...startOrMetadata({ type: 'start' }), finish]
+      const last: Chunk[] = []
+      if (!begun) start(undefined, last)
+      return [...last, finish]
     },
   }
 }
 
-type StartChunk = Extract<Chunk, { type: 'start' }>
 type FinishChunk = Extract<Chunk, { type: 'finish' }>
 
 const reasonsOfSuccess = new Set(['stop', 'length', 'content-filter', 'tool-calls'])
@@ -219,6 +275,10 @@ function unsupported(value: unknown): never {
 
 function isStreamTextResult(value: unknown): value is StreamTextResult {
   return typeof (value as StreamTextResult | null | undefined)?.toUIMessageStream === 'function'
+}
+
+function isPourable(value: unknown): value is { [pour]: Pour } {
+  return typeof (value as { [pour]?: unknown } | null | undefined)?.[pour] === 'function'
 }
 
 function isReadableStream(value: unknown): value is ReadableStream<unknown> {

@@ -45,16 +45,25 @@ export type ReplyContext = {
 }
 
 /**
- * What a reply may be: a string; a stream of strings; a stream of AI SDK UI message chunks, which is complete only if
- * it has a `finish` chunk; or the result of `streamText` (major 6 or 7), recognised by its shape.
+ * What a reply may be: a string; a stream of strings; a stream of AI SDK UI message chunks, one or several at a time,
+ * which is complete only if it has a `finish` chunk; or the result of `streamText` (major 6 or 7), recognised by its
+ * shape.
  */
 export type ReplyValue =
   | string
   | AsyncIterable<string>
-  | AsyncIterable<ReplyChunk>
+  | AsyncIterable<ReplyChunk | ReplyChunk[]>
   | ReadableStream<string>
-  | ReadableStream<ReplyChunk>
+  | ReadableStream<ReplyChunk | ReplyChunk[]>
   | StreamTextResult
+
+/**
+ * How the readers of this package give their chunks: by calling `take` with what each read of the socket brought, without
+ * a promise for each token (which cost more than parsing it). Where `take` answers a promise, nothing more is given until
+ * it resolves. Resolves at the provider's end; rejects where the reply failed, or with what `take` rejects with.
+ */
+export type Pour = (take: (piece: unknown) => Promise<void> | null) => Promise<void>
+export const pour: unique symbol = Symbol.for('holdfast.pour')
 
 /** A chunk of ours or of any version of the AI SDK, whose types differ in details that are never read. */
 export type ReplyChunk = Chunk | { type: Chunk['type'] }

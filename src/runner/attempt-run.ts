@@ -8,7 +8,7 @@ import type { Chunk } from '../core/chunk.ts'
 import { cleanUsage } from '../core/clean.ts'
 import { ReplyError } from '../core/errors.ts'
 import type { StepUsage } from '../core/message.ts'
-import { replyChunks } from '../reply/chunks.ts'
+import { readReply } from '../reply/chunks.ts'
 import { classify } from '../reply/classify.ts'
 import { replyMessage } from '../reply/message.ts'
 import type { ReplyContext } from '../reply/reply.ts'
@@ -64,13 +64,14 @@ async function pump(options: AttemptOptions, attempt: Attempt, handover: AbortSi
     // So late that somebody else may have the turn by now: given back, if it is not.
     if (performance.now() > log.trustedUntilMs()) return { how: 'handover' }
     await point('attempt.reply')
-    for await (const chunk of replyChunks(options.reply, context)) {
-      if (broken) break
+    await readReply(options.reply, context, (chunks) => {
+      if (broken) return null
       watchdog.hold()
-      await takeChunk(options, attempt, chunk)
+      const waits = takeChunks(options, attempt, chunks)
+      if (waits) return waits.finally(watchdog.pet)
       watchdog.pet()
-      await point('attempt.chunk')
-    }
+      return null
+    })
     return broken ?? { how: 'finished' }
   } catch (error) {
     if (broken) return broken
@@ -127,9 +128,25 @@ function noteUsage(database: Database, attempt: Attempt, reported: StepUsage): v
     reportUsageOfLost(database, attempt.claimed, attempt.claimed.userId, [report]).catch(() => undefined)
 }
 
-async function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): Promise<void> {
-  if (attempt.betweenSteps && chunk.type !== 'finish') await storeCheckpoint(options.database, attempt)
-  attempt.betweenSteps = false
+/**
+ * Null where nothing had to be waited for: nearly every token passes without a promise. Else resolves when all are
+ * taken: between two steps, and where the log has no room.
+ */
+function takeChunks(options: AttemptOptions, attempt: Attempt, chunks: Chunk[]): Promise<void> | null {
+  const after = async (waits: Promise<void>, first: number) => {
+    await waits
+    await takeChunks(options, attempt, chunks.slice(first))
+  }
+  for (const [at, chunk] of chunks.entries()) {
+    if (attempt.betweenSteps && chunk.type !== 'finish') return after(storeCheckpoint(options.database, attempt), at)
+    takeChunk(options, attempt, chunk)
+    const waits = attempt.log.room() ?? point('attempt.chunk')
+    if (waits) return after(waits, at + 1)
+  }
+  return null
+}
+
+function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): void {
   for (const clean of attempt.cleaner.clean(chunk)) pushChunk(attempt, clean)
   if (chunk.type === 'finish-step') {
     attempt.step++
@@ -139,7 +156,6 @@ async function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk
   if (attempt.bytes > options.replyBytesMax) {
     throw new ReplyError('budget_exceeded', `more than ${options.replyBytesMax} bytes`)
   }
-  await attempt.log.room()
 }
 
 /**
@@ -154,4 +170,5 @@ async function storeCheckpoint(database: Database, attempt: Attempt): Promise<vo
   await point('checkpoint.send')
   await askAgain(() => checkpointIfHeld(database, claimed, checkpoint), log.ended)
   await point('checkpoint.answered')
+  attempt.betweenSteps = false
 }

@@ -1,7 +1,7 @@
 import { type AddressInfo, createServer } from 'node:net'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { Chunk } from '../../src/core/chunk.ts'
 import type { TurnCode } from '../../src/core/errors.ts'
-import { replyChunks } from '../../src/reply/chunks.ts'
 import { startProvider } from '../support/provider.mjs'
 import { contextFor, deltasOf, type WriterName, writerNames, writers, written } from './writers.ts'
 
@@ -131,10 +131,13 @@ describe.each(writerNames)('a reply written with %s', (name: WriterName) => {
       const abort = new AbortController()
       const asked = provider.nextRequest()
       const types: string[] = []
-      for await (const { type } of replyChunks(writers[name](provider.url), contextFor({ signal: abort.signal }))) {
-        types.push(type)
-        if (type === 'text-delta') abort.abort()
-      }
+      await written(writers[name](provider.url), {
+        signal: abort.signal,
+        onChunk({ type }) {
+          types.push(type)
+          if (type === 'text-delta') abort.abort()
+        },
+      })
       expect(types.at(-1)).toBe('text-delta')
       expect(await (await asked).closed).toBe('aborted')
     },
@@ -190,21 +193,29 @@ describe.each(['openai', 'anthropic'] as const)('a reply written with %s', (name
   test('that nobody reads to its end is closed at the provider', async () => {
     provider.script([half, { hang: true }])
     const asked = provider.nextRequest()
-    for await (const { type } of replyChunks(writers[name](provider.url), contextFor())) {
-      if (type === 'text-delta') break
-    }
+    const chunks = writers[name](provider.url)(contextFor()) as AsyncIterable<Chunk[]>
+    for await (const read of chunks) if (read.some(({ type }) => type === 'text-delta')) break
     expect(await (await asked).closed).toBe('aborted')
   })
 
   test('is whole although its reader is much slower than the provider', async () => {
     const sent = Array.from({ length: 4_000 }, (_, index) => `${index} `)
     provider.script(sent.map((text) => ({ text })))
-    let text = ''
-    for await (const chunk of replyChunks(writers[name](provider.url), contextFor())) {
-      await new Promise((resolve) => setImmediate(resolve))
-      text += deltasOf([chunk])
-    }
-    expect(text).toBe(sent.join(''))
+    const { chunks } = await written(writers[name](provider.url), {
+      onChunk: () => new Promise((resolve) => setImmediate(resolve)),
+    })
+    expect(deltasOf(chunks)).toBe(sent.join(''))
+  })
+
+  test('is the same for an app that goes through its chunks itself', async () => {
+    provider.script([{ reasoning: 'Hm. ' }, { text: 'Grüße, ' }, { cut: '世界 🌍' }])
+    const inner = writers[name](provider.url)
+    const direct = await written(inner)
+    const wrapped = await written(async function* (context) {
+      yield* (await inner(context)) as AsyncIterable<Chunk[]>
+    })
+    expect(wrapped).toEqual(direct)
+    expect(direct.error).toBeUndefined()
   })
 
   test('that fails is closed at the provider', async () => {

@@ -92,7 +92,9 @@ describe.each(writerNames)('a reply written with %s', (name: WriterName) => {
       open = resolve
     })
     provider.script([{ text: 'first' }, { wait: opened }, { text: ' second' }])
-    const onChunk = ({ type }: Chunk) => type === 'text-delta' && open?.()
+    const onChunk = ({ type }: Chunk) => {
+      if (type === 'text-delta') open?.()
+    }
     const { chunks } = await written(writers[name](provider.url), { onChunk })
     expect(deltasOf(chunks)).toBe('first second')
   })

@@ -11,7 +11,7 @@ import { anthropic } from '../../src/adapters/anthropic.ts'
 import { openai } from '../../src/adapters/openai.ts'
 import type { Chunk } from '../../src/core/chunk.ts'
 import type { StepUsage } from '../../src/core/message.ts'
-import { replyChunks } from '../../src/reply/chunks.ts'
+import { readReply, type Take } from '../../src/reply/chunks.ts'
 import type { UserOrAssistantMessage } from '../../src/reply/message.ts'
 import type { Reply, ReplyContext } from '../../src/reply/reply.ts'
 
@@ -66,16 +66,36 @@ export function contextFor(given: Partial<ReplyContext> = {}): ReplyContext {
   }
 }
 
+/** Takes one chunk after the other, and waits for what each makes. */
+function eachChunk(on: (chunk: Chunk) => void | Promise<void>): Take {
+  const rest = async (waits: Promise<void>, chunks: Chunk[]) => {
+    await waits
+    await take(chunks)
+  }
+  const take: Take = (chunks) => {
+    for (const [at, chunk] of chunks.entries()) {
+      const waits = on(chunk)
+      if (waits) return rest(waits, chunks.slice(at + 1))
+    }
+    return null
+  }
+  return take
+}
+
 /** All that a reply gave until it ended or failed. `onChunk` is told each chunk as it comes. */
-export async function written(reply: Reply, given: Partial<ReplyContext> & { onChunk?: (chunk: Chunk) => void } = {}) {
+export async function written(
+  reply: Reply,
+  given: Partial<ReplyContext> & { onChunk?: (chunk: Chunk) => void | Promise<void> } = {},
+) {
   const usage: StepUsage[] = []
   const chunks: Chunk[] = []
   const context = contextFor({ usage: (report) => usage.push(report), ...given })
   try {
-    for await (const chunk of replyChunks(reply, context)) {
+    const take = eachChunk((chunk) => {
       chunks.push(chunk)
-      given.onChunk?.(chunk)
-    }
+      return given.onChunk?.(chunk)
+    })
+    await readReply(reply, context, take)
     return { chunks, usage, error: undefined }
   } catch (error) {
     return { chunks, usage, error }

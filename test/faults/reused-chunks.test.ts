@@ -1,0 +1,63 @@
+/** An app that goes on with what it has yielded: what is stored, shown and folded is what it was when it was yielded. */
+import { expect, onTestFinished, test } from 'vitest'
+import { createHoldfast, type Reply } from '../../src/index.ts'
+import { apiOf, type Frame } from '../support/client.ts'
+import { freshDatabase } from '../support/postgres.ts'
+import { jwtSecret } from '../support/server.ts'
+import { ofType, textIn } from './scene.ts'
+
+async function answered(reply: Reply) {
+  const database = await freshDatabase(18)
+  const chat = createHoldfast({
+    database: database.url,
+    tokens: { secret: jwtSecret },
+    log: () => undefined,
+    reply,
+  })
+  onTestFinished(async () => {
+    await chat.close()
+    await database.drop()
+  })
+  const { url } = await chat.listen(0)
+  const ann = await apiOf(() => url)
+  const session = await ann.createSession()
+  const watcher = ann.watch(session)
+  await ann.send(session, 'hi', 'm1')
+  const outcome = await watcher.outcome('m1')
+  await watcher.close()
+  expect(watcher.problems).toEqual([])
+  const shown = ofType(watcher, 'chunk').flatMap((frame: Frame) => frame.chunks as { [key: string]: unknown }[])
+  return { outcome, shown }
+}
+
+test('one chunk object that is yielded again and again, each time with another text, is shown as it is stored (I6, I7)', async () => {
+  const { outcome, shown } = await answered(async function* () {
+    yield { type: 'start' }
+    yield { type: 'text-start', id: 't' }
+    const delta = { type: 'text-delta' as const, id: 't', delta: '' }
+    for (const word of ['a ', 'b ', 'c ', 'd ']) {
+      delta.delta = word
+      yield delta
+    }
+    delta.delta = 'late '
+    yield { type: 'text-end', id: 't' }
+    yield { type: 'finish', finishReason: 'stop' }
+  })
+  expect(textIn(outcome)).toBe('a b c d ')
+  expect(shown.map(({ delta }) => delta ?? '').join('')).toBe('a b c d ')
+})
+
+test('data that cannot be stored any more after it was yielded stops no turn (I2)', async () => {
+  const { outcome, shown } = await answered(async function* () {
+    yield { type: 'start' }
+    const data: { [key: string]: unknown } = { bytes: 1 }
+    yield { type: 'data-progress', id: 'p', data }
+    data.bytes = 10n
+    data.self = data
+    yield { type: 'finish', finishReason: 'stop' }
+  })
+  expect(outcome.type).toBe('message.ai_response')
+  const part = { type: 'data-progress', id: 'p', data: { bytes: 1 } }
+  expect(outcome.data.message.parts).toEqual([part])
+  expect(shown).toContainEqual(part)
+})
