@@ -230,6 +230,29 @@ test('a database that ends each connection in the packet that opens it ends no s
   await relay.close()
 })
 
+test('a stream whose first read of the log fails ends with the word to come back, and the reader does (P42, P49)', async () => {
+  const proxy = await startProxy({ target: { host: cluster.host, port: cluster.port } })
+  const server = await startServer({ database: `postgresql://postgres@${proxy.host}:${proxy.port}/postgres` })
+  const ann = await apiOf(server.url)
+  const session = await ann.createSession()
+  let cuts = 0
+  const stop = proxy.watch({ onUpstream: (data) => (data.includes('\0read-head\0') && ++cuts ? 'cut' : 'pass') })
+  const response = await ann.request(`/v1/sessions/${session}/events`)
+  expect([response.status, await response.text()]).toEqual([
+    200,
+    'retry: 1000\n\ndata: {"type":"reconnect","afterMs":1000}\n\n',
+  ])
+  expect(cuts).toBe(1)
+  const watcher = ann.watch(session)
+  await watcher.until(({ type }) => type === 'reconnect')
+  stop()
+  await watcher.until(({ type }) => type === 'caught-up')
+  await watcher.close()
+  expect(watcher.problems).toEqual([])
+  expect(await server.stop()).toBe(0)
+  await proxy.close()
+})
+
 /** FATAL 57P01, "terminating connection due to administrator command". */
 const terminating = (() => {
   const fields = Buffer.from('SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0')

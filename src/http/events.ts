@@ -34,7 +34,7 @@ function startOf(call: Call, text: string | undefined): Cursor | null {
   return cursor
 }
 
-/** The answer is begun before the first read: who follows is known to be a member, and a failed read comes again. */
+/** The answer is begun before the first read: who follows is known to be a member. */
 function stream(call: Call, cursor: Cursor | null): Response {
   const { outgoing, request } = call
   if (outgoing) {
@@ -52,7 +52,13 @@ function stream(call: Call, cursor: Cursor | null): Response {
   return new Response(web.stream, { headers: sseHeaders })
 }
 
-/** Answers what stops it. */
+/** As `retry` of the stream says. */
+const comeBackMs = 1_000
+
+/**
+ * Answers what stops it. Where it cannot begin because the log cannot be read, the client comes back: it is not held
+ * and begun later, because its right was judged now. Once begun, a read that failed comes again at the next poll.
+ */
 function followInto(call: Call, cursor: Cursor | null, sink: SseSink): () => void {
   let follow: Follow | null = null
   let stopped = false
@@ -63,11 +69,16 @@ function followInto(call: Call, cursor: Cursor | null, sink: SseSink): () => voi
     sink.close()
   }
   const expiry = endAt(call.principal.expiresAt, stop)
-  call.parts.hub.follow({ ...sessionOf(call), cursor }, sink).then((begun) => {
+  const begin = (begun: Follow | null) => {
     follow = begun
     if (begun === null) sink.control({ type: 'reset', reason: 'gone' })
     if (begun === null || stopped) stop()
-  }, stop)
+  }
+  const comeBack = () => {
+    sink.control({ type: 'reconnect', afterMs: comeBackMs })
+    stop()
+  }
+  call.parts.hub.follow({ ...sessionOf(call), cursor }, sink).then(begin, comeBack)
   return stop
 }
 
