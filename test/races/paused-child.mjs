@@ -7,12 +7,12 @@ import { openDatabase } from '../../dist/store/database.js'
 const [address, module, name, json] = process.argv.slice(2)
 const database = openDatabase(address, { poolMax: 6, onError: () => undefined })
 const store = await import(`../../dist/store/${module}.js`)
-const work =
-  name === 'createAcceptor'
-    ? store.createAcceptor(database).accept(JSON.parse(json)[0])
-    : store[name](database, ...JSON.parse(json))
+const args = JSON.parse(json)
+// Messages that come in together go together, in one batch.
+const accept = async (acceptor) => await Promise.all(args.map((each) => acceptor.accept(each)))
+const work = name === 'createAcceptor' ? accept(store.createAcceptor(database)) : store[name](database, ...args)
 const told = await work.then(
-  (answer) => ({ answer: answer instanceof Set ? [...answer] : answer }),
+  (answer) => ({ answer: answer instanceof Set ? [...answer] : (answer ?? null) }),
   (error) => ({ error: error.code ?? String(error) }),
 )
 process.stdout.write(`${JSON.stringify(told)}\n`)

@@ -11,15 +11,16 @@ import type { Database } from '../../src/store/database.ts'
 import { type Claimed, expire, repair, sweep } from '../../src/store/turns.ts'
 import { eventually } from '../support/eventually.ts'
 import { postgresVersions } from '../support/postgres.ts'
-import { acceptanceOf, openStored, type Stored, sessionsOf, userId } from '../support/stored.ts'
-import { acceptTurns, claimAll, crashed, endLease, finish, partsOf, rowOf, stopAsk } from './held.ts'
+import { acceptanceOf, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
+import { acceptTurns, claimAll, crashed, endLease, finish, partsOf, rowOf, stopAsk, untilAnswered } from './held.ts'
 
 /**
  * A process that is stopped (SIGSTOP, a blocked event loop, a paused machine) in the middle of a transition. The naive
  * flush waits for the rows that it holds, and with it all attempts of all sessions: 1,000 turns froze.
  *
  * To be in the middle for certain the child's call meets, with its locks taken, a row that is about to be inserted
- * under the key that it writes: it waits there, as if the server had been slow at that point, and is stopped.
+ * under the key that it writes, or (where it inserts nothing) a trigger that waits: it waits there, as if the server had
+ * been slow at that point, and is stopped.
  */
 const others = 30
 const child = fileURLToPath(new URL('paused-child.mjs', import.meta.url))
@@ -32,21 +33,26 @@ type Call = {
   before?: (stored: Stored, scene: Scene) => Promise<unknown>
   function: string
   arguments: (scene: Scene) => unknown[]
-  /** What the call will insert. */
-  blocks: 'event' | 'chunk'
+  /** What the call will insert, or `update`: the turn, which it changes. */
+  blocks: 'event' | 'chunk' | 'usage' | 'deleted' | 'member' | 'update'
+  /** Defaults to true. */
+  holdsTurn?: boolean
   /** Whether the answer says that it was done. */
   done: (answer: never) => boolean
 }
 
 const stored = ({ outcome }: { outcome: string }) => outcome === 'stored'
-const message = { parts: partsOf(1, 1), metadata: null, model: null, preview: null }
-const queued =
-  (seconds: number) =>
+const created = (all: { outcome: string }[]) => all.every(({ outcome }) => outcome === 'created')
+/** Of the others' sessions: a paused batch has them locked, too. */
+const batched = ['other0', 'other1', 'other2']
+const newOf = ({ sessionId }: Scene) => `${sessionId}-new`
+const setTurn =
+  (what: string) =>
   async ({ query }: Stored, { claimed }: Scene) =>
-    await query(
-      `update holdfast.turns set state = 'queued', due_at = now(), expires_at = now() + make_interval(secs => $2) where id = $1`,
-      [claimed.turnId, seconds],
-    )
+    await query(`update holdfast.turns set ${what} where id = $1`, [claimed.turnId])
+const message = { parts: partsOf(1, 1), metadata: null, model: null, preview: null }
+const queued = (seconds: number) =>
+  setTurn(`state = 'queued', due_at = now(), expires_at = now() + make_interval(secs => ${seconds})`)
 const claimArguments = (scene: Scene) => [
   {
     ...{ runner: `late ${scene.sessionId}`, claim: 1, lost: [] },
@@ -60,7 +66,43 @@ const calls: Call[] = [
     function: 'createAcceptor',
     arguments: ({ sessionId }) => [acceptanceOf(sessionId)],
     blocks: 'event',
+    holdsTurn: false,
+    done: created,
+  },
+  {
+    name: 'accept of a batch',
+    module: 'accept',
+    function: 'createAcceptor',
+    arguments: ({ sessionId }) => [...batched, sessionId].map((id) => acceptanceOf(id)),
+    blocks: 'event',
+    holdsTurn: false,
+    done: (all: { outcome: string }[]) => all.length === batched.length + 1 && created(all),
+  },
+  {
+    name: 'create',
+    module: 'sessions',
+    function: 'createSession',
+    arguments: (scene) => [{ tenantId, id: newOf(scene), userId, title: null, metadata: {} }],
+    blocks: 'member',
+    holdsTurn: false,
     done: ({ outcome }: { outcome: string }) => outcome === 'created',
+  },
+  {
+    name: 'rename',
+    module: 'sessions',
+    function: 'renameSession',
+    arguments: ({ sessionId }) => [{ tenantId, id: sessionId, userId, title: 'Another' }],
+    blocks: 'event',
+    holdsTurn: false,
+    done: ({ outcome }: { outcome: string }) => outcome === 'updated',
+  },
+  {
+    name: 'delete',
+    module: 'sessions',
+    function: 'deleteSession',
+    arguments: ({ sessionId }) => [tenantId, sessionId, userId],
+    blocks: 'deleted',
+    done: (answer: string) => answer === 'deleted',
   },
   {
     name: 'claim of a due turn',
@@ -89,6 +131,34 @@ const calls: Call[] = [
     arguments: ({ claimed }) => [[rowOf(claimed, 1)], 60_000],
     blocks: 'chunk',
     done: (held: string[]) => held.length === 1,
+  },
+  {
+    name: 'renewal',
+    module: 'chunks',
+    before: setTurn(`lease_until = now() + interval '10 s'`),
+    function: 'renewIfHeld',
+    arguments: ({ claimed }) => [[claimed], 60_000],
+    blocks: 'update',
+    done: (held: string[]) => held.length === 1,
+  },
+  {
+    name: 'checkpoint',
+    module: 'turns',
+    function: 'checkpointIfHeld',
+    arguments: ({ claimed: { attempt, ...key } }) => [
+      { ...key, attempt },
+      { attempt, step: 1, nextIndex: 1, parts: [], metadata: null },
+    ],
+    blocks: 'update',
+    done: (held: boolean) => held,
+  },
+  {
+    name: 'report',
+    module: 'turns',
+    function: 'reportUsageOfLost',
+    arguments: ({ claimed }) => [claimed, userId, [{ step: 0, usage: { outputTokens: 1 } }]],
+    blocks: 'usage',
+    done: (answer: null) => answer === null,
   },
   {
     name: 'finish',
@@ -131,6 +201,24 @@ const calls: Call[] = [
     blocks: 'event',
     done: (expired: unknown[]) => expired.length === 1,
   },
+  {
+    name: 'repair',
+    module: 'turns',
+    before: setTurn(`state = 'queued', due_at = null`),
+    function: 'repair',
+    arguments: () => [100],
+    blocks: 'update',
+    done: (repaired: number) => repaired === 1,
+  },
+  {
+    name: 'sweep',
+    module: 'turns',
+    before: setTurn('sweep_at = now()'),
+    function: 'sweep',
+    arguments: () => [100],
+    blocks: 'update',
+    done: (swept: number) => swept === 1,
+  },
 ]
 
 describe.each(postgresVersions)('a process paused on PostgreSQL %i', (version) => {
@@ -161,7 +249,7 @@ describe.each(postgresVersions)('a process paused on PostgreSQL %i', (version) =
     try {
       await eventually(() => isWaiting(store))
       paused.process.kill('SIGSTOP')
-      await othersGoOn(scene, call.name !== 'accept')
+      const { behind } = await othersGoOn(scene, call.holdsTurn ?? true)
       // It was in the middle all the while, or nothing was shown. It waits for 2 s at most.
       expect(await isWaiting(store)).toBe(true)
 
@@ -172,15 +260,21 @@ describe.each(postgresVersions)('a process paused on PostgreSQL %i', (version) =
       const told = await paused.told
       expect(told).toHaveProperty('answer')
       expect(call.done(told.answer as never)).toBe(true)
+      // Who is of the same session waits for it, and alone.
+      expect((await behind).outcome).toBe(call.name === 'delete' ? 'not_found' : 'created')
     } finally {
       paused.process.kill('SIGKILL')
       await blocker.end()
     }
+    if (call.blocks === 'update') await store.query('drop trigger hold on holdfast.turns')
     await stopTurn(other, stopAsk(sessionId, `${sessionId}-m0`))
   })
 
-  /** All that serves many: each is done for all others, and leaves what is held by the paused one. */
-  async function othersGoOn(scene: Scene, holdsTurn: boolean): Promise<void> {
+  /**
+   * All that serves many: each is done for all others, and leaves what is held by the paused one. A message to the same
+   * session comes with those to others, which do not wait for it; answers what becomes of it.
+   */
+  async function othersGoOn(scene: Scene, holdsTurn: boolean): Promise<{ behind: Promise<{ outcome: string }> }> {
     const all = [scene.claimed, ...claimed]
     const rows = all.map((each) => rowOf(each, index.get(each.turnId) ?? 1))
     for (const each of claimed) {
@@ -196,6 +290,11 @@ describe.each(postgresVersions)('a process paused on PostgreSQL %i', (version) =
 
     const acceptor = createAcceptor(other)
     const fresh = await sessionsOf(other, 5, `${scene.sessionId}-fresh`)
+    const late = acceptanceOf(scene.sessionId)
+    const behind = untilAnswered(
+      () => acceptor.accept(late),
+      () => undefined,
+    )
     const accepted = await Promise.all(fresh.map((id) => acceptor.accept(acceptanceOf(id))))
     expect(accepted.map(({ outcome }) => outcome)).toEqual(fresh.map(() => 'created'))
     const { claimed: taken } = await claimAll(other, 'b')
@@ -204,28 +303,36 @@ describe.each(postgresVersions)('a process paused on PostgreSQL %i', (version) =
     expect(await repair(other, 9)).toBe(0)
     await sweep(other, 9)
     for (const each of taken) expect((await finish(other, each, 0)).outcome).toBe('stored')
+    return { behind }
   }
 })
 
-/** A row that is about to be inserted, by a transaction that stays open, under the key that the call will write. */
-async function block({ url, query }: Stored, call: Call, { claimed, sessionId }: Scene): Promise<pg.Client> {
+/** By what is blocked: the row that is about to be inserted under the key that the call will write. */
+const rows = {
+  event: `insert into holdfast.events (tenant_id, session_id, seq, type, data)
+    select tenant_id, id, next_seq, 'x', '{}' from holdfast.sessions where id = $1`,
+  chunk: `insert into holdfast.chunks (tenant_id, turn_id, attempt, index, n, data)
+    select tenant_id, id, attempt, 1, 1, '[]' from holdfast.turns where message_id = $1 || '-m0'`,
+  usage: `insert into holdfast.usage (tenant_id, turn_id, attempt, step, session_id, user_id, outcome)
+    select tenant_id, id, attempt, 0, session_id, user_id, 'lost' from holdfast.turns where message_id = $1 || '-m0'`,
+  deleted: `insert into holdfast.deleted_sessions (tenant_id, id) select tenant_id, id from holdfast.sessions where id = $1`,
+  member: `insert into holdfast.members (tenant_id, session_id, user_id, role)
+    select tenant_id, session_id || '-new', user_id, role from holdfast.members where session_id = $1`,
+}
+
+/** A transaction that stays open, with what the call will wait for. */
+async function block({ url, query }: Stored, { blocks }: Call, { claimed, sessionId }: Scene): Promise<pg.Client> {
   const client = new pg.Client({ connectionString: url })
   await client.connect()
-  await client.query('begin')
-  const [session] = await query<{ seq: number }>('select next_seq as seq from holdfast.sessions where id = $1', [
-    sessionId,
-  ])
-  if (call.blocks === 'event') {
-    await client.query(
-      `insert into holdfast.events (tenant_id, session_id, seq, type, data) values ($1, $2, $3, 'x', '{}')`,
-      [claimed.tenantId, sessionId, session!.seq],
-    )
-  } else {
-    await client.query(
-      `insert into holdfast.chunks (tenant_id, turn_id, attempt, index, n, data) values ($1, $2, $3, 1, 1, '[]')`,
-      [claimed.tenantId, claimed.turnId, claimed.attempt],
-    )
+  if (blocks === 'update') {
+    await query(`create or replace function hold() returns trigger language plpgsql as $$
+      begin perform pg_advisory_xact_lock(1); return new; end $$`)
+    await query(`create trigger hold before update on holdfast.turns for each row when (new.id = '${claimed.turnId}')
+      execute function hold()`)
   }
+  await client.query('begin')
+  if (blocks === 'update') await client.query('select pg_advisory_xact_lock(1)')
+  else expect((await client.query(rows[blocks], [sessionId])).rowCount).toBe(1)
   return client
 }
 
@@ -246,7 +353,7 @@ function pause(
 async function isWaiting({ query }: Stored): Promise<boolean> {
   const rows = await query(
     `select from pg_stat_activity where datname = current_database() and application_name = 'holdfast'
-       and wait_event_type = 'Lock' and wait_event = 'transactionid'`,
+       and wait_event_type = 'Lock' and wait_event in ('transactionid', 'advisory')`,
   )
   return rows.length > 0
 }
