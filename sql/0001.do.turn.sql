@@ -641,9 +641,15 @@ create function holdfast.is_held(t holdfast.turns, p_attempt int) returns boolea
   select t.attempt = p_attempt and t.state = 'running' and t.stopping is null
 $$;
 
--- How the ledger names the end of an attempt that does not hold its turn any more. The turn may be gone (null).
-create function holdfast.lost_to(t holdfast.turns, p_attempt int) returns text language sql immutable as $$
-  select case when t.attempt = p_attempt and (t.state = 'stopped' or t.stopping is not null) then 'stopped' else 'lost' end
+-- How the ledger names the end of an attempt that does not hold its turn any more: as it ended, if it had its end, for a
+-- provider's word may come after it. The turn may be gone (null).
+create function holdfast.lost_to(t holdfast.turns, p_attempt int) returns text language sql stable as $$
+  select case
+    when t.attempt = p_attempt and (t.state = 'stopped' or t.stopping is not null) then 'stopped'
+    when t.attempt = p_attempt and t.state in ('complete', 'failed') then t.state
+    else coalesce((select case e.data ->> 'reason' when 'handover' then 'handover' when 'error' then 'failed' end
+      from holdfast.events e where e.tenant_id = t.tenant_id and e.turn_id = t.id and e.type = 'attempt.ended'
+        and e.attempt = p_attempt), 'lost') end
 $$;
 
 create function holdfast.lost(t holdfast.turns, p_attempt int, p_usage json) returns json language plpgsql as $$

@@ -3,8 +3,15 @@ import { afterError } from '../core/backoff.ts'
 import { type Failure, failureOf, ReplyError } from '../core/errors.ts'
 import { closeParts, previewOf } from '../core/parts.ts'
 import type { AppendEnd } from '../log/append.ts'
-import { DatabaseError } from '../store/database.ts'
-import { type Ended, failIfHeld, finishIfHeld, reportUsageOfLost, requeueIfHeld } from '../store/turns.ts'
+import { type Database, DatabaseError } from '../store/database.ts'
+import {
+  type Ended,
+  failIfHeld,
+  finishIfHeld,
+  reportUsageOfLost,
+  requeueIfHeld,
+  type StepReport,
+} from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, pushChunk } from './attempt.ts'
 
@@ -21,7 +28,14 @@ export async function endAttempt(options: AttemptOptions, attempt: Attempt, went
   if (went.how !== 'lost') await attempt.log.flushed()
   const ended = await storeEnd(options, attempt, wentAfterAll(attempt.log.ended, went))
   if (ended.outcome === 'stored') options.onEvent(attempt.claimed, ended.event)
-  if (ended.outcome === 'lost') await reportLost(options, attempt)
+  // From here on what is reported goes to the ledger by itself.
+  attempt.over = true
+  await reportLate(options.database, attempt, attempt.usage.slice(ended.outcome === 'stored' ? attempt.reported : 0))
+}
+
+/** Money spent is a fact, however late it is heard of, and whoever has the turn now. */
+export async function reportLate(database: Database, { claimed }: Attempt, reports: StepReport[]): Promise<void> {
+  await askAgain(() => reportUsageOfLost(database, claimed, claimed.userId, reports))
 }
 
 /** The last flush may have told what the pumping could not know. */
@@ -86,16 +100,17 @@ async function fail(options: AttemptOptions, attempt: Attempt, failure: Failure)
   return ended
 }
 
-async function reportLost({ database }: AttemptOptions, { claimed, usage }: Attempt): Promise<void> {
-  await reportUsageOfLost(database, claimed, claimed.userId, usage)
-}
-
 /**
  * Asks until there is an answer. An outcome with this attempt's number is this attempt's, so asking again with the
- * same arguments is safe when it is unknown what became of the last time.
+ * same arguments is safe when it is unknown what became of the last time. A provider that was told to stop may report a
+ * moment later: each time as much goes along as is known then.
  */
 async function answered(options: AttemptOptions, attempt: Attempt, ask: () => Promise<Ended>): Promise<Ended> {
-  const ended = await askAgain(ask).catch((error: unknown) => {
+  const askWithUsage = () => {
+    attempt.reported = attempt.usage.length
+    return ask()
+  }
+  const ended = await askAgain(askWithUsage).catch((error: unknown) => {
     if (error instanceof DatabaseError && error.kind === 'bad_data') return failUnstorable(options, attempt)
     throw error
   })

@@ -14,10 +14,10 @@ import { replyMessage } from '../reply/message.ts'
 import type { ReplyContext } from '../reply/reply.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
 import { promptMessages, promptSession } from '../store/messages.ts'
-import { type Claimed, checkpointIfHeld, reportUsageOfLost } from '../store/turns.ts'
+import { type Claimed, checkpointIfHeld } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, beginAttempt, pushChunk } from './attempt.ts'
-import { endAttempt, type Went, wentBy } from './attempt-end.ts'
+import { endAttempt, reportLate, type Went, wentBy } from './attempt-end.ts'
 import { startWatchdog } from './watchdog.ts'
 
 /** Resolves when the attempt has ended in one way or another; never rejects. `handover` aborted: give the turn back. */
@@ -123,9 +123,7 @@ function noteUsage(database: Database, attempt: Attempt, reported: StepUsage): v
   const report = { step: attempt.usage.length, usage }
   attempt.usage.push(report)
   attempt.model = usage.model ?? attempt.model
-  // Money spent is a fact, however late it is heard of; if it cannot be stored now it stays unknown.
-  if (attempt.over)
-    reportUsageOfLost(database, attempt.claimed, attempt.claimed.userId, [report]).catch(() => undefined)
+  if (attempt.over) reportLate(database, attempt, [report]).catch(() => undefined)
 }
 
 /**
@@ -147,15 +145,21 @@ function takeChunks(options: AttemptOptions, attempt: Attempt, chunks: Chunk[]):
 }
 
 function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): void {
+  // Before anything of one step too many is shown.
+  if (chunk.type === 'start-step' && attempt.step >= options.stepsMax) throw tooManySteps(options)
   for (const clean of attempt.cleaner.clean(chunk)) pushChunk(attempt, clean)
   if (chunk.type === 'finish-step') {
     attempt.step++
     attempt.betweenSteps = true
   }
-  if (attempt.step > options.stepsMax) throw new ReplyError('budget_exceeded', `more than ${options.stepsMax} steps`)
+  if (attempt.step > options.stepsMax) throw tooManySteps(options)
   if (attempt.bytes > options.replyBytesMax) {
     throw new ReplyError('budget_exceeded', `more than ${options.replyBytesMax} bytes`)
   }
+}
+
+function tooManySteps({ stepsMax }: AttemptOptions): ReplyError {
+  return new ReplyError('budget_exceeded', `more than ${stepsMax} steps`)
 }
 
 /**

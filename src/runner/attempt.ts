@@ -33,6 +33,8 @@ export type Attempt = {
   /** Tells the reply that the attempt is over. */
   readonly stop: AbortController
   readonly usage: StepReport[]
+  /** How many of them the attempt's end took along. */
+  reported: number
   /** The model that the provider named last. */
   model: string | null
   /** Steps finished over all attempts of the round. */
@@ -51,10 +53,11 @@ export function beginAttempt({ appender }: AttemptOptions, claimed: Claimed, cla
     cleaner: createCleaner(),
     stop: new AbortController(),
     usage: [],
+    reported: 0,
     model: null,
     step: claimed.checkpoint?.step ?? 0,
     betweenSteps: false,
-    bytes: 0,
+    bytes: claimed.checkpoint ? JSON.stringify(claimed.checkpoint.parts).length : 0,
     over: false,
   }
 }

@@ -1,17 +1,18 @@
-/** An app that goes on with what it has yielded: what is stored, shown and folded is what it was when it was yielded. */
+/** Replies of the app's own making that do what they should not. */
 import { expect, onTestFinished, test } from 'vitest'
-import { createHoldfast, type Reply } from '../../src/index.ts'
+import { createHoldfast, type HoldfastOptions, type Reply } from '../../src/index.ts'
 import { apiOf, type Frame } from '../support/client.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { jwtSecret } from '../support/server.ts'
 import { ofType, textIn } from './scene.ts'
 
-async function answered(reply: Reply) {
+async function answered(reply: Reply, options: Partial<HoldfastOptions> = {}) {
   const database = await freshDatabase(18)
   const chat = createHoldfast({
     database: database.url,
     tokens: { secret: jwtSecret },
     log: () => undefined,
+    ...options,
     reply,
   })
   onTestFinished(async () => {
@@ -60,4 +61,23 @@ test('data that cannot be stored any more after it was yielded stops no turn (I2
   const part = { type: 'data-progress', id: 'p', data: { bytes: 1 } }
   expect(outcome.data.message.parts).toEqual([part])
   expect(shown).toContainEqual(part)
+})
+
+test('a step too many ends the turn before anything of it is shown (I2)', async () => {
+  const { outcome, shown } = await answered(
+    async function* () {
+      yield { type: 'start' }
+      for (const id of ['1', '2', '3']) {
+        yield { type: 'start-step' }
+        yield { type: 'text-start', id }
+        yield { type: 'text-delta', id, delta: `step ${id}` }
+        yield { type: 'text-end', id }
+        yield { type: 'finish-step' }
+      }
+      yield { type: 'finish', finishReason: 'stop' }
+    },
+    { stepsMax: 2 },
+  )
+  expect(outcome.data).toMatchObject({ code: 'budget_exceeded' })
+  expect(shown.flatMap(({ delta }) => delta ?? [])).toEqual(['step 1', 'step 2'])
 })

@@ -1,0 +1,50 @@
+/** What a provider reports for an attempt that was broken off: it is in the ledger, though the report comes after the end. */
+import { once } from 'node:events'
+import pg from 'pg'
+import { expect, test } from 'vitest'
+import { openScene, type Scene } from './scene.ts'
+
+/** Anthropic's wire tells the input's tokens at the start, and here nothing ever comes after the text. */
+async function broken(env: Record<string, string>): Promise<Scene> {
+  const scene = await openScene()
+  scene.provider.script([{ usage: { inputTokens: 1000, outputTokens: 1 } }, { text: 'The answer is ' }, { hang: true }])
+  const server = await scene.start({
+    env: {
+      ANTHROPIC_API_KEY: 'a-key-of-the-tests',
+      ANTHROPIC_BASE_URL: scene.provider.url,
+      HOLDFAST_MODEL: 'anthropic/stub-1',
+      ...env,
+    },
+  })
+  const session = await scene.ann.createSession()
+  const watcher = scene.ann.watch(session)
+  await scene.ann.send(session, 'hi', 'm1')
+  await watcher.until(({ type }) => type === 'chunk')
+  if (env.HOLDFAST_DRAIN_MS) await server.stop()
+  else await watcher.outcome('m1')
+  await watcher.close()
+  await server.stop()
+  return scene
+}
+
+async function ledgerOf({ database }: Scene) {
+  const client = new pg.Client({ connectionString: database })
+  await client.connect()
+  const { rows } = await client.query(
+    'select attempt, step, input_tokens, outcome from holdfast.usage order by attempt',
+  )
+  const ended = once(client, 'end')
+  await client.end()
+  await ended
+  return rows
+}
+
+test('an attempt that is handed over has what its provider reported in the ledger (I12)', async () => {
+  const scene = await broken({ HOLDFAST_DRAIN_MS: '100' })
+  expect(await ledgerOf(scene)).toEqual([{ attempt: 1, step: 0, input_tokens: 1000, outcome: 'handover' }])
+})
+
+test('an attempt that made no progress has what its provider reported in the ledger (I12)', async () => {
+  const scene = await broken({ HOLDFAST_NO_PROGRESS_MS: '1000', HOLDFAST_ATTEMPTS_MAX: '1' })
+  expect(await ledgerOf(scene)).toEqual([{ attempt: 1, step: 0, input_tokens: 1000, outcome: 'failed' }])
+})
