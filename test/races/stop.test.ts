@@ -161,6 +161,55 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     expect(await stored.query('select from holdfast.turns where stopping is not null')).toEqual([])
   })
 
+  const pairs = 60
+
+  test('of two devices that stop a turn at once one does, and the other is told what that one did (I2, I11)', async () => {
+    const won = { ann: 0, bob: 0 }
+    await acceptTurns(owner, await sessionsOf(owner, pairs, 'two'))
+    for (const [at, claimed] of (await claimAll(owner, 'a')).claimed.entries()) {
+      await writeText(owner, claimed, 2)
+      // Both have read the turn as it is now, so each would do it if it were alone.
+      const folded = { nextIndex: 2, parts: [], metadata: null, preview: null }
+      const asks = [owner, stopper].map((database) => {
+        const by = database === owner ? 'ann' : 'bob'
+        return () => stop(database, claimed, folded, { by, reason: null, lastTry: false })
+      })
+      const answers = await Promise.all((at % 2 === 0 ? asks : asks.toReversed()).map((ask) => ask()))
+      expect(answers.map(({ outcome }) => outcome).toSorted()).toEqual(['late', 'stopped'])
+      const [event, same] = answers.map((answer) => ('event' in answer ? answer.event : null))
+      expect(same).toEqual(event)
+      expect(await asks[0]!()).toEqual({ outcome: 'late', event })
+      won[JSON.parse(event!.json).by as 'ann' | 'bob']++
+    }
+    expect(won.ann + won.bob).toBe(pairs)
+    expect(Math.min(won.ann, won.bob)).toBeGreaterThanOrEqual(pairs / 10)
+    expect(await stopsPerTurn()).toEqual([{ stops: 1 }])
+  })
+
+  test('two stops beside a flush keep exactly what the flush was told is stored (I2, I7, I11)', async () => {
+    let flushed = 0
+    await acceptTurns(owner, await sessionsOf(owner, pairs, 'flushed'))
+    for (const claimed of (await claimAll(owner, 'a')).claimed) {
+      await writeText(owner, claimed, 2)
+      const ask = stopAsk(claimed.sessionId, claimed.messageId)
+      const [held, ...answers] = await Promise.all([
+        appendIfHeld(owner, [rowOf(claimed, 2)], 60_000),
+        stopTurn(stopper, ask),
+        stopTurn(owner, ask),
+      ])
+      expect(answers.map(({ outcome }) => outcome).toSorted()).toEqual(['late', 'stopped'])
+      const { event } = answers.find(({ outcome }) => outcome === 'stopped') as { event: Event }
+      expect(textIn(event)).toBe(textUpTo(1, 2 + held.size))
+      flushed += held.size
+    }
+    expect(flushed).toBeGreaterThanOrEqual(pairs / 10)
+    expect(await stopsPerTurn()).toEqual([{ stops: 1 }])
+  })
+
+  const stopsPerTurn = () =>
+    stored.query(`select distinct count(*)::int as stops from holdfast.events
+      where type = 'message.stopped' group by turn_id`)
+
   const steps: Chunk[] = [
     { type: 'start', messageMetadata: { plan: 'a' } },
     { type: 'start-step' },
