@@ -75,8 +75,10 @@ export type Hub = {
   stop(): void
 }
 
-/** Rights and the epoch are looked at again this often: who lost a right is gone within 5 s. */
+/** Rights and the epoch are looked at again this often: who lost a right is gone within 5 s, however rarely we poll. */
 const checkEveryMs = 4_000
+/** After a check that failed: the database may be back. */
+const checkAgainMs = 500
 /** A session is taken for live while a turn has an attempt, and for so long after its log has grown. */
 const liveForMs = 10_000
 
@@ -96,7 +98,7 @@ export function createHub(options: {
   let lastWholePollMs = performance.now()
   /** How far the log of a feed had got, and when that was seen. */
   const grown = new WeakMap<Feed, { seq: number; atMs: number }>()
-  let lastCheckMs = performance.now()
+  let checks: (() => void)[] = []
   let running = false
   let drainAfterMs: number | undefined
 
@@ -264,14 +266,6 @@ export function createHub(options: {
     }
   }
 
-  async function look(): Promise<void> {
-    if (feeds.size > 0) await poll()
-    if (performance.now() - lastCheckMs < checkEveryMs) return
-    lastCheckMs = performance.now()
-    await checkEpoch()
-    await checkMembers()
-  }
-
   async function checkEpoch(): Promise<void> {
     const now = await readEpoch()
     if (now === epoch) return
@@ -323,7 +317,7 @@ export function createHub(options: {
     pollTimer = setTimeout(
       () => {
         // The database is away: the next poll looks again.
-        look()
+        poll()
           .catch(() => undefined)
           .finally(() => running && schedule())
       },
@@ -386,12 +380,36 @@ export function createHub(options: {
     start() {
       running = true
       schedule()
+      // Each for itself: neither waits for the other, or for a poll that hangs.
+      checks = [repeat(checkMembers), repeat(checkEpoch)]
     },
     stop() {
       running = false
       clearTimeout(pollTimer)
+      for (const stop of checks) stop()
       endAll(null)
     },
+  }
+}
+
+/** Checks each `checkEveryMs`, from start to start. Answers what stops it. */
+function repeat(check: () => Promise<void>): () => void {
+  let stopped = false
+  let timer: NodeJS.Timeout | undefined
+  const checkIn = (ms: number) => {
+    if (!stopped) timer = setTimeout(run, ms).unref()
+  }
+  const run = () => {
+    const sinceMs = performance.now()
+    check().then(
+      () => checkIn(Math.max(0, sinceMs + checkEveryMs - performance.now())),
+      () => checkIn(checkAgainMs),
+    )
+  }
+  checkIn(checkEveryMs)
+  return () => {
+    stopped = true
+    clearTimeout(timer)
   }
 }
 

@@ -194,6 +194,25 @@ test('whoever is no member any more stops hearing of the session (I15)', async (
   expect(hers.frames.filter(({ type }) => type === 'message.created')).toEqual([])
 })
 
+test.each<[when: string, env: Record<string, string>, harm: string]>([
+  ['polls rarely', { HOLDFAST_POLL_MS: '10000' }, 'select'],
+  ['cannot read the epoch', {}, 'alter table holdfast.meta rename to away'],
+])('whoever is no member any more is gone within 5 s although the server %s (I15)', async (_, env, harm) => {
+  const other = await startServer({ database: database.url, env: { HOLDFAST_ROLES: 'http', ...env } })
+  const session = await ann.createSession()
+  await tables.query(
+    "insert into holdfast.members (tenant_id, session_id, user_id, role) values ('default', $1, 'zoe', 'reader')",
+    [session],
+  )
+  const hers = (await apiOf(other.url, 'zoe')).watch(session)
+  await hers.until(({ type }) => type === 'caught-up')
+  await tables.query(harm)
+  await tables.query("delete from holdfast.members where user_id = 'zoe'")
+  expect(await hers.until(({ type }) => type === 'reset', 5_000)).toEqual({ type: 'reset', reason: 'gone' })
+  await hers.close()
+  await other.kill()
+})
+
 test('history pages walk back and forth over every message once, and a snapshot is the last page (P24)', async () => {
   const session = await ann.createSession()
   const watcher = ann.watch(session)
