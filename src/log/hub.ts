@@ -298,18 +298,15 @@ export function createHub(options: {
     if (feed?.stands) feedNext(feed, { type: 'wake' })
   }
 
-  /** Null: there is no such session. A feed may be forgotten while it is awaited; then it would never be woken. */
+  /** Null: there is no such session. */
   async function standingFeed(tenantId: string, sessionId: string): Promise<Feed | null> {
-    for (;;) {
-      const feed = feedOf(tenantId, sessionId)
-      const stands = await feed.standing.catch((error: unknown) => {
-        forget(feed)
-        throw error
-      })
-      if (!stands) forget(feed)
-      if (!stands) return null
-      if (feeds.get(keyOf(tenantId, sessionId)) === feed) return feed
-    }
+    const feed = feedOf(tenantId, sessionId)
+    const stands = await feed.standing.catch((error: unknown) => {
+      forget(feed)
+      throw error
+    })
+    if (!stands) forget(feed)
+    return stands ? feed : null
   }
 
   function schedule(): void {
@@ -329,8 +326,12 @@ export function createHub(options: {
   return {
     epoch: () => epoch,
     async follow({ tenantId, sessionId, userId, cursor }, sink) {
-      const feed = await standingFeed(tenantId, sessionId)
-      if (feed === null) return null
+      let feed: Feed | null
+      do {
+        feed = await standingFeed(tenantId, sessionId)
+        if (feed === null) return null
+        // It may have been forgotten while it was awaited; then it would never be woken.
+      } while (feeds.get(keyOf(tenantId, sessionId)) !== feed)
       const start = cursor ?? { epoch, seq: feed.following.seq, open: feed.following.open }
       const following = createFollowing(start)
       const lastSent = cursorOf(following)
