@@ -19,6 +19,7 @@ import { chmod, lchown, mkdir, realpath, rm, rmdir, stat } from 'node:fs/promise
 import { dirname, join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Client } from 'pg'
+import { point } from '#points'
 import { type Account, chooseAccount, giveTo } from './embedded-account.ts'
 import { binariesPackage, installBinaries, removeOtherBinaries } from './embedded-binaries.ts'
 import {
@@ -68,8 +69,8 @@ export type EmbeddedOptions = {
 /** All that is known before the server runs. */
 type Place = { data: string; binaries: string; account: Account; version: string; log: (line: string) => void }
 
-/** A server whose lock we hold. */
-type Held = Door & { client: Client; isStarted: boolean }
+/** A server whose lock we hold. `ended` is heard from the first moment on: it may die before we are done starting. */
+type Held = Door & { client: Client; ended: Promise<void>; isStarted: boolean }
 
 const knockPauseMs = 20
 /** A server that recovers from a crash, or writes out what it holds before it ends, says so for as long as it takes. */
@@ -92,6 +93,7 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded>
   const stopping = new AbortController()
   const began = performance.now()
   const held = await hold(place, stopping.signal)
+  await point('embedded.held')
   if (held.isStarted) await removeOtherBinaries(dirname(place.data), place.binaries)
   options.log(
     `PostgreSQL ${place.version} in ${dirname(place.data)}, ${held.isStarted ? 'started' : 'adopted'} (${elapsed(began)})`,
@@ -191,7 +193,10 @@ async function reach(place: Place, signal: AbortSignal): Promise<Held> {
     if (signal.aborted) return leave(child, signal)
     const door = await findDoor(place)
     const answer = await knockAt(door)
-    if (answer.kind === 'open') return { ...door!, client: answer.client, isStarted: isRunning(child) }
+    if (answer.kind === 'open') {
+      const { client } = answer
+      return { ...door!, client, ended: endOf(client), isStarted: isRunning(child) }
+    }
     const now = performance.now()
     const running = isRunning(child) ? [child!.pid!] : await postgresOf(place.data)
     const starting = started && { sinceMs: now - firstStart }
@@ -205,6 +210,10 @@ async function reach(place: Place, signal: AbortSignal): Promise<Held> {
     }
     await delay(knockPauseMs)
   }
+}
+
+function endOf(client: Client): Promise<void> {
+  return new Promise((resolve) => client.once('end', resolve))
 }
 
 /** We are asked to stop while our child is not open yet: nobody can have adopted it. */
@@ -274,7 +283,7 @@ function supervise(
 
   const keep = (next: Held) => {
     held = next
-    next.client.once('end', () => {
+    void next.ended.then(() => {
       held = undefined
       if (!stopping.signal.aborted) recovery = recover().catch(giveUp)
     })

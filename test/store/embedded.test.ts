@@ -20,10 +20,12 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { Client } from 'pg'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { nextStep } from '../../src/store/embedded.ts'
+import { nextStep, startEmbedded } from '../../src/store/embedded.ts'
 import { binariesPackage } from '../../src/store/embedded-binaries.ts'
 import { endPostgres, isAlive, postgresOf, readPidFile } from '../../src/store/embedded-process.ts'
 import { socketDirOf } from '../../src/store/embedded-socket.ts'
+import { eventually } from '../support/eventually.ts'
+import { onPoint } from '../support/points.mjs'
 
 const script = fileURLToPath(new URL('../support/embedded-child.mjs', import.meta.url))
 const isRoot = process.geteuid?.() === 0
@@ -159,6 +161,22 @@ describe('the embedded Postgres', () => {
     expect((await readPidFile(join(dataDir, 'data')))!.pid).not.toBe(pid)
     expect(await ask(up!, 'select n from kept')).toBe(1)
     expect((await launch(dataDir).next('refused')).refused).toContain(`process ${owner.pid} on`)
+  })
+
+  test('is started again when it dies before its owner is done with starting', async () => {
+    const dataDir = await madeDirectory()
+    const data = join(await realpath(dataDir), 'data')
+    const lines: string[] = []
+    const forget = onPoint('embedded.held', async () => {
+      forget()
+      process.kill((await readPidFile(data))!.pid, 'SIGKILL')
+      await eventually(async () => (await postgresOf(data)).length === 0)
+    })
+    const { connection, stop } = await startEmbedded({ dataDir, log: (line) => lines.push(line) })
+    await eventually(async () => lines.some((line) => line.includes('is back')))
+    expect(await ask(connection, 'select 1')).toBe(1)
+    await stop()
+    expect(await postgresOf(data)).toEqual([])
   })
 
   test('is not left running when its owner is stopped while it starts it again', async () => {
