@@ -14,7 +14,7 @@ import { listenOrSay } from './listen.ts'
 import { onlyKnownArguments } from './only-known-arguments.ts'
 import { readSettings, type Settings, storeName } from './settings.ts'
 import { supervise } from './supervisor.ts'
-import { createWebApp } from './web-app.ts'
+import { createWebApp, needWebApp } from './web-app.ts'
 
 export const demoCommand = defineCommand({
   plugins: [onlyKnownArguments],
@@ -35,6 +35,7 @@ type Ready = { url: string; port: number; runner: boolean }
 
 async function demo(lan: boolean): Promise<void> {
   const settings = readSettings(process.env)
+  needWebApp()
   if (!lan) refuseToServeNobody(settings)
   const dataDir = dataDirOf(settings)
   openDataDir(dataDir)

@@ -1,6 +1,6 @@
 /** Serves the built web app: each file is read when it is first asked for, sent from memory, gzipped where the browser can. */
-import { readdirSync, readFileSync } from 'node:fs'
-import { extname, join, relative, sep } from 'node:path'
+import { existsSync, readFileSync } from 'node:fs'
+import { extname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
 import { type Before, OptionError } from '../index.ts'
@@ -38,17 +38,15 @@ const contentSecurityPolicy = [
 
 type File = { plain: Buffer; gzipped: Buffer; headers: Record<string, string> }
 
-/** Answers whether the request was for the web app. Throws where it was not built. */
+/** Answers whether the request was for the web app. Where it was not built there is no page, and all else works. */
 export function createWebApp(): Before {
-  const paths = pathsByName()
   const files = new Map<string, File>()
   return (incoming, outgoing) => {
     if (incoming.method !== 'GET' && incoming.method !== 'HEAD') return false
-    const asked = pathOf(incoming)
-    const name = asked === '/' ? '/index.html' : asked
-    const path = paths.get(name)
-    if (path === undefined) return false
-    const file = files.get(name) ?? readFile(name, path)
+    const path = pathOf(incoming)
+    const name = path === '/' ? '/index.html' : path
+    const file = files.get(name) ?? readFile(name)
+    if (!file) return false
     files.set(name, file)
     const gzip = /\bgzip\b/.test(incoming.headers['accept-encoding'] ?? '')
     const body = gzip ? file.gzipped : file.plain
@@ -62,34 +60,28 @@ export function createWebApp(): Before {
   }
 }
 
-function readFile(name: string, path: string): File {
+/** For a command that is nothing without it. */
+export function needWebApp(): void {
+  if (!readFile('/index.html')) throw new OptionError('The web app is not built. Run "npm run build" first.')
+}
+
+/** Names lead nowhere but to the app's own files: in its directory, or in the one below it. */
+const names = /^(?:\/assets)?\/[\w-][\w.-]*$/
+
+function readFile(name: string): File | undefined {
+  const type = types[extname(name)]
+  if (type === undefined || !names.test(name)) return undefined
+  const path = join(directory, name)
+  if (!existsSync(path)) return undefined
   const plain = readFileSync(path)
-  return { plain, gzipped: gzipSync(plain), headers: headersOf(name) }
+  return { plain, gzipped: gzipSync(plain), headers: headersOf(name, type) }
 }
 
-function pathsByName(): Map<string, string> {
-  const paths = new Map<string, string>()
-  for (const entry of listed()) {
-    if (!entry.isFile()) continue
-    const path = join(entry.parentPath, entry.name)
-    paths.set(`/${relative(directory, path).split(sep).join('/')}`, path)
-  }
-  return paths
-}
-
-function listed() {
-  try {
-    return readdirSync(directory, { recursive: true, withFileTypes: true })
-  } catch {
-    throw new OptionError('The web app is not built. Run "npm run build" first.')
-  }
-}
-
-function headersOf(name: string): Record<string, string> {
+function headersOf(name: string, type: string): Record<string, string> {
   // Names under assets/ carry a hash of their content.
   const forEver = name.startsWith('/assets/')
   return {
-    'content-type': types[extname(name)] ?? 'application/octet-stream',
+    'content-type': type,
     'cache-control': forEver ? 'public, max-age=31536000, immutable' : 'no-cache',
     'content-security-policy': contentSecurityPolicy,
     'x-content-type-options': 'nosniff',

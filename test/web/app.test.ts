@@ -507,6 +507,28 @@ test('on a phone nothing is wider than the page, words in tables stay whole, and
   expect(await page.evaluate(() => document.activeElement?.getAttribute('aria-label'))).toBe('Show chats')
 })
 
+test('chats beyond the first page are listed when they are asked for, and stay when the list is looked at again', async () => {
+  provider.script([{ text: 'fine' }])
+  await send('the newest')
+  await untilStatus('complete')
+  const titles = Array.from({ length: 40 }, (_, at) => `Chat ${at}`)
+  for (const title of titles) {
+    await context.request.post(`${site.origin}/v1/sessions`, { data: { title } })
+  }
+  await page.evaluate(() => window.dispatchEvent(new Event('focus')))
+  await page.getByText('Chat 39', { exact: true }).waitFor()
+  const listed = () => page.locator('nav .session-open .font-medium').allTextContents()
+  expect((await listed()).length).toBeLessThan(titles.length)
+  await page.getByRole('button', { name: 'Older chats' }).click()
+  await page.locator('nav').getByText('the newest').first().waitFor()
+  const all = [...titles.toReversed(), 'the newest']
+  expect(await listed()).toEqual(all)
+  await page.getByRole('button', { name: 'Delete “Chat 39”' }).press('Enter')
+  await page.getByRole('button', { name: 'Delete', exact: true }).click()
+  await page.getByText('Chat 39', { exact: true }).waitFor({ state: 'detached' })
+  expect(await listed()).toEqual(all.slice(1))
+})
+
 test('chats are listed, renamed and deleted by keyboard alone', async () => {
   provider.script([{ text: 'fine' }])
   await send('one to keep')

@@ -1,17 +1,17 @@
 import { useCallback, useEffect, useState } from 'react'
 import { ConversationPage } from './conversation.tsx'
 import { goTo, goToNew, restorePlace, usePlace } from './place.ts'
-import { type DemoInfo, demoInfo, listSessions } from './session.ts'
+import { type DemoInfo, demoInfo } from './session.ts'
+import { useSessions } from './sessions.ts'
 import { Sidebar } from './sidebar.tsx'
 import { unsent } from './unsent.ts'
-import type { Session } from './view.ts'
 
 restorePlace()
 
 export function App() {
   const { sessionId, isNew } = usePlace()
   const [demo, setDemo] = useState<DemoInfo | null>(null)
-  const { sessions, refresh } = useSessions()
+  const { sessions, loadOlder, refresh } = useSessions()
   const [isMenuOpen, setMenuOpen] = useState(false)
 
   useEffect(() => {
@@ -33,6 +33,7 @@ export function App() {
         currentId={sessionId}
         isOpen={isMenuOpen}
         onClose={close}
+        onOlder={loadOlder}
         onChanged={refresh}
         onNew={() => {
           goToNew()
@@ -59,20 +60,4 @@ export function App() {
       />
     </div>
   )
-}
-
-function useSessions(): { sessions: readonly Session[]; refresh: () => Promise<void> } {
-  const [sessions, setSessions] = useState<readonly Session[]>([])
-  const refresh = useCallback(async () => {
-    const answer = await listSessions()
-    // A guest who has not written yet is nobody, and has no sessions. Where no answer comes, what was known stays.
-    if (answer.ok) setSessions(answer.value.data)
-  }, [])
-  useEffect(() => {
-    void refresh()
-    const look = () => void refresh()
-    window.addEventListener('focus', look)
-    return () => window.removeEventListener('focus', look)
-  }, [refresh])
-  return { sessions, refresh }
 }

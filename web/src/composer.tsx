@@ -58,6 +58,7 @@ export function Composer({ ref, draftKey, notice, isRunning, onSend, onStop }: C
         <textarea
           ref={area}
           rows={1}
+          dir="auto"
           value={text}
           placeholder="Write a message"
           aria-label="Message"

@@ -9,7 +9,9 @@ type OwnProps = { text: string; state: 'sending' | 'sent'; at: string }
 
 export const OwnMessage = memo(({ text, state, at }: OwnProps) => (
   <article className="own" aria-label="You">
-    <p className="own-text">{text}</p>
+    <p className="own-text" dir="auto">
+      {text}
+    </p>
     <p className="status">
       {state === 'sending' ? (
         <>

@@ -36,7 +36,9 @@ async function problemOf(response: Response): Promise<Problem> {
 
 const pathOf = (sessionId: string) => `/v1/sessions/${encodeURIComponent(sessionId)}`
 
-export const listSessions = () => call<{ data: Session[] }>('GET', '/v1/sessions')
+export type SessionPage = { data: Session[]; before: string | null }
+export const listSessions = (before?: string) =>
+  call<SessionPage>('GET', `/v1/sessions${before === undefined ? '' : `?before=${encodeURIComponent(before)}`}`)
 export const createSession = (id: string, title: string) => call<Session>('POST', '/v1/sessions', { id, title })
 export const renameSession = (id: string, title: string) => call<Session>('PATCH', pathOf(id), { title })
 export const deleteSession = (id: string) => call<void>('DELETE', pathOf(id))

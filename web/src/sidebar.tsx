@@ -10,6 +10,8 @@ type SidebarProps = {
   currentId: string
   isOpen: boolean
   onClose(): void
+  /** Null: all are in the list. */
+  onOlder: (() => Promise<void>) | null
   onNew(): void
   onOpen(id: string): void
   onChanged(): Promise<void>
@@ -64,6 +66,13 @@ export function Sidebar(props: SidebarProps) {
           {props.sessions.map((session) => (
             <Row key={session.id} session={session} {...props} />
           ))}
+          {props.onOlder && (
+            <li className="pt-2">
+              <button type="button" className="small-button mx-auto" onClick={() => void props.onOlder?.()}>
+                Older chats
+              </button>
+            </li>
+          )}
         </ul>
       </nav>
     </>
@@ -95,7 +104,9 @@ function Row({ session, currentId, onOpen, onChanged, onDeleted }: RowProps) {
         aria-current={isCurrent ? 'page' : undefined}
       >
         <span className="flex items-baseline gap-2">
-          <span className="min-w-0 flex-1 truncate text-sm font-medium">{title}</span>
+          <span className="min-w-0 flex-1 truncate text-sm font-medium" dir="auto">
+            {title}
+          </span>
           <time className="session-time" dateTime={session.updatedAt}>
             {agoOf(session.updatedAt)}
           </time>
