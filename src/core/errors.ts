@@ -1,86 +1,128 @@
 /**
- * The one table of errors. Each code has, for requests, an HTTP status; for turns, whether the runner tries again by
- * itself (`transient`) and whether a person may (`canRetry`); and the sentence that a person reads, which says what
- * happened and what to do next. Codes are part of the protocol: they are never renamed.
+ * The one table of errors. Each code has, for requests, an HTTP status, the code with which a WebSocket is closed for
+ * it (null: it is said in a frame, and the socket stays), and whether the same request may succeed later (or the socket
+ * be opened again); for turns, whether the runner tries again by itself (`transient`) and whether a person may
+ * (`canRetry`); and the sentence that a person reads, which says what happened and what to do next. `budget_exceeded`
+ * and `internal` are of both kinds, and say something else in each. Codes are part of the protocol: they are never
+ * renamed. Close codes below 4000 are those of RFC 6455, 7.4.1 and of its registry; ours are 4000 and the HTTP status.
  */
-type RequestRow = { status: number; retryable: boolean; title: string; sentence: string }
+type RequestRow = { status: number; close: number | null; retryable: boolean; title: string; sentence: string }
 type TurnRow = { transient: boolean; canRetry: boolean; sentence: string }
 
 export const requestErrors = {
-  invalid_request: { status: 400, retryable: false, title: 'Invalid request', sentence: 'The request is not valid.' },
+  invalid_request: {
+    status: 400,
+    close: 4400,
+    retryable: false,
+    title: 'Invalid request',
+    sentence: 'The request is not valid.',
+  },
   bad_cursor: {
     status: 400,
+    close: 4400,
     retryable: false,
     title: 'Bad cursor',
     sentence: 'The cursor cannot be read. Load the session again and follow from its cursor.',
   },
   unauthorized: {
     status: 401,
+    close: 4401,
     retryable: false,
     title: 'Unauthorized',
     sentence: 'Sign in first: the request has no valid token or guest cookie.',
   },
   forbidden: {
     status: 403,
+    close: 4403,
     retryable: false,
     title: 'Forbidden',
     sentence: 'Your role in this session does not allow this.',
   },
-  not_found: { status: 404, retryable: false, title: 'Not found', sentence: 'There is nothing here that you may see.' },
+  not_found: {
+    status: 404,
+    close: 4404,
+    retryable: false,
+    title: 'Not found',
+    sentence: 'There is nothing here that you may see.',
+  },
   method_not_allowed: {
     status: 405,
+    close: null,
     retryable: false,
     title: 'Method not allowed',
     sentence: 'This route exists, but not with this method. The header "allow" names those that it has.',
   },
   busy: {
     status: 409,
+    close: null,
     retryable: true,
     title: 'Busy',
     sentence: 'A reply is being written. Send again when it has ended, or choose to queue.',
   },
   not_waiting: {
     status: 409,
+    close: null,
     retryable: false,
     title: 'Not waiting',
     sentence: 'Nothing waits for this answer any more. Load the session to see what became of it.',
   },
-  gone: { status: 410, retryable: false, title: 'Gone', sentence: 'This was deleted.' },
+  gone: { status: 410, close: 4404, retryable: false, title: 'Gone', sentence: 'This was deleted.' },
   too_large: {
     status: 413,
+    close: 1009,
     retryable: false,
     title: 'Too large',
     sentence: 'The request is larger than allowed. Shorten it and send it again.',
   },
   id_conflict: {
     status: 422,
+    close: null,
     retryable: false,
     title: 'Id conflict',
     sentence: 'This id is already used for something else. Choose a new id.',
   },
   rate_limited: {
     status: 429,
+    close: 4429,
     retryable: true,
     title: 'Too many requests',
     sentence: 'You are sending too fast. Wait a moment and send again.',
   },
+  budget_exceeded: {
+    status: 429,
+    close: null,
+    retryable: true,
+    title: 'Budget exceeded',
+    sentence: 'The budget is used up. Send again when it is renewed or raised.',
+  },
   internal: {
     status: 500,
+    close: 1011,
     retryable: true,
     title: 'Internal error',
     sentence: 'Something went wrong on our side. Send it again with the same id; nothing is done twice.',
   },
   draining: {
     status: 503,
+    close: 1012,
     retryable: true,
     title: 'Draining',
     sentence: 'This server is going away. Connect again; another one takes over.',
   },
   unavailable: {
     status: 503,
+    close: 1011,
     retryable: true,
     title: 'Unavailable',
     sentence: 'The database does not answer at the moment. Send it again with the same id; nothing is done twice.',
+  },
+  no_runner: {
+    status: 503,
+    close: null,
+    retryable: true,
+    title: 'No runner',
+    sentence:
+      'No process is there that writes replies. Its operator has to start one, then send it again with the same id.',
   },
 } as const satisfies Record<string, RequestRow>
 
@@ -119,12 +161,22 @@ export const turnErrors = {
   content_filtered: {
     transient: false,
     canRetry: false,
-    sentence: 'The reply was withheld by a content filter. Change the message and send it as a new one.',
+    sentence: 'A content filter stopped the reply. Change the message and send it as a new one.',
   },
   context_too_long: {
     transient: false,
     canRetry: false,
     sentence: 'The conversation is too long for the model. Start a new session or shorten the message.',
+  },
+  tool_failed: {
+    transient: false,
+    canRetry: true,
+    sentence: 'A tool that the reply needed failed. Try again.',
+  },
+  tool_uncertain: {
+    transient: false,
+    canRetry: true,
+    sentence: 'It is not known whether a tool of this reply has run. Check what it did before you try again.',
   },
   budget_exceeded: {
     transient: false,

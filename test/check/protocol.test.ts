@@ -37,6 +37,7 @@ test('the tables of errors have every code with what it means, and no other', ()
     Object.entries(requestErrors).map(([code, row]) => [
       code,
       String(row.status),
+      row.close === null ? '—' : String(row.close),
       yes(row.retryable),
       row.sentence.replaceAll('`', ''),
     ]),
