@@ -131,6 +131,7 @@ async function serving(lan: boolean): Promise<void> {
   const [token, madeAt] = process.env[linkVariable]?.split('.') ?? []
   const chat = createHoldfast({
     log: fileLog(dataDir),
+    onDatabaseLost: exit,
     ...options,
     ...(isOnlyGuest ? { authenticate: demoAuthenticate(who) } : {}),
   })

@@ -2,6 +2,7 @@
 import { accessSync, constants, existsSync, statSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { defineCommand } from 'citty'
+import { databaseOf } from '../options.ts'
 import { type Database, openDatabase } from '../store/database.ts'
 import { schemaState } from '../store/migrations.ts'
 import { exit, lineOf } from './exit.ts'
@@ -24,9 +25,10 @@ type Finding = { what: string; says: string; bad?: boolean; advice?: string }
 
 async function doctor(): Promise<void> {
   const settings = readSettings(process.env)
+  const database = databaseOf(settings.options.database)
   const findings = [
     node(process.versions.node),
-    ...(settings.options.database === undefined ? await embedded(settings) : await external(settings.options.database)),
+    ...(database === undefined ? await embedded(settings) : await external(database)),
     await provider(providerProbe(process.env)),
   ]
   for (const { what, says, bad, advice } of findings) {

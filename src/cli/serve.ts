@@ -14,7 +14,7 @@ export const serveCommand = defineCommand({
 
 async function serve(): Promise<void> {
   const { options, host, port, model } = readSettings(process.env)
-  const chat = createHoldfast(options)
+  const chat = createHoldfast({ ...options, onDatabaseLost: exit })
   endOnSignal(() => chat.close())
   const { url } = await listenOrSay(chat, port, host, createWebApp())
   process.stdout.write(`Holdfast  ${url}\nstore     ${storeName(options)}\nmodel     ${model}\n`)

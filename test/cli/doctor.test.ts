@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -53,6 +53,22 @@ test('says that a database does not answer, and never its password', async () =>
   expect(code).toBe(1)
   expect(printed).toMatch(/^bad {3}database {2}does not answer\n +The database refuses connections/m)
   expect(printed).not.toContain('a-secret')
+})
+
+test('says in one line that another kind of database is none', async () => {
+  const { code, printed } = await doctor({ DATABASE_URL: 'mysql://u@127.0.0.1/x' })
+  expect(code).toBe(1)
+  expect(printed).toMatch(/^database \(DATABASE_URL\): expected a URL like postgres:.*\n$/)
+})
+
+test('says what to do about a data directory that holds something else', async () => {
+  await mkdir(join(folder, '.holdfast', 'data'), { recursive: true })
+  await writeFile(join(folder, '.holdfast', 'data', 'mine'), '')
+  const { code, printed } = await doctor()
+  expect(code).toBe(1)
+  expect(printed).toMatch(
+    /^bad {3}database {2}embedded, does not start\n +.*is not a database of PostgreSQL.*HOLDFAST_DATA_DIR/m,
+  )
 })
 
 test('says that the user may not create the schema', async () => {
