@@ -31,15 +31,22 @@ const crashesMax = 3
 const sweepEveryMs = 5_000
 const reconnectAfterMs = 250
 
-/** `reply` is looked up at each attempt, so that a reloaded module's is used. */
-export async function startEngine(options: Resolved, reply: () => Reply): Promise<Engine> {
+/**
+ * `reply` is looked up at each attempt, so that a reloaded module's is used. `onDatabaseLost`: the embedded database is
+ * given up, and nothing of this engine works any more; it still has to be stopped.
+ */
+export async function startEngine(
+  options: Resolved,
+  reply: () => Reply,
+  onDatabaseLost: (error: Error) => void,
+): Promise<Engine> {
   const { log } = options
   const stops: (() => Promise<void> | void)[] = []
   const stop = async () => {
     for (const each of stops.splice(0).reverse()) await each()
   }
   try {
-    const address = await databaseAddress(options, stops)
+    const address = await databaseAddress(options, stops, onDatabaseLost)
     const database = openDatabase(address, {
       poolMax: options.poolMax,
       onError: (error) => log('database connection lost', { error: error.message }),
@@ -59,11 +66,15 @@ function epochOf(database: Database): Promise<string> {
   return readEpoch(database, randomUUID().replaceAll('-', '').slice(0, 8))
 }
 
-async function databaseAddress(options: Resolved, stops: (() => Promise<void> | void)[]): Promise<Address> {
+async function databaseAddress(
+  options: Resolved,
+  stops: (() => Promise<void> | void)[],
+  onLost: (error: Error) => void,
+): Promise<Address> {
   if (options.database !== undefined) return options.database
   // Loaded only where it is used: with a database of one's own, nothing of it is.
   const { startEmbedded } = await import('./store/embedded.ts')
-  const embedded = await startEmbedded({ dataDir: options.dataDir, log: (line) => options.log(line) })
+  const embedded = await startEmbedded({ dataDir: options.dataDir, log: (line) => options.log(line), onLost })
   stops.push(() => embedded.stop())
   return embedded.connection
 }

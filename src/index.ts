@@ -95,23 +95,45 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
   let starting: Promise<Engine> | undefined
   let server: Server | undefined
   let closing: Promise<void> | undefined
+  /** Until what is left of engines whose database was given up has ended. */
+  let leaving: Promise<unknown> = Promise.resolve()
   let reachedBeyondLoopback = false
   // Any stranger may call this machine `localhost`: where the socket is known, its address counts, too.
   const fromElsewhere = new WeakSet<Request>()
 
   const engine = (): Promise<Engine> => {
     if (closing) return Promise.reject(new DatabaseError('refused', new Error('this Holdfast was closed')))
-    // After a failed start the next request tries again: the database may be back.
-    starting ??= startEngine(options, () => entry.reply).catch((error: unknown) => {
-      starting = undefined
-      throw error
-    })
+    starting ??= begin()
     return starting
+  }
+  function begin(): Promise<Engine> {
+    const begun = startEngine(
+      options,
+      () => entry.reply,
+      (error) => databaseLost(begun, error),
+    )
+    // After a failed start the next request tries again: the database may be back.
+    begun.catch(() => forgetEngine(begun))
+    return begun
+  }
+  function forgetEngine(begun: Promise<Engine>): void {
+    if (starting === begun) starting = undefined
+  }
+  /** The next request starts it again. Meanwhile followers are told to come back, which is such a request. */
+  function databaseLost(begun: Promise<Engine>, error: Error): void {
+    if (closing) return
+    forgetEngine(begun)
+    const left = begun.then(async (started) => {
+      started.drain()
+      await started.stop()
+    })
+    leaving = Promise.allSettled([leaving, left])
+    options.onDatabaseLost(error)
   }
   const app = createApp({
     basePath: options.basePath,
     authenticate: authenticateOf(options, (request) => reachedBeyondLoopback || fromElsewhere.has(request)),
-    parts: async () => (await engine()).parts,
+    parts: async () => (await engine().catch(toldToClients)).parts,
     isReady: () =>
       engine().then(
         (started) => started.isReady(),
@@ -138,7 +160,7 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     const closed = server ? new Promise<void>((resolve) => server?.close(() => resolve())) : undefined
     await started?.stop()
     server?.closeAllConnections()
-    await closed
+    await Promise.all([closed, leaving])
   }
 
   return {
@@ -170,6 +192,14 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
       return closing
     },
   }
+}
+
+/**
+ * An embedded database that does not start is, to clients, one that does not answer. Told by its name, so that with a
+ * database of one's own nothing of the embedded one is loaded.
+ */
+function toldToClients(error: unknown): never {
+  throw error instanceof Error && error.name === 'EmbeddedError' ? new DatabaseError('refused', error) : error
 }
 
 function authenticateOf(options: Resolved, isFromElsewhere: (request: Request) => boolean): Authenticate {

@@ -9,6 +9,12 @@ export type HoldfastOptions = {
   database?: string
   /** Where the embedded Postgres keeps its files. Unused with `database`. Defaults to `./.holdfast`. */
   dataDir?: string
+  /**
+   * Called when the embedded Postgres is given up: it died six times within a minute, or does not start any more. Until
+   * the next request, which starts it again, no reply is written; a process that somebody starts again may rather end.
+   * Defaults to nothing. Unused with `database`.
+   */
+  onDatabaseLost?: (error: Error) => void
   /** Lies before every route. Defaults to none. */
   basePath?: string
   /**
@@ -90,6 +96,7 @@ export function resolveOptions(options: HoldfastOptions, defaults: { production:
     authenticate,
     tokens: tokensOf(tokens, authenticate),
     dataDir: options.dataDir ?? '.holdfast',
+    onDatabaseLost: options.onDatabaseLost ?? (() => undefined),
     basePath: basePathOf(options.basePath ?? ''),
     guests: oneOf('guests', options.guests ?? 'loopback', ['on', 'off', 'loopback']),
     migrate: oneOf('migrate', options.migrate ?? (database && defaults.production ? 'check' : 'auto'), [

@@ -5,11 +5,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Client } from 'pg'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { createHoldfast } from '../src/index.ts'
 import { startEmbedded } from '../src/store/embedded.ts'
 import { type Api, apiOf } from './support/client.ts'
 import { needProgram } from './support/debian.ts'
+import { eventually } from './support/eventually.ts'
 import { startProvider } from './support/provider.mjs'
-import { startServer, type TestServer } from './support/server.ts'
+import { jwtSecret, startServer, type TestServer } from './support/server.ts'
 
 let dataDir: string
 beforeEach(async () => {
@@ -82,6 +84,51 @@ test('every acknowledged message is there after 20 kills of the server, ten of t
   expect(await server.stop()).toBe(0)
   await provider.stop()
 }, 180_000)
+
+/** Kills Postgres each time that it is back, until it is given up. */
+async function killUntilGivenUp(lines: string[]): Promise<void> {
+  const said = (pattern: RegExp, times: number) =>
+    eventually(async () => lines.filter((line) => pattern.test(line)).length >= times)
+  for (let deaths = 1; deaths <= 6; deaths++) {
+    process.kill(await postgresPid(), 'SIGKILL')
+    if (deaths < 6) await said(/the embedded Postgres is back/, deaths)
+  }
+  await said(/died 6 times within a minute/, 1)
+}
+
+test('an embedded database that was given up is started again by the next request, in the same process (I1, I5)', async () => {
+  const lines: string[] = []
+  const lost: string[] = []
+  const chat = createHoldfast({
+    dataDir,
+    tokens: { secret: jwtSecret },
+    reply: () => 'A reply.',
+    onDatabaseLost: (error) => lost.push(error.message),
+    log: (line) => lines.push(line),
+  })
+  const ann = await apiOf((await chat.listen(0)).url)
+  const session = await ann.createSession()
+  const watcher = ann.watch(session)
+  await ann.send(session, 'before', 'm1')
+  await watcher.outcome('m1')
+  await killUntilGivenUp(lines)
+  expect(lost).toEqual([expect.stringMatching(/died 6 times within a minute/)])
+  // Coming back is what starts it.
+  await watcher.until(({ type }) => type === 'reconnect')
+  await eventually(() => ann.send(session, 'after', 'm2'))
+  await watcher.outcome('m2')
+  await watcher.close()
+  expect(watcher.problems).toEqual([])
+  expect((await ann.snapshot(session)).messages.map(({ status }) => status)).toEqual(Array(4).fill('complete'))
+  await chat.close()
+})
+
+test('a server of the command line whose embedded database was given up ends, and says why', async () => {
+  const server = await startServer({ database: { dataDir } })
+  await killUntilGivenUp(server.lines)
+  expect(await server.exited).toBe(1)
+  expect(server.lines.at(-1)).toMatch(/^The embedded Postgres died 6 times within a minute: read .*DATABASE_URL\.$/)
+})
 
 test('an acknowledged message has been synced to the disk: fsync is on, and each answer follows a sync (I1)', async () => {
   await needProgram('strace', 'strace')
