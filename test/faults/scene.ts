@@ -1,4 +1,5 @@
 /** What every fault test has: a database, a provider, a client that finds the server wherever it is now. */
+import { Client } from 'pg'
 import { onTestFinished } from 'vitest'
 import { textOf } from '../../src/core/parts.ts'
 import { type Api, apiOf, type Frame, type Watcher } from '../support/client.ts'
@@ -82,6 +83,26 @@ export const ofType = ({ frames }: Watcher, type: string): Frame[] => frames.fil
 /** Lines of the servers' logs: how often a write of an attempt that had lost its turn was refused. */
 export const refusals = (...servers: TestServer[]): number =>
   servers.flatMap(({ lines }) => lines).filter((line) => line.includes('stale write refused')).length
+
+/**
+ * Kills the runner, and resolves to when the lease of its turn (the only one that runs) ends, by the database's clock.
+ * Compared with the time of the next `attempt.started`, which is of the same clock, it tells how late a takeover was
+ * whatever the test's own process was late by.
+ */
+export async function killRunner({ database }: Scene, runner: TestServer): Promise<number> {
+  const client = new Client(database)
+  await client.connect()
+  try {
+    await runner.kill()
+    const { rows } = await client.query<{ attempt: number; lease_until: Date }>(
+      `select attempt, lease_until from holdfast.turns where state = 'running'`,
+    )
+    if (rows.length !== 1 || rows[0]!.attempt !== 1) throw new Error(`expected attempt 1: ${JSON.stringify(rows)}`)
+    return rows[0]!.lease_until.getTime()
+  } finally {
+    await client.end()
+  }
+}
 
 /** Numbers from a seed (mulberry32), so that a failing case comes again. */
 export function seeded(seed: number): (below: number) => number {

@@ -6,7 +6,19 @@ import { expect, test } from 'vitest'
 import type { Watcher } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import type { TestServer } from '../support/server.ts'
-import { gate, ofType, openScene, outcomesOf, pieces, quick, refusals, type Scene, slowly, textIn } from './scene.ts'
+import {
+  gate,
+  killRunner,
+  ofType,
+  openScene,
+  outcomesOf,
+  pieces,
+  quick,
+  refusals,
+  type Scene,
+  slowly,
+  textIn,
+} from './scene.ts'
 
 const http = { HOLDFAST_ROLES: 'http' }
 const runner = { HOLDFAST_ROLES: 'runner' }
@@ -70,13 +82,19 @@ async function expectOutcomeOf({ watcher, session, ann, replyId, provider }: Sta
   expect(watcher.connections).toBe(1)
 }
 
-test('a killed runner is replaced within lease and poll, seen live at a server that runs nothing (I9)', async () => {
+/**
+ * After the lease's end a poll may pass. The rest is for the timers of a busy machine and the claim itself: with the
+ * lease of 1,000 ms the whole is still well below twice what is promised.
+ */
+const lateMs = Number(quick.HOLDFAST_POLL_MS) + 400
+
+test('a killed runner is replaced within lease and poll, never before, seen live at a server that runs nothing (I9)', async () => {
   const stage = await inTheMiddle({})
-  const killedMs = performance.now()
-  await stage.first.kill()
+  const leaseUntilMs = await killRunner(stage, stage.first)
   const started = await stage.watcher.until(({ type, data }) => type === 'attempt.started' && data.attempt === 2)
-  // Lease 1,000 ms and poll 200 ms, and as much again as a busy machine may take.
-  expect(performance.now() - killedMs).toBeLessThan(1_200 + 4_000)
+  const afterLeaseMs = Date.parse(started.at) - leaseUntilMs
+  expect(afterLeaseMs).toBeGreaterThanOrEqual(0)
+  expect(afterLeaseMs).toBeLessThan(lateMs)
   expect(started.data.base).toEqual([])
   await expectOutcomeOf(stage, 2)
 })

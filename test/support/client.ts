@@ -98,6 +98,8 @@ type Reply = { attempt: number; next: number; fold: Fold; done: Message | null }
 export class Watcher {
   readonly frames: Frame[] = []
   readonly problems: string[] = []
+  /** The wall clock's time when each of the frames came. */
+  readonly arrivedAtMs = new Map<Frame, number>()
   /** Times that the connection was opened. */
   connections = 0
   cursor: string | undefined
@@ -221,6 +223,7 @@ export class Watcher {
     }
     if (frame.type === 'reset') this.problems.push(`reset: ${frame.reason}`)
     this.frames.push(frame)
+    this.arrivedAtMs.set(frame, Date.now())
     for (const hear of [...this.hearers]) hear()
   }
 
