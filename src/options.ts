@@ -55,7 +55,10 @@ export type HoldfastOptions = {
   drainMs?: number
   /** Attempts at a time in this process. 1–10,000. Defaults to 200. */
   concurrency?: number
-  /** Database connections of this process, beside one that listens. 6–100. Defaults to 9. */
+  /**
+   * Database connections of this process for its statements. Beside them there are one that listens (with `wakeups`),
+   * one for rare transactions, and one that holds the lock of an embedded database. 6–100. Defaults to 9.
+   */
   poolMax?: number
   /** `off`: nothing wakes anybody and everything happens by polling. For tests, and where NOTIFY is not allowed. Defaults to `on`. */
   wakeups?: 'on' | 'off'

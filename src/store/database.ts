@@ -6,7 +6,8 @@
  *   accept 2  messages coming in
  *   read   4  followers, snapshots, history (what is left of `poolMax`)
  *   listen 1  notifications, held by `listen`
- *   (one)     transactions: migrations at the start, a new epoch; closed when it has had nothing to do for a while
+ *   (one)     transactions: migrations at the start, a new epoch, a runner's look at statistics; closed when it has had
+ *             nothing to do for a while
  *
  * A server that hangs is noticed by our own clock (`answerMs`): the connection is thrown away, because an answer that
  * comes later would be taken for the next statement's. What such a statement did is unknown, never "failed".

@@ -1,9 +1,11 @@
 import { createServer } from 'node:net'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { openDatabase } from '../../src/store/database.ts'
+import { apiOf } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { type Cluster, freshDatabase, postgresVersions, privateCluster } from '../support/postgres.ts'
 import { startProxy } from '../support/proxy.ts'
+import { startServer } from '../support/server.ts'
 
 const one = { name: 'one', text: 'select 1 as one' }
 const pause = { name: 'pause', text: 'select pg_sleep($1)' }
@@ -144,6 +146,42 @@ describe.each(postgresVersions)('the connections of a process, to Postgres %i', 
     expect({ heard, ends }).toEqual({ heard: ['a', 'b'], ends: 1 })
     await database.close()
   })
+})
+
+test('a busy process has as many connections as docs/options.md says: poolMax, one that listens, one for transactions', async () => {
+  const database = await freshDatabase(18)
+  const server = await startServer({ database: database.url, env: { HOLDFAST_POOL_MAX: '7' } })
+  const ann = await apiOf(server.url)
+  const sessions = await Promise.all(Array.from({ length: 8 }, () => ann.createSession()))
+  const asking = open(database.url)
+  const count = async () =>
+    (
+      await asking.query<{ n: number }>(
+        'read',
+        {
+          name: 'connections',
+          text: `select count(*)::int as n from pg_stat_activity
+      where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()`,
+        },
+        [],
+      )
+    )[0]!.n
+  // Those for statements stay open once they were needed; the eighth and ninth are the listener's and the sweeper's.
+  await eventually(async () => {
+    await Promise.all(
+      sessions.flatMap((each) => [
+        ann.send(each, 'hi'),
+        ann.snapshot(each),
+        ann.stop(each, 'none').catch(() => undefined),
+      ]),
+    )
+    return (await count()) >= 9
+  })
+  await Promise.all(sessions.map((each) => ann.snapshot(each)))
+  expect(await count()).toBe(9)
+  await asking.close()
+  expect(await server.stop()).toBe(0)
+  await database.drop()
 })
 
 test('a listener that cannot be opened is told by the rejection alone: told twice, it would be opened twice', async () => {
