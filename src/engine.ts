@@ -7,9 +7,8 @@ import { createAppender } from './log/append.ts'
 import { createHub } from './log/hub.ts'
 import { createSeal, type Seal } from './log/seal.ts'
 import { createWakeups } from './log/wakeups.ts'
-import type { Resolved } from './options.ts'
+import type { AppFunctions, Resolved } from './options.ts'
 import { OptionError } from './options.ts'
-import type { Reply } from './reply/reply.ts'
 import { createRunner } from './runner/runner.ts'
 import { createSweeper } from './runner/sweeper.ts'
 import { createAcceptor } from './store/accept.ts'
@@ -32,12 +31,12 @@ const sweepEveryMs = 5_000
 const reconnectAfterMs = 250
 
 /**
- * `reply` is looked up at each attempt, so that a reloaded module's is used. `onDatabaseLost`: the embedded database is
- * given up, and nothing of this engine works any more; it still has to be stopped.
+ * The functions of `app` are looked up each time, so that a reloaded module's are used. `onDatabaseLost`: the embedded
+ * database is given up, and nothing of this engine works any more; it still has to be stopped.
  */
 export async function startEngine(
   options: Resolved,
-  reply: () => Reply,
+  app: () => AppFunctions,
   onDatabaseLost: (error: Error) => void,
 ): Promise<Engine> {
   const { log } = options
@@ -55,7 +54,7 @@ export async function startEngine(
     await bringSchema(options, database)
     const epoch = await epochOf(database)
     const seal = createSeal(await readWakeupKey(database), randomUUID())
-    return wire(options, reply, database, epoch, seal, stops, stop)
+    return wire(options, app, database, epoch, seal, stops, stop)
   } catch (error) {
     await stop()
     throw error
@@ -94,7 +93,7 @@ async function bringSchema({ migrate: rule, log }: Resolved, database: Database)
 
 function wire(
   options: Resolved,
-  reply: () => Reply,
+  app: () => AppFunctions,
   database: Database,
   epoch: string,
   seal: Seal,
@@ -140,7 +139,8 @@ function wire(
       database,
       appender,
       wakeups,
-      reply: (context) => reply()(context),
+      reply: (context) => app().reply(context),
+      onReply: () => app().onReply,
       replyBytesMax: limits.replyBytesMax,
       crashesMax,
       onRefused,

@@ -14,7 +14,14 @@ import {
   isLoopbackName,
   tokenAuthenticate,
 } from './http/principal.ts'
-import { type HoldfastOptions, type Log, OptionError, type Resolved, resolveOptions } from './options.ts'
+import {
+  type AppFunctions,
+  type HoldfastOptions,
+  type Log,
+  OptionError,
+  type Resolved,
+  resolveOptions,
+} from './options.ts'
 import { DatabaseError } from './store/database.ts'
 
 export type { Chunk, Part } from './core/chunk.ts'
@@ -25,6 +32,7 @@ export type { Message, MessageStatus, StepUsage } from './core/message.ts'
 export type { AppAuthenticate, AppPrincipal, TokenSettings } from './http/principal.ts'
 export type { HoldfastOptions, Log, Role } from './options.ts'
 export { OptionError } from './options.ts'
+export type { AiResponse, FinishedContext, FinishedReply, OnReply } from './reply/finished.ts'
 export type { Reply, ReplyContext, ReplyValue } from './reply/reply.ts'
 
 export type Holdfast = {
@@ -51,24 +59,24 @@ export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => bo
 /**
  * Makes the one Holdfast of this process and database. It is synchronous and starts nothing (no connection, no child,
  * no timer) until the first request, `start` or `listen`. Called again for the same database, as a reloaded module
- * does, it answers the one that is there, which from then on uses the newer `reply`. Throws an `OptionError` that
- * names the option that is wrong.
+ * does, it answers the one that is there, which from then on uses the newer `reply` and `onReply`. Throws an
+ * `OptionError` that names the option that is wrong. `Metadata` is what `onReply` answers.
  */
-export function createHoldfast(options: HoldfastOptions): Holdfast {
+export function createHoldfast<Metadata extends object = object>(options: HoldfastOptions<Metadata>): Holdfast {
   const resolved = resolveOptions(options, { production: process.env.NODE_ENV === 'production', log: defaultLog() })
   const key = resolved.database ?? `embedded:${resolve(resolved.dataDir)}`
   const running = registry().get(key)
   if (running) {
-    running.reply = resolved.reply
+    running.app = resolved
     return running.holdfast
   }
-  const entry: Entry = { reply: resolved.reply, holdfast: undefined as unknown as Holdfast }
+  const entry: Entry = { app: resolved, holdfast: undefined as unknown as Holdfast }
   entry.holdfast = makeHoldfast(resolved, entry, () => registry().delete(key))
   registry().set(key, entry)
   return entry.holdfast
 }
 
-type Entry = { reply: HoldfastOptions['reply']; holdfast: Holdfast }
+type Entry = { app: AppFunctions; holdfast: Holdfast }
 
 /** On the global object: a second bundle of the same app has modules of its own. */
 function registry(): Map<string, Entry> {
@@ -109,7 +117,7 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
   function begin(): Promise<Engine> {
     const begun = startEngine(
       options,
-      () => entry.reply,
+      () => entry.app,
       (error) => databaseLost(begun, error),
     )
     // After a failed start the next request tries again: the database may be back.

@@ -1,10 +1,15 @@
 /** What an app may set, and what becomes of it: resolved once, at the edge, into a complete readonly object. */
 import type { AppAuthenticate, TokenSettings } from './http/principal.ts'
+import type { OnReply } from './reply/finished.ts'
 import type { Reply } from './reply/reply.ts'
 
-export type HoldfastOptions = {
+export type HoldfastOptions<Metadata extends object = object> = {
   /** Writes the reply of one attempt. See `Reply`. */
   reply: Reply
+  /** Answers the app's own metadata of a finished reply. See `OnReply`. Defaults to none. */
+  onReply?: OnReply<Metadata>
+  /** How long the user waits for `onReply`; then the reply is stored without its metadata. 1–60,000. Defaults to 5,000. */
+  onReplyMs?: number
   /** A Postgres connection URL. Defaults to an embedded Postgres in `dataDir`. */
   database?: string
   /** Where the embedded Postgres keeps its files. Unused with `database`. Defaults to `./.holdfast`. */
@@ -70,14 +75,18 @@ export type Role = 'http' | 'runner'
 export type Log = (line: string, detail?: object) => void
 
 /** Every option, resolved. A new option that is forgotten here does not compile. */
-export type Resolved = Readonly<Required<Omit<HoldfastOptions, 'database' | 'authenticate' | 'tokens'>>> &
-  Readonly<Pick<HoldfastOptions, 'database' | 'authenticate' | 'tokens'>>
+export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional>>> & Readonly<Pick<HoldfastOptions, Optional>>
+type Optional = 'database' | 'authenticate' | 'tokens' | 'onReply'
+
+/** What is looked up each time it is called: a reloaded module's is used from then on. */
+export type AppFunctions = Pick<Resolved, 'reply' | 'onReply'>
 
 export class OptionError extends Error {
   override readonly name = 'OptionError'
 }
 
 export const bounds = {
+  onReplyMs: { min: 1, max: 60_000, default: 5_000 },
   leaseMs: { min: 1_000, max: 60_000, default: 5_000 },
   pollMs: { min: 100, max: 10_000, default: 1_000 },
   flushMs: { min: 0, max: 250, default: 15 },
@@ -95,6 +104,8 @@ export function resolveOptions(options: HoldfastOptions, defaults: { production:
   const { database, authenticate, tokens } = options
   const resolved: Resolved = {
     reply: options.reply,
+    onReply: functionOrNone('onReply', options.onReply),
+    onReplyMs: within(options, 'onReplyMs'),
     database: databaseOf(database),
     authenticate,
     tokens: tokensOf(tokens, authenticate),
@@ -157,6 +168,11 @@ function within(options: HoldfastOptions, name: keyof typeof bounds): number {
   const value = options[name] ?? usual
   if (Number.isInteger(value) && value >= min && value <= max) return value
   throw new OptionError(`${name}: expected a whole number from ${min} to ${max}, got ${String(value)}.`)
+}
+
+function functionOrNone<T>(name: string, value: T): T {
+  if (value === undefined || typeof value === 'function') return value
+  throw new OptionError(`${name}: expected a function.`)
 }
 
 function oneOf<T extends string>(name: string, value: T, allowed: readonly T[]): T {

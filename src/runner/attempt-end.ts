@@ -14,6 +14,7 @@ import {
 } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, pushChunk } from './attempt.ts'
+import { metadataOf } from './on-reply.ts'
 
 /** How the pumping of a reply's chunks went. */
 export type Went = { how: 'finished' | 'lost' | 'handover' } | { how: 'error'; error: ReplyError }
@@ -65,6 +66,9 @@ async function finish(options: AttemptOptions, attempt: Attempt): Promise<Ended>
   const { claimed, fold, model, usage } = attempt
   const parts = fold.parts()
   const nextIndex = await attempt.log.flushed()
+  const messageMetadata = await metadataOf(options, attempt)
+  // As if the reply had said it last, but no chunk of the log: its outcome follows at once.
+  if (messageMetadata !== null) fold.push({ type: 'message-metadata', messageMetadata })
   const reply = { nextIndex, parts, metadata: fold.metadata(), model, preview: previewOf(parts) }
   await point('finish.send')
   const ended = await answered(options, attempt, () => finishIfHeld(options.database, claimed, reply, usage))

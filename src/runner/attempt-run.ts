@@ -27,9 +27,9 @@ export async function runAttempt(
   claimSentAtMs: number,
   handover: AbortSignal,
 ): Promise<void> {
-  const attempt = beginAttempt(options, claimed, claimSentAtMs)
+  const attempt = beginAttempt(options, claimed, claimSentAtMs, handover)
   try {
-    const went = await pump(options, attempt, handover)
+    const went = await pump(options, attempt)
     attempt.stop.abort()
     await endAttempt(options, attempt, went)
   } catch (error) {
@@ -42,8 +42,8 @@ export async function runAttempt(
   }
 }
 
-async function pump(options: AttemptOptions, attempt: Attempt, handover: AbortSignal): Promise<Went> {
-  const { log, stop } = attempt
+async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
+  const { log, stop, handover } = attempt
   let broken: Went | undefined
   const breakOff = (went: Went) => {
     broken ??= went
@@ -100,19 +100,24 @@ async function promptOf(database: Database, attempt: Attempt): Promise<ReplyCont
   const messages = rows.map(replyMessage)
   const message = messages.at(-1)
   if (!session || message?.id !== messageId) throw new ReplyError('internal', 'the session was deleted')
-  if (checkpoint) {
-    const { parts, metadata } = checkpoint
-    messages.push(replyMessage({ id: replyId, role: 'assistant', parts, metadata }))
-  }
-  return {
-    messages,
+  const asked = {
+    messages: [...messages],
     message,
     session,
     user: { id: userId, tenantId },
     turn: { id: turnId, round },
     attempt: claimed.attempt,
-    stepsDone: checkpoint?.step ?? 0,
     replyId,
+  }
+  attempt.asked = asked
+  if (checkpoint) {
+    const { parts, metadata } = checkpoint
+    messages.push(replyMessage({ id: replyId, role: 'assistant', parts, metadata }))
+  }
+  return {
+    ...asked,
+    messages,
+    stepsDone: checkpoint?.step ?? 0,
     signal: stop.signal,
     usage: (report) => noteUsage(database, attempt, report),
   }

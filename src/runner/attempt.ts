@@ -5,6 +5,7 @@ import { type Cleaner, createCleaner } from '../core/clean.ts'
 import type { Event } from '../core/event.ts'
 import { createFold, type Fold } from '../core/fold.ts'
 import type { Appender, AttemptLog } from '../log/append.ts'
+import type { Asked, OnReply } from '../reply/finished.ts'
 import type { Reply } from '../reply/reply.ts'
 import type { Database } from '../store/database.ts'
 import type { Claimed, StepReport } from '../store/turns.ts'
@@ -13,6 +14,9 @@ export type AttemptOptions = {
   database: Database
   appender: Appender
   reply: Reply
+  /** Looked up for each reply, because a reloaded module's is used. */
+  onReply: () => OnReply | undefined
+  onReplyMs: number
   noProgressMs: number
   stepsMax: number
   replyBytesMax: number
@@ -30,6 +34,10 @@ export type Attempt = {
   readonly log: AttemptLog
   readonly fold: Fold
   readonly cleaner: Cleaner
+  /** Null before the reply was asked for. */
+  asked: Asked | null
+  /** Aborted when the process is told to end and has waited: give the turn back, or end it at once. */
+  readonly handover: AbortSignal
   /** Tells the reply that the attempt is over. */
   readonly stop: AbortController
   readonly usage: StepReport[]
@@ -45,12 +53,19 @@ export type Attempt = {
   over: boolean
 }
 
-export function beginAttempt({ appender }: AttemptOptions, claimed: Claimed, claimSentAtMs: number): Attempt {
+export function beginAttempt(
+  { appender }: AttemptOptions,
+  claimed: Claimed,
+  claimSentAtMs: number,
+  handover: AbortSignal,
+): Attempt {
   return {
     claimed,
     log: appender.open(claimed, claimSentAtMs),
     fold: createFold(claimed.checkpoint ?? undefined),
     cleaner: createCleaner(),
+    asked: null,
+    handover,
     stop: new AbortController(),
     usage: [],
     reported: 0,
