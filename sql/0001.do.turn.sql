@@ -229,6 +229,12 @@ create function holdfast.session_json(s holdfast.sessions, unread int) returns j
     'lastPreview', s.last_preview, 'lastModel', s.last_model, 'unread', unread)
 $$;
 
+-- How many replies of a session a member has not read.
+create function holdfast.unread_of(m holdfast.members) returns int language sql stable as $$
+  select count(*)::int from holdfast.messages u where u.tenant_id = m.tenant_id and u.session_id = m.session_id
+    and u.seq > m.read_seq and u.role = 'assistant' and u.status = 'complete'
+$$;
+
 -- What the turn's latest attempt started from, as its `attempt.started` said. Not the checkpoint: that moves on while
 -- the attempt runs, and then holds what the attempt's own chunks hold too.
 create function holdfast.base_of(t holdfast.turns) returns json language sql stable as $$
@@ -357,7 +363,7 @@ $$;
 -- Outcomes: created, same (the caller is a member of it: what is there), conflict (somebody else's, or a deleted one's).
 create function holdfast.create_session(p_tenant text, p_session text, p_user text, p_title text, p_metadata jsonb)
   returns json language plpgsql as $$
-declare s holdfast.sessions;
+declare s holdfast.sessions; v_there json;
 begin
   insert into holdfast.sessions (tenant_id, id, title, metadata) values (p_tenant, p_session, p_title, p_metadata)
     on conflict do nothing returning * into s;
@@ -370,28 +376,29 @@ begin
     insert into holdfast.members (tenant_id, session_id, user_id, role) values (p_tenant, p_session, p_user, 'owner');
     return json_build_object('outcome', 'created', 'session', holdfast.session_json(s, 0));
   end if;
-  select s2.* into s from holdfast.sessions s2
+  select holdfast.session_json(s2, holdfast.unread_of(m)) into v_there from holdfast.sessions s2
     join holdfast.members m on m.tenant_id = s2.tenant_id and m.session_id = s2.id and m.user_id = p_user
    where s2.tenant_id = p_tenant and s2.id = p_session;
   if not found then return json_build_object('outcome', 'conflict'); end if;
-  return json_build_object('outcome', 'same', 'session', holdfast.session_json(s, 0));
+  return json_build_object('outcome', 'same', 'session', v_there);
 end $$;
 
 -- Outcomes: updated, not_found, forbidden (readers).
 create function holdfast.rename_session(p_tenant text, p_session text, p_user text, p_title text) returns json
   language plpgsql as $$
-declare s holdfast.sessions; v_role text; v_seq int;
+declare s holdfast.sessions; m holdfast.members; v_seq int;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
-  select role into v_role from holdfast.members
+  select * into m from holdfast.members
    where tenant_id = p_tenant and session_id = p_session and user_id = p_user;
   if not found then return json_build_object('outcome', 'not_found'); end if;
-  if v_role = 'reader' then return json_build_object('outcome', 'forbidden'); end if;
+  if m.role = 'reader' then return json_build_object('outcome', 'forbidden'); end if;
   update holdfast.sessions set title = p_title, updated_at = clock_timestamp()
    where tenant_id = p_tenant and id = p_session returning * into s;
+  -- The event is for every member: what each has not read is not in it.
   v_seq := holdfast.write_event(p_tenant, p_session, 'session.updated', null,
     json_build_object('session', holdfast.session_json(s, 0)));
-  return json_build_object('outcome', 'updated', 'session', holdfast.session_json(s, 0),
+  return json_build_object('outcome', 'updated', 'session', holdfast.session_json(s, holdfast.unread_of(m)),
     'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
 end $$;
 

@@ -167,9 +167,7 @@ const readSnapshot: Statement = {
         and (audience is null or audience = 'user:' || $3 or audience like 'not:%' and audience <> 'not:' || $3)
        order by position desc, role limit $4 + 1)
     select
-      (select holdfast.session_json(s, (select count(*)::int from holdfast.messages u where u.tenant_id = $1
-          and u.session_id = $2 and u.seq > me.read_seq and u.author is distinct from $3 and u.role = 'assistant'
-          and u.status = 'complete'))) as session,
+      holdfast.session_json(s, holdfast.unread_of(me)) as session,
       (select json_agg(json_build_object('message', holdfast.message_json(x.row), 'position', x.position) order by x.position, x.role desc)
          from (select * from m order by position desc, role limit $4) x) as messages,
       (select count(*) > $4 from m) as more,

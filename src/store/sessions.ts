@@ -99,9 +99,7 @@ export type SessionPlace = { updatedAt: string; id: string }
 const listStatement: Statement = {
   name: 'list-sessions',
   text: `
-    select holdfast.session_json(s, (select count(*)::int from holdfast.messages u where u.tenant_id = s.tenant_id
-          and u.session_id = s.id and u.seq > m.read_seq and u.role = 'assistant' and u.status = 'complete')) as session,
-        s.updated_at::text as "updatedAt"
+    select holdfast.session_json(s, holdfast.unread_of(m)) as session, s.updated_at::text as "updatedAt"
       from holdfast.members m join holdfast.sessions s on s.tenant_id = m.tenant_id and s.id = m.session_id
      where m.tenant_id = $1 and m.user_id = $2
        and ($3::timestamptz is null or s.updated_at > $3)

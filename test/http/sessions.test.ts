@@ -64,6 +64,27 @@ test('create answers 201 and where the session is, 200 for the caller’s own id
   expect((await answer<Session>(ann.request('/v1/sessions', json({})))).id).toMatch(/^[\da-f-]{36}$/)
 })
 
+test('a session says how many replies its user has not read, whatever answers it (P20, P21, P22, P25)', async () => {
+  const session = await ann.createSession('one')
+  const watcher = ann.watch(session)
+  for (const id of ['m1', 'm2']) {
+    await ann.send(session, 'hi', id)
+    await watcher.outcome(id)
+  }
+  await watcher.close()
+  await tables.query(
+    "update holdfast.members set read_seq = (select min(seq) from holdfast.messages where role = 'assistant')",
+  )
+  const answers = {
+    again: await answer<Session>(ann.request('/v1/sessions', json({ id: session }))),
+    renamed: await answer<Session>(ann.request(`/v1/sessions/${session}`, json({ title: 'new' }, 'PATCH'))),
+    listed: (await answer<Page>(ann.request('/v1/sessions'))).data[0]!,
+    shown: (await ann.snapshot(session)).session as Session,
+  }
+  const unread = Object.entries(answers).map(([name, each]) => [name, each.unread])
+  expect(Object.fromEntries(unread)).toEqual({ again: 1, renamed: 1, listed: 1, shown: 1 })
+})
+
 test('ten creates of one id at once make one session, and all are answered with it', async () => {
   const answers = await Promise.all(Array.from({ length: 10 }, () => ann.request('/v1/sessions', json({ id: 'one' }))))
   expect(answers.map(({ status }) => status).sort()).toEqual([...Array(9).fill(200), 201])
