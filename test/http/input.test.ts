@@ -285,6 +285,7 @@ const fuzzed: [string, string][] = [
   ['PATCH', '/v1/sessions/:s'],
   ['POST', '/v1/sessions/:s/messages'],
   ['POST', '/v1/sessions/:s/messages/m1/stop'],
+  ['DELETE', '/v1/sessions/:s'],
   ['GET', '/v1/sessions'],
   ['GET', '/v1/sessions/:s'],
   ['GET', '/v1/sessions/:s/messages'],
@@ -296,15 +297,19 @@ test('whatever is sent, each route answers with a success or a problem document,
 }, async () => {
   await withPlace(async ({ ann, session }) => {
     const statuses = new Set<number>()
+    /** What a DELETE names: a session of its own, or what is no id. */
+    const doomed = async (id: string | null) =>
+      id === null ? await ann.createSession() : encodeURIComponent(id.toWellFormed())
     for (const [method, path] of fuzzed) {
-      const input =
-        method === 'GET'
-          ? queries.map((query) => ({ query: { wait: '0', ...query }, body: undefined }))
-          : bodies.map((body) => ({ query: {}, body }))
+      const input = fc.record({
+        id: fc.oneof(fc.constant(null), nasty),
+        query: method === 'GET' ? queries.map((query) => ({ wait: '0', ...query })) : fc.constant({}),
+        body: method === 'GET' ? fc.constant(undefined) : bodies,
+      })
       await fc.assert(
-        fc.asyncProperty(input, async ({ query, body }) => {
-          const search = method === 'GET' ? `?${new URLSearchParams(query)}` : ''
-          const response = await ann.request(`${path.replace(':s', session)}${search}`, {
+        fc.asyncProperty(input, async ({ id, query, body }) => {
+          const named = method === 'DELETE' ? await doomed(id) : session
+          const response = await ann.request(`${path.replace(':s', named)}?${new URLSearchParams(query)}`, {
             method,
             headers: { accept: 'application/json', ...json },
             ...(body === undefined ? {} : { body }),
@@ -317,7 +322,9 @@ test('whatever is sent, each route answers with a success or a problem document,
       )
     }
     // The inputs are not all of one kind.
-    expect([...statuses]).toEqual(expect.arrayContaining([200, 201, 400]))
+    expect([...statuses]).toEqual(expect.arrayContaining([200, 201, 204, 400, 404]))
+    // Nothing of that was about this one.
+    expect((await ann.snapshot(session)).messages[0]).toMatchObject({ id: 'm1', status: 'complete' })
   })
 })
 
