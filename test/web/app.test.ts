@@ -290,6 +290,27 @@ test('the panel kills the server, and another process takes the reply over while
   expect(await steps.allTextContents()).toEqual(['Stored', 'Queued', 'Attempt 1', 'Killed', 'Attempt 2', 'Complete'])
 })
 
+test('while a message waits behind another the timeline is that of the one being answered', async () => {
+  const half = inTwoHalves()
+  await send('the first')
+  await untilShown('word39')
+  await send('the second')
+  await page.getByText('Waits for its turn').waitFor()
+  const steps = page.getByRole('list', { name: 'What happened to the last message' }).locator('.knot-label')
+  expect(await steps.allTextContents()).toEqual(['Stored', 'Queued', 'Attempt 1', 'now'])
+  half.open()
+  await page.locator('article.reply[data-status="complete"]').nth(1).waitFor()
+  await steps.getByText('Complete').waitFor()
+})
+
+test('a chat that is not there says so, and keeps what is written in it', async () => {
+  await page.goto(`${site.origin}/#/nobody-knows-it`)
+  await page.getByRole('heading', { name: 'No such chat' }).waitFor()
+  await send('is it kept')
+  await page.getByRole('alert').getByText('Not sent.').waitFor()
+  expect(await page.getByLabel('Message', { exact: true }).inputValue()).toBe('is it kept')
+})
+
 test('a message whose acknowledgement is lost is sent again with the same id and is there once (I1)', async () => {
   provider.script([{ text: words(0, 20) }])
   await send('the first')

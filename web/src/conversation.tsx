@@ -50,7 +50,9 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   const isEmpty = messages.length === 0 && waiting.length === 0
   const last = messages.findLast(({ role }) => role === 'assistant')
   const running = messages.find(({ role, status }) => role === 'assistant' && isOpen(status))
-  const heading = view?.session.title ?? title ?? 'New chat'
+  /** Whose life the timeline draws: a message that waits behind another has none to speak of. */
+  const told = running ?? last
+  const heading = phase === 'missing' ? 'No such chat' : (view?.session.title ?? title ?? 'New chat')
   useEffect(() => {
     document.title = isEmpty ? 'Holdfast' : `${heading} · Holdfast`
   }, [heading, isEmpty])
@@ -88,7 +90,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
         <Panel
           demo={demo}
           isCovered={isCovered}
-          turn={[...(view?.turns.values() ?? [])].findLast(({ replyId }) => replyId === last?.id)}
+          turn={told && view ? turnOfReply(view, told.id) : undefined}
           absences={absences}
           clockAheadMs={clockAheadMs}
           onCut={() => conversation.cut(awayMs)}
