@@ -68,6 +68,7 @@ async function demo(lan: boolean): Promise<void> {
       if (lan) say(lanLines(environment.HOST, ready.port, token))
     },
     onRestart: (how) => say(`the server ended (${how}), starting it again`),
+    onNeverReady: (signal) => say(`The server was ended (${signal}) before it listened. Start it again.`),
   })
   process.on('SIGINT', child.stop)
   process.on('SIGTERM', child.stop)

@@ -16,6 +16,8 @@ export function supervise(options: {
   /** Called with what each child says by `process.send`; its first word is that it is ready. */
   onMessage: (message: unknown, restarts: number) => void
   onRestart: (how: string) => void
+  /** It was killed before it was ever ready, and so could not say why it ends. */
+  onNeverReady: (signal: NodeJS.Signals) => void
 }): Supervised {
   let child: ChildProcess
   let stopping = false
@@ -43,8 +45,10 @@ export function supervise(options: {
     child.on('error', () => finish(1))
     child.on('exit', (code, signal) => {
       if (stopping) finish(code ?? 1)
-      else if (!everReady) finish(code ?? 1)
-      else again(signal ?? `exit code ${code}`)
+      else if (!everReady) {
+        if (signal) options.onNeverReady(signal)
+        finish(code ?? 1)
+      } else again(signal ?? `exit code ${code}`)
     })
   }
 

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { get, type IncomingMessage } from 'node:http'
-import { createServer } from 'node:net'
+import { createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -180,6 +180,21 @@ test('a .gitignore that cannot be written is said, and the demo starts', async (
   const demo = startCommand(['demo'], { cwd: folder })
   await demo.said(/^\.gitignore cannot be written/)
   await demo.said(ready)
+})
+
+test('a server that is killed before it ever listened is said, and not started again', async () => {
+  // A database that never answers.
+  const database = createServer().listen(0, '127.0.0.1')
+  await once(database, 'listening')
+  const { port } = database.address() as { port: number }
+  const demo = startCommand(['demo'], { cwd: folder, env: { DATABASE_URL: `postgres://u@127.0.0.1:${port}/x` } })
+  const [socket] = (await once(database, 'connection')) as [Socket]
+  const { stdout } = await promisify(execFile)('ps', ['-o', 'pid=', '--ppid', String(demo.pid)])
+  process.kill(Number(stdout), 'SIGKILL')
+  expect(await demo.ended).toBe(1)
+  expect(demo.printed()).toBe('The server was ended (SIGKILL) before it listened. Start it again.\n')
+  socket.destroy()
+  database.close()
 })
 
 test('a server whose supervisor is gone before it listens ends, and leaves no database', async () => {
