@@ -28,6 +28,7 @@ export async function withMachine(work) {
           PORT: '0',
           HOLDFAST_DATA_DIR: dataDir,
           LOG_LEVEL: 'error',
+          HOLDFAST_SENDS_PER_MINUTE: '0',
           ...env,
         },
         stdio: ['ignore', 'pipe', 'inherit'],

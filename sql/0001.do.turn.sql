@@ -199,6 +199,15 @@ create table holdfast.usage (
 );
 create index usage_by_user on holdfast.usage (tenant_id, user_id, created_at);
 
+-- When each user has sent messages: those of the last minute, and before the next send some older ones. One row per user
+-- who ever sent under a limit; exact, where a counter per minute would let twice as many pass around its border.
+create table holdfast.limits (
+  tenant_id text not null,
+  user_id text not null,
+  sends timestamptz[] not null default '{}',
+  primary key (tenant_id, user_id)
+) with (fillfactor = 70);
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Shapes. Whatever a client receives of a message, a turn or a session is built here and nowhere else.
 
@@ -426,13 +435,42 @@ begin
 end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
+-- How often a user may send. The row is locked after the session's: last of all.
+
+-- What is left to a user who has sent at these moments, oldest first, all within the last minute: how many more, and when
+-- the next one becomes free.
+create function holdfast.allowance(p_sends timestamptz[], p_max int, p_now timestamptz) returns json
+  language sql immutable parallel safe as $$
+  select json_build_object('max', p_max, 'left', greatest(0, p_max - cardinality(p_sends)), 'freeInMs',
+    greatest(0, ceil(extract(epoch from
+      coalesce(p_sends[greatest(1, cardinality(p_sends) - p_max + 1)], p_now) + interval '60 s' - p_now) * 1000))::int)
+$$;
+
+-- Counts one send if there were fewer than `p_max` in the last minute. Answers the allowance, with `taken`.
+create function holdfast.take_send(p_tenant text, p_user text, p_max int) returns jsonb language plpgsql as $$
+declare v_sends timestamptz[]; v_now timestamptz; v_taken boolean;
+begin
+  insert into holdfast.limits (tenant_id, user_id) values (p_tenant, p_user) on conflict do nothing;
+  select sends into v_sends from holdfast.limits where tenant_id = p_tenant and user_id = p_user for no key update;
+  v_now := clock_timestamp();
+  v_sends := array(select at from unnest(v_sends) at where at > v_now - interval '60 s' order by at);
+  v_taken := cardinality(v_sends) < p_max;
+  if v_taken then
+    v_sends := v_sends || v_now;
+    update holdfast.limits set sends = v_sends where tenant_id = p_tenant and user_id = p_user;
+  end if;
+  return holdfast.allowance(v_sends, p_max, v_now)::jsonb || jsonb_build_object('taken', v_taken);
+end $$;
+
+-- ---------------------------------------------------------------------------------------------------------------
 -- Accept, one at a time: what the batch (in src/store/accept.ts) leaves. Outcomes: created, same (what is stored
--- now), conflict (this id with another body), not_found (no such session, or not a member of it), forbidden.
+-- now), conflict (this id with another body), not_found (no such session, or not a member of it), forbidden,
+-- rate_limited (`p_sends_max` messages within the last minute; 0: as many as they like).
 
 create function holdfast.accept(p_tenant text, p_session text, p_user text, p_message text, p_turn uuid, p_reply text,
-  p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_lane text, p_expires_ms bigint)
-  returns json language plpgsql as $$
-declare v_role text; v_message holdfast.messages; v_reply holdfast.messages; v_turn holdfast.turns; v_seq int;
+  p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_lane text, p_expires_ms bigint,
+  p_sends_max int) returns json language plpgsql as $$
+declare v_allowance jsonb; v_role text; v_message holdfast.messages; v_reply holdfast.messages; v_turn holdfast.turns; v_seq int;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
   if not found then return json_build_object('outcome', 'not_found'); end if;
@@ -453,6 +491,13 @@ begin
     return json_build_object('outcome', 'same', 'seq', v_message.seq, 'data', json_build_object(
       'message', holdfast.message_json(v_message),
       'reply', json_build_object('id', v_reply.id, 'status', v_reply.status), 'turn', holdfast.turn_json(v_turn)));
+  end if;
+
+  if p_sends_max > 0 then
+    v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
+    if not (v_allowance -> 'taken')::boolean then
+      return json_build_object('outcome', 'rate_limited', 'allowance', v_allowance);
+    end if;
   end if;
 
   update holdfast.sessions set next_seq = next_seq + 1, message_count = message_count + 1, last_preview = p_preview,
@@ -477,7 +522,7 @@ begin
     values (p_tenant, p_session, v_seq, 'message.created', p_turn, v_seq, 0, json_build_object(
       'message', holdfast.message_json(v_message), 'reply', json_build_object('id', p_reply, 'status', 'pending'),
       'turn', holdfast.turn_json(v_turn)));
-  return json_build_object('outcome', 'created', 'seq', v_seq,
+  return json_build_object('outcome', 'created', 'seq', v_seq, 'allowance', v_allowance,
     'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
 end $$;
 

@@ -166,6 +166,7 @@ function wire(
       hub,
       wakeups,
       expiresMs: options.expiresMs,
+      sendsPerMinute: options.limits.sendsPerMinute,
       isDraining: () => draining,
     },
     isReady: () =>

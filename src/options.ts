@@ -56,6 +56,8 @@ export type HoldfastOptions<Metadata extends object = object> = {
   noProgressMs?: number
   /** A turn that was not begun for so long has failed. 1,000 to 30 days. Defaults to 24 hours. */
   expiresMs?: number
+  /** What one user may do; see `Limits`. */
+  limits?: Limits
   /** How long running attempts may go on when the process is told to end; then others take them over. 0–600,000. Defaults to 10,000. */
   drainMs?: number
   /** Attempts at a time in this process. 1–10,000. Defaults to 200. */
@@ -74,8 +76,17 @@ export type HoldfastOptions<Metadata extends object = object> = {
 export type Role = 'http' | 'runner'
 export type Log = (line: string, detail?: object) => void
 
+export type Limits = {
+  /**
+   * How many messages a user may send within any minute, over all sessions and processes; more are refused with 429. A
+   * repeated send of a stored message does not count. 0–1,000; 0: no limit. Defaults to 30.
+   */
+  sendsPerMinute?: number
+}
+
 /** Every option, resolved. A new option that is forgotten here does not compile. */
-export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional>>> & Readonly<Pick<HoldfastOptions, Optional>>
+export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limits'>>> &
+  Readonly<Pick<HoldfastOptions, Optional> & { limits: Readonly<Required<Limits>> }>
 type Optional = 'database' | 'authenticate' | 'tokens' | 'onReply'
 
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
@@ -84,6 +95,8 @@ export type AppFunctions = Pick<Resolved, 'reply' | 'onReply'>
 export class OptionError extends Error {
   override readonly name = 'OptionError'
 }
+
+type Bounds = { min: number; max: number; default: number }
 
 export const bounds = {
   onReplyMs: { min: 1, max: 60_000, default: 5_000 },
@@ -97,7 +110,11 @@ export const bounds = {
   drainMs: { min: 0, max: 600_000, default: 10_000 },
   concurrency: { min: 1, max: 10_000, default: 200 },
   poolMax: { min: 6, max: 100, default: 9 },
-} as const satisfies { [key in keyof HoldfastOptions]?: { min: number; max: number; default: number } }
+} as const satisfies { [key in keyof HoldfastOptions]?: Bounds }
+
+export const limitBounds = {
+  sendsPerMinute: { min: 0, max: 1_000, default: 30 },
+} as const satisfies { [key in keyof Limits]-?: Bounds }
 
 export function resolveOptions(options: HoldfastOptions, defaults: { production: boolean; log: Log }): Resolved {
   if (typeof options.reply !== 'function') throw new OptionError('reply: expected a function that answers a reply.')
@@ -120,6 +137,7 @@ export function resolveOptions(options: HoldfastOptions, defaults: { production:
     roles: rolesOf(options.roles ?? ['http', 'runner']),
     wakeups: oneOf('wakeups', options.wakeups ?? 'on', ['on', 'off']),
     log: options.log ?? defaults.log,
+    limits: limitsOf(options.limits ?? {}),
     leaseMs: within(options, 'leaseMs'),
     pollMs: within(options, 'pollMs'),
     flushMs: within(options, 'flushMs'),
@@ -163,9 +181,19 @@ function tokensOf(
   )
 }
 
+function limitsOf(limits: Limits): Required<Limits> {
+  for (const name of Object.keys(limits)) {
+    if (!(name in limitBounds)) throw new OptionError(`limits.${name}: there is no such limit. See docs/options.md.`)
+  }
+  return { sendsPerMinute: whole('limits.sendsPerMinute', limits.sendsPerMinute, limitBounds.sendsPerMinute) }
+}
+
 function within(options: HoldfastOptions, name: keyof typeof bounds): number {
-  const { min, max, default: usual } = bounds[name]
-  const value = options[name] ?? usual
+  return whole(name, options[name], bounds[name])
+}
+
+function whole(name: string, given: number | undefined, { min, max, default: usual }: Bounds): number {
+  const value = given ?? usual
   if (Number.isInteger(value) && value >= min && value <= max) return value
   throw new OptionError(`${name}: expected a whole number from ${min} to ${max}, got ${String(value)}.`)
 }

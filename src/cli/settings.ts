@@ -1,6 +1,6 @@
 /** The environment, read once and checked: each setting becomes an option of `createHoldfast`. */
 import type { HoldfastOptions } from '../options.ts'
-import { bounds, OptionError } from '../options.ts'
+import { bounds, limitBounds, OptionError } from '../options.ts'
 import { isHttpUrl, modelReply } from './model.ts'
 
 export type Settings = { options: HoldfastOptions; host: string; port: number; model: string }
@@ -31,6 +31,7 @@ export function readSettings(environment: Environment): Settings {
     guests: choice(environment, 'HOLDFAST_GUESTS', ['on', 'off', 'loopback']),
     migrate: choice(environment, 'HOLDFAST_MIGRATE', ['auto', 'check']),
     wakeups: choice(environment, 'HOLDFAST_WAKEUPS', ['on', 'off']),
+    limits: limitsOf(environment.HOLDFAST_SENDS_PER_MINUTE),
     roles: environment.HOLDFAST_ROLES ? rolesOf(environment.HOLDFAST_ROLES) : undefined,
   }
   for (const [variable, option] of Object.entries(numbers)) {
@@ -50,6 +51,12 @@ function number(variable: string, text: string, min: number, max: number): numbe
   const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN
   if (value >= min && value <= max) return value
   throw new OptionError(`${variable}: expected a whole number from ${min} to ${max}, got "${text}".`)
+}
+
+function limitsOf(sendsPerMinute = ''): HoldfastOptions['limits'] {
+  if (sendsPerMinute === '') return {}
+  const { min, max } = limitBounds.sendsPerMinute
+  return { sendsPerMinute: number('HOLDFAST_SENDS_PER_MINUTE', sendsPerMinute, min, max) }
 }
 
 function choice<const T extends string>(

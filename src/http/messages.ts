@@ -14,6 +14,7 @@ import { DatabaseError } from '../store/database.ts'
 import { type MessagePlace, messagePage, messagePair } from '../store/messages.ts'
 import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
 import { Problem } from './problem.ts'
+import { rateHeaders, tooManySends } from './rate.ts'
 import { type Call, json, jsonText, locationOf, type Route, sessionOf } from './route.ts'
 
 const sendSchema = z
@@ -36,6 +37,7 @@ async function send(call: Call): Promise<Response> {
       userMessageId: id,
     })
   }
+  if (accepted.outcome === 'rate_limited') return tooManySends(accepted.allowance, id)
   if (accepted.outcome === 'not_found' || accepted.outcome === 'forbidden') throw new Problem(accepted.outcome)
   const { seq, json: data } = accepted.outcome === 'created' ? accepted.event : accepted
   if (accepted.outcome === 'created') {
@@ -44,7 +46,9 @@ async function send(call: Call): Promise<Response> {
   }
   // `data` is the JSON text of {message, reply, turn}: it goes out as it came from the database, with the cursor.
   const cursor = encodeCursor({ epoch: call.parts.hub.epoch(), seq, open: new Map() })
-  return jsonText(202, `${data.slice(0, -1)},"cursor":"${cursor}"}`, locationOf(call, acceptance.sessionId))
+  const allowance = accepted.outcome === 'created' ? accepted.allowance : null
+  const headers = { ...locationOf(call, acceptance.sessionId), ...rateHeaders(allowance) }
+  return jsonText(202, `${data.slice(0, -1)},"cursor":"${cursor}"}`, headers)
 }
 
 function acceptanceOf(
@@ -65,6 +69,7 @@ function acceptanceOf(
     preview: previewOf(parts),
     lane: 'main',
     expiresMs: call.parts.expiresMs,
+    sendsMax: call.parts.sendsPerMinute,
   }
 }
 

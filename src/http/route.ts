@@ -13,6 +13,8 @@ export type HttpParts = {
   wakeups: Wakeups
   /** A turn that was not begun by then ends as expired. */
   expiresMs: number
+  /** Of one user. 0: no limit. */
+  sendsPerMinute: number
   isDraining(): boolean
 }
 

@@ -7,6 +7,9 @@
  * rest of the statement reads is the present. (`on conflict do nothing` instead left 360 holes in `seq` of 400; a
  * lock beside a `not exists` without this comparison gave 279 false conflicts of 400, and where the turn before ended
  * between snapshot and lock, 107 of 480 new heads of a lane that nobody had made due: test/store/accept.test.ts.)
+ *
+ * A limit on what a user may send is one row per user, locked with `skip locked` as the sessions are and decided by what
+ * the locked row says. Who has no row yet, or is counted elsewhere at this moment, is left over, too.
  */
 import { point } from '#points'
 import type { Event } from '../core/event.ts'
@@ -27,10 +30,18 @@ export type Acceptance = {
   preview: string | null
   lane: string
   expiresMs: number
+  /** How many messages the user may send within a minute, of any session and to any process. 0: as many as they like. */
+  sendsMax: number
 }
 
+/** What is left to a user of `max` sends a minute. `freeInMs`: when one more than now is left. */
+export type Allowance = { max: number; left: number; freeInMs: number }
+
 export type Accepted =
-  | { outcome: 'created'; event: Event }
+  /** `allowance`: null where there is no limit. */
+  | { outcome: 'created'; event: Event; allowance: Allowance | null }
+  /** Nothing was stored. */
+  | { outcome: 'rate_limited'; allowance: Allowance }
   /** The same id with the same body: what is stored now, as JSON text of `{message, reply, turn}`. */
   | { outcome: 'same'; seq: number; json: string }
   | { outcome: 'conflict' }
@@ -39,7 +50,7 @@ export type Accepted =
 
 const acceptOne: Statement = {
   name: 'accept-one',
-  text: 'select holdfast.accept($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10, $11, $12) as answer',
+  text: 'select holdfast.accept($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10, $11, $12, $13) as answer',
 }
 
 const acceptMany: Statement = {
@@ -47,26 +58,44 @@ const acceptMany: Statement = {
   text: `
     with i as materialized (
       select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[],
-        $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[])
-        with ordinality x(tenant, sid, author, mid, turn, reply, parts, metadata, hash, preview, lane, expires_ms, ord)),
+        $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[], $13::int[]) with ordinality
+        x(tenant, sid, author, mid, turn, reply, parts, metadata, hash, preview, lane, expires_ms, sends_max, ord)),
     l as materialized (
       select s.tenant_id, s.id, s.next_seq, (select b.next_seq from holdfast.sessions b
           where b.tenant_id = s.tenant_id and b.id = s.id) as seen_seq
         from holdfast.sessions s
        where (s.tenant_id, s.id) in (select tenant, sid from i)
        order by s.tenant_id, s.id for no key update of s skip locked),
-    f as materialized (
-      select i.*, (l.next_seq + row_number() over w - 1)::int as seq,
-          row_number() over (partition by i.tenant, i.sid, i.lane order by i.ord) = 1
-            and not exists (select from holdfast.turns e where e.tenant_id = i.tenant and e.session_id = i.sid
-              and e.lane = i.lane and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane)) as head
+    u as materialized (
+      select r.tenant_id, r.user_id,
+          array(select at from unnest(r.sends) at where at > now() - interval '60 s' order by at) as sends
+        from holdfast.limits r
+       where (r.tenant_id, r.user_id) in (select tenant, author from i where sends_max > 0)
+       order by r.tenant_id, r.user_id for no key update of r skip locked),
+    c as materialized (
+      select i.*, l.next_seq, cardinality(u.sends) as sent,
+          case when i.sends_max > 0 then u.sends || array_fill(now(), array[row_number() over by_user::int]) end as sends,
+          i.sends_max = 0 or cardinality(u.sends) + row_number() over by_user <= i.sends_max as allowed
         from i
         join l on l.tenant_id = i.tenant and l.id = i.sid and l.next_seq = l.seen_seq
         join holdfast.members m on m.tenant_id = i.tenant and m.session_id = i.sid and m.user_id = i.author
           and m.role <> 'reader'
-       where not exists (select from holdfast.messages d
+        left join u on u.tenant_id = i.tenant and u.user_id = i.author
+       where (i.sends_max = 0 or u.user_id is not null) and not exists (select from holdfast.messages d
          where d.tenant_id = i.tenant and d.session_id = i.sid and d.id = i.mid)
-      window w as (partition by i.tenant, i.sid order by i.ord)),
+      window by_user as (partition by i.tenant, i.author order by i.ord)),
+    f as materialized (
+      select c.*, (c.next_seq + row_number() over w - 1)::int as seq,
+          row_number() over (partition by c.tenant, c.sid, c.lane order by c.ord) = 1
+            and not exists (select from holdfast.turns e where e.tenant_id = c.tenant and e.session_id = c.sid
+              and e.lane = c.lane and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane)) as head
+        from c where c.allowed
+      window w as (partition by c.tenant, c.sid order by c.ord)),
+    counted as (
+      update holdfast.limits r set sends = k.sends
+        from (select distinct on (tenant, author) tenant, author, sends from f where sends_max > 0
+          order by tenant, author, ord desc) k
+       where r.tenant_id = k.tenant and r.user_id = k.author),
     up as (
       update holdfast.sessions s set next_seq = s.next_seq + c.n, message_count = s.message_count + c.n,
           last_preview = c.preview, updated_at = clock_timestamp()
@@ -95,7 +124,12 @@ const acceptMany: Statement = {
           'turn', holdfast.turn_json(tn))
         from f join um on um.turn_id = f.turn join tn on tn.id = f.turn
         returning turn_id, seq, type, position, attempt, audience, holdfast.iso(at) as at, data::text)
-    select * from ev`,
+    select ev.*, case when f.sends_max > 0 then holdfast.allowance(f.sends, f.sends_max, now()) end as allowance
+      from ev join f on f.turn = ev.turn_id
+    union all
+    select c.turn, null, 'rate_limited', null, null, null, null, null,
+        holdfast.allowance(c.sends[:greatest(c.sent, c.sends_max)], c.sends_max, now())
+      from c where not c.allowed`,
 }
 
 const batchMax = 64
@@ -174,17 +208,17 @@ export function createAcceptor(database: Database): Acceptor {
     const together = withoutDoubles(batch)
     await point('accept.together')
     const rows = await database
-      .query<LogRow>('accept', acceptMany, columns(together.map((each) => each.acceptance)))
+      .query<Row>('accept', acceptMany, columns(together.map((each) => each.acceptance)))
       .catch((error: unknown) => {
         // A batch that fails on somebody's data is taken apart; anything else concerns all of it.
         if (error instanceof DatabaseError && (error.kind === 'bad_data' || error.kind === 'conflict')) return []
         throw error
       })
-    const created = new Map(rows.map((row) => [row.turn_id, eventOfRow(row)]))
+    const answers = new Map(rows.map((row) => [row.turn_id, acceptedOf(row)]))
     return batch.filter((each) => {
-      const event = created.get(each.acceptance.turnId)
-      if (event) each.resolve({ outcome: 'created', event })
-      return !event
+      const accepted = answers.get(each.acceptance.turnId)
+      if (accepted) each.resolve(accepted)
+      return !accepted
     })
   }
 
@@ -192,7 +226,7 @@ export function createAcceptor(database: Database): Acceptor {
     await point('accept.one')
     const rows = await database.query<{ answer: Answer }>('accept', acceptOne, fields(acceptance))
     const answer = rows[0]!.answer
-    if (answer.outcome === 'created') return { outcome: 'created', event: eventOf(answer.event) }
+    if (answer.outcome === 'created') return { ...answer, event: eventOf(answer.event) }
     if (answer.outcome === 'same') return { outcome: 'same', seq: answer.seq, json: JSON.stringify(answer.data) }
     return answer
   }
@@ -213,11 +247,20 @@ export function createAcceptor(database: Database): Acceptor {
 }
 
 type Answer =
-  | { outcome: 'created'; event: EventJson }
+  | { outcome: 'created'; event: EventJson; allowance: Allowance | null }
+  | { outcome: 'rate_limited'; allowance: Allowance }
   | { outcome: 'same'; seq: number; data: unknown }
   | { outcome: 'conflict' }
   | { outcome: 'not_found' }
   | { outcome: 'forbidden' }
+
+type Row = LogRow & { allowance: Allowance | null }
+
+function acceptedOf(row: Row): Accepted {
+  const { allowance } = row
+  if (row.seq === null) return { outcome: 'rate_limited', allowance: allowance! }
+  return { outcome: 'created', event: eventOfRow(row), allowance }
+}
 
 function refusal(why: string): DatabaseError {
   return new DatabaseError('refused', new Error(why))
@@ -253,6 +296,7 @@ function fields(a: Acceptance): unknown[] {
     a.preview,
     a.lane,
     a.expiresMs,
+    a.sendsMax,
   ]
 }
 

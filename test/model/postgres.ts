@@ -112,7 +112,7 @@ export function toldByModel(call: Call, answer: unknown): unknown {
 function acceptanceOf({ sessionId, userId, messageId, turnId, replyId, text, lane, expiresMs }: store.Acceptance) {
   const parts = JSON.stringify([{ type: 'text', text }])
   const ids = { tenantId, sessionId, userId, messageId, turnId, replyId }
-  return { ...ids, parts, metadata: null, bodyHash: text, preview: text, lane, expiresMs }
+  return { ...ids, parts, metadata: null, bodyHash: text, preview: text, lane, expiresMs, sendsMax: 0 }
 }
 
 function claimOf(ask: ClaimAsk) {

@@ -166,7 +166,7 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
     await client.query('rollback')
   }
   const a = acceptanceOf('q0')
-  const body = [a.parts, a.metadata, a.bodyHash, a.preview, a.lane, a.expiresMs]
+  const body = [a.parts, a.metadata, a.bodyHash, a.preview, a.lane, a.expiresMs, 30]
   await call('accept', [tenantId, 'q0', userId, a.messageId, a.turnId, a.replyId, ...body])
   await call('claim', ['another', 5_000, 20, true, 3, '{}'])
   await call('finish', [...key, 0, '[]', null, null, null, '[{"step":0,"inputTokens":1}]'])

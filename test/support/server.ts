@@ -115,6 +115,8 @@ function environmentOf({
     ...(provider === undefined ? {} : { OPENAI_API_KEY: 'a-key-of-the-tests', OPENAI_BASE_URL: provider }),
     HOLDFAST_JWT_SECRET: jwtSecret,
     HOLDFAST_POINT: points.join(','),
+    // Tests send faster than people; those about the limit set one.
+    HOLDFAST_SENDS_PER_MINUTE: '0',
     PORT: String(port),
     HOST: '127.0.0.1',
     ...env,

@@ -63,6 +63,7 @@ export function acceptanceOf(sessionId: string, messageId: string = randomUUID()
     preview: text.slice(0, 20),
     lane: 'main',
     expiresMs: 86_400_000,
+    sendsMax: 0,
   }
 }
 

@@ -93,6 +93,7 @@ async function startChild({ database, provider }: SiteSettings, port: number): P
     env: {
       ...{ PATH, HOME, TMPDIR, DATABASE_URL: database, PORT: String(port), HOST: '127.0.0.1', LOG_LEVEL: 'warn' },
       ...{ OPENAI_API_KEY: 'a-key-of-the-tests', OPENAI_BASE_URL: provider, HOLDFAST_LEASE_MS: '1000' },
+      HOLDFAST_SENDS_PER_MINUTE: '0',
     },
     stdio: ['ignore', 'pipe', 'inherit'],
   })

@@ -1,0 +1,23 @@
+/** How a client is told how often it may still send. */
+import type { Allowance } from '../store/accept.ts'
+import { Problem, problemResponse } from './problem.ts'
+
+/** draft-ietf-httpapi-ratelimit-headers-10: `q` in each window of `w` seconds; `r` are left, and in `t` seconds more. */
+export function rateHeaders(allowance: Allowance | null): Record<string, string> {
+  if (allowance === null) return {}
+  const { max, left, freeInMs } = allowance
+  return {
+    'ratelimit-policy': `"sends";q=${max};w=60`,
+    ratelimit: `"sends";r=${left};t=${Math.ceil(freeInMs / 1000)}`,
+  }
+}
+
+/** The user has sent as many messages as a minute may have. A repeated send of a stored one is not counted. */
+export function tooManySends(allowance: Allowance, userMessageId: string): Response {
+  const detail = `At most ${allowance.max} messages a minute. Wait a moment and send it again with the same id.`
+  const response = problemResponse(
+    new Problem('rate_limited', detail, { retryAfterMs: allowance.freeInMs, userMessageId }),
+  )
+  for (const [name, value] of Object.entries(rateHeaders(allowance))) response.headers.set(name, value)
+  return response
+}
