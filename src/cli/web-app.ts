@@ -23,7 +23,7 @@ const types: Record<string, string> = {
  * No inline script, no plugin, no frame, nothing from elsewhere but images, which the page itself asks for only after
  * a click. What a model writes is shown on this page.
  */
-const contentSecurityPolicy = [
+export const contentSecurityPolicy = [
   "default-src 'none'",
   "script-src 'self'",
   "style-src 'self'",

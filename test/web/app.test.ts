@@ -303,6 +303,25 @@ test('while a message waits behind another the timeline is that of the one being
   await steps.getByText('Complete').waitFor()
 })
 
+test('what people and models write is text: in the message, its title, the list, the heading and the model’s name', async () => {
+  const markup = '<img src=x onerror=alert(1)>'
+  provider.script([{ text: `${markup} [a](javascript:alert(1)) done` }])
+  const dialogs: string[] = []
+  page.on('dialog', (dialog) => {
+    dialogs.push(dialog.message())
+    void dialog.dismiss()
+  })
+  await send(markup)
+  await untilStatus('complete')
+  await page.getByRole('heading', { name: markup }).waitFor()
+  await page.locator('nav .session').getByText(markup).first().waitFor()
+  await page.getByRole('button', { name: `Rename “${markup}”` }).waitFor({ state: 'attached' })
+  await reply().getByText(markup).waitFor()
+  expect(await page.title()).toContain(markup)
+  expect(await page.locator('img, a[href^="javascript"]').count()).toBe(0)
+  expect(dialogs).toEqual([])
+})
+
 test('a chat that is not there says so, and keeps what is written in it', async () => {
   await page.goto(`${site.origin}/#/nobody-knows-it`)
   await page.getByRole('heading', { name: 'No such chat' }).waitFor()

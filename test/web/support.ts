@@ -10,10 +10,8 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { type Browser, chromium } from 'playwright-core'
+import { contentSecurityPolicy } from '../../src/cli/web-app.ts'
 import { needProgram } from '../support/debian.ts'
-
-export const policy =
-  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: https: http:; connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 
@@ -57,7 +55,7 @@ export async function serveFile(dir: string, incoming: IncomingMessage, outgoing
   const { pathname } = new URL(incoming.url ?? '/', 'http://localhost')
   const path = pathname === '/' ? '/index.html' : pathname
   const body = path.includes('..') ? null : await readFile(join(dir, path)).catch(() => null)
-  const headers = { 'content-security-policy': policy, 'x-content-type-options': 'nosniff' }
+  const headers = { 'content-security-policy': contentSecurityPolicy, 'x-content-type-options': 'nosniff' }
   outgoing.writeHead(body ? 200 : 404, { ...headers, 'content-type': types[extname(path)] ?? 'text/plain' })
   outgoing.end(body ?? 'not found')
 }
