@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { retryPolicy } from './core/backoff.ts'
 import { limits } from './core/limits.ts'
 import type { HttpParts } from './http/route.ts'
+import { createWaiting } from './http/wait.ts'
 import { createAppender } from './log/append.ts'
 import { createHub } from './log/hub.ts'
 import { createSeal, type Seal } from './log/seal.ts'
@@ -164,6 +165,7 @@ function wire(
       database,
       acceptor: createAcceptor(database),
       hub,
+      waiting: createWaiting(hub, database),
       wakeups,
       expiresMs: options.expiresMs,
       sendsPerMinute: options.limits.sendsPerMinute,

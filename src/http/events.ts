@@ -88,8 +88,8 @@ function endAt(expiresAt: number | undefined, end: () => void): NodeJS.Timeout |
   return setTimeout(end, Math.min(Math.max(0, expiresAt - Date.now()), 2 ** 31 - 1)).unref()
 }
 
-/** A long poll ends with its token, too. */
-function withinToken({ principal: { expiresAt } }: Call, waitMs: number): number {
+/** Who waits for an answer waits no longer than their token lasts. */
+export function withinToken({ principal: { expiresAt } }: Call, waitMs: number): number {
   return expiresAt === undefined ? waitMs : Math.min(waitMs, Math.max(0, expiresAt - Date.now()))
 }
 

@@ -11,8 +11,9 @@ import { previewOf } from '../core/parts.ts'
 import { stopTurn } from '../log/stop.ts'
 import type { Acceptance, Accepted } from '../store/accept.ts'
 import { DatabaseError } from '../store/database.ts'
-import { type MessagePlace, messagePage, messagePair } from '../store/messages.ts'
+import { type MessagePlace, messagePage, messagePair, type Pair } from '../store/messages.ts'
 import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
+import { withinToken } from './events.ts'
 import { Problem } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
 import { type Call, json, jsonText, locationOf, type Route, sessionOf } from './route.ts'
@@ -26,7 +27,10 @@ const sendSchema = z
   })
   .refine((body) => (body.text === undefined) !== (body.parts === undefined), 'expected either "text" or "parts"')
 
+const waitSchema = z.object({ wait: z.coerce.number().min(0).max(limits.longPollMax).default(0) })
+
 async function send(call: Call): Promise<Response> {
+  const { wait } = readQuery(call.url, waitSchema)
   const { id, text, parts = [{ type: 'text', text: text! }], metadata } = await readBody(call.request, sendSchema)
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: id })
   const acceptance = acceptanceOf(call, id, parts, metadata)
@@ -44,11 +48,24 @@ async function send(call: Call): Promise<Response> {
     const { tenantId, sessionId } = acceptance
     call.parts.wakeups.tell({ tenantId, sessionId, events: [accepted.event], runs: [], due: true })
   }
-  // `data` is the JSON text of {message, reply, turn}: it goes out as it came from the database, with the cursor.
-  const cursor = encodeCursor({ epoch: call.parts.hub.epoch(), seq, open: new Map() })
   const allowance = accepted.outcome === 'created' ? accepted.allowance : null
   const headers = { ...locationOf(call, acceptance.sessionId), ...rateHeaders(allowance) }
+  const created = accepted.outcome === 'created' ? { turnId: acceptance.turnId, seq } : null
+  const answered = await call.parts.waiting.outcome(
+    { ...sessionOf(call), messageId: id, created },
+    withinToken(call, wait * 1_000),
+    call.request.signal,
+  )
+  if (answered) return pairResponse(call, answered, headers)
+  // `data` is the JSON text of {message, reply, turn}: it goes out as it came from the database, with the cursor.
+  const cursor = encodeCursor({ epoch: call.parts.hub.epoch(), seq, open: new Map() })
   return jsonText(202, `${data.slice(0, -1)},"cursor":"${cursor}"}`, headers)
+}
+
+/** A message with its reply and turn as they are now, and the cursor from which to follow on. */
+function pairResponse({ parts: { hub } }: Call, pair: Pair, headers: Record<string, string> = {}): Response {
+  const cursor = encodeCursor({ epoch: hub.epoch(), seq: pair.seq, open: new Map() })
+  return json(200, { message: pair.message, reply: pair.reply, turn: pair.turn, cursor }, headers)
 }
 
 function acceptanceOf(
@@ -92,7 +109,7 @@ const stopSchema = z.strictObject({ round: z.number().int().min(1).optional() })
 
 async function stop(call: Call): Promise<Response> {
   const { round = null } = await readBody(call.request, stopSchema)
-  const { database, wakeups, hub } = call.parts
+  const { database, wakeups } = call.parts
   const { tenantId, sessionId, userId } = sessionOf(call)
   const messageId = call.params.messageId!
   const stopped = await stopTurn(database, { tenantId, sessionId, messageId, by: userId, reason: null, round })
@@ -102,8 +119,7 @@ async function stop(call: Call): Promise<Response> {
   }
   const pair = await messagePair(database, tenantId, sessionId, messageId)
   if (pair === null) throw new Problem('not_found')
-  const cursor = encodeCursor({ epoch: hub.epoch(), seq: pair.seq, open: new Map() })
-  return json(200, { message: pair.message, reply: pair.reply, turn: pair.turn, cursor })
+  return pairResponse(call, pair)
 }
 
 const historySchema = z

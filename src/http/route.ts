@@ -4,12 +4,14 @@ import type { Wakeups } from '../log/wakeups.ts'
 import type { Acceptor } from '../store/accept.ts'
 import type { Database } from '../store/database.ts'
 import type { Principal } from './principal.ts'
+import type { Waiting } from './wait.ts'
 
 /** What the routes work with: made once, in index. */
 export type HttpParts = {
   database: Database
   acceptor: Acceptor
   hub: Hub
+  waiting: Waiting
   wakeups: Wakeups
   /** A turn that was not begun by then ends as expired. */
   expiresMs: number

@@ -25,7 +25,13 @@ const matrix: Record<string, Row> = {
   'sessions.snapshot': { right: 'read', asks: [{ ok: 200 }, { query: '?limit=1', ok: 200 }] },
   'sessions.rename': { right: 'write', asks: [{ body: () => ({ title: 'renamed' }), ok: 200 }] },
   'sessions.delete': { right: 'own', asks: [{ ok: 204 }] },
-  'messages.send': { right: 'write', asks: [{ body: () => ({ id: randomUUID(), text: 'hi' }), ok: 202 }] },
+  'messages.send': {
+    right: 'write',
+    asks: [
+      { body: () => ({ id: randomUUID(), text: 'hi' }), ok: 202 },
+      { query: '?wait=0.1', body: () => ({ id: randomUUID(), text: 'hi' }), ok: 202 },
+    ],
+  },
   'messages.list': { right: 'read', asks: [{ ok: 200 }, { query: '?limit=1&after=1u', ok: 200 }] },
   'messages.stop': { right: 'write', asks: [{ body: () => ({}), ok: 200 }] },
   'events.follow': {
