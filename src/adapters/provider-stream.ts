@@ -6,7 +6,7 @@ import type { Chunk } from '../core/chunk.ts'
 import { ReplyError } from '../core/errors.ts'
 import type { Json } from '../core/json.ts'
 import type { StepUsage } from '../core/message.ts'
-import { classifyResponse } from '../reply/classify.ts'
+import { classify, classifyResponse } from '../reply/classify.ts'
 import { type Pour, pour } from '../reply/reply.ts'
 
 /**
@@ -102,7 +102,9 @@ function post({ url, headers, body }: ProviderRequest, signal: AbortSignal): Pro
     signal,
   }
   return new Promise((resolve, reject) => {
-    request(url, options, resolve).on('error', reject).end(JSON.stringify(body))
+    // Whatever it was (a certificate, an answer that is not HTTP), there was no answer.
+    const fail = (error: Error) => reject(classify(error, 'provider_unreachable'))
+    request(url, options, resolve).on('error', fail).end(JSON.stringify(body))
   })
 }
 

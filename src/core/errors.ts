@@ -156,7 +156,8 @@ export const turnErrors = {
   provider_auth: {
     transient: false,
     canRetry: true,
-    sentence: 'The server is not allowed to use the model. Its operator has to check the key, then you can try again.',
+    sentence:
+      'The server cannot use the model. Its operator has to check the key and the name of the model, then you can try again.',
   },
   content_filtered: {
     transient: false,

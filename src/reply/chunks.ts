@@ -226,6 +226,9 @@ function chunkForm(replyId: string, notes: StreamTextNotes | undefined): Form {
     },
     end() {
       if (finish === undefined || !isSuccess(finish, notes)) throw truncated(finish)
+      if (isFiltered(finish, notes)) {
+        throw new ReplyError('content_filtered', 'The provider ended the reply by its content filter.')
+      }
       const last: Chunk[] = []
       if (!begun) start(undefined, last)
       return [...last, finish]
@@ -245,6 +248,16 @@ function isSuccess(finish: FinishChunk, notes: StreamTextNotes | undefined): boo
   const reason = notes?.finish?.finishReason ?? finish.finishReason
   if (reason === undefined) return notes === undefined
   return reasonsOfSuccess.has(reason) || (reason === 'other' && notes?.finish?.rawFinishReason !== undefined)
+}
+
+/**
+ * What a filter let pass is no reply: the text breaks off anywhere. A model that declines in words of its own has
+ * written one; `streamText` calls both `content-filter`, and only the raw reason tells them apart.
+ */
+function isFiltered(finish: FinishChunk, notes: StreamTextNotes | undefined): boolean {
+  const raw = notes?.finish?.rawFinishReason
+  const inWords = notes !== undefined && (raw === undefined || raw === 'stop')
+  return finish.finishReason === 'content-filter' && !inWords
 }
 
 function truncated(finish: FinishChunk | undefined): ReplyError {

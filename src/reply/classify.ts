@@ -11,8 +11,6 @@ const byProviderCode = new Map<string, TurnCode>([
   ['rate_limit_exceeded', 'provider_rate_limited'],
   ['rate_limit_error', 'provider_rate_limited'],
   ['overloaded_error', 'provider_overloaded'],
-  ['server_error', 'provider_overloaded'],
-  ['api_error', 'provider_overloaded'],
   ['timeout_error', 'provider_timeout'],
   // These come as 429, 404 or 400, but waiting does not help: the operator has to act.
   ['insufficient_quota', 'provider_auth'],
@@ -29,10 +27,22 @@ const byProviderCode = new Map<string, TurnCode>([
   ['content_policy_violation', 'content_filtered'],
 ])
 
+/** Codes that say less than a status does: those who speak like OpenAI send them with any (Ollama: `api_error`, 404). */
+const byVagueCode = new Map<string, TurnCode>([
+  ['server_error', 'provider_overloaded'],
+  ['api_error', 'provider_overloaded'],
+])
+
 const byStatus = new Map<number, TurnCode>([
   [401, 'provider_auth'],
+  // No credit left, at those who are paid in advance.
+  [402, 'provider_auth'],
   [403, 'provider_auth'],
+  // The model, or the whole address: no message can help, the operator can.
+  [404, 'provider_auth'],
   [408, 'provider_timeout'],
+  // A lock that was not had in time; the vendors' own SDKs try again too.
+  [409, 'provider_overloaded'],
   [413, 'context_too_long'],
   [429, 'provider_rate_limited'],
   [504, 'provider_timeout'],
@@ -111,6 +121,8 @@ function codeOf(facts: Facts): TurnCode | undefined {
   return (
     firstIn(byProviderCode, facts.providerCodes) ??
     codeOfStatus(facts) ??
+    firstIn(byVagueCode, facts.providerCodes) ??
+    (facts.status === undefined ? undefined : 'provider_truncated') ??
     firstIn(byName, facts.name === undefined ? [] : [facts.name]) ??
     firstIn(byNetworkCode, facts.networkCodes) ??
     (facts.isRetryable ? 'provider_unreachable' : undefined)
@@ -118,9 +130,11 @@ function codeOf(facts: Facts): TurnCode | undefined {
 }
 
 function codeOfStatus({ status, text }: Facts): TurnCode | undefined {
-  if (status === undefined) return undefined
+  // Below 300 it is an answer, and something else was wrong with it.
+  if (status === undefined || status < 300) return undefined
+  // A redirect that nobody followed: the address is not the provider's.
+  if (status < 400) return 'provider_auth'
   if (status === 400 && promptTooLong.test(text)) return 'context_too_long'
-  if (status < 300) return 'provider_truncated'
   return byStatus.get(status) ?? (status >= 500 ? 'provider_overloaded' : 'provider_rejected')
 }
 
@@ -147,7 +161,7 @@ function unwrapped(error: unknown): unknown {
 }
 
 function factsOf(error: unknown): Facts {
-  const bodies = [error, ...providerErrorsOf(error)]
+  const bodies = providerErrorsOf(error)
   const words = bodies.flatMap((body) => [fieldOf(body, 'code'), fieldOf(body, 'type')])
   const status = [fieldOf(error, 'statusCode'), fieldOf(error, 'status'), ...words].find(isStatus)
   return {
@@ -161,10 +175,15 @@ function factsOf(error: unknown): Facts {
   }
 }
 
-/** The error objects inside an error: `{error: {code, type, message}}`, parsed by an SDK or still a text. */
+/**
+ * The error objects inside an error: `{error: {code, type, message}}`, parsed by an SDK or still a text. The last event
+ * of OpenAI's responses holds it one level deeper.
+ */
 function providerErrorsOf(error: unknown): unknown[] {
-  const holders = [fieldOf(error, 'data'), fieldOf(error, 'error'), parsed(fieldOf(error, 'responseBody'))]
-  return holders.flatMap((holder) => [holder, fieldOf(holder, 'error')]).filter((body) => body !== undefined)
+  const holders = [error, fieldOf(error, 'data'), parsed(fieldOf(error, 'responseBody'))]
+  return holders
+    .flatMap((holder) => [holder, fieldOf(holder, 'error'), fieldOf(fieldOf(holder, 'response'), 'error')])
+    .filter((body) => body !== undefined)
 }
 
 function networkCodesOf(error: unknown): string[] {

@@ -16,11 +16,14 @@ function named(name: string, fields: object = {}): Error {
 
 test.each([
   [200, 'provider_truncated'],
+  [301, 'provider_auth'],
   [400, 'provider_rejected'],
   [401, 'provider_auth'],
+  [402, 'provider_auth'],
   [403, 'provider_auth'],
-  [404, 'provider_rejected'],
+  [404, 'provider_auth'],
   [408, 'provider_timeout'],
+  [409, 'provider_overloaded'],
   [413, 'context_too_long'],
   [422, 'provider_rejected'],
   [429, 'provider_rate_limited'],
@@ -42,6 +45,9 @@ test.each([
   [400, { type: 'invalid_request_error', message: 'prompt is too long: 9 tokens > 8 maximum' }, 'context_too_long'],
   [400, { code: 'content_filter' }, 'content_filtered'],
   [400, { type: 'billing_error' }, 'provider_auth'],
+  [404, { type: 'not_found_error', message: 'model: stub-1' }, 'provider_auth'],
+  [404, { type: 'api_error', message: 'model "stub-1" not found, try pulling it first' }, 'provider_auth'],
+  [200, { type: 'api_error' }, 'provider_overloaded'],
   [200, { type: 'overloaded_error' }, 'provider_overloaded'],
 ])('HTTP %i with the error %o is %s', (statusCode, error, code) => {
   const body = JSON.stringify({ type: 'error', error })
@@ -60,6 +66,7 @@ test.each([
   ["the app's own time limit", named('TimeoutError'), 'provider_timeout'],
   ['an abort that is not ours', new DOMException('Aborted', 'AbortError'), 'provider_timeout'],
   ['a response that is not what the SDK expects', named('AI_TypeValidationError'), 'provider_truncated'],
+  ['an answer without a body', named('AI_EmptyResponseBodyError'), 'provider_truncated'],
   ['a missing key', named('AI_LoadAPIKeyError'), 'provider_auth'],
   ['a number that came as a code, as some routers send it', { code: 429, message: 'no' }, 'provider_rate_limited'],
   ['a bug', new TypeError('x is not a function'), 'internal'],

@@ -7,7 +7,7 @@ import { openai } from '../../src/adapters/openai.ts'
 import type { Chunk } from '../../src/core/chunk.ts'
 import type { UserOrAssistantMessage } from '../../src/reply/message.ts'
 import { startProvider } from '../support/provider.mjs'
-import { deltasOf, replyId, userMessage, type WriterName, writerNames, writers, written } from './writers.ts'
+import { deltasOf, replyId, userMessage, type WriterName, wireOf, writerNames, writers, written } from './writers.ts'
 
 let provider: Awaited<ReturnType<typeof startProvider>>
 beforeAll(async () => {
@@ -52,9 +52,11 @@ describe.each(writerNames)('a reply written with %s', (name: WriterName) => {
     const { chunks } = await written(writers[name](provider.url))
     const { id, parts } = await messageOf(chunks, major)
     expect(id).toBe(replyId)
-    expect(parts).toMatchObject([
+    // AI SDK 7 begins each of Anthropic's messages with a part of its own, which says what the prompt cost.
+    expect(parts.filter(({ type }) => type !== 'custom')).toMatchObject([
       { type: 'step-start' },
-      { type: 'reasoning', text: 'Let me see.', state: 'done' },
+      // Only those who are compatible with OpenAI tell it in chat completions, so `@ai-sdk/openai` does not look for it.
+      ...(name.endsWith(', chat') ? [] : [{ type: 'reasoning', text: 'Let me see.', state: 'done' }]),
       { type: 'text', text: words.join(''), state: 'done' },
       { type: 'tool-weather', toolCallId: 'call-1', state: 'input-available', input: { city: 'Köln' } },
     ])
@@ -67,12 +69,12 @@ describe.each(writerNames)('a reply written with %s', (name: WriterName) => {
     expect(usage).toMatchObject([
       { model: 'stub-1', inputTokens: 11, outputTokens: 7, cachedInputTokens: 3, finishReason: 'stop' },
     ])
-    if (name !== 'anthropic') expect(usage[0]).toMatchObject({ reasoningTokens: 2 })
+    if (wireOf(name) !== 'messages') expect(usage[0]).toMatchObject({ reasoningTokens: 2 })
   })
 
   test('says why it ended', async () => {
-    const length = name === 'anthropic' ? 'max_tokens' : 'length'
-    provider.script([{ text: 'Hi' }, { finish: length }])
+    const words = { chat: 'length', responses: 'max_output_tokens', messages: 'max_tokens' }
+    provider.script([{ text: 'Hi' }, { finish: words[wireOf(name)] }])
     expect((await written(writers[name](provider.url))).chunks.at(-1)).toEqual({
       type: 'finish',
       finishReason: 'length',
@@ -84,6 +86,14 @@ describe.each(writerNames)('a reply written with %s', (name: WriterName) => {
     const { chunks, error } = await written(writers[name](provider.url))
     expect(error).toBeUndefined()
     expect(chunks.at(-1)?.type).toBe('finish')
+  })
+
+  test('is a success where the model declines in its own words', async () => {
+    provider.script([{ refusal: 'I would rather ' }, { refusal: 'not.' }])
+    const { chunks, error } = await written(writers[name](provider.url))
+    expect(error).toBeUndefined()
+    // `@ai-sdk/openai-compatible` 2 does not look for these words.
+    expect(deltasOf(chunks)).toBe(name === 'AI SDK 6, compatible' ? '' : 'I would rather not.')
   })
 
   test('shows each delta as it comes, without waiting for the next', async () => {
@@ -104,7 +114,7 @@ describe.each(writerNames)('a reply written with %s', (name: WriterName) => {
     const messages = [userMessage('How warm is it?'), answered, userMessage('And now?')]
     await written(writers[name](provider.url), { messages, message: messages[2]! })
     const { body } = provider.requests.at(-1)!
-    expect(body.messages).toEqual(name === 'anthropic' ? anthropicConversation : openaiConversation)
+    expect(body.messages ?? body.input).toMatchObject(conversations[wireOf(name)])
     expect(body).toMatchObject({ model: 'stub-1', stream: true })
   })
 
@@ -116,7 +126,8 @@ describe.each(writerNames)('a reply written with %s', (name: WriterName) => {
       stepsDone: 1,
     })
     expect(chunks[0]).toEqual({ type: 'start', messageId: replyId })
-    expect(provider.requests.at(-1)!.body.messages).toHaveLength(3)
+    const { body } = provider.requests.at(-1)!
+    expect(body.messages ?? body.input).toHaveLength(3)
   })
 
   test('is read for many replies at a time without mixing them up', async () => {
@@ -145,28 +156,37 @@ const answered: UserOrAssistantMessage = {
   ],
 }
 
-const openaiConversation = [
-  { role: 'user', content: 'How warm is it?' },
-  {
-    role: 'assistant',
-    content: null,
-    tool_calls: [{ id: 'call-1', type: 'function', function: { name: 'weather', arguments: '{"city":"Köln"}' } }],
-  },
-  { role: 'tool', tool_call_id: 'call-1', content: '{"celsius":21}' },
-  { role: 'assistant', content: '21 °C.' },
-  { role: 'user', content: 'And now?' },
-]
+const user = (text: string, type = 'text') => ({ role: 'user', content: [{ type, text }] })
 
-const anthropicConversation = [
-  { role: 'user', content: [{ type: 'text', text: 'How warm is it?' }] },
-  { role: 'assistant', content: [{ type: 'tool_use', id: 'call-1', name: 'weather', input: { city: 'Köln' } }] },
-  {
-    role: 'user',
-    content: [{ type: 'tool_result', tool_use_id: 'call-1', content: '{"celsius":21}', is_error: false }],
-  },
-  { role: 'assistant', content: [{ type: 'text', text: '21 °C.' }] },
-  { role: 'user', content: [{ type: 'text', text: 'And now?' }] },
-]
+/** The same conversation in the words of each wire. */
+const conversations = {
+  chat: [
+    { role: 'user', content: 'How warm is it?' },
+    {
+      role: 'assistant',
+      content: null,
+      tool_calls: [{ id: 'call-1', type: 'function', function: { name: 'weather', arguments: '{"city":"Köln"}' } }],
+    },
+    { role: 'tool', tool_call_id: 'call-1', content: '{"celsius":21}' },
+    { role: 'assistant', content: '21 °C.' },
+    { role: 'user', content: 'And now?' },
+  ],
+  responses: [
+    user('How warm is it?', 'input_text'),
+    { type: 'function_call', call_id: 'call-1', name: 'weather', arguments: '{"city":"Köln"}' },
+    { type: 'function_call_output', call_id: 'call-1', output: '{"celsius":21}' },
+    // 7 writes the text alone, 6 a list of parts.
+    { role: 'assistant', content: expect.anything() },
+    user('And now?', 'input_text'),
+  ],
+  messages: [
+    user('How warm is it?'),
+    { role: 'assistant', content: [{ type: 'tool_use', id: 'call-1', name: 'weather', input: { city: 'Köln' } }] },
+    { role: 'user', content: [{ type: 'tool_result', tool_use_id: 'call-1', content: '{"celsius":21}' }] },
+    { role: 'assistant', content: [{ type: 'text', text: '21 °C.' }] },
+    user('And now?'),
+  ],
+}
 
 test('the readers send their key, headers, system and body as each provider wants them', async () => {
   provider.script([{ text: 'Hi' }])

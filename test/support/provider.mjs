@@ -1,17 +1,19 @@
 /**
- * A model provider over real HTTP: OpenAI's chat completions (`…/chat/completions`) and Anthropic's messages
- * (`…/messages`), each answered as a list of steps says. It is plain JavaScript, so that a test and the child process
- * of a benchmark (provider-main.mjs) use the same one.
+ * A model provider over real HTTP: OpenAI's chat completions (`…/chat/completions`) and responses (`…/responses`), and
+ * Anthropic's messages (`…/messages`), each answered as a list of steps says. It is plain JavaScript, so that a test and
+ * the child process of a benchmark (provider-main.mjs) use the same one.
  */
 import { createServer } from 'node:http'
 import { setTimeout as after } from 'node:timers/promises'
+import { wordsOf } from './provider-words.mjs'
 
 /**
- * What one answer does, in order. A list that does not end by itself (`end`, `destroy`, `hang`, `status`, `forever`,
- * `firehose`) ends as a good provider does: finish reason, usage, last event, end.
+ * What one answer does, in order. A list that does not end by itself (`end`, `destroy`, `hang`, `deaf`, `status`,
+ * `forever`, `firehose`) ends as a good provider does: finish reason, usage, last event, end.
  *
  * @typedef {{ text: string }
  *   | { reasoning: string }
+ *   | { refusal: string } the model declines in its own words, which is no text to OpenAI
  *   | { tool: { id: string, name: string, input: string[] } } a call, its input in pieces
  *   | { wait: Promise<unknown> } goes on when the test says so
  *   | { pauseMs: number }
@@ -24,6 +26,7 @@ import { setTimeout as after } from 'node:timers/promises'
  *   | { end: true } the clean end of the body, whatever was missing
  *   | { destroy: true } the socket is reset
  *   | { hang: true } nothing more comes
+ *   | { deaf: true } nothing at all comes, not even a status
  *   | { forever: string, everyMs: number } a text again and again until the client goes
  *   | { firehose: { tokens: number, perSecond: number, stamp?: boolean } } see `startProvider`} Step
  * @typedef {{ inputTokens: number, outputTokens: number, cachedInputTokens?: number, reasoningTokens?: number }} Usage
@@ -44,7 +47,8 @@ import { setTimeout as after } from 'node:timers/promises'
  * }} Provider
  */
 
-const model = 'stub-1'
+/** @typedef {import('./provider-words.mjs').Words} Words */
+
 /** @type {Usage} */
 const usualUsage = { inputTokens: 11, outputTokens: 7, cachedInputTokens: 3, reasoningTokens: 2 }
 
@@ -72,7 +76,7 @@ export async function startProvider({ port = 0 } = {}) {
     requests.push(request)
     for (const resolve of waiting.splice(0)) resolve(request)
     const steps = typeof script === 'function' ? script(request) : script
-    await answer(steps, response, request.path.endsWith('/messages') ? anthropicWords() : openaiWords(), firehose)
+    await answer(steps, response, wordsOf(request.path), firehose)
   })
   await new Promise((resolve) => server.listen(port, '127.0.0.1', () => resolve(undefined)))
   const { port: actual } = /** @type {import('node:net').AddressInfo} */ (server.address())
@@ -120,6 +124,7 @@ async function answer(steps, response, words, firehose) {
   for (const step of steps) {
     if (response.destroyed) return
     if ('status' in step) return respond(step, response)
+    if ('deaf' in step) return
     open(response, opening)
     if ('end' in step) return void response.end()
     if ('destroy' in step) return void response.socket?.resetAndDestroy()
@@ -188,161 +193,6 @@ async function repeat({ forever, everyMs }, response, words) {
 }
 
 /**
- * A provider's way to say things.
- *
- * @typedef {{
- *   open(usage: Usage | null): string,
- *   text(text: string): string,
- *   step(step: Step): string | Uint8Array,
- *   close(usage: (Usage | null)[]): string,
- * }} Words
- */
-
-/** @param {unknown} data @param {string} [event] */
-const sse = (data, event) =>
-  `${event === undefined ? '' : `event: ${event}\n`}data: ${typeof data === 'string' ? data : JSON.stringify(data)}\n\n`
-
-/** @returns {Words} */
-function openaiWords() {
-  /** @type {string | undefined} */
-  let reason
-  let tools = 0
-  const head = { id: 'chatcmpl-1', object: 'chat.completion.chunk', created: 1_760_000_000, model }
-  /** @param {object} delta @param {string | null} finish_reason */
-  const chunk = (delta, finish_reason = null) => sse({ ...head, choices: [{ index: 0, delta, finish_reason }] })
-  /** @param {{ id: string, name: string, input: string[] }} tool */
-  const toolCall = ({ id, name, input }) => {
-    const index = tools++
-    const begin = { index, id, type: 'function', function: { name, arguments: '' } }
-    const rest = input.map((piece) => chunk({ tool_calls: [{ index, function: { arguments: piece } }] }))
-    return [chunk({ tool_calls: [begin] }), ...rest].join('')
-  }
-  return {
-    open: () => chunk({ role: 'assistant', content: '' }),
-    text: (text) => chunk({ content: text }),
-    step(step) {
-      if ('text' in step) return chunk({ content: step.text })
-      if ('reasoning' in step) return chunk({ reasoning_content: step.reasoning })
-      if ('tool' in step) return toolCall(step.tool)
-      if ('raw' in step) return step.raw
-      if ('error' in step) return sse({ error: step.error })
-      if ('finish' in step) {
-        reason = step.finish
-        return chunk({}, reason)
-      }
-      return ''
-    },
-    close(usage) {
-      const finish = reason === undefined ? chunk({}, tools === 0 ? 'stop' : 'tool_calls') : ''
-      const reports = usage.flatMap((report) =>
-        report === null ? [] : [sse({ ...head, choices: [], usage: openaiUsage(report) })],
-      )
-      return [finish, ...reports, sse('[DONE]')].join('')
-    },
-  }
-}
-
-/** @param {Usage} usage */
-function openaiUsage({ inputTokens, outputTokens, cachedInputTokens, reasoningTokens }) {
-  return {
-    prompt_tokens: inputTokens,
-    completion_tokens: outputTokens,
-    total_tokens: inputTokens + outputTokens,
-    prompt_tokens_details: { cached_tokens: cachedInputTokens ?? 0 },
-    completion_tokens_details: { reasoning_tokens: reasoningTokens ?? 0 },
-  }
-}
-
-/** @returns {Words} */
-function anthropicWords() {
-  let blocks = 0
-  /** @type {'text' | 'thinking' | undefined} */
-  let open
-  let hasTools = false
-  /** @type {string | undefined} */
-  let reason
-  /** @param {{ type: string, [key: string]: unknown }} data */
-  const event = (data) => sse(data, data.type)
-  const close = () => {
-    if (open === undefined) return ''
-    const signature = { type: 'signature_delta', signature: 'c2lnbmVk' }
-    const signed =
-      open === 'thinking' ? event({ type: 'content_block_delta', index: blocks - 1, delta: signature }) : ''
-    open = undefined
-    return signed + event({ type: 'content_block_stop', index: blocks - 1 })
-  }
-  /** @param {'text' | 'thinking'} kind @param {string} piece */
-  const delta = (kind, piece) => {
-    let start = ''
-    if (open !== kind) {
-      start = close() + event({ type: 'content_block_start', index: blocks, content_block: { type: kind, [kind]: '' } })
-      open = kind
-      blocks += 1
-    }
-    const data = { type: 'content_block_delta', index: blocks - 1, delta: { type: `${kind}_delta`, [kind]: piece } }
-    return start + event(data)
-  }
-  /** @param {{ id: string, name: string, input: string[] }} tool */
-  const toolCall = ({ id, name, input }) => {
-    hasTools = true
-    const before = close()
-    const index = blocks++
-    const block = { type: 'tool_use', id, name, input: {} }
-    const deltas = input.map((piece) =>
-      event({ type: 'content_block_delta', index, delta: { type: 'input_json_delta', partial_json: piece } }),
-    )
-    const start = event({ type: 'content_block_start', index, content_block: block })
-    return [before, start, ...deltas, event({ type: 'content_block_stop', index })].join('')
-  }
-  /** @param {string} stop_reason @param {Usage | null} usage */
-  const messageDelta = (stop_reason, usage) => {
-    const said = usage === null ? {} : { usage: { output_tokens: usage.outputTokens } }
-    return event({ type: 'message_delta', delta: { stop_reason, stop_sequence: null }, ...said })
-  }
-  return {
-    open(usage) {
-      const cached = usage?.cachedInputTokens ?? 0
-      const said =
-        usage === null
-          ? {}
-          : {
-              usage: {
-                input_tokens: usage.inputTokens - cached,
-                cache_creation_input_tokens: 0,
-                cache_read_input_tokens: cached,
-                output_tokens: 1,
-              },
-            }
-      const message = {
-        id: 'msg_1',
-        type: 'message',
-        role: 'assistant',
-        content: [],
-        model,
-        stop_reason: null,
-        ...said,
-      }
-      return event({ type: 'message_start', message }) + event({ type: 'ping' })
-    },
-    text: (text) => delta('text', text),
-    step(step) {
-      if ('text' in step) return delta('text', step.text)
-      if ('reasoning' in step) return delta('thinking', step.reasoning)
-      if ('tool' in step) return toolCall(step.tool)
-      if ('raw' in step) return step.raw
-      if ('error' in step) return event({ type: 'error', error: step.error })
-      if ('finish' in step) reason = step.finish
-      return ''
-    },
-    close(usage) {
-      const why = reason ?? (hasTools ? 'tool_use' : 'end_turn')
-      const reports = usage.map((report) => messageDelta(why, report))
-      return [close(), ...reports, event({ type: 'message_stop' })].join('')
-    },
-  }
-}
-
-/**
  * @typedef {{ tokens: number, perSecond: number, stamp?: boolean }} FirehoseOptions
  * @typedef {{
  *   add(response: import('node:http').ServerResponse, words: Words, options: FirehoseOptions): void,
@@ -387,7 +237,6 @@ function createFirehose() {
     add(response, words, { tokens, perSecond, stamp = false }) {
       // The first token opens the provider's text block through the HTTP module; the rest are all alike.
       response.write(words.text(''))
-      const provider = words.text('').startsWith('event:') ? 'anthropic' : 'openai'
       const stream = {
         sent: 0,
         // Spread over the first token's time, so that the streams do not all write in the same tick.
@@ -398,7 +247,7 @@ function createFirehose() {
           if (socket === null || response.destroyed) return true
           const due = Math.min(tokens, Math.floor(((now - stream.begun) * perSecond) / 1000))
           while (stream.sent < due) {
-            socket.write(frameOf(words, provider, stamp ? `${now} ` : 'token '))
+            socket.write(frameOf(words, words.wire, stamp ? `${now} ` : 'token '))
             stream.sent += 1
           }
           if (stream.sent < tokens) return false
