@@ -411,6 +411,18 @@ begin
     'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
 end $$;
 
+-- A title that no person gave: it is taken only while there is none. Null: there is one, or no such session.
+create function holdfast.give_title(p_tenant text, p_session text, p_title text) returns json language plpgsql as $$
+declare s holdfast.sessions; v_seq int;
+begin
+  update holdfast.sessions set title = p_title, updated_at = clock_timestamp()
+   where tenant_id = p_tenant and id = p_session and title is null returning * into s;
+  if not found then return null; end if;
+  v_seq := holdfast.write_event(p_tenant, p_session, 'session.updated', null,
+    json_build_object('session', holdfast.session_json(s, 0)));
+  return holdfast.answer('', p_tenant, p_session, v_seq) -> 'event';
+end $$;
+
 -- Everything that was said is gone; the ledger's rows stay, they hold no content. Outcomes: deleted, not_found,
 -- forbidden (all but owners).
 create function holdfast.delete_session(p_tenant text, p_session text, p_user text) returns text

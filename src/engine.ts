@@ -142,6 +142,7 @@ function wire(
       wakeups,
       reply: (context) => app().reply(context),
       onReply: () => app().onReply,
+      title: () => app().title,
       replyBytesMax: limits.replyBytesMax,
       crashesMax,
       onRefused,

@@ -1,6 +1,6 @@
 /** What an app may set, and what becomes of it: resolved once, at the edge, into a complete readonly object. */
 import type { AppAuthenticate, TokenSettings } from './http/principal.ts'
-import type { OnReply } from './reply/finished.ts'
+import type { OnReply, Title } from './reply/finished.ts'
 import type { Reply } from './reply/reply.ts'
 
 export type HoldfastOptions<Metadata extends object = object> = {
@@ -10,6 +10,10 @@ export type HoldfastOptions<Metadata extends object = object> = {
   onReply?: OnReply<Metadata>
   /** How long the user waits for `onReply`; then the reply is stored without its metadata. 1–60,000. Defaults to 5,000. */
   onReplyMs?: number
+  /** Gives a session its title after its first complete reply. See `Title`. Defaults to none: titles are given by people. */
+  title?: Title
+  /** How long an answer of `title` is waited for; nothing else waits. 1–60,000. Defaults to 10,000. */
+  titleMs?: number
   /** A Postgres connection URL. Defaults to an embedded Postgres in `dataDir`. */
   database?: string
   /** Where the embedded Postgres keeps its files. Unused with `database`. Defaults to `./.holdfast`. */
@@ -87,10 +91,10 @@ export type Limits = {
 /** Every option, resolved. A new option that is forgotten here does not compile. */
 export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limits'>>> &
   Readonly<Pick<HoldfastOptions, Optional> & { limits: Readonly<Required<Limits>> }>
-type Optional = 'database' | 'authenticate' | 'tokens' | 'onReply'
+type Optional = 'database' | 'authenticate' | 'tokens' | 'onReply' | 'title'
 
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
-export type AppFunctions = Pick<Resolved, 'reply' | 'onReply'>
+export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'title'>
 
 export class OptionError extends Error {
   override readonly name = 'OptionError'
@@ -100,6 +104,7 @@ type Bounds = { min: number; max: number; default: number }
 
 export const bounds = {
   onReplyMs: { min: 1, max: 60_000, default: 5_000 },
+  titleMs: { min: 1, max: 60_000, default: 10_000 },
   leaseMs: { min: 1_000, max: 60_000, default: 5_000 },
   pollMs: { min: 100, max: 10_000, default: 1_000 },
   flushMs: { min: 0, max: 250, default: 15 },
@@ -123,6 +128,8 @@ export function resolveOptions(options: HoldfastOptions, defaults: { production:
     reply: options.reply,
     onReply: functionOrNone('onReply', options.onReply),
     onReplyMs: within(options, 'onReplyMs'),
+    title: functionOrNone('title', options.title),
+    titleMs: within(options, 'titleMs'),
     database: databaseOf(database),
     authenticate,
     tokens: tokensOf(tokens, authenticate),

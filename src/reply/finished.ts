@@ -31,5 +31,15 @@ export type OnReply<Metadata extends object = object> = (
 // biome-ignore lint/suspicious/noConfusingVoidType: a function that answers nothing is one of them
 type Maybe<Metadata> = Metadata | null | undefined | void
 
+/**
+ * The app's function that gives a session its title: called once, after the session's first complete reply, if it has no
+ * title by then. Nothing waits for it, and a title that a person gives meanwhile is kept. Null: none. It is cut to 200
+ * characters. A crash may lose the call or, if it comes before the title is stored, the title; it is not asked for again.
+ */
+export type Title = (context: TitleContext) => string | null | undefined | Promise<string | null | undefined>
+
+/** `messages` ends with the reply. */
+export type TitleContext = Pick<FinishedContext, 'messages' | 'session' | 'user' | 'signal'>
+
 /** The `data` of `message.ai_response`, as an app's client reads it: the app's metadata stands beside the message. */
 export type AiResponse<Metadata extends object = JsonObject> = Metadata & { message: Message }

@@ -28,7 +28,10 @@ export async function endAttempt(options: AttemptOptions, attempt: Attempt, went
   for (const chunk of attempt.cleaner.end()) pushChunk(attempt, chunk)
   if (went.how !== 'lost') await attempt.log.flushed()
   const ended = await storeEnd(options, attempt, wentAfterAll(attempt.log.ended, went))
-  if (ended.outcome === 'stored') options.onEvent(attempt.claimed, ended.event)
+  if (ended.outcome === 'stored') {
+    options.onEvent(attempt.claimed, ended.event)
+    if (ended.event.type === 'message.ai_response') options.onComplete(attempt, ended.event)
+  }
   // From here on what is reported goes to the ledger by itself.
   attempt.over = true
   await reportLate(options.database, attempt, attempt.usage.slice(ended.outcome === 'stored' ? attempt.reported : 0))

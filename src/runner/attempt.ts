@@ -27,6 +27,8 @@ export type AttemptOptions = {
   onRefused: (attempt: { turnId: string; attempt: number }, write: 'end') => void
   /** What an end wrote, to be told to followers; and that the lane may have a new head. */
   onEvent: (session: { tenantId: string; sessionId: string }, event: Event) => void
+  /** The attempt has stored its reply as complete, by this event. */
+  onComplete: (attempt: Attempt, event: Event) => void
 }
 
 export type Attempt = {

@@ -8,22 +8,25 @@ import { setMaxListeners } from 'node:events'
 import { point } from '#points'
 import { type ClaimEffect, type ClaimInput, claimingNext, createClaiming } from '../core/claiming.ts'
 import { failureOf } from '../core/errors.ts'
+import type { Event } from '../core/event.ts'
 import type { Appender } from '../log/append.ts'
 import { lookEveryMs, type Note, type Wakeups } from '../log/wakeups.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
 import { type ClaimAnswer, type Claimed, claim } from '../store/turns.ts'
-import type { AttemptOptions } from './attempt.ts'
+import type { Attempt, AttemptOptions } from './attempt.ts'
 import { runAttempt } from './attempt-run.ts'
+import { mayBeUntitled, type TitleOptions, titleFirst } from './title.ts'
 
-export type RunnerOptions = Omit<AttemptOptions, 'onEvent'> & {
-  wakeups: Wakeups
-  appender: Appender
-  database: Database
-  leaseMs: number
-  pollMs: number
-  concurrency: number
-  crashesMax: number
-}
+export type RunnerOptions = Omit<AttemptOptions, 'onEvent' | 'onComplete'> &
+  Omit<TitleOptions, 'onEvent'> & {
+    wakeups: Wakeups
+    appender: Appender
+    database: Database
+    leaseMs: number
+    pollMs: number
+    concurrency: number
+    crashesMax: number
+  }
 
 export type Runner = {
   start(): void
@@ -41,6 +44,9 @@ export type Runner = {
 
 type ClaimOnce = Extract<ClaimEffect, { type: 'claim' }>
 
+/** Sessions of this process that wait for their titles. Those that come then have none. */
+const titlesMax = 1_000
+
 /** A database that does not answer keeps nobody from ending: what was not handed over is taken over by its lease. */
 const handoverMs = 5_000
 
@@ -53,6 +59,7 @@ export function createRunner(options: RunnerOptions): Runner {
   setMaxListeners(0, handover.signal)
   const attempts = new Set<Promise<void>>()
   const claims = new Set<Promise<void>>()
+  const titles = new Set<Promise<void>>()
   /** Until the database has said what time it is, nothing has run out. */
   let expiredBefore: string | undefined
   let timer: NodeJS.Timeout | undefined
@@ -64,6 +71,26 @@ export function createRunner(options: RunnerOptions): Runner {
     ...options,
     onEvent: ({ tenantId, sessionId }, event) =>
       wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true }),
+    onComplete: giveTitle,
+  }
+
+  /** Beside the attempt, which ends meanwhile: its lane and its place among the attempts are free. */
+  function giveTitle(attempt: Attempt, event: Event): void {
+    if (!mayBeUntitled(options, attempt)) return
+    if (titles.size >= titlesMax) {
+      options.log('title: the session has none', {
+        sessionId: attempt.claimed.sessionId,
+        why: 'too many wait for theirs',
+      })
+      return
+    }
+    const onEvent: AttemptOptions['onEvent'] = ({ tenantId, sessionId }, updated) =>
+      wakeups.tell({ tenantId, sessionId, events: [updated], runs: [], due: false })
+    const giving = titleFirst({ ...options, onEvent }, attempt, event).finally(() => {
+      titles.delete(giving)
+      ended()
+    })
+    titles.add(giving)
   }
 
   function input(what: ClaimInput): void {
@@ -152,7 +179,7 @@ export function createRunner(options: RunnerOptions): Runner {
 
   /** Says so where nothing of this runner is under way, also no claim that may have taken turns. */
   function ended(): void {
-    if (attempts.size === 0 && claims.size === 0 && state.lost.length === 0) onEnded?.()
+    if (attempts.size === 0 && claims.size === 0 && titles.size === 0 && state.lost.length === 0) onEnded?.()
   }
 
   return {

@@ -47,6 +47,40 @@ export async function renameSession(
   return answer.outcome === 'updated' ? { ...answer, event: eventOf(answer.event) } : answer
 }
 
+const giveTitleStatement: Statement = {
+  name: 'give-title',
+  text: 'select holdfast.give_title($1, $2, $3) as event',
+}
+
+/** Gives a title to a session that has none. Null: it has one, given by a person or just now, or is gone. */
+export async function giveTitleIfNone(
+  database: Database,
+  ask: { tenantId: string; sessionId: string; title: string },
+): Promise<Event | null> {
+  const values = [ask.tenantId, ask.sessionId, ask.title]
+  const rows = await database.query<{ event: EventJson | null }>('turns', giveTitleStatement, values)
+  const { event } = rows[0]!
+  return event && eventOf(event)
+}
+
+const firstReplyStatement: Statement = {
+  name: 'first-reply',
+  text: `
+    select from holdfast.sessions s
+     where s.tenant_id = $1 and s.id = $2 and s.title is null
+       and not exists (select from holdfast.events e where e.tenant_id = s.tenant_id and e.session_id = s.id
+         and e.seq < $3 and e.type = 'message.ai_response')`,
+}
+
+/** Whether the session has no title, and no complete reply before the one whose event has this seq. */
+export async function isFirstUntitledReply(
+  database: Database,
+  ask: { tenantId: string; sessionId: string; seq: number },
+): Promise<boolean> {
+  const rows = await database.query('read', firstReplyStatement, [ask.tenantId, ask.sessionId, ask.seq])
+  return rows.length > 0
+}
+
 const deleteStatement: Statement = {
   name: 'delete-session',
   text: 'select holdfast.delete_session($1, $2, $3) as outcome',

@@ -9,7 +9,7 @@ import { appendIfHeld, renewIfHeld, stillHeld } from '../../src/store/chunks.ts'
 import { type Database, hotSettings, type Statement } from '../../src/store/database.ts'
 import { pollFollowed, readNow, readPage, snapshotRow } from '../../src/store/log.ts'
 import { messagePage, messagePair, promptMessages } from '../../src/store/messages.ts'
-import { roleOf, stillMembers } from '../../src/store/sessions.ts'
+import { isFirstUntitledReply, roleOf, stillMembers } from '../../src/store/sessions.ts'
 import { finishIfHeld, repair, stoppable, sweep, turnsStopping } from '../../src/store/turns.ts'
 import { postgresVersions } from '../support/postgres.ts'
 import { acceptanceOf, claimAs, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
@@ -131,6 +131,7 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   await stoppable(spy, tenantId, session!, held!.messageId)
   await roleOf(spy, tenantId, session!, userId)
   await stillMembers(spy, [place])
+  await isFirstUntitledReply(spy, { ...place, seq: 3 })
   await turnsStopping(spy, 10)
   await repair(spy, 10)
   await sweep(spy, 10)
@@ -173,6 +174,7 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('requeue', [...key, 'error', null, 0, '[]'])
   await call('fail', [...key, '{}', '[]', null, null, '[]'])
   await call('report', [key[0], key[1], userId, key[2], key[3], '[]'])
+  await call('give_title', [tenantId, 'q0', 'a title'])
   await call('stop', [...key, 0, '[]', null, null, userId, null, true])
   await call('expire', [20, '{}'])
   await call('repair_lanes', [20])
