@@ -1,10 +1,15 @@
 /** FL1–FL8 end to end: what a failing provider becomes for the people who wait, and for the messages behind. */
-
 import type { AddressInfo } from 'node:net'
 import { createServer } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
-import type { Frame } from '../support/client.ts'
-import type { ProviderRequest } from '../support/provider.mjs'
+import { failureOf, type TurnCode } from '../../src/core/errors.ts'
+import { textOf } from '../../src/core/parts.ts'
+import { createHoldfast } from '../../src/index.ts'
+import { type WriterName, writerNames, writers } from '../reply/writers.ts'
+import { apiOf, type Frame, type Watcher } from '../support/client.ts'
+import { freshDatabase } from '../support/postgres.ts'
+import { type ProviderRequest, startProvider } from '../support/provider.mjs'
+import { jwtSecret } from '../support/server.ts'
 import { ofType, openScene, type Step, textIn } from './scene.ts'
 
 type Case = {
@@ -50,28 +55,28 @@ const cases: Case[] = [
     ended: ['provider_truncated'],
     outcome: good,
   },
-  { fault: 'FL5 reset', attempts: [[begun, { destroy: true }]], ended: ['provider_truncated'], outcome: good },
+  { fault: 'FL6 reset', attempts: [[begun, { destroy: true }]], ended: ['provider_truncated'], outcome: good },
   {
-    fault: 'FL6 a malformed chunk',
+    fault: 'FL7 a malformed chunk',
     attempts: [[begun, { raw: 'data: {"choices": [{\n\n' }]],
     ended: ['provider_truncated'],
     outcome: good,
   },
   {
-    fault: 'FL6 an event cut inside a character',
+    fault: 'FL7 an event cut inside a character',
     attempts: [[{ text: 'caf' }, { cut: 'é \u{1F600}' }, { text: '!' }]],
     ended: [],
     outcome: { text: 'café \u{1F600}!' },
   },
   {
-    fault: 'FL7 an error after 200',
+    fault: 'FL8 an error after 200',
     attempts: [[begun, { error: { message: 'overloaded', type: 'server_error' } }, { end: true }]],
     ended: ['provider_overloaded'],
     outcome: good,
   },
-  { fault: 'FL7 usage missing', attempts: [[...well, { usage: null }]], ended: [], outcome: good, tokens: 0 },
+  { fault: 'FL8 usage missing', attempts: [[...well, { usage: null }]], ended: [], outcome: good, tokens: 0 },
   {
-    fault: 'FL7 usage twice',
+    fault: 'FL8 usage twice',
     attempts: [
       [...well, { usage: { inputTokens: 3, outputTokens: 1 } }, { usage: { inputTokens: 30, outputTokens: 12 } }],
     ],
@@ -87,7 +92,24 @@ const cases: Case[] = [
   },
 ]
 
-const saidIn = ({ body }: ProviderRequest): string => body.messages.at(-1).content
+/** The user's text, in whatever words it was asked with. To Anthropic, messages without a reply between are one. */
+function saidIn({ body }: ProviderRequest): string {
+  const { content } = (body.messages ?? body.input).at(-1)
+  return typeof content === 'string' ? content : content.at(-1).text
+}
+
+/** What the followers were told of the attempts of one turn that ended and were tried again; none began too early. */
+function triedAgain(watcher: Watcher, turnId: string): { reason: string; code: string }[] {
+  const ended = ofType(watcher, 'attempt.ended').filter((frame) => frame.turnId === turnId)
+  for (const { data, at } of ended) {
+    const next = ofType(watcher, 'attempt.started').find(
+      (frame) => frame.turnId === turnId && frame.data.attempt === data.attempt + 1,
+    )
+    expect(Date.parse(data.retryAt)).toBeGreaterThanOrEqual(Date.parse(at))
+    expect(Date.parse(next!.at)).toBeGreaterThanOrEqual(Date.parse(data.retryAt))
+  }
+  return ended.map(({ data: { reason, code } }) => ({ reason, code }))
+}
 
 test('each failure of a provider is classified, retried or failed as told, and the lane goes on in order (I2)', async () => {
   const scene = await openScene()
@@ -122,12 +144,8 @@ test('each failure of a provider is classified, retried or failed as told, and t
   expect(seqs).toEqual([...seqs].sort((a, b) => a - b))
 
   for (const [at, { fault, ended, attempts }] of cases.entries()) {
-    const of = ofType(watcher, 'attempt.ended').filter(({ turnId }) => turnId === outcomes[at]!.turnId)
-    expect([fault, ...of.map(({ data }) => data.code)]).toEqual([fault, ...ended])
-    for (const { data, at: endedAt } of of) {
-      expect(data).toMatchObject({ reason: 'error', turnId: outcomes[at]!.turnId })
-      expect(Date.parse(data.retryAt)).toBeGreaterThanOrEqual(Date.parse(endedAt))
-    }
+    const again = triedAgain(watcher, outcomes[at]!.turnId!)
+    expect([fault, ...again]).toEqual([fault, ...ended.map((code) => ({ reason: 'error', code }))])
     const requests = asked.filter(({ said }) => said === fault)
     expect([fault, requests.length]).toEqual([fault, 'text' in cases[at]!.outcome ? ended.length + 1 : attempts.length])
   }
@@ -138,7 +156,86 @@ test('each failure of a provider is classified, retried or failed as told, and t
   expect(await hung.at(-1)!.request.closed).toBe('aborted')
 })
 
-test('usage is counted once, as the provider reported it last (FL7, I12)', async () => {
+const limited = (retryAfterMs: number): Step[] => [
+  { status: 429, headers: { 'retry-after-ms': String(retryAfterMs) }, body: { error: {} } },
+]
+const refused: Step[] = [{ status: 401, body: { error: {} } }]
+/** What the user says, what the provider does at each attempt, and what comes of it. */
+const perReader: { said: string; attempts: Step[][]; again: TurnCode[]; failure?: ReturnType<typeof failureOf> }[] = [
+  { said: 'once', attempts: [limited(700)], again: ['provider_rate_limited'] },
+  {
+    said: 'always',
+    attempts: [limited(50), limited(60), limited(70)],
+    again: ['provider_rate_limited', 'provider_rate_limited'],
+    failure: failureOf('provider_rate_limited', 70),
+  },
+  { said: 'refused', attempts: [refused], again: [], failure: failureOf('provider_auth') },
+]
+
+const wordsIn = (text: string) => {
+  const [name, said] = text.split(': ')
+  return { name: name as WriterName, said }
+}
+
+test('with every reader a passing fault is tried again when the provider said, and a lasting one is told at once (FL1, I2)', async () => {
+  const database = await freshDatabase(18)
+  const provider = await startProvider()
+  const chat = createHoldfast({
+    database: database.url,
+    tokens: { secret: jwtSecret },
+    log: () => undefined,
+    reply(context) {
+      const { name } = wordsIn(textOf(context.message.parts))
+      return writers[name](provider.url)(context)
+    },
+  })
+  onTestFinished(async () => {
+    await chat.close()
+    await provider.stop()
+    await database.drop()
+  })
+  const asked: { text: string; atMs: number }[] = []
+  const askedFor = (text: string) => asked.filter((each) => each.text === text)
+  provider.script((request) => {
+    const text = saidIn(request)
+    const before = askedFor(text).length
+    asked.push({ text, atMs: performance.now() })
+    return perReader.find(({ said }) => said === wordsIn(text).said)!.attempts[before] ?? well
+  })
+  const { url } = await chat.listen(0)
+  const ann = await apiOf(() => url)
+
+  await Promise.all(
+    writerNames.map(async (name) => {
+      const session = await ann.createSession()
+      const watcher = ann.watch(session)
+      for (const { said } of perReader) await ann.send(session, `${name}: ${said}`, said)
+      for (const { said, again, failure } of perReader) {
+        const outcome = await watcher.outcome(said)
+        expect([name, said, ...triedAgain(watcher, outcome.turnId!)]).toEqual([
+          name,
+          said,
+          ...again.map((code) => ({ reason: 'error', code })),
+        ])
+        const message = expect.objectContaining({ role: 'assistant', repliesTo: said })
+        expect([name, outcome]).toMatchObject([
+          name,
+          failure === undefined
+            ? { type: 'message.ai_response', data: { message } }
+            : { type: 'message.error', data: { userMessageId: said, ...failure, message } },
+        ])
+        expect(textIn(outcome)).toBe(failure === undefined ? good.text : '')
+      }
+      // Longer than a first backoff may be: it is the provider's word.
+      const [first, second] = askedFor(`${name}: once`)
+      expect(second!.atMs - first!.atMs).toBeGreaterThanOrEqual(690)
+      await watcher.close()
+      expect(watcher.problems).toEqual([])
+    }),
+  )
+})
+
+test('usage is counted once, as the provider reported it last (FL8, I12)', async () => {
   const scene = await openScene()
   const { ann, provider } = scene
   provider.script((request) => cases.find(({ fault }) => fault === saidIn(request))!.attempts[0]!)
