@@ -452,7 +452,7 @@ end $$;
 -- What is left to a user who has sent at these moments, oldest first, all within the last minute: how many more, and when
 -- the next one becomes free.
 create function holdfast.allowance(p_sends timestamptz[], p_max int, p_now timestamptz) returns json
-  language sql immutable parallel safe as $$
+  language sql stable parallel safe as $$
   select json_build_object('max', p_max, 'left', greatest(0, p_max - cardinality(p_sends)), 'freeInMs',
     greatest(0, ceil(extract(epoch from
       coalesce(p_sends[greatest(1, cardinality(p_sends) - p_max + 1)], p_now) + interval '60 s' - p_now) * 1000))::int)

@@ -37,6 +37,11 @@ const wrong: [what: string, env: Record<string, string>, line: RegExp][] = [
     { HOLDFAST_LEASE_MS: '5' },
     /^HOLDFAST_LEASE_MS: expected a whole number from 1000 to 60000, got "5"\.\n$/,
   ],
+  [
+    'a limit that is none',
+    { HOLDFAST_SENDS_PER_MINUTE: 'many' },
+    /^HOLDFAST_SENDS_PER_MINUTE: expected a whole number from 0 to 1000, got "many"\.\n$/,
+  ],
   ['a level that is none', { LOG_LEVEL: 'loud' }, /^LOG_LEVEL: expected trace or .*, got "loud"\.\n$/],
   ['guests perhaps', { HOLDFAST_GUESTS: 'yes' }, /^HOLDFAST_GUESTS: expected on or off or loopback, got "yes"\.\n$/],
   ['a role that is none', { HOLDFAST_ROLES: 'http,worker' }, /^HOLDFAST_ROLES: expected http, runner or both.*\n$/],

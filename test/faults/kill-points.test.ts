@@ -69,6 +69,23 @@ test.each([
 })
 
 test.each([
+  // What the app said of the finished reply is nowhere, and it says it again of the takeover's.
+  ['finish.send:1:kill', '[1:0][1:1][2:2]', 2],
+  ['finish.answered:1:kill', '[1:0][1:1][1:2]', 1],
+])(
+  'at %s the app’s metadata is that of the attempt whose reply is stored (R0.3, I2)',
+  async (point, reply, endedBy) => {
+    const scene = await openScene()
+    const { outcome } = await dieAndEnd(scene, point, { program })
+    expect({ text: textIn(outcome).replaceAll('\n', ''), endedBy: outcome.data.endedBy }).toEqual({
+      text: reply,
+      endedBy,
+    })
+    expect(outcome.data.message.metadata).toEqual({ endedBy })
+  },
+)
+
+test.each([
   // The first step's end was not stored yet: it is discarded and written again.
   ['checkpoint.send:1:kill', '[2:0][2:1][2:2]', ['0', '0', '1', '2']],
   ['checkpoint.answered:1:kill', '[1:0][2:1][2:2]', ['0', '1', '2']],

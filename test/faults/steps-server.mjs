@@ -1,5 +1,5 @@
 /**
- * A server of an app whose replies have three steps: `node steps-server.mjs` with DATABASE_URL and the like. Each step
+ * A server of an app whose replies have three steps and say which attempt ended them: `node steps-server.mjs` with DATABASE_URL and the like. Each step
  * says which attempt wrote it and asks the provider (OPENAI_BASE_URL) for its text, so that a test sees what is run.
  */
 import { createHoldfast } from '../../dist/index.js'
@@ -14,6 +14,7 @@ const chat = createHoldfast({
   leaseMs: Number(HOLDFAST_LEASE_MS ?? 1_000),
   pollMs: Number(HOLDFAST_POLL_MS ?? 200),
   drainMs: Number(HOLDFAST_DRAIN_MS ?? 10_000),
+  onReply: (_, { attempt }) => ({ endedBy: attempt }),
   async *reply({ attempt, stepsDone, replyId, signal }) {
     yield { type: 'start', messageId: replyId }
     for (let step = stepsDone; step < steps; step++) {

@@ -1,6 +1,7 @@
 /** The limit of sends as clients meet it, at two processes on one database. */
 import { randomUUID } from 'node:crypto'
 import { expect, onTestFinished, test } from 'vitest'
+import { createHoldfast, OptionError } from '../../src/index.ts'
 import { type Api, apiOf } from '../support/client.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { startServer } from '../support/server.ts'
@@ -81,4 +82,15 @@ test('without a limit nobody is counted or told', async () => {
   expect(answers.filter(({ status }) => status !== 202)).toEqual([])
   expect(headersOf(answers[0]!)).toEqual({ policy: null })
   expect(await tables.query('select * from holdfast.limits')).toEqual([])
+})
+
+test('a limit out of bounds, and one that does not exist, are refused at the start', () => {
+  const reply = () => 'x'
+  for (const sendsPerMinute of [-1, 1_001, 1.5, Number.NaN]) {
+    expect(() => createHoldfast({ reply, limits: { sendsPerMinute } })).toThrow(
+      new OptionError(`limits.sendsPerMinute: expected a whole number from 0 to 1000, got ${sendsPerMinute}.`),
+    )
+  }
+  // @ts-expect-error there is no such limit
+  expect(() => createHoldfast({ reply, limits: { sendsPerHour: 1 } })).toThrow(/limits.sendsPerHour: there is no such/)
 })
