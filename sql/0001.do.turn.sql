@@ -15,7 +15,9 @@ create table holdfast.meta (
   system_identifier text not null,
   timeline int not null,
   -- What notifications are sealed with: any role that may connect could read and send them otherwise.
-  wakeup_key text not null default replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
+  wakeup_key text not null default replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''),
+  -- No runner claims anything while it is set.
+  paused boolean not null default false
 );
 
 create table holdfast.sessions (
@@ -73,6 +75,15 @@ create table holdfast.messages (
   lane text not null default 'main',
   audience text,
   replies_to text,
+  -- The message before it in its branch: a user's message's is the reply before it ('': the first of its lane), a
+  -- reply's is its user's message. Messages with one parent are alternatives, of which one is chosen; shown are those
+  -- that chosen ones lead to. What was withdrawn is no alternative, and never shown.
+  parent text not null,
+  chosen boolean not null default true,
+  shown boolean not null default true,
+  withdrawn boolean not null default false,
+  branch_index int not null default 0,
+  branch_count int not null default 1,
   round int,
   turn_id uuid not null,
   -- What a repeated send is compared with; on user rows only.
@@ -89,6 +100,7 @@ create table holdfast.messages (
   constraint user_rows_are_complete check (role = 'assistant' or status = 'complete')
 );
 create index messages_in_order on holdfast.messages (tenant_id, session_id, position, role);
+create index messages_of_parent on holdfast.messages (tenant_id, session_id, parent);
 
 create table holdfast.turns (
   tenant_id text not null,
@@ -102,6 +114,10 @@ create table holdfast.turns (
   lane text not null default 'main',
   audience text,
   holds_lane boolean not null default true,
+  -- It may be handed to the turn that runs before it, at a border of two of its steps.
+  steers boolean not null default false,
+  -- It was: its state is `stopped`, and `reply_id` is the other turn's reply.
+  steered boolean not null default false,
   state text not null check (state in ('queued', 'running', 'waiting', 'complete', 'failed', 'stopped')),
   -- Counts up over all rounds and is never reused: it is the fence, and it keys chunks and ledger.
   attempt int not null default 0,
@@ -215,11 +231,17 @@ create function holdfast.iso(t timestamptz) returns text language sql stable par
   select to_char(t at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
 $$;
 
+-- Who sees a message, an event or a turn. `audience` is as in `events`.
+create function holdfast.may_see(p_audience text, p_user text) returns boolean language sql immutable parallel safe as $$
+  select p_audience is null or p_audience = 'user:' || p_user
+    or p_audience like 'not:%' and p_audience <> 'not:' || p_user
+$$;
+
 create function holdfast.message_json(m holdfast.messages) returns json language sql stable parallel safe as $$
   select json_build_object(
     'id', m.id, 'sessionId', m.session_id, 'seq', m.seq, 'role', m.role, 'parts', m.parts, 'metadata', m.metadata,
     'status', m.status, 'error', m.error, 'author', m.author, 'lane', m.lane, 'repliesTo', m.replies_to,
-    'branch', null, 'round', m.round, 'model', m.model, 'inputTokens', m.input_tokens,
+    'branch', case when m.branch_count > 1 then json_build_object('index', m.branch_index, 'count', m.branch_count) end, 'round', m.round, 'model', m.model, 'inputTokens', m.input_tokens,
     'outputTokens', m.output_tokens, 'createdAt', holdfast.iso(m.created_at), 'updatedAt', holdfast.iso(m.updated_at))
 $$;
 
@@ -475,14 +497,116 @@ begin
 end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
+-- A message and the turn that answers it. Each of these expects the session's row to be locked by the caller.
+
+-- The last message that is shown of a lane, which the next one comes after; '' before the first.
+create function holdfast.tip_of(p_tenant text, p_session text, p_lane text) returns text language sql stable as $$
+  select coalesce((select id from holdfast.messages where tenant_id = p_tenant and session_id = p_session
+    and lane = p_lane and shown order by position desc, role limit 1), '')
+$$;
+
+create function holdfast.create_turn(p_tenant text, p_session text, p_user text, p_message text, p_turn uuid,
+  p_reply text, p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_lane text, p_parent text,
+  p_expires_ms bigint, p_steers boolean) returns json language plpgsql as $$
+declare v_message holdfast.messages; v_turn holdfast.turns; v_seq int;
+begin
+  update holdfast.sessions set message_count = message_count + 1, last_preview = p_preview
+   where tenant_id = p_tenant and id = p_session returning next_seq into v_seq;
+  insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, author, parts, metadata, status, lane,
+      parent, turn_id, body_hash)
+    values (p_tenant, p_session, p_message, v_seq, v_seq, 'user', p_user, p_parts, p_metadata, 'complete', p_lane,
+      p_parent, p_turn, p_body_hash);
+  insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, status, lane, replies_to, parent,
+      round, turn_id)
+    values (p_tenant, p_session, p_reply, v_seq, v_seq, 'assistant', '[]', 'pending', p_lane, p_message, p_message, 1,
+      p_turn);
+  perform holdfast.choose(p_tenant, p_session, p_message);
+  insert into holdfast.turns (tenant_id, id, session_id, message_id, reply_id, user_id, position, lane, steers, state,
+      due_at, expires_at)
+    select p_tenant, p_turn, p_session, p_message, p_reply, p_user, v_seq, p_lane, p_steers, 'queued',
+      case when exists (select from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session
+        and e.lane = p_lane and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane))
+      then null else clock_timestamp() end,
+      clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0)
+    returning * into v_turn;
+  select * into v_message from holdfast.messages
+   where tenant_id = p_tenant and session_id = p_session and id = p_message;
+  perform holdfast.write_event(p_tenant, p_session, 'message.created', v_turn, json_build_object(
+      'message', holdfast.message_json(v_message), 'reply', json_build_object('id', p_reply, 'status', 'pending'),
+      'turn', holdfast.turn_json(v_turn)));
+  return json_build_object('outcome', 'created', 'seq', v_seq,
+    'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
+end $$;
+
+-- Makes a message the chosen one of its alternatives, and shows the branch that it is in. A message without alternatives
+-- changes nothing, which is nearly every one.
+create function holdfast.choose(p_tenant text, p_session text, p_message text) returns void language plpgsql as $$
+declare m holdfast.messages; v_count int;
+begin
+  select * into m from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message;
+  select count(*) into v_count from holdfast.alternatives(m);
+  if v_count < 2 and m.shown then return; end if;
+  update holdfast.messages u set branch_index = a.index, branch_count = v_count
+    from (select id, (row_number() over (order by seq, id) - 1)::int as index from holdfast.alternatives(m)) a
+   where u.tenant_id = p_tenant and u.session_id = p_session and u.id = a.id
+     and (u.branch_index, u.branch_count) is distinct from (a.index, v_count);
+  -- Chosen on the whole way from the first message of the lane.
+  with recursive way as (
+    select w.* from holdfast.messages w where w.tenant_id = p_tenant and w.session_id = p_session and w.id = p_message
+    union all
+    select p.* from way w join holdfast.messages p on p.tenant_id = p_tenant and p.session_id = p_session and p.id = w.parent)
+  update holdfast.messages u set chosen = (u.id = w.id)
+    from way w
+   where u.tenant_id = p_tenant and u.session_id = p_session and u.lane = w.lane and u.role = w.role
+     and u.parent = w.parent and not u.withdrawn and u.chosen <> (u.id = w.id);
+  perform holdfast.show_lane(p_tenant, p_session, m.lane);
+end $$;
+
+-- The messages of which one is chosen, this one included.
+create function holdfast.alternatives(m holdfast.messages) returns setof holdfast.messages language sql stable as $$
+  select * from holdfast.messages a where a.tenant_id = m.tenant_id and a.session_id = m.session_id and a.lane = m.lane
+    and a.role = m.role and a.parent = m.parent and not a.withdrawn
+$$;
+
+-- A message and its reply leave the conversation; what comes after them comes after what was before them.
+create function holdfast.take_back(t holdfast.turns) returns void language plpgsql as $$
+declare v_parent text; v_other text;
+begin
+  update holdfast.messages set withdrawn = true, chosen = false, shown = false, updated_at = clock_timestamp()
+   where tenant_id = t.tenant_id and session_id = t.session_id and id = t.message_id returning parent into v_parent;
+  update holdfast.messages set withdrawn = true, chosen = false, shown = false
+   where tenant_id = t.tenant_id and session_id = t.session_id and id = t.reply_id;
+  update holdfast.messages set parent = v_parent
+   where tenant_id = t.tenant_id and session_id = t.session_id and parent = t.reply_id;
+  -- Where it was the edit of another message, that one is shown again, unless others wait behind it already.
+  select id into v_other from holdfast.messages where tenant_id = t.tenant_id and session_id = t.session_id
+    and parent = v_parent and role = 'user' and lane = t.lane and not withdrawn order by shown desc, seq desc limit 1;
+  if found then perform holdfast.choose(t.tenant_id, t.session_id, v_other); end if;
+end $$;
+
+create function holdfast.show_lane(p_tenant text, p_session text, p_lane text) returns void language plpgsql as $$
+begin
+  with recursive way as (
+    select id from holdfast.messages where tenant_id = p_tenant and session_id = p_session and lane = p_lane
+      and parent = '' and chosen and not withdrawn
+    union all
+    select c.id from way w join holdfast.messages c on c.tenant_id = p_tenant and c.session_id = p_session
+      and c.parent = w.id and c.chosen and not c.withdrawn)
+  update holdfast.messages u set shown = u.id in (select id from way)
+   where u.tenant_id = p_tenant and u.session_id = p_session and u.lane = p_lane
+     and u.shown <> (u.id in (select id from way));
+end $$;
+
+-- ---------------------------------------------------------------------------------------------------------------
 -- Accept, one at a time: what the batch (in src/store/accept.ts) leaves. Outcomes: created, same (what is stored
 -- now), conflict (this id with another body), not_found (no such session, or not a member of it), forbidden,
 -- rate_limited (`p_sends_max` messages within the last minute; 0: as many as they like).
 
 create function holdfast.accept(p_tenant text, p_session text, p_user text, p_message text, p_turn uuid, p_reply text,
   p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_lane text, p_expires_ms bigint,
-  p_sends_max int) returns json language plpgsql as $$
-declare v_allowance jsonb; v_role text; v_message holdfast.messages; v_reply holdfast.messages; v_turn holdfast.turns; v_seq int;
+  p_sends_max int, p_when_busy text default 'queue') returns json language plpgsql as $$
+declare v_allowance jsonb; v_role text; v_message holdfast.messages; v_reply holdfast.messages; v_turn holdfast.turns;
+  v_interrupted text; v_created json;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
   if not found then return json_build_object('outcome', 'not_found'); end if;
@@ -505,6 +629,11 @@ begin
       'reply', json_build_object('id', v_reply.id, 'status', v_reply.status), 'turn', holdfast.turn_json(v_turn)));
   end if;
 
+  if p_when_busy = 'reject' and exists (select from holdfast.turns e where e.tenant_id = p_tenant
+      and e.session_id = p_session and e.lane = p_lane
+      and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane)) then
+    return json_build_object('outcome', 'busy');
+  end if;
   if p_sends_max > 0 then
     v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
     if not (v_allowance -> 'taken')::boolean then
@@ -512,30 +641,19 @@ begin
     end if;
   end if;
 
-  update holdfast.sessions set next_seq = next_seq + 1, message_count = message_count + 1, last_preview = p_preview,
-      updated_at = clock_timestamp()
-   where tenant_id = p_tenant and id = p_session returning next_seq - 1 into v_seq;
-  insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, author, parts, metadata, status, lane,
-      turn_id, body_hash)
-    values (p_tenant, p_session, p_message, v_seq, v_seq, 'user', p_user, p_parts, p_metadata, 'complete', p_lane,
-      p_turn, p_body_hash) returning * into v_message;
-  insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, status, lane, replies_to, round,
-      turn_id)
-    values (p_tenant, p_session, p_reply, v_seq, v_seq, 'assistant', '[]', 'pending', p_lane, p_message, 1, p_turn);
-  insert into holdfast.turns (tenant_id, id, session_id, message_id, reply_id, user_id, position, lane, state, due_at,
-      expires_at)
-    select p_tenant, p_turn, p_session, p_message, p_reply, p_user, v_seq, p_lane, 'queued',
-      case when exists (select from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session
-        and e.lane = p_lane and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane))
-      then null else clock_timestamp() end,
-      clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0)
-    returning * into v_turn;
-  insert into holdfast.events (tenant_id, session_id, seq, type, turn_id, position, attempt, data)
-    values (p_tenant, p_session, v_seq, 'message.created', p_turn, v_seq, 0, json_build_object(
-      'message', holdfast.message_json(v_message), 'reply', json_build_object('id', p_reply, 'status', 'pending'),
-      'turn', holdfast.turn_json(v_turn)));
-  return json_build_object('outcome', 'created', 'seq', v_seq, 'allowance', v_allowance,
-    'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
+  -- The turn that has begun, if any, is marked with the acceptance: whoever dies now, it is stopped, and by anybody.
+  if p_when_busy = 'interrupt' then
+    update holdfast.turns set stopping = p_user, stopping_reason = 'interrupted', updated_at = clock_timestamp()
+     where tenant_id = p_tenant and id in (select e.id from holdfast.turns e where e.tenant_id = p_tenant
+         and e.session_id = p_session and e.lane = p_lane and e.stopping is null
+         and (e.state = 'running' or e.state = 'waiting' and e.holds_lane or e.state = 'queued' and e.attempt > 0)
+       order by e.id for no key update)
+     returning message_id into v_interrupted;
+  end if;
+  v_created := holdfast.create_turn(p_tenant, p_session, p_user, p_message, p_turn, p_reply, p_parts, p_metadata,
+    p_body_hash, p_preview, p_lane, holdfast.tip_of(p_tenant, p_session, p_lane), p_expires_ms, p_when_busy = 'steer');
+  return json_build_object('outcome', 'created', 'event', v_created -> 'event', 'interrupted', v_interrupted,
+    'allowance', v_allowance);
 end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -586,6 +704,11 @@ begin
       v_taken := v_taken + 1;
       return next holdfast.claimed_json(t, holdfast.claim_seqs(t));
     end loop;
+  end if;
+
+  if (select paused from holdfast.meta where only_row) then
+    return next json_build_object('kind', 'next', 'seenAt', now(), 'dueInMs', null);
+    return;
   end if;
 
   for cand in
@@ -807,8 +930,8 @@ end $$;
 -- outcome exists: it is answered); again (attempt or index moved: read and fold again); stopping (after the last
 -- try: the turn is marked, nothing is appended any more, and any process completes it).
 create function holdfast.stop(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_next_index int,
-  p_parts jsonb, p_metadata jsonb, p_preview text, p_by text, p_reason text, p_last_try boolean)
-  returns json language plpgsql as $$
+  p_parts jsonb, p_metadata jsonb, p_preview text, p_by text, p_reason text, p_last_try boolean,
+  p_withdraws boolean default false) returns json language plpgsql as $$
 declare t holdfast.turns; v_message json; v_seq int; v_index int; v_by text; v_reason text;
 begin
   t := holdfast.locked_turn(p_tenant, p_session, p_turn);
@@ -830,6 +953,11 @@ begin
   if t.stopping is not null then
     v_by := t.stopping;
     v_reason := t.stopping_reason;
+  end if;
+  -- One that nobody has begun to answer is taken back: it leaves the conversation, and its text goes to who wrote it.
+  if p_withdraws and t.attempt = 0 then
+    v_reason := 'withdrawn';
+    perform holdfast.take_back(t);
   end if;
   v_message := holdfast.settle(t, 'stopped', p_parts, p_metadata, null, p_preview, null, jsonb_array_length(p_parts) > 0);
   v_seq := holdfast.write_event(p_tenant, p_session, 'message.stopped', t,

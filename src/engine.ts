@@ -170,6 +170,7 @@ function wire(
       wakeups,
       expiresMs: options.expiresMs,
       sendsPerMinute: options.limits.sendsPerMinute,
+      roundsMax: options.roundsMax,
       isDraining: () => draining,
     },
     isReady: () =>

@@ -54,6 +54,8 @@ export type HoldfastOptions<Metadata extends object = object> = {
   flushMs?: number
   /** How many attempts of a round may end by an error of the provider. 1–10. Defaults to 3. */
   attemptsMax?: number
+  /** How many rounds a turn may have: its first run, retries and regenerations. 1–1,000. Defaults to 10. */
+  roundsMax?: number
   /** How many steps a reply may have. 1–1,000. Defaults to 20. */
   stepsMax?: number
   /** An attempt that brought no chunk for so long has failed. 1,000–3,600,000. Defaults to 60,000. */
@@ -109,6 +111,7 @@ export const bounds = {
   pollMs: { min: 100, max: 10_000, default: 1_000 },
   flushMs: { min: 0, max: 250, default: 15 },
   attemptsMax: { min: 1, max: 10, default: 3 },
+  roundsMax: { min: 1, max: 1_000, default: 10 },
   stepsMax: { min: 1, max: 1_000, default: 20 },
   noProgressMs: { min: 1_000, max: 3_600_000, default: 60_000 },
   expiresMs: { min: 1_000, max: 30 * 86_400_000, default: 86_400_000 },
@@ -149,6 +152,7 @@ export function resolveOptions(options: HoldfastOptions, defaults: { production:
     pollMs: within(options, 'pollMs'),
     flushMs: within(options, 'flushMs'),
     attemptsMax: within(options, 'attemptsMax'),
+    roundsMax: within(options, 'roundsMax'),
     stepsMax: within(options, 'stepsMax'),
     noProgressMs: within(options, 'noProgressMs'),
     expiresMs: within(options, 'expiresMs'),

@@ -12,6 +12,7 @@ export const numbers = {
   HOLDFAST_POLL_MS: 'pollMs',
   HOLDFAST_FLUSH_MS: 'flushMs',
   HOLDFAST_ATTEMPTS_MAX: 'attemptsMax',
+  HOLDFAST_ROUNDS_MAX: 'roundsMax',
   HOLDFAST_NO_PROGRESS_MS: 'noProgressMs',
   HOLDFAST_TURN_EXPIRES_MS: 'expiresMs',
   HOLDFAST_DRAIN_MS: 'drainMs',
@@ -89,7 +90,7 @@ function tokensOf(environment: Environment): HoldfastOptions['tokens'] {
   if (!jwksUrl) {
     if (!issuer && !audience) return undefined
     throw new OptionError(
-      `HOLDFAST_JWT_${issuer ? 'ISSUER' : 'AUDIENCE'} is set, but no key to check tokens with: set HOLDFAST_JWT_SECRET or HOLDFAST_JWKS_URL.`,
+      `${issuer ? 'HOLDFAST_JWT_ISSUER' : 'HOLDFAST_JWT_AUDIENCE'} is set, but no key to check tokens with: set HOLDFAST_JWT_SECRET or HOLDFAST_JWKS_URL.`,
     )
   }
   if (!isHttpUrl(jwksUrl)) throw new OptionError('HOLDFAST_JWKS_URL: expected an http or https URL.')

@@ -4,6 +4,7 @@ import { Hono } from 'hono'
 import { idPattern } from '../core/limits.ts'
 import { DatabaseError } from '../store/database.ts'
 import { type Role, roleOf } from '../store/sessions.ts'
+import { controlRoutes } from './control.ts'
 import { eventRoutes } from './events.ts'
 import { messageRoutes } from './messages.ts'
 import type { Authenticate } from './principal.ts'
@@ -11,7 +12,7 @@ import { Problem, problemOf, problemResponse } from './problem.ts'
 import { type Call, type HttpParts, type Route, sessionOf } from './route.ts'
 import { sessionRoutes } from './sessions.ts'
 
-export const routes: readonly Route[] = [...sessionRoutes, ...messageRoutes, ...eventRoutes]
+export const routes: readonly Route[] = [...sessionRoutes, ...messageRoutes, ...controlRoutes, ...eventRoutes]
 
 export type HttpEnv = { Bindings: { outgoing?: ServerResponse } }
 

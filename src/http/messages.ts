@@ -11,29 +11,47 @@ import { previewOf } from '../core/parts.ts'
 import { stopTurn } from '../log/stop.ts'
 import type { Acceptance, Accepted } from '../store/accept.ts'
 import { DatabaseError } from '../store/database.ts'
-import { type MessagePlace, messagePage, messagePair, type Pair } from '../store/messages.ts'
+import { type MessagePlace, messagePage, type Pair } from '../store/messages.ts'
 import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
 import { withinToken } from './events.ts'
 import { Problem } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
 import { type Call, json, jsonText, locationOf, type Route, sessionOf } from './route.ts'
 
+const contentFields = {
+  id: idSchema,
+  text: z.string().min(1).optional(),
+  parts: z.array(partSchema).min(1).max(limits.partsMax).optional(),
+  metadata: metadataSchema.optional(),
+}
+const hasEither = (body: { text?: string | undefined; parts?: unknown }) =>
+  (body.text === undefined) !== (body.parts === undefined)
+const eitherSentence = 'expected either "text" or "parts"'
+
+/** What a message says, under an id that its client made. */
+export const contentSchema = z.strictObject(contentFields).refine(hasEither, eitherSentence)
 const sendSchema = z
-  .strictObject({
-    id: idSchema,
-    text: z.string().min(1).optional(),
-    parts: z.array(partSchema).min(1).max(limits.partsMax).optional(),
-    metadata: metadataSchema.optional(),
-  })
-  .refine((body) => (body.text === undefined) !== (body.parts === undefined), 'expected either "text" or "parts"')
+  .strictObject({ ...contentFields, whenBusy: z.enum(['queue', 'interrupt', 'steer', 'reject']).default('queue') })
+  .refine(hasEither, eitherSentence)
 
 const waitSchema = z.object({ wait: z.coerce.number().min(0).max(limits.longPollMax).default(0) })
 
 async function send(call: Call): Promise<Response> {
   const { wait } = readQuery(call.url, waitSchema)
-  const { id, text, parts = [{ type: 'text', text: text! }], metadata } = await readBody(call.request, sendSchema)
+  const body = await readBody(call.request, sendSchema)
+  const { id } = body
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: id })
-  const acceptance = acceptanceOf(call, id, parts, metadata)
+  const acceptance = {
+    ...sessionOf(call),
+    ...contentOf(body),
+    messageId: id,
+    turnId: uuidv7(),
+    replyId: uuidv7(),
+    lane: 'main',
+    expiresMs: call.parts.expiresMs,
+    whenBusy: body.whenBusy,
+    sendsMax: call.parts.sendsPerMinute,
+  }
   const accepted = await acceptSurely(call, acceptance)
   await point('accept.answered')
   if (accepted.outcome === 'conflict') {
@@ -42,11 +60,13 @@ async function send(call: Call): Promise<Response> {
     })
   }
   if (accepted.outcome === 'rate_limited') return tooManySends(accepted.allowance, id)
+  if (accepted.outcome === 'busy') throw new Problem('busy', undefined, { userMessageId: id })
   if (accepted.outcome === 'not_found' || accepted.outcome === 'forbidden') throw new Problem(accepted.outcome)
   const { seq, json: data } = accepted.outcome === 'created' ? accepted.event : accepted
   if (accepted.outcome === 'created') {
     const { tenantId, sessionId } = acceptance
     call.parts.wakeups.tell({ tenantId, sessionId, events: [accepted.event], runs: [], due: true })
+    if (accepted.interrupted !== null) interrupt(call, accepted.interrupted)
   }
   const allowance = accepted.outcome === 'created' ? accepted.allowance : null
   const headers = { ...locationOf(call, acceptance.sessionId), ...rateHeaders(allowance) }
@@ -63,31 +83,41 @@ async function send(call: Call): Promise<Response> {
 }
 
 /** A message with its reply and turn as they are now, and the cursor from which to follow on. */
-function pairResponse({ parts: { hub } }: Call, pair: Pair, headers: Record<string, string> = {}): Response {
+export function pairResponse({ parts: { hub } }: Call, pair: Pair, headers: Record<string, string> = {}): Response {
   const cursor = encodeCursor({ epoch: hub.epoch(), seq: pair.seq, open: new Map() })
   return json(200, { message: pair.message, reply: pair.reply, turn: pair.turn, cursor }, headers)
 }
 
-function acceptanceOf(
-  call: Call,
-  messageId: string,
-  parts: Part[],
-  metadata: { [key: string]: Json } | undefined,
-): Acceptance {
+/** What a message says, as it is stored, and what a repeated one is compared with. */
+export function contentOf({ text, parts = [{ type: 'text', text: text! }], metadata }: z.infer<typeof contentSchema>) {
   const body = canonicalJson({ parts: parts as Json[], metadata: metadata ?? null })
   return {
-    ...sessionOf(call),
-    messageId,
-    turnId: uuidv7(),
-    replyId: uuidv7(),
     parts: JSON.stringify(parts),
     metadata: metadata === undefined ? null : JSON.stringify(metadata),
     bodyHash: createHash('sha256').update(body).digest('base64url'),
-    preview: previewOf(parts),
-    lane: 'main',
-    expiresMs: call.parts.expiresMs,
-    sendsMax: call.parts.sendsPerMinute,
+    preview: previewOf(parts as Part[]),
   }
+}
+
+/** The turn is marked with the acceptance; completing the stop here makes it quick, and is not what makes it sure. */
+function interrupt(call: Call, messageId: string): void {
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  const { database, wakeups } = call.parts
+  stopTurn(database, {
+    tenantId,
+    sessionId,
+    messageId,
+    by: userId,
+    reason: 'interrupted',
+    round: null,
+    withdraws: false,
+  })
+    .then((stopped) => {
+      if (stopped.outcome !== 'stopped') return
+      wakeups.tell({ tenantId, sessionId, events: [stopped.event], runs: [], due: true })
+    })
+    // The sweeper completes what is marked.
+    .catch(() => undefined)
 }
 
 /** After this long the database is not busy but hangs: the client is told, and asks again with the same id. */
@@ -103,23 +133,6 @@ async function acceptSurely({ parts: { acceptor } }: Call, acceptance: Acceptanc
     if (!mayPass || performance.now() - sinceMs > askAgainWithinMs) throw error
     return await acceptor.accept(acceptance)
   }
-}
-
-const stopSchema = z.strictObject({ round: z.number().int().min(1).optional() })
-
-async function stop(call: Call): Promise<Response> {
-  const { round = null } = await readBody(call.request, stopSchema)
-  const { database, wakeups } = call.parts
-  const { tenantId, sessionId, userId } = sessionOf(call)
-  const messageId = call.params.messageId!
-  const stopped = await stopTurn(database, { tenantId, sessionId, messageId, by: userId, reason: null, round })
-  if (stopped.outcome === 'not_found') throw new Problem('not_found')
-  if (stopped.outcome === 'stopped') {
-    wakeups.tell({ tenantId, sessionId, events: [stopped.event], runs: [], due: true })
-  }
-  const pair = await messagePair(database, tenantId, sessionId, messageId)
-  if (pair === null) throw new Problem('not_found')
-  return pairResponse(call, pair)
 }
 
 const historySchema = z
@@ -173,13 +186,5 @@ export const messageRoutes: Route[] = [
     right: 'read',
     judgedBy: 'route',
     handle: history,
-  },
-  {
-    name: 'messages.stop',
-    method: 'POST',
-    path: '/v1/sessions/:sessionId/messages/:messageId/stop',
-    right: 'write',
-    judgedBy: 'route',
-    handle: stop,
   },
 ]

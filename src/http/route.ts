@@ -17,6 +17,8 @@ export type HttpParts = {
   expiresMs: number
   /** Of one user. 0: no limit. */
   sendsPerMinute: number
+  /** A turn has at most so many rounds: its first run, retries, regenerations. */
+  roundsMax: number
   isDraining(): boolean
 }
 

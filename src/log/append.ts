@@ -104,7 +104,8 @@ export function createAppender(options: {
   renewTimer.unref()
 
   function schedule(first: boolean): void {
-    if (flying || stopped) return
+    // Nearly every token comes while the next flush is set already.
+    if (flying || stopped || (!first && flushAtMs !== Number.POSITIVE_INFINITY)) return
     const now = performance.now()
     const at = first ? now : Math.max(now, nextFlushMs)
     if (at >= flushAtMs) return

@@ -19,6 +19,8 @@ export type Stopping = {
   reason: string | null
   /** Only this round; a later one is left alone. */
   round: number | null
+  /** Where nobody has begun to answer it, the message leaves the conversation (reason `withdrawn`). */
+  withdraws: boolean
 }
 /** `late`: there was an outcome already, it is left as it is. `stopping`: marked, to be completed in a moment. */
 export type Stopped =
@@ -30,6 +32,7 @@ const triesMax = 3
 const toolErrorText = 'stopped'
 
 export async function stopTurn(database: Database, ask: Stopping): Promise<Stopped> {
+  const { by, reason, withdraws } = ask
   for (let tries = 1; ; tries++) {
     const turn = await stoppable(database, ask.tenantId, ask.sessionId, ask.messageId)
     if (turn === null) return { outcome: 'not_found' }
@@ -40,7 +43,7 @@ export async function stopTurn(database: Database, ask: Stopping): Promise<Stopp
     const key = { tenantId: ask.tenantId, sessionId: ask.sessionId, turnId: turn.turnId, attempt: turn.attempt }
     const folded = { nextIndex: turn.nextIndex, parts, metadata: fold.metadata(), preview: previewOf(parts) }
     const lastTry = tries >= triesMax
-    const answer = await stop(database, key, folded, { by: ask.by, reason: ask.reason, lastTry })
+    const answer = await stop(database, key, folded, { by, reason, withdraws, lastTry })
     if (answer.outcome === 'stopped') return { outcome: 'stopped', event: answer.event }
     if (answer.outcome === 'late' || answer.outcome === 'not_found') return { outcome: answer.outcome }
     // Marked: nothing moves any more, so the next try is the last.

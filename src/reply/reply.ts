@@ -38,6 +38,12 @@ export type ReplyContext = {
    */
   signal: AbortSignal
   /**
+   * Messages that were sent with `whenBusy: 'steer'` since the last call: this reply answers them, so they get none of
+   * their own. To be called at a border of two steps, such as `prepareStep` of `streamText`; each is given once in an
+   * attempt, and in `messages` to the attempts after it. A reply that never calls it leaves them to their own turns.
+   */
+  steering(): Promise<UserOrAssistantMessage[]>
+  /**
    * Reports what one step used. AI SDK results and the readers of this package report by themselves. A reply whose
    * signal was aborted may report what it knows a moment after its stream has ended.
    */

@@ -12,6 +12,7 @@ import { readReply } from '../reply/chunks.ts'
 import { classify } from '../reply/classify.ts'
 import { replyMessage } from '../reply/message.ts'
 import type { ReplyContext } from '../reply/reply.ts'
+import { takeSteeringIfHeld } from '../store/control.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
 import { promptMessages, promptSession } from '../store/messages.ts'
 import { type Claimed, checkpointIfHeld } from '../store/turns.ts'
@@ -58,7 +59,7 @@ async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
   ]
   try {
     watchdog.hold()
-    const context = await promptOf(options.database, attempt)
+    const context = await promptOf(options, attempt)
     watchdog.pet()
     if (broken) return broken
     // So late that somebody else may have the turn by now: given back, if it is not.
@@ -90,14 +91,15 @@ function whenAborted(signal: AbortSignal, act: () => void): () => void {
 }
 
 /** Read at claim: what came before this turn in its lane has its outcome by now (I13). */
-async function promptOf(database: Database, attempt: Attempt): Promise<ReplyContext> {
+async function promptOf(options: AttemptOptions, attempt: Attempt): Promise<ReplyContext> {
+  const { database } = options
   const { claimed, log, stop } = attempt
   const { tenantId, sessionId, turnId, messageId, replyId, userId, round, checkpoint } = claimed
   const [rows, session] = await Promise.all([
     askAgain(() => promptMessages(database, claimed), log.ended),
     askAgain(() => promptSession(database, tenantId, sessionId), log.ended),
   ])
-  const messages = rows.map(replyMessage)
+  const messages = rows.filter((row) => !row.steered).map(replyMessage)
   const message = messages.at(-1)
   if (!session || message?.id !== messageId) throw new ReplyError('internal', 'the session was deleted')
   const asked = {
@@ -114,12 +116,26 @@ async function promptOf(database: Database, attempt: Attempt): Promise<ReplyCont
     const { parts, metadata } = checkpoint
     messages.push(replyMessage({ id: replyId, role: 'assistant', parts, metadata }))
   }
+  const steered = rows.filter((row) => row.steered)
+  messages.push(...steered.map(replyMessage))
   return {
     ...asked,
     messages,
     stepsDone: checkpoint?.step ?? 0,
     signal: stop.signal,
+    steering: steeringOf(options, attempt, new Set(steered.map(({ id }) => id))),
     usage: (report) => noteUsage(database, attempt, report),
+  }
+}
+
+/** `given`: the ids that the reply has in its prompt already. */
+function steeringOf(options: AttemptOptions, { claimed, log }: Attempt, given: Set<string>) {
+  return async () => {
+    const { messages, events } = await askAgain(() => takeSteeringIfHeld(options.database, claimed), log.ended)
+    for (const event of events) options.onEvent(claimed, event)
+    const fresh = messages.filter(({ id }) => !given.has(id))
+    for (const { id } of fresh) given.add(id)
+    return fresh.map((message) => replyMessage({ role: 'user', ...message }))
   }
 }
 

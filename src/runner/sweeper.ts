@@ -44,7 +44,15 @@ export function createSweeper(options: {
   }
 
   async function completeStop({ tenantId, sessionId, messageId, by }: Stopping): Promise<void> {
-    const done = await stopTurn(database, { tenantId, sessionId, messageId, by, reason: null, round: null })
+    const done = await stopTurn(database, {
+      tenantId,
+      sessionId,
+      messageId,
+      by,
+      reason: null,
+      round: null,
+      withdraws: false,
+    })
     if (done.outcome === 'stopped') wakeups.tell({ tenantId, sessionId, events: [done.event], runs: [], due: true })
   }
 

@@ -30,27 +30,32 @@ export type Acceptance = {
   preview: string | null
   lane: string
   expiresMs: number
+  whenBusy: WhenBusy
   /** How many messages the user may send within a minute, of any session and to any process. 0: as many as they like. */
   sendsMax: number
 }
+
+/** What becomes of a message whose lane is busy: it waits, it ends what runs, it is handed to what runs, or is refused. */
+export type WhenBusy = 'queue' | 'interrupt' | 'steer' | 'reject'
 
 /** What is left to a user of `max` sends a minute. `freeInMs`: when one more than now is left. */
 export type Allowance = { max: number; left: number; freeInMs: number }
 
 export type Accepted =
-  /** `allowance`: null where there is no limit. */
-  | { outcome: 'created'; event: Event; allowance: Allowance | null }
+  /** `allowance`: null where there is no limit. `interrupted`: the message whose turn was marked, to be stopped now. */
+  | { outcome: 'created'; event: Event; allowance: Allowance | null; interrupted: string | null }
   /** Nothing was stored. */
   | { outcome: 'rate_limited'; allowance: Allowance }
   /** The same id with the same body: what is stored now, as JSON text of `{message, reply, turn}`. */
   | { outcome: 'same'; seq: number; json: string }
   | { outcome: 'conflict' }
+  | { outcome: 'busy' }
   | { outcome: 'not_found' }
   | { outcome: 'forbidden' }
 
 const acceptOne: Statement = {
   name: 'accept-one',
-  text: 'select holdfast.accept($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10, $11, $12, $13) as answer',
+  text: 'select holdfast.accept($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10, $11, $12, $13, $14) as answer',
 }
 
 const acceptMany: Statement = {
@@ -88,7 +93,9 @@ const acceptMany: Statement = {
       select c.*, (c.next_seq + row_number() over w - 1)::int as seq,
           row_number() over (partition by c.tenant, c.sid, c.lane order by c.ord) = 1
             and not exists (select from holdfast.turns e where e.tenant_id = c.tenant and e.session_id = c.sid
-              and e.lane = c.lane and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane)) as head
+              and e.lane = c.lane and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane)) as head,
+          coalesce(lag(c.reply) over (partition by c.tenant, c.sid, c.lane order by c.ord),
+            holdfast.tip_of(c.tenant, c.sid, c.lane)) as parent
         from c where c.allowed
       window w as (partition by c.tenant, c.sid order by c.ord)),
     counted as (
@@ -104,13 +111,14 @@ const acceptMany: Statement = {
        where s.tenant_id = c.tenant and s.id = c.sid),
     um as (
       insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, author, parts, metadata, status,
-          lane, turn_id, body_hash)
-        select tenant, sid, mid, seq, seq, 'user', author, parts::jsonb, metadata::jsonb, 'complete', lane, turn, hash
+          lane, parent, turn_id, body_hash)
+        select tenant, sid, mid, seq, seq, 'user', author, parts::jsonb, metadata::jsonb, 'complete', lane, parent, turn,
+          hash
         from f returning *),
     am as (
       insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, status, lane, replies_to,
-          round, turn_id)
-        select tenant, sid, reply, seq, seq, 'assistant', '[]', 'pending', lane, mid, 1, turn from f),
+          parent, round, turn_id)
+        select tenant, sid, reply, seq, seq, 'assistant', '[]', 'pending', lane, mid, mid, 1, turn from f),
     tn as (
       insert into holdfast.turns (tenant_id, id, session_id, message_id, reply_id, user_id, position, lane, state,
           due_at, expires_at)
@@ -200,12 +208,15 @@ export function createAcceptor(database: Database): Acceptor {
   }
 
   async function take(batch: Waiting[]): Promise<void> {
-    const rest = batch.length > 1 ? await takeTogether(batch) : batch
+    // What depends on the lane's state after the lock goes singly.
+    const plain = batch.filter(({ acceptance }) => acceptance.whenBusy === 'queue')
+    const rest = plain.length > 1 ? await takeTogether(batch, plain) : batch
     await Promise.all(rest.map((each) => one(each.acceptance).then(each.resolve, each.reject)))
   }
 
-  async function takeTogether(batch: Waiting[]): Promise<Waiting[]> {
-    const together = withoutDoubles(batch)
+  /** Takes some of a batch in one statement. Resolves to the rest of it. */
+  async function takeTogether(batch: Waiting[], plain: Waiting[]): Promise<Waiting[]> {
+    const together = withoutDoubles(plain)
     await point('accept.together')
     const rows = await database
       .query<Row>('accept', acceptMany, columns(together.map((each) => each.acceptance)))
@@ -226,7 +237,10 @@ export function createAcceptor(database: Database): Acceptor {
     await point('accept.one')
     const rows = await database.query<{ answer: Answer }>('accept', acceptOne, fields(acceptance))
     const answer = rows[0]!.answer
-    if (answer.outcome === 'created') return { ...answer, event: eventOf(answer.event) }
+    if (answer.outcome === 'created') {
+      const { allowance, interrupted, event } = answer
+      return { outcome: 'created', event: eventOf(event), allowance, interrupted }
+    }
     if (answer.outcome === 'same') return { outcome: 'same', seq: answer.seq, json: JSON.stringify(answer.data) }
     return answer
   }
@@ -247,10 +261,11 @@ export function createAcceptor(database: Database): Acceptor {
 }
 
 type Answer =
-  | { outcome: 'created'; event: EventJson; allowance: Allowance | null }
+  | { outcome: 'created'; event: EventJson; allowance: Allowance | null; interrupted: string | null }
   | { outcome: 'rate_limited'; allowance: Allowance }
   | { outcome: 'same'; seq: number; data: unknown }
   | { outcome: 'conflict' }
+  | { outcome: 'busy' }
   | { outcome: 'not_found' }
   | { outcome: 'forbidden' }
 
@@ -259,7 +274,7 @@ type Row = LogRow & { allowance: Allowance | null }
 function acceptedOf(row: Row): Accepted {
   const { allowance } = row
   if (row.seq === null) return { outcome: 'rate_limited', allowance: allowance! }
-  return { outcome: 'created', event: eventOfRow(row), allowance }
+  return { outcome: 'created', event: eventOfRow(row), allowance, interrupted: null }
 }
 
 function refusal(why: string): DatabaseError {
@@ -297,10 +312,12 @@ function fields(a: Acceptance): unknown[] {
     a.lane,
     a.expiresMs,
     a.sendsMax,
+    a.whenBusy,
   ]
 }
 
 function columns(batch: Acceptance[]): unknown[][] {
-  const rows = batch.map(fields)
-  return fields(batch[0]!).map((_, column) => rows.map((row) => row[column]))
+  // All but the last, which is `queue` for each of them.
+  const rows = batch.map((each) => fields(each).slice(0, -1))
+  return rows[0]!.map((_, column) => rows.map((row) => row[column]))
 }

@@ -164,7 +164,7 @@ const readSnapshot: Statement = {
   text: `
     with m as materialized (
       select messages as row, position, role from holdfast.messages where tenant_id = $1 and session_id = $2
-        and (audience is null or audience = 'user:' || $3 or audience like 'not:%' and audience <> 'not:' || $3)
+        and shown and holdfast.may_see(audience, $3)
        order by position desc, role limit $4 + 1)
     select
       holdfast.session_json(s, holdfast.unread_of(me)) as session,
@@ -175,7 +175,7 @@ const readSnapshot: Statement = {
          from holdfast.members o where o.tenant_id = $1 and o.session_id = $2) as members,
       (select json_agg(holdfast.turn_json(t) order by t.position) from holdfast.turns t
         where t.tenant_id = $1 and t.session_id = $2 and t.state in ('queued', 'running', 'waiting')
-          and (t.audience is null or t.audience = 'user:' || $3 or t.audience like 'not:%' and t.audience <> 'not:' || $3)) as turns,
+          and holdfast.may_see(t.audience, $3)) as turns,
       (select json_agg(json_build_object('turnId', t.id, 'replyId', t.reply_id, 'attempt', t.attempt,
             'position', t.position, 'audience', t.audience, 'base', holdfast.base_of(t),
             'index', (select coalesce(sum(c.n), 0) from holdfast.chunks c where c.tenant_id = t.tenant_id

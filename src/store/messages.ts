@@ -2,13 +2,11 @@ import type { JsonObject } from '../core/json.ts'
 import type { Message } from '../core/message.ts'
 import type { Database, Statement } from './database.ts'
 
-const visible = `(m.audience is null or m.audience = 'user:' || $3 or m.audience like 'not:%' and m.audience <> 'not:' || $3)`
-
 const pageStatement = (name: string, condition: string, direction: 'asc' | 'desc'): Statement => ({
   name,
   text: `
     select holdfast.message_json(m) as message, m.position, m.role from holdfast.messages m
-     where m.tenant_id = $1 and m.session_id = $2 and ${visible} and ${condition}
+     where m.tenant_id = $1 and m.session_id = $2 and m.shown and holdfast.may_see(m.audience, $3) and ${condition}
      order by m.position ${direction}, m.role ${direction === 'asc' ? 'desc' : 'asc'} limit $6`,
 })
 // Within a position the user's message comes first: 'user' > 'assistant'.
@@ -64,11 +62,25 @@ export async function messagePage(
 const promptStatement: Statement = {
   name: 'prompt',
   text: `
-    select m.id, m.role, m.parts, m.metadata from holdfast.messages m
-     where m.tenant_id = $1 and m.session_id = $2 and ${visible} and m.position <= $4
-       and (m.role = 'user' or m.position < $4 and m.parts <> '[]'
-         and (m.status = 'complete' or m.status = 'stopped'))
-     order by m.position, m.role desc`,
+    with recursive mine as (
+      select m.* from holdfast.messages m where m.tenant_id = $1 and m.session_id = $2 and m.id = $5
+      union all
+      select p.* from mine c join holdfast.messages p on p.tenant_id = $1 and p.session_id = $2 and p.id = c.parent),
+    told as (
+      select * from mine
+      union all
+      select o.* from holdfast.messages o where o.tenant_id = $1 and o.session_id = $2 and o.position < $4 and o.shown
+        and o.lane <> (select lane from mine where id = $5)),
+    seen as (
+      select m.id, m.role, m.parts, m.metadata, m.position, false as steered from told m
+       where holdfast.may_see(m.audience, $3) and (m.role = 'user' or m.parts <> '[]' and m.status in ('complete', 'stopped'))
+      union all
+      select m.id, m.role, m.parts, m.metadata, m.position, true
+        from holdfast.turns t
+        join holdfast.turns s on s.tenant_id = $1 and s.session_id = $2 and s.steered and s.reply_id = t.reply_id
+        join holdfast.messages m on m.tenant_id = $1 and m.session_id = $2 and m.id = s.message_id
+       where t.tenant_id = $1 and t.session_id = $2 and t.message_id = $5)
+    select id, role, parts, metadata, steered from seen order by steered, position, role desc`,
 }
 
 export type PromptMessage = {
@@ -76,17 +88,26 @@ export type PromptMessage = {
   role: 'user' | 'assistant'
   parts: { type: string }[]
   metadata: JsonObject | null
+  /** It was handed to this turn while it ran: it comes after what the turn has written so far. */
+  steered: boolean
 }
 
 /**
- * What the model sees (I13): in the order of turns, each user's message with its reply where that is complete or
- * stopped with text, as far as the author may see, up to the turn's own message.
+ * What the model sees (I13): the branch that the turn's message is in, up to that message, whichever is shown by now; each
+ * user's message with its reply where that is complete or stopped with text. Of other lanes what is shown, in the order
+ * of turns. All as far as the author may see.
  */
 export function promptMessages(
   database: Database,
-  turn: { tenantId: string; sessionId: string; userId: string; position: number },
+  turn: { tenantId: string; sessionId: string; userId: string; position: number; messageId: string },
 ): Promise<PromptMessage[]> {
-  return database.query('read', promptStatement, [turn.tenantId, turn.sessionId, turn.userId, turn.position])
+  return database.query('read', promptStatement, [
+    turn.tenantId,
+    turn.sessionId,
+    turn.userId,
+    turn.position,
+    turn.messageId,
+  ])
 }
 
 const pairStatement: Statement = {
@@ -94,16 +115,19 @@ const pairStatement: Statement = {
   text: `
     select holdfast.message_json(u) as message, holdfast.message_json(r) as reply, holdfast.turn_json(t) as turn,
         s.next_seq - 1 as seq
-      from holdfast.turns t
+      from holdfast.messages x
+      join holdfast.turns t on t.tenant_id = x.tenant_id and t.id = x.turn_id
       join holdfast.sessions s on s.tenant_id = t.tenant_id and s.id = t.session_id
       join holdfast.messages u on u.tenant_id = t.tenant_id and u.session_id = t.session_id and u.id = t.message_id
-      join holdfast.messages r on r.tenant_id = t.tenant_id and r.session_id = t.session_id and r.id = t.reply_id
-     where t.tenant_id = $1 and t.session_id = $2 and t.message_id = $3`,
+      join lateral (select r.* from holdfast.messages r where r.tenant_id = t.tenant_id and r.session_id = t.session_id
+          and (r.id = t.reply_id or r.parent = t.message_id and r.role = 'assistant')
+        order by r.chosen desc, r.id = t.reply_id desc limit 1) r on true
+     where x.tenant_id = $1 and x.session_id = $2 and x.id = $3`,
 }
 
 export type Pair = { message: Message; reply: Message; turn: { id: string; state: string }; seq: number }
 
-/** A user's message, the reply of its present round, and its turn. */
+/** By either of them: a user's message, the reply to it that is chosen, and their turn. */
 export async function messagePair(
   database: Database,
   tenantId: string,

@@ -260,7 +260,7 @@ export async function stoppable(
 
 const stopTurn: Statement = {
   name: 'stop',
-  text: 'select holdfast.stop($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10, $11) as answer',
+  text: 'select holdfast.stop($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10, $11, $12) as answer',
 }
 
 export type StopAnswer = { outcome: 'stopped' | 'late'; event: Event } | { outcome: 'again' | 'stopping' | 'not_found' }
@@ -269,7 +269,7 @@ export async function stop(
   database: Database,
   key: AttemptKey,
   folded: { nextIndex: number; parts: Part[]; metadata: JsonObject | null; preview: string | null },
-  ask: { by: string; reason: string | null; lastTry: boolean },
+  ask: { by: string; reason: string | null; lastTry: boolean; withdraws: boolean },
 ): Promise<StopAnswer> {
   const rows = await database.query<{ answer: { outcome: StopAnswer['outcome']; event?: EventJson } }>(
     'turns',
@@ -283,6 +283,7 @@ export async function stop(
       ask.by,
       ask.reason,
       ask.lastTry,
+      ask.withdraws,
     ],
   )
   const { outcome, event } = rows[0]!.answer

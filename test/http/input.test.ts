@@ -284,7 +284,11 @@ const fuzzed: [string, string][] = [
   ['POST', '/v1/sessions'],
   ['PATCH', '/v1/sessions/:s'],
   ['POST', '/v1/sessions/:s/messages'],
+  ['POST', '/v1/sessions/:s/messages/m1/regenerate'],
+  ['POST', '/v1/sessions/:s/messages/m1/retry'],
   ['POST', '/v1/sessions/:s/messages/m1/stop'],
+  ['POST', '/v1/sessions/:s/messages/m1/edit'],
+  ['POST', '/v1/sessions/:s/messages/m1/select'],
   ['DELETE', '/v1/sessions/:s'],
   ['GET', '/v1/sessions'],
   ['GET', '/v1/sessions/:s'],
@@ -324,7 +328,8 @@ test('whatever is sent, each route answers with a success or a problem document,
     // The inputs are not all of one kind.
     expect([...statuses]).toEqual(expect.arrayContaining([200, 201, 204, 400, 404]))
     // Nothing of that was about this one.
-    expect((await ann.snapshot(session)).messages[0]).toMatchObject({ id: 'm1', status: 'complete' })
+    const { message } = await ann.command(session, 'm1', 'stop')
+    expect(message).toMatchObject({ id: 'm1', status: 'complete', parts: [{ type: 'text', text: 'hello' }] })
   })
 })
 

@@ -55,7 +55,7 @@ export async function performOnPostgres({ stored, database, acceptor }: Held, ca
     case 'stop': {
       const { nextIndex, parts, by, reason, lastTry } = call.ask
       const folded = { nextIndex, parts, metadata: null, preview: store.textOf(parts) }
-      return told(await turns.stop(database, keyed(call.key), folded, { by, reason, lastTry }))
+      return told(await turns.stop(database, keyed(call.key), folded, { by, reason, lastTry, withdraws: false }))
     }
     case 'expire':
       return (await turns.expire(database, call.limit, failureOf('expired'))).map(({ event }) => plainEvent(event))
@@ -112,7 +112,17 @@ export function toldByModel(call: Call, answer: unknown): unknown {
 function acceptanceOf({ sessionId, userId, messageId, turnId, replyId, text, lane, expiresMs }: store.Acceptance) {
   const parts = JSON.stringify([{ type: 'text', text }])
   const ids = { tenantId, sessionId, userId, messageId, turnId, replyId }
-  return { ...ids, parts, metadata: null, bodyHash: text, preview: text, lane, expiresMs, sendsMax: 0 }
+  return {
+    ...ids,
+    parts,
+    metadata: null,
+    bodyHash: text,
+    preview: text,
+    lane,
+    expiresMs,
+    whenBusy: 'queue' as const,
+    sendsMax: 0,
+  }
 }
 
 function claimOf(ask: ClaimAsk) {

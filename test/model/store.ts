@@ -191,13 +191,20 @@ function recordUsage(model: Model, key: Key, outcome: string, report: Report): v
   session.outputTokens += report.outputTokens
 }
 
-function lostTo(turn: Turn | undefined, attempt: number): 'stopped' | 'lost' {
-  const stopped = turn?.attempt === attempt && (turn.state === 'stopped' || turn.stopping !== null)
-  return stopped ? 'stopped' : 'lost'
+function lostTo(model: Model, turn: Turn | undefined, attempt: number): string {
+  if (turn?.attempt === attempt) {
+    if (turn.state === 'stopped' || turn.stopping !== null) return 'stopped'
+    if (turn.state === 'complete' || turn.state === 'failed') return turn.state
+  }
+  const ended = model.sessions
+    .get(turn?.sessionId ?? '')
+    ?.events.find((event) => event.turnId === turn?.id && event.type === 'attempt.ended' && event.attempt === attempt)
+  const { reason } = ended ? (JSON.parse(ended.json) as { reason: string }) : { reason: 'crashed' }
+  return reason === 'error' ? 'failed' : reason === 'handover' ? 'handover' : 'lost'
 }
 
 function lost(model: Model, key: Key, report: Report): Ended {
-  recordUsage(model, key, lostTo(turnOf(model, key), key.attempt), report)
+  recordUsage(model, key, lostTo(model, turnOf(model, key), key.attempt), report)
   return { outcome: 'lost' }
 }
 
@@ -459,7 +466,7 @@ export function fail(model: Model, key: Key, code: string, parts: Part[], report
 }
 
 export function report(model: Model, key: Key, usage: Usage): void {
-  recordUsage(model, key, lostTo(turnOf(model, key), key.attempt), usage)
+  recordUsage(model, key, lostTo(model, turnOf(model, key), key.attempt), usage)
 }
 
 export type StopAsk = { nextIndex: number; parts: Part[]; by: string; reason: string | null; lastTry: boolean }

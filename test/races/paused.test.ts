@@ -188,7 +188,11 @@ const calls: Call[] = [
     name: 'stop',
     module: 'turns',
     function: 'stop',
-    arguments: ({ claimed }) => [claimed, { nextIndex: 1, ...message }, { by: userId, reason: null, lastTry: false }],
+    arguments: ({ claimed }) => [
+      claimed,
+      { nextIndex: 1, ...message },
+      { by: userId, reason: null, lastTry: false, withdraws: false },
+    ],
     blocks: 'event',
     done: ({ outcome }: { outcome: string }) => outcome === 'stopped',
   },

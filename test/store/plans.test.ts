@@ -76,9 +76,11 @@ async function fill({ query }: Stored, sessions: number): Promise<void> {
   await query(`insert into holdfast.turns (tenant_id, id, session_id, message_id, reply_id, user_id, position, state, attempt)
     select 'default', gen_random_uuid(), 'f' || n, 'm' || k, 'r' || k, 'u' || n % 1000, k * 3 + 1, 'complete', 1
     from generate_series(1, ${sessions}) n, generate_series(0, ${perSession - 1}) k`)
-  await query(`insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, author, parts, status, turn_id)
+  await query(`insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, author, parts, status, turn_id,
+      parent)
     select t.tenant_id, t.session_id, case role when 'user' then message_id else reply_id end, position, position, role,
-      case role when 'user' then user_id end, '[]', 'complete', t.id
+      case role when 'user' then user_id end, '[]', 'complete', t.id,
+      case when role = 'assistant' then message_id when position = 1 then '' else 'r' || position / 3 - 1 end
     from holdfast.turns t, unnest(array['user', 'assistant']) role`)
   await query(`insert into holdfast.events (tenant_id, session_id, seq, type, turn_id, position, attempt, data)
     select tenant_id, session_id, position + k, 'x', id, position, 1, '{}' from holdfast.turns, generate_series(0, 2) k`)
@@ -123,7 +125,7 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   await readNow(spy, tenantId, session!)
   await pollFollowed(spy, [{ tenantId, sessionId: session!, seq: 0, position: 1, attempt: 1, index: 0 }])
   await snapshotRow(spy, tenantId, session!, userId, 50)
-  await promptMessages(spy, { ...place, position: 1 })
+  await promptMessages(spy, { ...place, position: 1, messageId: held!.messageId })
   await messagePage(spy, { ...place, from: null })
   await messagePage(spy, { ...place, from: { side: 'before', place: { position: 9, role: 'user' } } })
   await messagePage(spy, { ...place, from: { side: 'after', place: { position: 0, role: 'user' } } })

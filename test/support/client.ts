@@ -12,6 +12,8 @@ import { tokenOf } from './server.ts'
 
 export type Turn = { id: string; messageId: string; replyId: string; state: string; attempt: number; round: number }
 export type Sent = { message: Message; reply: { id: string; status: string }; turn: Turn; cursor: string }
+/** How a message stands, as every command answers. */
+export type Stand = { message: Message; reply: Message; turn: Turn; cursor: string }
 export type Snapshot = {
   session: {
     id: string
@@ -43,8 +45,10 @@ export type Api = {
   /** Any request, with the user's token. */
   request(path: string, init?: RequestInit): Promise<Response>
   createSession(id?: string): Promise<string>
-  send(sessionId: string, text: string, id?: string): Promise<Sent>
-  stop(sessionId: string, messageId: string): Promise<{ message: Message; reply: Message; turn: Turn; cursor: string }>
+  send(sessionId: string, text: string, id?: string, more?: object): Promise<Sent>
+  /** One of the commands on a message: retry, stop, edit, regenerate, select. */
+  command(sessionId: string, messageId: string, name: string, body?: object): Promise<Stand>
+  stop(sessionId: string, messageId: string): Promise<Stand>
   snapshot(sessionId: string): Promise<Snapshot>
   poll(sessionId: string, query: { cursor?: string; wait?: number }): Promise<{ frames: Frame[]; cursor: string }>
   watch(sessionId: string, cursor?: string): Watcher
@@ -73,7 +77,10 @@ export async function apiOf(url: string | (() => string), userId = 'ann', tenant
   return {
     request,
     createSession: async (id) => (await call<{ id: string }>('/v1/sessions', post(id === undefined ? {} : { id }))).id,
-    send: (sessionId, text, id = randomUUID()) => call(`/v1/sessions/${sessionId}/messages`, post({ id, text })),
+    send: (sessionId, text, id = randomUUID(), more = {}) =>
+      call(`/v1/sessions/${sessionId}/messages`, post({ id, text, ...more })),
+    command: (sessionId, messageId, name, body = {}) =>
+      call(`/v1/sessions/${sessionId}/messages/${messageId}/${name}`, post(body)),
     stop: (sessionId, messageId) => call(`/v1/sessions/${sessionId}/messages/${messageId}/stop`, post({})),
     snapshot: (sessionId) => call(`/v1/sessions/${sessionId}`),
     poll: (sessionId, { cursor, wait = 0 }) =>

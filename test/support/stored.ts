@@ -64,6 +64,7 @@ export function acceptanceOf(sessionId: string, messageId: string = randomUUID()
     lane: 'main',
     expiresMs: 86_400_000,
     sendsMax: 0,
+    whenBusy: 'queue',
   }
 }
 

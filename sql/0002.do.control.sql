@@ -1,0 +1,185 @@
+-- Control: a new round, another branch, another text for what waits, handing a message to the turn that runs.
+-- The rules of 0001 hold: the session's lock first, decided in a later statement, one call each.
+
+-- Begins a new round of a turn that has its outcome: a new reply in the old one's place, which stays stored. Expects the
+-- session's row to be locked by the caller. Answers the seq of `turn.queued`.
+create function holdfast.begin_round(t holdfast.turns, p_reply text, p_expires_ms bigint) returns int
+  language plpgsql as $$
+declare v_seq int; v_turn holdfast.turns;
+begin
+  select next_seq into v_seq from holdfast.sessions where tenant_id = t.tenant_id and id = t.session_id;
+  insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, status, lane, audience, replies_to,
+      parent, round, turn_id)
+    values (t.tenant_id, t.session_id, p_reply, v_seq, t.position, 'assistant', '[]', 'pending', t.lane, t.audience,
+      t.message_id, t.message_id, t.round + 1, t.id);
+  update holdfast.messages set error = null, updated_at = clock_timestamp()
+   where tenant_id = t.tenant_id and session_id = t.session_id and id = t.message_id;
+  update holdfast.turns set state = 'queued', round = round + 1, reply_id = p_reply, failures = 0, crashes = 0,
+      best_steps = 0, best_chunks = 0, checkpoint = null, due_at = null, stopping = null, stopping_reason = null,
+      expires_at = clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0), updated_at = clock_timestamp()
+   where tenant_id = t.tenant_id and id = t.id;
+  perform holdfast.choose(t.tenant_id, t.session_id, p_reply);
+  perform holdfast.promote(t.tenant_id, t.session_id, t.lane);
+  select * into v_turn from holdfast.turns where tenant_id = t.tenant_id and id = t.id;
+  return holdfast.write_event(t.tenant_id, t.session_id, 'turn.queued', v_turn,
+    json_build_object('turn', holdfast.turn_json(v_turn)));
+end $$;
+
+-- The turn of a message (the user's, or a reply to it) that the user may see, locked after its session; null where there
+-- is none.
+create function holdfast.locked_turn_of(p_tenant text, p_session text, p_message text, p_user text)
+  returns holdfast.turns language plpgsql as $$
+declare t holdfast.turns;
+begin
+  perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
+  select * into t from holdfast.turns where tenant_id = p_tenant and session_id = p_session
+    and message_id = (select coalesce(m.replies_to, m.id) from holdfast.messages m
+      where m.tenant_id = p_tenant and m.session_id = p_session and m.id = p_message)
+    and holdfast.may_see(audience, p_user) for no key update;
+  return t;
+end $$;
+
+-- Its message was withdrawn, or handed to another turn: there is nothing to be answered by it any more.
+create function holdfast.is_gone(t holdfast.turns) returns boolean language sql stable as $$
+  select t.steered or exists (select from holdfast.messages where tenant_id = t.tenant_id and session_id = t.session_id
+    and id = t.message_id and withdrawn)
+$$;
+
+-- A turn that failed or was stopped is tried again, in its place. `p_round`: only if that is its round, so that a late or
+-- repeated command is harmless. Outcomes: queued, same (it changes nothing: another round, or one that runs or is
+-- complete), rounds (no more are allowed), gone (withdrawn, or handed to another turn), not_found.
+create function holdfast.retry(p_tenant text, p_session text, p_user text, p_message text, p_round int, p_reply text,
+  p_rounds_max int, p_expires_ms bigint) returns json language plpgsql as $$
+declare t holdfast.turns; v_old text; v_seq int;
+begin
+  t := holdfast.locked_turn_of(p_tenant, p_session, p_message, p_user);
+  if t.id is null then return json_build_object('outcome', 'not_found'); end if;
+  if holdfast.is_gone(t) then return json_build_object('outcome', 'gone'); end if;
+  if t.state not in ('failed', 'stopped') or p_round <> t.round then return json_build_object('outcome', 'same'); end if;
+  if t.round >= p_rounds_max then return json_build_object('outcome', 'rounds'); end if;
+  -- What was said after the reply that failed stays, after the one that takes its place.
+  v_old := t.reply_id;
+  update holdfast.messages set parent = p_reply
+   where tenant_id = p_tenant and session_id = p_session and parent = v_old;
+  v_seq := holdfast.begin_round(t, p_reply, p_expires_ms);
+  return holdfast.answer('queued', p_tenant, p_session, v_seq);
+end $$;
+
+-- Whether a turn runs, waits or is queued in the branch that begins with this message.
+create function holdfast.is_live(p_tenant text, p_session text, p_message text) returns boolean language sql stable as $$
+  with recursive below as (
+    select id, turn_id from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message
+    union all
+    select c.id, c.turn_id from below b join holdfast.messages c on c.tenant_id = p_tenant and c.session_id = p_session
+      and c.parent = b.id)
+  select exists (select from below b join holdfast.turns t on t.tenant_id = p_tenant and t.id = b.turn_id
+    where t.state in ('queued', 'running', 'waiting'))
+$$;
+
+-- Another reply to a message, beside the one that is there. `p_reply` is the caller's own new id: a repeated call finds
+-- it. What was said after the old reply stays in its branch. Outcomes: queued, same, busy (something of that branch
+-- is still to be answered), rounds, conflict (the id is another message's), gone, not_found.
+create function holdfast.regenerate(p_tenant text, p_session text, p_user text, p_message text, p_reply text,
+  p_rounds_max int, p_expires_ms bigint) returns json language plpgsql as $$
+declare t holdfast.turns; v_there holdfast.messages; v_seq int;
+begin
+  t := holdfast.locked_turn_of(p_tenant, p_session, p_message, p_user);
+  if t.id is null then return json_build_object('outcome', 'not_found'); end if;
+  select * into v_there from holdfast.messages
+   where tenant_id = p_tenant and session_id = p_session and id = p_reply;
+  if found then
+    return json_build_object('outcome', case when v_there.replies_to = t.message_id then 'same' else 'conflict' end);
+  end if;
+  if holdfast.is_gone(t) then return json_build_object('outcome', 'gone'); end if;
+  if holdfast.is_live(p_tenant, p_session, t.message_id) then return json_build_object('outcome', 'busy'); end if;
+  if t.round >= p_rounds_max then return json_build_object('outcome', 'rounds'); end if;
+  v_seq := holdfast.begin_round(t, p_reply, p_expires_ms);
+  return holdfast.answer('queued', p_tenant, p_session, v_seq);
+end $$;
+
+-- Another text for a message. One that nobody has begun to answer gets it in its place and keeps its id; beside any other
+-- a new message begins a branch of its own. `p_new` is the caller's new id: a repeated call finds it. Outcomes: changed,
+-- created, same (with the message that is there now), busy, conflict, forbidden (another's message), gone, not_found.
+create function holdfast.edit(p_tenant text, p_session text, p_user text, p_message text, p_new text, p_turn uuid,
+  p_reply text, p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_expires_ms bigint)
+  returns json language plpgsql as $$
+declare t holdfast.turns; m holdfast.messages; v_there holdfast.messages; v_seq int;
+  v_created json;
+begin
+  t := holdfast.locked_turn_of(p_tenant, p_session, p_message, p_user);
+  if t.id is null then return json_build_object('outcome', 'not_found'); end if;
+  select * into m from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message;
+  if m.author is distinct from p_user then return json_build_object('outcome', 'forbidden'); end if;
+  select * into v_there from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_new;
+  if found then
+    return json_build_object('outcome', case when v_there.body_hash = p_body_hash and v_there.author = p_user
+      and v_there.parent = m.parent then 'same' else 'conflict' end, 'messageId', p_new);
+  end if;
+  if holdfast.is_gone(t) then return json_build_object('outcome', 'gone'); end if;
+
+  if t.state = 'queued' and t.attempt = 0 and t.stopping is null then
+    if (m.parts, m.metadata) is not distinct from (p_parts, p_metadata) then
+      return json_build_object('outcome', 'same', 'messageId', p_message);
+    end if;
+    update holdfast.messages set parts = p_parts, metadata = p_metadata, updated_at = clock_timestamp()
+     where tenant_id = p_tenant and session_id = p_session and id = p_message returning * into m;
+    v_seq := holdfast.write_event(p_tenant, p_session, 'message.changed', t,
+      json_build_object('message', holdfast.message_json(m)));
+    return json_build_object('outcome', 'changed', 'messageId', p_message,
+      'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
+  end if;
+
+  if holdfast.is_live(p_tenant, p_session, p_message) then return json_build_object('outcome', 'busy'); end if;
+  v_created := holdfast.create_turn(p_tenant, p_session, p_user, p_new, p_turn, p_reply, p_parts, p_metadata, p_body_hash,
+    p_preview, m.lane, m.parent, p_expires_ms, false);
+  return json_build_object('outcome', 'created', 'messageId', p_new, 'event', v_created -> 'event');
+end $$;
+
+-- Which of its alternatives is shown: a stored choice, the same on all devices. Outcomes: selected, same, not_found.
+create function holdfast.select_branch(p_tenant text, p_session text, p_user text, p_message text) returns json
+  language plpgsql as $$
+declare m holdfast.messages; v_seq int;
+begin
+  perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
+  select * into m from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message
+    and not withdrawn and holdfast.may_see(audience, p_user);
+  if not found then return json_build_object('outcome', 'not_found'); end if;
+  if m.shown then return json_build_object('outcome', 'same'); end if;
+  perform holdfast.choose(p_tenant, p_session, p_message);
+  select * into m from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message;
+  v_seq := holdfast.write_event(p_tenant, p_session, 'branch.selected', (select t from holdfast.turns t
+    where t.tenant_id = p_tenant and t.id = m.turn_id), json_build_object('messageId', m.id,
+    'index', m.branch_index, 'count', m.branch_count));
+  return holdfast.answer('selected', p_tenant, p_session, v_seq);
+end $$;
+
+-- Hands the messages that were sent to steer it to the turn that runs, at a border of two of its steps: their own turns
+-- end as stopped, and their reply is this turn's. Answers all messages that were handed to this round so far, so that it
+-- may be asked again, and the new ones' events; nothing where the attempt is not the turn's any more.
+create function holdfast.take_steering(p_tenant text, p_session text, p_turn uuid, p_attempt int) returns json
+  language plpgsql as $$
+declare t holdfast.turns; e holdfast.turns; v_message json; v_seqs int[] := '{}';
+begin
+  t := holdfast.locked_turn(p_tenant, p_session, p_turn);
+  if t.id is null or not holdfast.is_held(t, p_attempt) then
+    return json_build_object('messages', '[]'::json, 'events', '[]'::json);
+  end if;
+  for e in select * from holdfast.turns where tenant_id = p_tenant and session_id = p_session and lane = t.lane and steers
+      and state = 'queued' and attempt = 0 and stopping is null order by id for no key update
+  loop
+    v_message := holdfast.settle(e, 'stopped', '[]', null, null, null, null, false);
+    update holdfast.turns set steered = true, reply_id = t.reply_id where tenant_id = p_tenant and id = e.id;
+    update holdfast.messages set withdrawn = true, chosen = false, shown = false
+     where tenant_id = p_tenant and session_id = p_session and id = e.reply_id;
+    update holdfast.messages set parent = e.message_id
+     where tenant_id = p_tenant and session_id = p_session and parent = e.reply_id;
+    v_seqs := v_seqs || holdfast.write_event(p_tenant, p_session, 'message.stopped', e, json_build_object(
+      'userMessageId', e.message_id, 'message', v_message, 'by', e.user_id, 'reason', 'steered', 'replyId', t.reply_id));
+  end loop;
+  return json_build_object(
+    'messages', coalesce((select json_agg(json_build_object('id', m.id, 'parts', m.parts, 'metadata', m.metadata)
+        order by m.position) from holdfast.turns s join holdfast.messages m on m.tenant_id = s.tenant_id
+        and m.session_id = s.session_id and m.id = s.message_id
+      where s.tenant_id = p_tenant and s.session_id = p_session and s.steered and s.reply_id = t.reply_id), '[]'),
+    'events', coalesce(holdfast.events_of(p_tenant, p_session, v_seqs), '[]'));
+end $$;

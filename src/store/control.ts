@@ -1,0 +1,122 @@
+/** Control over turns: a new round, another branch, another text, handing a message to the turn that runs. */
+import type { Event } from '../core/event.ts'
+import type { JsonObject } from '../core/json.ts'
+import type { Database, Statement } from './database.ts'
+import { type EventJson, eventOf } from './event-rows.ts'
+
+/** A message of a session, and who asks. */
+export type MessageKey = { tenantId: string; sessionId: string; userId: string; messageId: string }
+
+/** `done`: it has changed something, and this is what was written. Every other outcome has changed nothing. */
+export type Controlled<Outcome extends string> = { outcome: 'done'; event: Event } | { outcome: Outcome }
+
+type Answer = { outcome: string; event?: EventJson; messageId?: string }
+
+const doing = new Set(['queued', 'changed', 'created', 'selected'])
+
+async function controlled<Outcome extends string>(
+  database: Database,
+  statement: Statement,
+  values: unknown[],
+): Promise<Controlled<Outcome> & { messageId: string | undefined }> {
+  const { outcome, event, messageId } = (await database.query<{ answer: Answer }>('turns', statement, values))[0]!
+    .answer
+  if (doing.has(outcome)) return { outcome: 'done', event: eventOf(event!), messageId }
+  return { outcome: outcome as Outcome, messageId }
+}
+
+const keyed = ({ tenantId, sessionId, userId, messageId }: MessageKey) => [tenantId, sessionId, userId, messageId]
+
+const retryStatement: Statement = {
+  name: 'retry',
+  text: 'select holdfast.retry($1, $2, $3, $4, $5, $6, $7, $8) as answer',
+}
+
+/** A new round of a turn that failed or was stopped. `round`: only of that one. */
+export function retry(
+  database: Database,
+  key: MessageKey,
+  ask: { round: number | null; replyId: string; roundsMax: number; expiresMs: number },
+) {
+  const values = [...keyed(key), ask.round, ask.replyId, ask.roundsMax, ask.expiresMs]
+  return controlled<'same' | 'rounds' | 'gone' | 'not_found'>(database, retryStatement, values)
+}
+
+const regenerateStatement: Statement = {
+  name: 'regenerate',
+  text: 'select holdfast.regenerate($1, $2, $3, $4, $5, $6, $7) as answer',
+}
+
+/** Another reply beside the one that is there. `replyId` is the client's: asked again it finds what it made. */
+export function regenerate(
+  database: Database,
+  key: MessageKey,
+  ask: { replyId: string; roundsMax: number; expiresMs: number },
+) {
+  const values = [...keyed(key), ask.replyId, ask.roundsMax, ask.expiresMs]
+  return controlled<'same' | 'busy' | 'rounds' | 'conflict' | 'gone' | 'not_found'>(
+    database,
+    regenerateStatement,
+    values,
+  )
+}
+
+const editStatement: Statement = {
+  name: 'edit',
+  text: 'select holdfast.edit($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11, $12) as answer',
+}
+
+/**
+ * Another text for a message: in its place while nobody has begun to answer it, else as a new message with `id`, which
+ * begins a branch of its own. `messageId` of the answer: the message that has the text now.
+ */
+export function edit(
+  database: Database,
+  key: MessageKey,
+  ask: {
+    id: string
+    turnId: string
+    replyId: string
+    parts: string
+    metadata: string | null
+    bodyHash: string
+    preview: string | null
+    expiresMs: number
+  },
+) {
+  const { id, turnId, replyId, parts, metadata, bodyHash, preview, expiresMs } = ask
+  const values = [...keyed(key), id, turnId, replyId, parts, metadata, bodyHash, preview, expiresMs]
+  return controlled<'same' | 'busy' | 'conflict' | 'forbidden' | 'gone' | 'not_found'>(database, editStatement, values)
+}
+
+const selectStatement: Statement = {
+  name: 'select-branch',
+  text: 'select holdfast.select_branch($1, $2, $3, $4) as answer',
+}
+
+/** Shows the branch that a message is in. */
+export function selectBranch(database: Database, key: MessageKey) {
+  return controlled<'same' | 'not_found'>(database, selectStatement, keyed(key))
+}
+
+const steerStatement: Statement = {
+  name: 'take-steering',
+  text: 'select holdfast.take_steering($1, $2, $3, $4) as answer',
+}
+
+export type Steering = {
+  /** All that were handed to this round so far, in order. */
+  messages: { id: string; parts: { type: string }[]; metadata: JsonObject | null }[]
+  events: Event[]
+}
+
+/** Hands messages that were sent to steer it to an attempt that holds its turn. */
+export async function takeSteeringIfHeld(
+  database: Database,
+  key: { tenantId: string; sessionId: string; turnId: string; attempt: number },
+): Promise<Steering> {
+  type Row = { answer: { messages: Steering['messages']; events: EventJson[] } }
+  const values = [key.tenantId, key.sessionId, key.turnId, key.attempt]
+  const { messages, events } = (await database.query<Row>('turns', steerStatement, values))[0]!.answer
+  return { messages, events: events.map(eventOf) }
+}
