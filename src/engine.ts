@@ -170,6 +170,7 @@ function wire(
       wakeups,
       expiresMs: options.expiresMs,
       sendsPerMinute: options.limits.sendsPerMinute,
+      lane: options.lane,
       roundsMax: options.roundsMax,
       isDraining: () => draining,
     },

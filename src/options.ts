@@ -1,5 +1,6 @@
 /** What an app may set, and what becomes of it: resolved once, at the edge, into a complete readonly object. */
 import type { AppAuthenticate, TokenSettings } from './http/principal.ts'
+import type { LaneOf } from './http/route.ts'
 import type { OnReply, Title } from './reply/finished.ts'
 import type { Reply } from './reply/reply.ts'
 
@@ -54,6 +55,11 @@ export type HoldfastOptions<Metadata extends object = object> = {
   flushMs?: number
   /** How many attempts of a round may end by an error of the provider. 1–10. Defaults to 3. */
   attemptsMax?: number
+  /**
+   * Which line of turns a message joins: `main`, one at a time in the session, or its author's own, beside the others'. A
+   * client has no say in it. Defaults to `main`.
+   */
+  lane?: LaneOf
   /** How many rounds a turn may have: its first run, retries and regenerations. 1–1,000. Defaults to 10. */
   roundsMax?: number
   /** How many steps a reply may have. 1–1,000. Defaults to 20. */
@@ -152,6 +158,7 @@ export function resolveOptions(options: HoldfastOptions, defaults: { production:
     pollMs: within(options, 'pollMs'),
     flushMs: within(options, 'flushMs'),
     attemptsMax: within(options, 'attemptsMax'),
+    lane: laneOf(options.lane ?? (() => 'main')),
     roundsMax: within(options, 'roundsMax'),
     stepsMax: within(options, 'stepsMax'),
     noProgressMs: within(options, 'noProgressMs'),
@@ -217,6 +224,11 @@ function functionOrNone<T>(name: string, value: T): T {
 function oneOf<T extends string>(name: string, value: T, allowed: readonly T[]): T {
   if (allowed.includes(value)) return value
   throw new OptionError(`${name}: expected one of ${allowed.join(', ')}, got ${String(value)}.`)
+}
+
+function laneOf(lane: LaneOf): LaneOf {
+  if (typeof lane === 'function') return lane
+  throw new OptionError("lane: expected a function that answers 'main' or 'author'.")
 }
 
 function rolesOf(roles: readonly Role[]): readonly Role[] {

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs'
 import { defineCommand, runMain } from 'citty'
+import { pauseCommand, resumeCommand, retryCommand, stopCommand } from './control.ts'
 import { demoCommand } from './demo.ts'
 import { doctorCommand } from './doctor.ts'
 import { migrateCommand } from './migrate.ts'
@@ -14,6 +15,15 @@ await runMain(
   defineCommand({
     meta: { name: 'holdfast', version, description: 'AI chat whose replies are never lost.' },
     default: 'demo',
-    subCommands: { demo: demoCommand, serve: serveCommand, migrate: migrateCommand, doctor: doctorCommand },
+    subCommands: {
+      demo: demoCommand,
+      serve: serveCommand,
+      migrate: migrateCommand,
+      doctor: doctorCommand,
+      retry: retryCommand,
+      stop: stopCommand,
+      pause: pauseCommand,
+      resume: resumeCommand,
+    },
   }),
 )

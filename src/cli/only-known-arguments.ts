@@ -1,4 +1,4 @@
-import type { CittyPlugin } from 'citty'
+import type { ArgsDef, CittyPlugin } from 'citty'
 import { OptionError } from '../index.ts'
 import { exit } from './exit.ts'
 
@@ -6,8 +6,12 @@ import { exit } from './exit.ts'
 export const onlyKnownArguments: CittyPlugin = {
   name: 'only-known-arguments',
   setup({ rawArgs, cmd }) {
-    const known = new Set(Object.keys(cmd.args ?? {}).map((name) => `--${name}`))
-    const unknown = rawArgs.find((each) => !known.has(each))
+    const args = Object.entries((cmd.args ?? {}) as ArgsDef)
+    const known = new Set(args.map(([name]) => `--${name}`))
+    const takeValue = new Set(args.filter(([, { type }]) => type === 'string').map(([name]) => `--${name}`))
+    const isKnown = (each: string, at: number) =>
+      known.has(each) || takeValue.has(each.split('=')[0]!) || takeValue.has(rawArgs[at - 1] ?? '')
+    const unknown = rawArgs.find((each, at) => !isKnown(each, at))
     if (unknown === undefined) return
     const all = [...known].join(', ')
     exit(

@@ -47,7 +47,7 @@ async function send(call: Call): Promise<Response> {
     messageId: id,
     turnId: uuidv7(),
     replyId: uuidv7(),
-    lane: 'main',
+    lane: laneOf(call),
     expiresMs: call.parts.expiresMs,
     whenBusy: body.whenBusy,
     sendsMax: call.parts.sendsPerMinute,
@@ -86,6 +86,15 @@ async function send(call: Call): Promise<Response> {
 export function pairResponse({ parts: { hub } }: Call, pair: Pair, headers: Record<string, string> = {}): Response {
   const cursor = encodeCursor({ epoch: hub.epoch(), seq: pair.seq, open: new Map() })
   return json(200, { message: pair.message, reply: pair.reply, turn: pair.turn, cursor }, headers)
+}
+
+/** No user's id makes the name of another lane: `main` has no colon. */
+function laneOf(call: Call): string {
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  const lane = call.parts.lane({ session: { id: sessionId }, user: { id: userId, tenantId } })
+  if (lane === 'main') return 'main'
+  if (lane === 'author') return `user:${userId}`
+  throw new TypeError(`The option lane must answer 'main' or 'author', not ${String(lane)}.`)
 }
 
 /** What a message says, as it is stored, and what a repeated one is compared with. */

@@ -17,10 +17,14 @@ export type HttpParts = {
   expiresMs: number
   /** Of one user. 0: no limit. */
   sendsPerMinute: number
+  lane: LaneOf
   /** A turn has at most so many rounds: its first run, retries, regenerations. */
   roundsMax: number
   isDraining(): boolean
 }
+
+/** Which line of turns a message of this user joins. */
+export type LaneOf = (ask: { session: { id: string }; user: { id: string; tenantId: string } }) => 'main' | 'author'
 
 export type Call = {
   parts: HttpParts

@@ -101,6 +101,14 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded>
   return supervise(place, held, stopping, options.onLost)
 }
 
+/** Where the server of a data directory listens, if one runs: for a command beside its owner. */
+export async function addressIfRunning(dataDir: string): Promise<Embedded['connection'] | undefined> {
+  const data = join(resolve(dataDir), 'data')
+  const pidFile = await readPidFile(data)
+  if (!pidFile || (await postgresOf(data)).length === 0 || !(await isOurs(pidFile.socketDir, data))) return undefined
+  return { host: pidFile.socketDir, port: pidFile.port, user: embeddedUser, database: embeddedDatabase }
+}
+
 async function prepare({ dataDir, log, packageDir = binariesPackage() }: EmbeddedOptions): Promise<Place> {
   const home = await makeHome(resolve(dataDir))
   const data = join(home, 'data')

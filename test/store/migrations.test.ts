@@ -39,10 +39,11 @@ describe.each(postgresVersions)('the schema on Postgres %i', (version) => {
   })
 
   test('is printed by `holdfast migrate --print` and left as it is', async () => {
-    const [name] = await readdir(sqlFiles)
+    const names = (await readdir(sqlFiles)).sort()
+    const files = await Promise.all(names.map(async (name) => [name, await readFile(`${sqlFiles}${name}`, 'utf8')]))
     const { code, stdout } = await holdfast(['migrate', '--print'])
     expect(code).toBe(0)
-    expect(stdout).toBe(`-- ${name}\n${await readFile(`${sqlFiles}${name}`, 'utf8')}\n`)
+    expect(stdout).toBe(files.map(([name, sql]) => `-- ${name}\n${sql}\n`).join(''))
     expect(await ask(`select 1 from information_schema.schemata where schema_name = 'holdfast'`)).toEqual([])
   })
 

@@ -1,0 +1,38 @@
+/** The database that a command works on: the one of the settings, whether a server runs on it or not. */
+import { databaseOf, OptionError } from '../options.ts'
+import { type Address, type Database, DatabaseError, openDatabase } from '../store/database.ts'
+import { readSettings } from './settings.ts'
+
+const undefinedTable = '42P01'
+
+/**
+ * `running`: a command may join the embedded Postgres of a server that runs (true), or must have it for itself.
+ * Rejects with one sentence where there is no database of Holdfast.
+ */
+export async function withDatabase(running: boolean, work: (database: Database) => Promise<void>): Promise<void> {
+  const { options } = readSettings(process.env)
+  const url = databaseOf(options.database)
+  const { address, stop } =
+    url === undefined ? await embedded(options.dataDir, running) : { address: url, stop: async () => undefined }
+  const database = openDatabase(address, { poolMax: 6, onError: () => undefined })
+  try {
+    await work(database)
+  } catch (error) {
+    throw error instanceof DatabaseError && error.code === undefinedTable ? new OptionError(nothingThere) : error
+  } finally {
+    await database.close()
+    await stop()
+  }
+}
+
+const nothingThere =
+  'There is no Holdfast in this database: set DATABASE_URL or HOLDFAST_DATA_DIR to the one that you mean.'
+
+/** Loaded only where it is used, as in the server. */
+async function embedded(dataDir = '.holdfast', running: boolean): Promise<{ address: Address; stop(): Promise<void> }> {
+  const { addressIfRunning, startEmbedded } = await import('../store/embedded.ts')
+  const there = running ? await addressIfRunning(dataDir) : undefined
+  if (there) return { address: there, stop: async () => undefined }
+  const own = await startEmbedded({ dataDir, log: () => undefined })
+  return { address: own.connection, stop: () => own.stop() }
+}
