@@ -15,17 +15,18 @@ const chat = createHoldfast({
   pollMs: Number(HOLDFAST_POLL_MS ?? 200),
   drainMs: Number(HOLDFAST_DRAIN_MS ?? 10_000),
   onReply: (_, { attempt }) => ({ endedBy: attempt }),
-  async *reply({ attempt, stepsDone, replyId, signal }) {
+  async *reply({ message, attempt, stepsDone, replyId, signal, usage }) {
     yield { type: 'start', messageId: replyId }
     for (let step = stepsDone; step < steps; step++) {
       yield { type: 'start-step' }
       yield { type: 'text-start', id: `t${step}` }
       const asked = await fetch(`${OPENAI_BASE_URL}/chat/completions`, {
         method: 'POST',
-        body: JSON.stringify({ attempt, step }),
+        body: JSON.stringify({ attempt, step, said: message.parts[0].text }),
         signal,
       })
       await asked.text()
+      usage({ provider: 'p', model: 'm', inputTokens: 3, outputTokens: 5 })
       yield { type: 'text-delta', id: `t${step}`, delta: `[${attempt}:${step}]` }
       yield { type: 'text-end', id: `t${step}` }
       yield { type: 'finish-step' }
