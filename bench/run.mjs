@@ -6,7 +6,15 @@ import { stream } from './stream.mjs'
 import { machineLine } from './support.mjs'
 import { takeover } from './takeover.mjs'
 
-const all = { embedded, accept, stream, stream100: () => stream(100), stream250: () => stream(250), resume, takeover }
+const all = {
+  embedded,
+  accept,
+  stream,
+  stream2: () => stream(500, 2),
+  stream100: () => stream(100),
+  resume,
+  takeover,
+}
 const chosen = process.argv.slice(2)
 for (const name of chosen) {
   if (!(name in all)) throw new Error(`There is no benchmark ${name}. There are ${Object.keys(all).join(', ')}.`)

@@ -13,20 +13,20 @@ const settleSeconds = 2
 const startSeconds = 10
 const sendsAtOnce = 20
 
-export async function stream(replies = 500) {
+/** `processes`: servers on one database, each with its share of the readers; who claims a turn writes its reply. */
+export async function stream(replies = 500, processes = 1) {
   return withMachine(async (machine) => {
     const tokens = perSecond * (startSeconds + settleSeconds + seconds)
     const provider = await machine.provider([{ firehose: { tokens, perSecond, stamp: true } }])
-    const server = await machine.server({
-      OPENAI_API_KEY: 'none',
-      OPENAI_BASE_URL: provider.url,
-      HOLDFAST_CONCURRENCY: '1000',
-      ...(process.env.BENCH_FLUSH ? { HOLDFAST_FLUSH_MS: process.env.BENCH_FLUSH } : {}),
-    })
-    const { url } = server
+    const env = { OPENAI_API_KEY: 'none', OPENAI_BASE_URL: provider.url, HOLDFAST_CONCURRENCY: '1000' }
+    const servers = [await machine.server(env)]
+    while (servers.length < processes) {
+      servers.push(await machine.server({ ...env, DATABASE_URL: await machine.databaseUrl() }))
+    }
+    const [first] = servers
     const cores = meters({
-      server: server.cpu,
-      postgres: server.postgresCpu,
+      ...Object.fromEntries(servers.map(({ cpu }, at) => [processes === 1 ? 'server' : `server ${at + 1}`, cpu])),
+      postgres: first.postgresCpu,
       provider: provider.cpu,
       machine: cpuOfMachine,
       readers: async () => process.cpuUsage().user / 1e6 + process.cpuUsage().system / 1e6,
@@ -35,6 +35,7 @@ export async function stream(replies = 500) {
     const readers = []
     let counting = false
     for (let n = 0; n < replies; n++) {
+      const { url } = servers[n % processes]
       const { cookie, session } = await guest(url)
       let rest = ''
       const stop = await events(url, `/v1/sessions/${session}/events`, cookie, (text) => {
@@ -47,13 +48,13 @@ export async function stream(replies = 500) {
           for (const [stamp] of line.matchAll(/\b1[78]\d{11}\b/g)) delays.push(now - Number(stamp))
         }
       })
-      readers.push({ cookie, session, stop })
+      readers.push({ url, cookie, session, stop })
     }
     const begunMs = performance.now()
     const unsent = [...readers]
     const sendSome = async () => {
       for (let next = unsent.pop(); next; next = unsent.pop()) {
-        const { cookie, session } = next
+        const { url, cookie, session } = next
         await send(url, 'POST', `/v1/sessions/${session}/messages`, { id: randomUUID(), text: 'go' }, cookie)
       }
     }
@@ -69,7 +70,7 @@ export async function stream(replies = 500) {
     for (const { stop } of readers) stop()
     const rate = Math.round(count / seconds)
     return [
-      `stream, ${replies} replies x ${perSecond} tokens/s to ${replies} readers: ${rate} tokens/s, p50 ${ms(p50)}, p99 ${ms(p99)}, max ${ms(max)}; cores: ${used}`,
+      `stream, ${replies} replies x ${perSecond} tokens/s to ${replies} readers, ${processes} ${processes === 1 ? 'process' : 'processes'}: ${rate} tokens/s, p50 ${ms(p50)}, p99 ${ms(p99)}, max ${ms(max)}; cores: ${used}`,
     ]
   })
 }

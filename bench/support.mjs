@@ -37,6 +37,11 @@ export async function withMachine(work) {
       const url = await firstLine(child, /^Holdfast\s+(http\S+)/)
       return { url, child, cpu: () => cpuOf(child.pid), postgresCpu: () => cpuOfPostgres(dataDir) }
     },
+    /** The same database for another process: the embedded one of the first, by its socket. */
+    async databaseUrl() {
+      const socketDir = (await readFile(join(dataDir, 'data', 'postmaster.pid'), 'utf8')).split('\n')[4]
+      return `postgres://holdfast@localhost/postgres?host=${encodeURIComponent(socketDir)}`
+    },
     async provider(steps) {
       const child = spawn(process.execPath, [providerMain, JSON.stringify(steps)], {
         stdio: ['ignore', 'pipe', 'inherit'],
