@@ -300,7 +300,7 @@ export function claim(model: Model, ask: ClaimAsk): ClaimAnswer {
       )
     }
     events.push(writeEvent(model, turn, 'attempt.started', { attempt: turn.attempt, base: checkpoint?.parts ?? [] }))
-    if (takeover && turn.crashes >= ask.crashesMax) {
+    if (turn.crashes >= ask.crashesMax) {
       answer.failed.push([...events, settleFailed(model, turn, 'crashed', checkpoint?.parts ?? [])])
       continue
     }
