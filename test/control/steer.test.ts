@@ -1,26 +1,21 @@
 /** Messages that are handed to the reply that is being written, by a reply that asks for them between its steps. */
 import pg from 'pg'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { ReplyError } from '../../src/core/errors.ts'
-import { createHoldfast, type HoldfastOptions, type ReplyContext } from '../../src/index.ts'
+import type { HoldfastOptions, ReplyContext } from '../../src/index.ts'
 import { gate, ofType, outcomesOf, textIn } from '../faults/scene.ts'
+import { openChat } from '../support/chat.ts'
 import { apiOf } from '../support/client.ts'
-import { freshDatabase } from '../support/postgres.ts'
-import { jwtSecret } from '../support/server.ts'
 import { shownOf } from './scene.ts'
 
 const saidIn = ({ parts }: { parts: { type: string; text?: string }[] }) => parts.map(({ text }) => text ?? '').join('')
 
 /** Each step is written when its gate opens; between steps the reply takes what was sent to steer it. */
 async function openSteered(options: Partial<HoldfastOptions> = {}) {
-  const database = await freshDatabase(18)
   const prompts: string[][] = []
   const second = gate()
   const failing = { next: false }
-  const chat = createHoldfast({
-    database: database.url,
-    tokens: { secret: jwtSecret },
-    log: () => undefined,
+  const opened = await openChat({
     ...options,
     async *reply({ messages, message, steering, stepsDone }: ReplyContext) {
       prompts.push(messages.map((each) => `${each.role}: ${saidIn(each)}`))
@@ -43,22 +38,15 @@ async function openSteered(options: Partial<HoldfastOptions> = {}) {
       yield { type: 'finish', finishReason: 'stop' }
     },
   })
-  onTestFinished(async () => {
-    await chat.close()
-    await database.drop()
-  })
-  const { url } = await chat.listen(0)
-  const ann = await apiOf(url)
-  const session = await ann.createSession()
-  const watcher = ann.watch(session)
+  const { ann, session, watcher, database } = opened
   const first = await ann.send(session, 'first', 'm1')
   await watcher.until(({ type }) => type === 'chunk')
   const query = async (text: string, values: unknown[]) => {
-    const client = new pg.Client(database.url)
+    const client = new pg.Client(database)
     await client.connect()
     await client.query(text, values).finally(() => client.end())
   }
-  return { ann, url, session, watcher, first, prompts, goOn: second.open, failing, query }
+  return { ...opened, first, prompts, goOn: second.open, failing, query }
 }
 
 test('steer: a message is handed to the running reply at its next border, has no reply of its own, and stays (I2, I13)', async () => {

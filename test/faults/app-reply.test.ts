@@ -1,28 +1,12 @@
 /** Replies of the app's own making that do what they should not. */
-import { expect, onTestFinished, test } from 'vitest'
-import { createHoldfast, type HoldfastOptions, type Reply } from '../../src/index.ts'
-import { apiOf, type Frame } from '../support/client.ts'
-import { freshDatabase } from '../support/postgres.ts'
-import { jwtSecret } from '../support/server.ts'
+import { expect, test } from 'vitest'
+import type { HoldfastOptions, Reply } from '../../src/index.ts'
+import { openChat } from '../support/chat.ts'
+import type { Frame } from '../support/client.ts'
 import { ofType, textIn } from './scene.ts'
 
 async function answered(reply: Reply, options: Partial<HoldfastOptions> = {}) {
-  const database = await freshDatabase(18)
-  const chat = createHoldfast({
-    database: database.url,
-    tokens: { secret: jwtSecret },
-    log: () => undefined,
-    ...options,
-    reply,
-  })
-  onTestFinished(async () => {
-    await chat.close()
-    await database.drop()
-  })
-  const { url } = await chat.listen(0)
-  const ann = await apiOf(() => url)
-  const session = await ann.createSession()
-  const watcher = ann.watch(session)
+  const { ann, session, watcher } = await openChat({ ...options, reply })
   await ann.send(session, 'hi', 'm1')
   const outcome = await watcher.outcome('m1')
   await watcher.close()

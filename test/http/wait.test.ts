@@ -3,33 +3,15 @@ import { randomUUID } from 'node:crypto'
 import { expect, onTestFinished, test } from 'vitest'
 import { textOf } from '../../src/core/parts.ts'
 import { createWaiting } from '../../src/http/wait.ts'
-import { createHoldfast, type HoldfastOptions, ReplyError } from '../../src/index.ts'
+import { ReplyError } from '../../src/index.ts'
 import { createHub } from '../../src/log/hub.ts'
 import { gate } from '../faults/scene.ts'
+import { openChat } from '../support/chat.ts'
 import { type Api, apiOf } from '../support/client.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { startProvider } from '../support/provider.mjs'
-import { jwtSecret, startServer } from '../support/server.ts'
+import { startServer } from '../support/server.ts'
 import { acceptanceOf, createAcceptor, openStored, sessionsOf, tenantId, userId } from '../support/stored.ts'
-
-async function open(options: Partial<HoldfastOptions> = {}) {
-  const database = await freshDatabase(18)
-  const chat = createHoldfast({
-    database: database.url,
-    tokens: { secret: jwtSecret },
-    log: () => undefined,
-    drainMs: 0,
-    reply: () => 'the answer',
-    ...options,
-  })
-  onTestFinished(async () => {
-    await chat.close()
-    await database.drop()
-  })
-  const { url } = await chat.listen(0)
-  const ann = await apiOf(url)
-  return { chat, url, ann, session: await ann.createSession() }
-}
 
 async function send(api: Api, session: string, wait: number | string, id: string = randomUUID(), signal?: AbortSignal) {
   const body = JSON.stringify({ id, text: 'hi' })
@@ -41,7 +23,7 @@ async function send(api: Api, session: string, wait: number | string, id: string
 const longWait = 50
 
 test('the answer is 200 with message, reply and turn when the turn has its outcome in time, and its cursor goes on from there (R0.8, P37)', async () => {
-  const { ann, session } = await open()
+  const { ann, session } = await openChat()
   const { status, location, body } = await send(ann, session, longWait, 'm1')
   expect({ status, location }).toEqual({ status: 200, location: `/v1/sessions/${session}` })
   expect(Object.keys(body)).toEqual(['message', 'reply', 'turn', 'cursor'])
@@ -55,7 +37,7 @@ test('the answer is 200 with message, reply and turn when the turn has its outco
 
 test('the answer is 202, as without waiting, when there is no outcome in time; the reply is written all the same (R0.8, P37)', async () => {
   const { passed, open: finish } = gate()
-  const { ann, session } = await open({
+  const { ann, session } = await openChat({
     async *reply() {
       yield 'the '
       await passed
@@ -73,7 +55,7 @@ test('the answer is 202, as without waiting, when there is no outcome in time; t
 })
 
 test('without wakeups the outcome is found by the poll (I8)', async () => {
-  const { ann, session } = await open({ wakeups: 'off', pollMs: 100 })
+  const { ann, session } = await openChat({ wakeups: 'off', pollMs: 100 })
   expect(await send(ann, session, longWait)).toMatchObject({ status: 200, body: { reply: { status: 'complete' } } })
 })
 
@@ -97,7 +79,7 @@ test('the outcome is waited for where another process writes the reply (I8)', as
 })
 
 test('a failed and a stopped turn are outcomes, too', async () => {
-  const { ann, session } = await open({
+  const { ann, session } = await openChat({
     reply: ({ message: { id } }) => {
       if (id === 'fails') throw new ReplyError('content_filtered', 'no')
       return new Promise(() => undefined)
@@ -118,7 +100,7 @@ test('a failed and a stopped turn are outcomes, too', async () => {
 
 test('a turn behind another is waited for past the outcome of that one', async () => {
   const { passed, open: finish } = gate()
-  const { ann, session } = await open({
+  const { ann, session } = await openChat({
     reply: async ({ message: { id } }) => {
       if (id === 'm1') await passed
       return `to ${id}`
@@ -137,7 +119,7 @@ test('a turn behind another is waited for past the outcome of that one', async (
 test('a repeated send waits for the same outcome, and is answered at once where there is one (P31, P37)', async () => {
   const { passed, open: finish } = gate()
   let asked = 0
-  const { ann, session } = await open({
+  const { ann, session } = await openChat({
     reply: async () => {
       asked++
       await passed
@@ -161,7 +143,7 @@ test('a repeated send waits for the same outcome, and is answered at once where 
 
 test('a client that goes away while it waits stops nothing (P37)', async () => {
   const { passed, open: finish } = gate()
-  const { ann, session } = await open({
+  const { ann, session } = await openChat({
     reply: async () => {
       await passed
       return 'the answer'
@@ -180,7 +162,7 @@ test('a client that goes away while it waits stops nothing (P37)', async () => {
 })
 
 test('a process that drains answers 202 to who waits', async () => {
-  const { chat, ann, session } = await open({ reply: () => new Promise(() => undefined) })
+  const { chat, ann, session } = await openChat({ reply: () => new Promise(() => undefined) })
   const watcher = ann.watch(session)
   const waits = send(ann, session, longWait, 'm1')
   await watcher.until(({ type }) => type === 'attempt.started')
@@ -189,7 +171,7 @@ test('a process that drains answers 202 to who waits', async () => {
 })
 
 test.each(['-1', '56', 'soon', 'NaN', '1e9'])('a wait of %s is 400, and nothing is stored (P37)', async (wait) => {
-  const { ann, session } = await open()
+  const { ann, session } = await openChat()
   const { status, body } = await send(ann, session, wait)
   expect(status).toBe(400)
   expect(body.code).toBe('invalid_request')

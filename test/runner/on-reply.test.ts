@@ -2,32 +2,17 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { textOf } from '../../src/core/parts.ts'
 import { type AiResponse, createHoldfast, type HoldfastOptions, OptionError } from '../../src/index.ts'
+import { openChat } from '../support/chat.ts'
 import { apiOf } from '../support/client.ts'
-import { freshDatabase } from '../support/postgres.ts'
 import { jwtSecret } from '../support/server.ts'
 
 type Line = { line: string; detail: object }
 
 async function open(options: Partial<HoldfastOptions>) {
-  const database = await freshDatabase(18)
   const lines: Line[] = []
-  const chat = createHoldfast({
-    database: database.url,
-    tokens: { secret: jwtSecret },
-    log: (line, detail = {}) => void lines.push({ line, detail }),
-    reply: () => 'a secret answer',
-    ...options,
-  })
-  onTestFinished(async () => {
-    await chat.close()
-    await database.drop()
-  })
-  const { url } = await chat.listen(0)
-  const ann = await apiOf(url)
-  const session = await ann.createSession()
-  const watcher = ann.watch(session)
-  onTestFinished(() => watcher.close())
-  return { chat, ann, session, watcher, lines, database: database.url }
+  const log = (line: string, detail = {}) => void lines.push({ line, detail })
+  const opened = await openChat({ log, reply: () => 'a secret answer', ...options })
+  return { ...opened, lines }
 }
 
 /** One more server on the database, which writes no replies. */

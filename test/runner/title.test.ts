@@ -1,39 +1,27 @@
 /** Titles that the app gives (R4.5): once, after the first complete reply, and never over one that a person gave. */
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import type { Part } from '../../src/core/chunk.ts'
 import { textOf } from '../../src/core/parts.ts'
-import { createHoldfast, type HoldfastOptions, ReplyError } from '../../src/index.ts'
+import { type HoldfastOptions, ReplyError } from '../../src/index.ts'
 import { createSession, giveTitleIfNone, renameSession } from '../../src/store/sessions.ts'
 import { gate } from '../faults/scene.ts'
-import { apiOf, type Frame } from '../support/client.ts'
-import { freshDatabase, postgresVersions } from '../support/postgres.ts'
-import { jwtSecret } from '../support/server.ts'
+import { openChat } from '../support/chat.ts'
+import type { Frame } from '../support/client.ts'
+import { postgresVersions } from '../support/postgres.ts'
 import { disorder, openStored, tenantId, userId } from '../support/stored.ts'
 
 async function open(options: Partial<HoldfastOptions>) {
-  const database = await freshDatabase(18)
   const lines: { line: string; detail: object }[] = []
   const hearers = new Set<() => void>()
-  const chat = createHoldfast({
-    database: database.url,
-    tokens: { secret: jwtSecret },
+  const opened = await openChat({
     log: (line, detail = {}) => {
       lines.push({ line, detail })
       for (const hear of hearers) hear()
     },
-    drainMs: 0,
     reply: ({ message: { id } }) => `a secret answer to ${id}`,
     ...options,
   })
-  onTestFinished(async () => {
-    await chat.close()
-    await database.drop()
-  })
-  const { url } = await chat.listen(0)
-  const ann = await apiOf(url)
-  const session = await ann.createSession()
-  const watcher = ann.watch(session)
-  onTestFinished(() => watcher.close())
+  const { ann, session, watcher } = opened
   /** Resolves with why a session has no title, when the log says so. */
   const why = () =>
     new Promise<object>((resolve) => {
@@ -52,7 +40,7 @@ async function open(options: Partial<HoldfastOptions>) {
     return await watcher.outcome(id)
   }
   const titleNow = async () => (await ann.snapshot(session)).session.title
-  return { chat, ann, session, watcher, lines, why, rename, turn, titleNow }
+  return { ...opened, lines, why, rename, turn, titleNow }
 }
 
 const updates = ({ frames }: { frames: Frame[] }) =>
