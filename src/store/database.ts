@@ -183,15 +183,21 @@ async function openListener(
     throw new DatabaseError('refused', error)
   }
   state = 'open'
+  const send = (payloads: string[]) =>
+    answered(
+      client.query({
+        name: 'notify',
+        text: `select pg_notify('${channel}', p) from unnest($1::text[]) p`,
+        values: [payloads],
+      }),
+    )
+  // The driver takes one query at a time on a connection: one that is still under way is waited for.
+  let before: Promise<unknown> = Promise.resolve()
   return {
     async notify(payloads) {
-      await answered(
-        client.query({
-          name: 'notify',
-          text: `select pg_notify('${channel}', p) from unnest($1::text[]) p`,
-          values: [payloads],
-        }),
-      ).catch((error: unknown) => {
+      const sent = before.then(() => send(payloads))
+      before = sent.catch(() => undefined)
+      await sent.catch((error: unknown) => {
         end()
         throw error
       })

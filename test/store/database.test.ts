@@ -129,6 +129,25 @@ describe.each(postgresVersions)('the connections of a process, to Postgres %i', 
     await database.close()
   })
 
+  test('tell what they are told at once in its order, one query at a time', async () => {
+    const database = open(url)
+    const warnings: string[] = []
+    const warn = (warning: Error) => void warnings.push(warning.message)
+    process.on('warning', warn)
+    const heard: string[] = []
+    const listener = await database.listen('holdfast', {
+      payload: (text) => void heard.push(text),
+      end: () => undefined,
+    })
+    const told = Array.from({ length: 50 }, (_, at) => String(at))
+    await Promise.all(told.map((each) => listener.notify([each])))
+    await eventually(async () => heard.length === told.length)
+    process.off('warning', warn)
+    expect({ heard, warnings }).toEqual({ heard: told, warnings: [] })
+    await listener.close()
+    await database.close()
+  })
+
   test('listen until they end, and say so once', async () => {
     const database = open(url)
     const heard: string[] = []
