@@ -88,6 +88,8 @@ create table holdfast.messages (
   turn_id uuid not null,
   -- What a repeated send is compared with; on user rows only.
   body_hash text,
+  -- Of each edit that changed it in its place: the id that it was asked with, and the hash of its body.
+  edits jsonb not null default '{}',
   model text,
   input_tokens int,
   -- Of all steps together, and a reply reports as many as it likes: the sum need not be an int.
@@ -351,8 +353,9 @@ begin
    where tenant_id = t.tenant_id and id = t.id returning * into v_turn;
   update holdfast.messages set parts = p_parts, metadata = coalesce(p_metadata, metadata), status = p_state,
       model = coalesce(p_model, model), updated_at = clock_timestamp(),
-      output_tokens = (select sum(u.output_tokens) from holdfast.usage u
-        where u.tenant_id = t.tenant_id and u.turn_id = t.id and u.attempt = t.attempt)
+      -- Where no attempt of this round has begun, the latest one is of the round before.
+      output_tokens = case when t.open or t.state = 'waiting' then (select sum(u.output_tokens) from holdfast.usage u
+        where u.tenant_id = t.tenant_id and u.turn_id = t.id and u.attempt = t.attempt) end
    where tenant_id = t.tenant_id and session_id = t.session_id and id = t.reply_id returning * into v_reply;
   if p_error is not null then
     update holdfast.messages set error = p_error, updated_at = clock_timestamp()
@@ -541,15 +544,11 @@ end $$;
 -- Makes a message the chosen one of its alternatives, and shows the branch that it is in. A message without alternatives
 -- changes nothing, which is nearly every one.
 create function holdfast.choose(p_tenant text, p_session text, p_message text) returns void language plpgsql as $$
-declare m holdfast.messages; v_count int;
+declare m holdfast.messages;
 begin
   select * into m from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message;
-  select count(*) into v_count from holdfast.alternatives(m);
-  if v_count < 2 and m.shown then return; end if;
-  update holdfast.messages u set branch_index = a.index, branch_count = v_count
-    from (select id, (row_number() over (order by seq, id) - 1)::int as index from holdfast.alternatives(m)) a
-   where u.tenant_id = p_tenant and u.session_id = p_session and u.id = a.id
-     and (u.branch_index, u.branch_count) is distinct from (a.index, v_count);
+  if m.shown and (select count(*) from holdfast.alternatives(m)) < 2 then return; end if;
+  perform holdfast.number_alternatives(m);
   -- Chosen on the whole way from the first message of the lane.
   with recursive way as (
     select w.* from holdfast.messages w where w.tenant_id = p_tenant and w.session_id = p_session and w.id = p_message
@@ -562,27 +561,51 @@ begin
   perform holdfast.show_lane(p_tenant, p_session, m.lane);
 end $$;
 
--- The messages of which one is chosen, this one included.
+-- The messages of which one is chosen, this one included unless it was withdrawn.
 create function holdfast.alternatives(m holdfast.messages) returns setof holdfast.messages language sql stable as $$
   select * from holdfast.messages a where a.tenant_id = m.tenant_id and a.session_id = m.session_id and a.lane = m.lane
     and a.role = m.role and a.parent = m.parent and not a.withdrawn
 $$;
 
--- A message and its reply leave the conversation; what comes after them comes after what was before them.
-create function holdfast.take_back(t holdfast.turns) returns void language plpgsql as $$
-declare v_parent text; v_other text;
+create function holdfast.number_alternatives(m holdfast.messages) returns void language plpgsql as $$
 begin
-  update holdfast.messages set withdrawn = true, chosen = false, shown = false, updated_at = clock_timestamp()
-   where tenant_id = t.tenant_id and session_id = t.session_id and id = t.message_id returning parent into v_parent;
-  update holdfast.messages set withdrawn = true, chosen = false, shown = false
-   where tenant_id = t.tenant_id and session_id = t.session_id and id = t.reply_id;
-  update holdfast.messages set parent = v_parent
-   where tenant_id = t.tenant_id and session_id = t.session_id and parent = t.reply_id;
-  -- Where it was the edit of another message, that one is shown again, unless others wait behind it already.
-  select id into v_other from holdfast.messages where tenant_id = t.tenant_id and session_id = t.session_id
-    and parent = v_parent and role = 'user' and lane = t.lane and not withdrawn order by shown desc, seq desc limit 1;
-  if found then perform holdfast.choose(t.tenant_id, t.session_id, v_other); end if;
+  update holdfast.messages u set branch_index = a.index, branch_count = a.count
+    from (select id, (row_number() over (order by seq, id) - 1)::int as index, (count(*) over ())::int as count
+      from holdfast.alternatives(m)) a
+   where u.tenant_id = m.tenant_id and u.session_id = m.session_id and u.id = a.id
+     and (u.branch_index, u.branch_count) is distinct from (a.index, a.count);
 end $$;
+
+-- A message and its reply leave the conversation; what comes after them comes after what was before them, as alternatives
+-- of what is there already. If it was the chosen one, that is what came after it, else its latest alternative (the
+-- message that it was an edit of). In other branches nothing is chosen: a message that is not shown may be withdrawn, too.
+create function holdfast.take_back(t holdfast.turns) returns void language plpgsql as $$
+declare m holdfast.messages;
+begin
+  select * into m from holdfast.messages
+   where tenant_id = t.tenant_id and session_id = t.session_id and id = t.message_id;
+  update holdfast.messages set withdrawn = true, chosen = false, shown = false, branch_index = 0, branch_count = 1,
+      updated_at = clock_timestamp()
+   where tenant_id = t.tenant_id and session_id = t.session_id and id in (t.message_id, t.reply_id);
+  update holdfast.messages set parent = m.parent, chosen = chosen and m.chosen
+   where tenant_id = t.tenant_id and session_id = t.session_id and parent = t.reply_id;
+  update holdfast.messages set chosen = true
+   where tenant_id = t.tenant_id and session_id = t.session_id and not chosen
+     and id = (select id from holdfast.alternatives(m) order by chosen desc, seq desc, id limit 1);
+  perform holdfast.number_alternatives(m);
+  perform holdfast.show_lane(t.tenant_id, t.session_id, t.lane);
+  update holdfast.sessions set message_count = message_count - 1,
+      last_preview = holdfast.last_preview(t.tenant_id, t.session_id, t.lane)
+   where tenant_id = t.tenant_id and id = t.session_id;
+end $$;
+
+-- The beginning of the last message that is shown, where another one than that which came last is to be seen in lists.
+create function holdfast.last_preview(p_tenant text, p_session text, p_lane text) returns text language sql stable as $$
+  select (select nullif(left(trim(regexp_replace(string_agg(p ->> 'text', ' '), '\s+', ' ', 'g')), 140), '')
+      from jsonb_array_elements(m.parts) p where p ->> 'type' = 'text')
+    from holdfast.messages m where m.tenant_id = p_tenant and m.session_id = p_session and m.lane = p_lane and m.shown
+      and m.parts <> '[]' order by m.position desc, m.role limit 1
+$$;
 
 create function holdfast.show_lane(p_tenant text, p_session text, p_lane text) returns void language plpgsql as $$
 begin
@@ -606,7 +629,7 @@ create function holdfast.accept(p_tenant text, p_session text, p_user text, p_me
   p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_lane text, p_expires_ms bigint,
   p_sends_max int, p_when_busy text default 'queue') returns json language plpgsql as $$
 declare v_allowance jsonb; v_role text; v_message holdfast.messages; v_reply holdfast.messages; v_turn holdfast.turns;
-  v_interrupted text; v_created json;
+  v_begun uuid[]; v_interrupted json; v_created json;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
   if not found then return json_build_object('outcome', 'not_found'); end if;
@@ -634,22 +657,25 @@ begin
       and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane)) then
     return json_build_object('outcome', 'busy');
   end if;
+  if p_when_busy = 'interrupt' then
+    -- All that have begun: one that backs off may have been overtaken by the retry of an earlier one. What waits for a
+    -- new round has not begun.
+    v_begun := array(select e.id from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session
+        and e.lane = p_lane and e.stopping is null and (e.open or e.state = 'waiting' and e.holds_lane)
+       order by e.id for no key update);
+  end if;
+  -- After the locks of turns, as everywhere.
   if p_sends_max > 0 then
     v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
     if not (v_allowance -> 'taken')::boolean then
       return json_build_object('outcome', 'rate_limited', 'allowance', v_allowance);
     end if;
   end if;
-
-  -- The turn that has begun, if any, is marked with the acceptance: whoever dies now, it is stopped, and by anybody.
-  if p_when_busy = 'interrupt' then
+  -- They are marked with the acceptance: whoever dies now, they are stopped, and by anybody.
+  with marked as (
     update holdfast.turns set stopping = p_user, stopping_reason = 'interrupted', updated_at = clock_timestamp()
-     where tenant_id = p_tenant and id in (select e.id from holdfast.turns e where e.tenant_id = p_tenant
-         and e.session_id = p_session and e.lane = p_lane and e.stopping is null
-         and (e.state = 'running' or e.state = 'waiting' and e.holds_lane or e.state = 'queued' and e.attempt > 0)
-       order by e.id for no key update)
-     returning message_id into v_interrupted;
-  end if;
+     where tenant_id = p_tenant and id = any(v_begun) returning message_id, round)
+  select coalesce(json_agg(json_build_object('messageId', message_id, 'round', round)), '[]') into v_interrupted from marked;
   v_created := holdfast.create_turn(p_tenant, p_session, p_user, p_message, p_turn, p_reply, p_parts, p_metadata,
     p_body_hash, p_preview, p_lane, holdfast.tip_of(p_tenant, p_session, p_lane), p_expires_ms, p_when_busy = 'steer');
   return json_build_object('outcome', 'created', 'event', v_created -> 'event', 'interrupted', v_interrupted,
@@ -834,9 +860,13 @@ create function holdfast.lost_to(t holdfast.turns, p_attempt int) returns text l
   select case
     when t.attempt = p_attempt and (t.state = 'stopped' or t.stopping is not null) then 'stopped'
     when t.attempt = p_attempt and t.state in ('complete', 'failed') then t.state
-    else coalesce((select case e.data ->> 'reason' when 'handover' then 'handover' when 'error' then 'failed' end
-      from holdfast.events e where e.tenant_id = t.tenant_id and e.turn_id = t.id and e.type = 'attempt.ended'
-        and e.attempt = p_attempt), 'lost') end
+    -- The first: what ends a later round before an attempt of it begins names the same attempt.
+    else coalesce((select case e.type when 'message.stopped' then 'stopped' when 'message.error' then 'failed'
+        when 'message.ai_response' then 'complete'
+        else case e.data ->> 'reason' when 'handover' then 'handover' when 'error' then 'failed' end end
+      from holdfast.events e where e.tenant_id = t.tenant_id and e.turn_id = t.id and e.attempt = p_attempt
+        and e.type in ('attempt.ended', 'message.stopped', 'message.error', 'message.ai_response')
+      order by e.seq limit 1), 'lost') end
 $$;
 
 create function holdfast.lost(t holdfast.turns, p_attempt int, p_usage json) returns json language plpgsql as $$
@@ -878,7 +908,8 @@ declare t holdfast.turns; v_seq int;
 begin
   t := holdfast.locked_turn(p_tenant, p_session, p_turn);
   if t.id is null then return json_build_object('outcome', 'lost'); end if;
-  if t.attempt = p_attempt and t.state = 'queued' then
+  -- Not open: another round, which this attempt knows nothing of.
+  if t.attempt = p_attempt and t.state = 'queued' and t.open then
     return holdfast.answer('requeued', p_tenant, p_session, (select max(seq) from holdfast.events
       where tenant_id = p_tenant and turn_id = p_turn and type = 'attempt.ended'));
   end if;
@@ -892,6 +923,8 @@ begin
       failures = failures + (p_reason = 'error')::int, crashes = case when p_reason = 'error' then 0 else crashes end,
       updated_at = clock_timestamp()
    where tenant_id = p_tenant and id = p_turn returning * into t;
+  -- An earlier turn that is retried goes first.
+  perform holdfast.promote(p_tenant, p_session, t.lane);
   v_seq := holdfast.write_event(p_tenant, p_session, 'attempt.ended', t,
     json_strip_nulls(json_build_object('turnId', p_turn, 'attempt', p_attempt, 'reason', p_reason, 'code', p_code,
       'retryAt', case when p_reason = 'error' then holdfast.iso(t.due_at) end)));
@@ -927,15 +960,17 @@ begin
 end $$;
 
 -- Stop. The stopper has folded the chunks that it read: `p_next_index` of `p_attempt`. Outcomes: stopped; late (an
--- outcome exists: it is answered); again (attempt or index moved: read and fold again); stopping (after the last
--- try: the turn is marked, nothing is appended any more, and any process completes it).
+-- outcome exists: it is answered); again (round, attempt or index moved: read and fold again); stopping (after the last
+-- try: the turn is marked, nothing is appended any more, and any process completes it). `p_round` is the round that the
+-- stopper has read: a retry keeps the attempt's number until it begins.
 create function holdfast.stop(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_next_index int,
   p_parts jsonb, p_metadata jsonb, p_preview text, p_by text, p_reason text, p_last_try boolean,
-  p_withdraws boolean default false) returns json language plpgsql as $$
+  p_withdraws boolean, p_round int) returns json language plpgsql as $$
 declare t holdfast.turns; v_message json; v_seq int; v_index int; v_by text; v_reason text;
 begin
   t := holdfast.locked_turn(p_tenant, p_session, p_turn);
   if t.id is null then return json_build_object('outcome', 'not_found'); end if;
+  if t.round <> p_round then return json_build_object('outcome', 'again'); end if;
   if t.state in ('complete', 'failed', 'stopped') then
     return holdfast.answer('late', p_tenant, p_session, holdfast.outcome_seq(t));
   end if;
@@ -955,7 +990,7 @@ begin
     v_reason := t.stopping_reason;
   end if;
   -- One that nobody has begun to answer is taken back: it leaves the conversation, and its text goes to who wrote it.
-  if p_withdraws and t.attempt = 0 then
+  if p_withdraws and t.attempt = 0 and t.round = 1 then
     v_reason := 'withdrawn';
     perform holdfast.take_back(t);
   end if;

@@ -61,6 +61,9 @@ begin
   v_old := t.reply_id;
   update holdfast.messages set parent = p_reply
    where tenant_id = p_tenant and session_id = p_session and parent = v_old;
+  -- So does what was handed to the round that failed: the new one is told it from the start.
+  update holdfast.turns set reply_id = p_reply
+   where tenant_id = p_tenant and session_id = p_session and steered and reply_id = v_old;
   v_seq := holdfast.begin_round(t, p_reply, p_expires_ms);
   return holdfast.answer('queued', p_tenant, p_session, v_seq);
 end $$;
@@ -98,18 +101,22 @@ begin
 end $$;
 
 -- Another text for a message. One that nobody has begun to answer gets it in its place and keeps its id; beside any other
--- a new message begins a branch of its own. `p_new` is the caller's new id: a repeated call finds it. Outcomes: changed,
--- created, same (with the message that is there now), busy, conflict, forbidden (another's message), gone, not_found.
+-- a new message begins a branch of its own, and counts as one that is sent. `p_new` is the caller's new id: a repeated call
+-- finds by it what it made, or that it has changed the message in its place. Outcomes: changed, created, same (with the
+-- message that has the text now), busy, conflict, forbidden (another's message), rate_limited, gone, not_found.
 create function holdfast.edit(p_tenant text, p_session text, p_user text, p_message text, p_new text, p_turn uuid,
-  p_reply text, p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_expires_ms bigint)
+  p_reply text, p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_expires_ms bigint, p_sends_max int)
   returns json language plpgsql as $$
-declare t holdfast.turns; m holdfast.messages; v_there holdfast.messages; v_seq int;
-  v_created json;
+declare t holdfast.turns; m holdfast.messages; v_there holdfast.messages; v_allowance jsonb; v_seq int; v_created json;
 begin
   t := holdfast.locked_turn_of(p_tenant, p_session, p_message, p_user);
   if t.id is null then return json_build_object('outcome', 'not_found'); end if;
   select * into m from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message;
   if m.author is distinct from p_user then return json_build_object('outcome', 'forbidden'); end if;
+  if m.edits ? p_new then
+    return json_build_object('outcome', case when m.edits ->> p_new = p_body_hash then 'same' else 'conflict' end,
+      'messageId', p_message);
+  end if;
   select * into v_there from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_new;
   if found then
     return json_build_object('outcome', case when v_there.body_hash = p_body_hash and v_there.author = p_user
@@ -117,12 +124,12 @@ begin
   end if;
   if holdfast.is_gone(t) then return json_build_object('outcome', 'gone'); end if;
 
-  if t.state = 'queued' and t.attempt = 0 and t.stopping is null then
-    if (m.parts, m.metadata) is not distinct from (p_parts, p_metadata) then
-      return json_build_object('outcome', 'same', 'messageId', p_message);
-    end if;
-    update holdfast.messages set parts = p_parts, metadata = p_metadata, updated_at = clock_timestamp()
+  if t.state = 'queued' and t.attempt = 0 and t.round = 1 and t.stopping is null then
+    update holdfast.messages set parts = p_parts, metadata = p_metadata, updated_at = clock_timestamp(),
+        edits = edits || jsonb_build_object(p_new, p_body_hash)
      where tenant_id = p_tenant and session_id = p_session and id = p_message returning * into m;
+    update holdfast.sessions set last_preview = holdfast.last_preview(p_tenant, p_session, m.lane)
+     where tenant_id = p_tenant and id = p_session;
     v_seq := holdfast.write_event(p_tenant, p_session, 'message.changed', t,
       json_build_object('message', holdfast.message_json(m)));
     return json_build_object('outcome', 'changed', 'messageId', p_message,
@@ -130,6 +137,12 @@ begin
   end if;
 
   if holdfast.is_live(p_tenant, p_session, p_message) then return json_build_object('outcome', 'busy'); end if;
+  if p_sends_max > 0 then
+    v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
+    if not (v_allowance -> 'taken')::boolean then
+      return json_build_object('outcome', 'rate_limited', 'messageId', p_new, 'allowance', v_allowance);
+    end if;
+  end if;
   v_created := holdfast.create_turn(p_tenant, p_session, p_user, p_new, p_turn, p_reply, p_parts, p_metadata, p_body_hash,
     p_preview, m.lane, m.parent, p_expires_ms, false);
   return json_build_object('outcome', 'created', 'messageId', p_new, 'event', v_created -> 'event');
@@ -153,8 +166,19 @@ begin
   return holdfast.answer('selected', p_tenant, p_session, v_seq);
 end $$;
 
+-- Whether a message is in the branch that goes on from another one.
+create function holdfast.comes_after(p_tenant text, p_session text, p_message text, p_before text) returns boolean
+  language sql stable as $$
+  with recursive way as (
+    select id, parent from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message
+    union all
+    select p.id, p.parent from way w join holdfast.messages p on p.tenant_id = p_tenant and p.session_id = p_session
+      and p.id = w.parent where w.id <> p_before)
+  select exists (select from way where id = p_before)
+$$;
+
 -- Hands the messages that were sent to steer it to the turn that runs, at a border of two of its steps: their own turns
--- end as stopped, and their reply is this turn's. Answers all messages that were handed to this round so far, so that it
+-- end as stopped, and their reply is this turn's. Not those of another branch: they were said to another conversation. Answers all messages that were handed to this round so far, so that it
 -- may be asked again, and the new ones' events; nothing where the attempt is not the turn's any more.
 create function holdfast.take_steering(p_tenant text, p_session text, p_turn uuid, p_attempt int) returns json
   language plpgsql as $$
@@ -165,7 +189,8 @@ begin
     return json_build_object('messages', '[]'::json, 'events', '[]'::json);
   end if;
   for e in select * from holdfast.turns where tenant_id = p_tenant and session_id = p_session and lane = t.lane and steers
-      and state = 'queued' and attempt = 0 and stopping is null order by id for no key update
+      and state = 'queued' and attempt = 0 and stopping is null
+      and holdfast.comes_after(p_tenant, p_session, message_id, t.reply_id) order by id for no key update
   loop
     v_message := holdfast.settle(e, 'stopped', '[]', null, null, null, null, false);
     update holdfast.turns set steered = true, reply_id = t.reply_id where tenant_id = p_tenant and id = e.id;

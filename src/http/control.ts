@@ -3,11 +3,13 @@ import { v7 as uuidv7 } from 'uuid'
 import * as z from 'zod'
 import type { Event } from '../core/event.ts'
 import { stopTurn } from '../log/stop.ts'
+import type { Allowance } from '../store/accept.ts'
 import { type Controlled, edit, type MessageKey, regenerate, retry, selectBranch } from '../store/control.ts'
 import { messagePair } from '../store/messages.ts'
 import { idSchema, readBody } from './body.ts'
 import { contentOf, contentSchema, pairResponse } from './messages.ts'
 import { Problem } from './problem.ts'
+import { tooManySends } from './rate.ts'
 import { type Call, type Route, sessionOf } from './route.ts'
 
 const roundSchema = z.strictObject({ round: z.number().int().min(1).optional() })
@@ -34,7 +36,8 @@ async function stopRoute(call: Call): Promise<Response> {
 async function editRoute(call: Call): Promise<Response> {
   const body = await readBody(call.request, contentSchema)
   const content = contentOf(body)
-  const ask = { ...content, id: body.id, turnId: uuidv7(), replyId: uuidv7(), expiresMs: call.parts.expiresMs }
+  const { expiresMs, sendsPerMinute: sendsMax } = call.parts
+  const ask = { ...content, id: body.id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, sendsMax }
   const edited = await edit(call.parts.database, keyOf(call), ask)
   return await told(call, edited, edited.messageId ?? call.params.messageId!)
 }
@@ -55,9 +58,10 @@ function keyOf(call: Call): MessageKey {
   return { ...sessionOf(call), messageId: call.params.messageId! }
 }
 
-type Outcome = 'same' | 'busy' | 'rounds' | 'conflict' | 'forbidden' | 'gone' | 'not_found'
+type Outcome = 'same' | 'busy' | 'rounds' | 'conflict' | 'forbidden' | 'rate_limited' | 'gone' | 'not_found'
+type Told = Controlled<Outcome> & { allowance?: Allowance }
 
-async function told(call: Call, answer: Controlled<Outcome>, messageId: string): Promise<Response> {
+async function told(call: Call, answer: Told, messageId: string): Promise<Response> {
   switch (answer.outcome) {
     case 'done':
       tell(call, answer.event)
@@ -71,6 +75,8 @@ async function told(call: Call, answer: Controlled<Outcome>, messageId: string):
         'budget_exceeded',
         `A message is answered at most ${call.parts.roundsMax} times. Send it as a new one.`,
       )
+    case 'rate_limited':
+      return tooManySends(answer.allowance!, messageId)
     case 'conflict':
       throw new Problem('id_conflict', 'This id was used for another message. Give every message a new id.')
     case 'gone':

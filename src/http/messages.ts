@@ -9,7 +9,7 @@ import type { Json } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
 import { previewOf } from '../core/parts.ts'
 import { stopTurn } from '../log/stop.ts'
-import type { Acceptance, Accepted } from '../store/accept.ts'
+import type { Acceptance, Accepted, Interrupted } from '../store/accept.ts'
 import { DatabaseError } from '../store/database.ts'
 import { type MessagePlace, messagePage, type Pair } from '../store/messages.ts'
 import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
@@ -66,7 +66,7 @@ async function send(call: Call): Promise<Response> {
   if (accepted.outcome === 'created') {
     const { tenantId, sessionId } = acceptance
     call.parts.wakeups.tell({ tenantId, sessionId, events: [accepted.event], runs: [], due: true })
-    if (accepted.interrupted !== null) interrupt(call, accepted.interrupted)
+    for (const marked of accepted.interrupted) interrupt(call, marked)
   }
   const allowance = accepted.outcome === 'created' ? accepted.allowance : null
   const headers = { ...locationOf(call, acceptance.sessionId), ...rateHeaders(allowance) }
@@ -109,7 +109,7 @@ export function contentOf({ text, parts = [{ type: 'text', text: text! }], metad
 }
 
 /** The turn is marked with the acceptance; completing the stop here makes it quick, and is not what makes it sure. */
-function interrupt(call: Call, messageId: string): void {
+function interrupt(call: Call, { messageId, round }: Interrupted): void {
   const { tenantId, sessionId, userId } = sessionOf(call)
   const { database, wakeups } = call.parts
   stopTurn(database, {
@@ -118,7 +118,7 @@ function interrupt(call: Call, messageId: string): void {
     messageId,
     by: userId,
     reason: 'interrupted',
-    round: null,
+    round,
     withdraws: false,
   })
     .then((stopped) => {

@@ -42,11 +42,12 @@ export async function stopTurn(database: Database, ask: Stopping): Promise<Stopp
     const parts = closeParts(fold.parts(), { toolErrorText })
     const key = { tenantId: ask.tenantId, sessionId: ask.sessionId, turnId: turn.turnId, attempt: turn.attempt }
     const folded = { nextIndex: turn.nextIndex, parts, metadata: fold.metadata(), preview: previewOf(parts) }
+    const { round } = turn
     const lastTry = tries >= triesMax
-    const answer = await stop(database, key, folded, { by, reason, withdraws, lastTry })
+    const answer = await stop(database, key, folded, { by, reason, withdraws, lastTry, round })
     if (answer.outcome === 'stopped') return { outcome: 'stopped', event: answer.event }
     if (answer.outcome === 'late' || answer.outcome === 'not_found') return { outcome: answer.outcome }
-    // Marked: nothing moves any more, so the next try is the last.
-    if (tries > triesMax) return { outcome: 'stopping' }
+    // Marked: nothing moves any more, so the next try is the last. (Unless it was another round: of those there are few.)
+    if (answer.outcome === 'stopping' && tries > triesMax) return { outcome: 'stopping' }
   }
 }

@@ -43,14 +43,15 @@ export function createSweeper(options: {
     )
   }
 
-  async function completeStop({ tenantId, sessionId, messageId, by }: Stopping): Promise<void> {
+  /** Only of the round that was marked: another process may have completed it since, and somebody begun a new one. */
+  async function completeStop({ tenantId, sessionId, messageId, by, round }: Stopping): Promise<void> {
     const done = await stopTurn(database, {
       tenantId,
       sessionId,
       messageId,
       by,
       reason: null,
-      round: null,
+      round,
       withdraws: false,
     })
     if (done.outcome === 'stopped') wakeups.tell({ tenantId, sessionId, events: [done.event], runs: [], due: true })

@@ -41,9 +41,12 @@ export type WhenBusy = 'queue' | 'interrupt' | 'steer' | 'reject'
 /** What is left to a user of `max` sends a minute. `freeInMs`: when one more than now is left. */
 export type Allowance = { max: number; left: number; freeInMs: number }
 
+/** A user's message, and the round that was marked. */
+export type Interrupted = { messageId: string; round: number }
+
 export type Accepted =
-  /** `allowance`: null where there is no limit. `interrupted`: the message whose turn was marked, to be stopped now. */
-  | { outcome: 'created'; event: Event; allowance: Allowance | null; interrupted: string | null }
+  /** `allowance`: null where there is no limit. `interrupted`: whose turns were marked, to be stopped now. */
+  | { outcome: 'created'; event: Event; allowance: Allowance | null; interrupted: Interrupted[] }
   /** Nothing was stored. */
   | { outcome: 'rate_limited'; allowance: Allowance }
   /** The same id with the same body: what is stored now, as JSON text of `{message, reply, turn}`. */
@@ -261,7 +264,7 @@ export function createAcceptor(database: Database): Acceptor {
 }
 
 type Answer =
-  | { outcome: 'created'; event: EventJson; allowance: Allowance | null; interrupted: string | null }
+  | { outcome: 'created'; event: EventJson; allowance: Allowance | null; interrupted: Interrupted[] }
   | { outcome: 'rate_limited'; allowance: Allowance }
   | { outcome: 'same'; seq: number; data: unknown }
   | { outcome: 'conflict' }
@@ -274,7 +277,7 @@ type Row = LogRow & { allowance: Allowance | null }
 function acceptedOf(row: Row): Accepted {
   const { allowance } = row
   if (row.seq === null) return { outcome: 'rate_limited', allowance: allowance! }
-  return { outcome: 'created', event: eventOfRow(row), allowance, interrupted: null }
+  return { outcome: 'created', event: eventOfRow(row), allowance, interrupted: [] }
 }
 
 function refusal(why: string): DatabaseError {

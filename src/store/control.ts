@@ -1,6 +1,7 @@
 /** Control over turns: a new round, another branch, another text, handing a message to the turn that runs. */
 import type { Event } from '../core/event.ts'
 import type { JsonObject } from '../core/json.ts'
+import type { Allowance } from './accept.ts'
 import type { Database, Statement } from './database.ts'
 import { type EventJson, eventOf } from './event-rows.ts'
 
@@ -10,7 +11,7 @@ export type MessageKey = { tenantId: string; sessionId: string; userId: string; 
 /** `done`: it has changed something, and this is what was written. Every other outcome has changed nothing. */
 export type Controlled<Outcome extends string> = { outcome: 'done'; event: Event } | { outcome: Outcome }
 
-type Answer = { outcome: string; event?: EventJson; messageId?: string }
+type Answer = { outcome: string; event?: EventJson; messageId?: string; allowance?: Allowance }
 
 const doing = new Set(['queued', 'changed', 'created', 'selected'])
 
@@ -18,11 +19,10 @@ async function controlled<Outcome extends string>(
   database: Database,
   statement: Statement,
   values: unknown[],
-): Promise<Controlled<Outcome> & { messageId: string | undefined }> {
-  const { outcome, event, messageId } = (await database.query<{ answer: Answer }>('turns', statement, values))[0]!
-    .answer
-  if (doing.has(outcome)) return { outcome: 'done', event: eventOf(event!), messageId }
-  return { outcome: outcome as Outcome, messageId }
+): Promise<Controlled<Outcome> & Pick<Answer, 'messageId' | 'allowance'>> {
+  const { outcome, event, ...more } = (await database.query<{ answer: Answer }>('turns', statement, values))[0]!.answer
+  if (doing.has(outcome)) return { outcome: 'done', event: eventOf(event!), ...more }
+  return { outcome: outcome as Outcome, ...more }
 }
 
 const keyed = ({ tenantId, sessionId, userId, messageId }: MessageKey) => [tenantId, sessionId, userId, messageId]
@@ -63,12 +63,13 @@ export function regenerate(
 
 const editStatement: Statement = {
   name: 'edit',
-  text: 'select holdfast.edit($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11, $12) as answer',
+  text: 'select holdfast.edit($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11, $12, $13) as answer',
 }
 
 /**
  * Another text for a message: in its place while nobody has begun to answer it, else as a new message with `id`, which
- * begins a branch of its own. `messageId` of the answer: the message that has the text now.
+ * begins a branch of its own. `messageId` of the answer: the message that has the text now. `allowance`: where one more
+ * message would be too many (`rate_limited`); a change in its place is none.
  */
 export function edit(
   database: Database,
@@ -82,11 +83,16 @@ export function edit(
     bodyHash: string
     preview: string | null
     expiresMs: number
+    sendsMax: number
   },
 ) {
-  const { id, turnId, replyId, parts, metadata, bodyHash, preview, expiresMs } = ask
-  const values = [...keyed(key), id, turnId, replyId, parts, metadata, bodyHash, preview, expiresMs]
-  return controlled<'same' | 'busy' | 'conflict' | 'forbidden' | 'gone' | 'not_found'>(database, editStatement, values)
+  const { id, turnId, replyId, parts, metadata, bodyHash, preview, expiresMs, sendsMax } = ask
+  const values = [...keyed(key), id, turnId, replyId, parts, metadata, bodyHash, preview, expiresMs, sendsMax]
+  return controlled<'same' | 'busy' | 'conflict' | 'forbidden' | 'rate_limited' | 'gone' | 'not_found'>(
+    database,
+    editStatement,
+    values,
+  )
 }
 
 const selectStatement: Statement = {

@@ -260,7 +260,7 @@ export async function stoppable(
 
 const stopTurn: Statement = {
   name: 'stop',
-  text: 'select holdfast.stop($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10, $11, $12) as answer',
+  text: 'select holdfast.stop($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10, $11, $12, $13) as answer',
 }
 
 export type StopAnswer = { outcome: 'stopped' | 'late'; event: Event } | { outcome: 'again' | 'stopping' | 'not_found' }
@@ -269,7 +269,7 @@ export async function stop(
   database: Database,
   key: AttemptKey,
   folded: { nextIndex: number; parts: Part[]; metadata: JsonObject | null; preview: string | null },
-  ask: { by: string; reason: string | null; lastTry: boolean; withdraws: boolean },
+  ask: { by: string; reason: string | null; lastTry: boolean; withdraws: boolean; round: number },
 ): Promise<StopAnswer> {
   const rows = await database.query<{ answer: { outcome: StopAnswer['outcome']; event?: EventJson } }>(
     'turns',
@@ -284,6 +284,7 @@ export async function stop(
       ask.reason,
       ask.lastTry,
       ask.withdraws,
+      ask.round,
     ],
   )
   const { outcome, event } = rows[0]!.answer
@@ -293,7 +294,7 @@ export async function stop(
 
 const readStopping: Statement = {
   name: 'read-stopping',
-  text: `select tenant_id as "tenantId", session_id as "sessionId", message_id as "messageId", stopping as "by"
+  text: `select tenant_id as "tenantId", session_id as "sessionId", message_id as "messageId", stopping as "by", round
      from holdfast.turns where stopping is not null order by updated_at limit $1`,
 }
 
@@ -301,7 +302,7 @@ const readStopping: Statement = {
 export function turnsStopping(
   database: Database,
   limit: number,
-): Promise<{ tenantId: string; sessionId: string; messageId: string; by: string }[]> {
+): Promise<{ tenantId: string; sessionId: string; messageId: string; by: string; round: number }[]> {
   return database.query('read', readStopping, [limit])
 }
 

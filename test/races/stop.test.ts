@@ -131,7 +131,13 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     for (const lastTry of [false, false, true]) {
       const index = seen.nextIndex + (await stoppable(stopper, tenantId, id, `${id}-m0`))!.nextIndex - 2
       expect(await appendIfHeld(owner, [rowOf(claimed, index)], 60_000)).toEqual(new Set([claimed.turnId]))
-      const answer = await stop(stopper, key, folded, { by: 'bob', reason: 'wrong', lastTry, withdraws: false })
+      const answer = await stop(stopper, key, folded, {
+        by: 'bob',
+        reason: 'wrong',
+        lastTry,
+        withdraws: false,
+        round: 1,
+      })
       expect(answer.outcome).toBe(lastTry ? 'stopping' : 'again')
     }
     await expectStill(claimed, 5)
@@ -139,7 +145,7 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
       outcome: 'lost',
     })
     const [marked] = await turnsStopping(stopper, 9)
-    expect(marked).toEqual({ tenantId, sessionId: id, messageId: `${id}-m0`, by: 'bob' })
+    expect(marked).toEqual({ tenantId, sessionId: id, messageId: `${id}-m0`, by: 'bob', round: 1 })
     const event = await stopNow(marked!.sessionId, marked!.messageId)
     expect(textIn(event)).toBe(textUpTo(1, 5))
     expect(JSON.parse(event.json)).toMatchObject({ by: 'bob', reason: 'wrong' })
@@ -156,7 +162,13 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     const finished = await finish(owner, claimed, 2)
     expect(await stopTurn(stopper, stopAsk(id, `${id}-m0`))).toEqual({ outcome: 'late' })
     const folded = { nextIndex: 0, parts: [], metadata: null, preview: null }
-    const answer = await stop(stopper, claimed, folded, { by: userId, reason: null, lastTry: true, withdraws: false })
+    const answer = await stop(stopper, claimed, folded, {
+      by: userId,
+      reason: null,
+      lastTry: true,
+      withdraws: false,
+      round: 1,
+    })
     expect(answer).toEqual({ outcome: 'late', event: (finished as { event: Event }).event })
     expect(await stored.query('select from holdfast.turns where stopping is not null')).toEqual([])
   })
@@ -172,7 +184,7 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
       const folded = { nextIndex: 2, parts: [], metadata: null, preview: null }
       const asks = [owner, stopper].map((database) => {
         const by = database === owner ? 'ann' : 'bob'
-        return () => stop(database, claimed, folded, { by, reason: null, lastTry: false, withdraws: false })
+        return () => stop(database, claimed, folded, { by, reason: null, lastTry: false, withdraws: false, round: 1 })
       })
       const answers = await Promise.all((at % 2 === 0 ? asks : asks.toReversed()).map((ask) => ask()))
       expect(answers.map(({ outcome }) => outcome).toSorted()).toEqual(['late', 'stopped'])

@@ -4,13 +4,22 @@
  */
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { failureOf } from '../../src/core/errors.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
 import { appendIfHeld, renewIfHeld, stillHeld } from '../../src/store/chunks.ts'
 import { type Database, hotSettings, type Statement } from '../../src/store/database.ts'
 import { pollFollowed, readNow, readPage, snapshotRow } from '../../src/store/log.ts'
 import { messagePage, messagePair, promptMessages } from '../../src/store/messages.ts'
 import { isFirstUntitledReply, roleOf, stillMembers } from '../../src/store/sessions.ts'
-import { finishIfHeld, repair, stoppable, sweep, turnsStopping } from '../../src/store/turns.ts'
+import {
+  type AttemptKey,
+  failIfHeld,
+  finishIfHeld,
+  repair,
+  stoppable,
+  sweep,
+  turnsStopping,
+} from '../../src/store/turns.ts'
 import { postgresVersions } from '../support/postgres.ts'
 import { acceptanceOf, claimAs, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
 
@@ -155,10 +164,17 @@ async function genericPlan(client: pg.Client, { text }: Statement): Promise<stri
 /** Calls each function as the runner would and answers the tables that it has scanned; all of it is undone. */
 async function scansInFunctions(stored: Stored): Promise<string[]> {
   const accepting = createAcceptor(stored.open())
-  await sessionsOf(stored.open(), 1, 'q')
+  await sessionsOf(stored.open(), 2, 'q')
   await accepting.accept(acceptanceOf('q0'))
   const { claimed } = await claimAs('a runner', stored.open())
-  const key = (({ tenantId, sessionId, turnId, attempt }) => [tenantId, sessionId, turnId, attempt])(claimed[0]!)
+  const keyOf = ({ tenantId, sessionId, turnId, attempt }: AttemptKey) => [tenantId, sessionId, turnId, attempt]
+  const key = keyOf(claimed[0]!)
+  const waiting = acceptanceOf('q0')
+  await accepting.accept({ ...waiting, whenBusy: 'steer' })
+  const failed = acceptanceOf('q1')
+  await accepting.accept(failed)
+  const [toFail] = (await claimAs('a runner', stored.open())).claimed
+  await failIfHeld(stored.open(), toFail!, failureOf('internal'), { parts: [], metadata: null, model: null }, [])
   const client = await hotClient(stored)
   const found: string[] = []
   const call = async (name: string, values: unknown[]) => {
@@ -177,7 +193,17 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('fail', [...key, '{}', '[]', null, null, '[]'])
   await call('report', [key[0], key[1], userId, key[2], key[3], '[]'])
   await call('give_title', [tenantId, 'q0', 'a title'])
-  await call('stop', [...key, 0, '[]', null, null, userId, null, true])
+  await call('stop', [...key, 0, '[]', null, null, userId, null, true, false, 1])
+  const toWithdraw = keyOf({ ...waiting, attempt: 0 })
+  await call('stop', [...toWithdraw, 0, '[]', null, null, userId, null, true, true, 1])
+  const ofFailed = [tenantId, 'q1', userId, failed.messageId]
+  await call('retry', [...ofFailed, 1, a.replyId, 10, a.expiresMs])
+  await call('regenerate', [...ofFailed, a.replyId, 10, a.expiresMs])
+  const edited = [a.parts, a.metadata, a.bodyHash, a.preview, a.expiresMs, 30]
+  await call('edit', [...ofFailed, a.messageId, a.turnId, a.replyId, ...edited])
+  await call('edit', [tenantId, 'q0', userId, waiting.messageId, a.messageId, a.turnId, a.replyId, ...edited])
+  await call('select_branch', ofFailed)
+  await call('take_steering', key)
   await call('expire', [20, '{}'])
   await call('repair_lanes', [20])
   await call('sweep_chunks', [20])

@@ -96,7 +96,7 @@ export function disorder({ query }: Pick<Stored, 'query'>): Promise<{ session: s
     union all
     select t.session_id, 'turn of ' || t.message_id || ' has no reply of its own' from holdfast.turns t
      where (select count(*) from holdfast.messages r where r.tenant_id = t.tenant_id and r.session_id = t.session_id
-       and r.id = t.reply_id and r.role = 'assistant' and r.replies_to = t.message_id) <> 1
+       and r.id = t.reply_id and r.role = 'assistant' and (t.steered or r.replies_to = t.message_id)) <> 1
     union all
     select t.session_id, 'turn of ' || t.message_id || ' was not told once' from holdfast.turns t
      where (select count(*) from holdfast.events e where e.tenant_id = t.tenant_id and e.turn_id = t.id
@@ -104,7 +104,7 @@ export function disorder({ query }: Pick<Stored, 'query'>): Promise<{ session: s
     union all
     select s.id, 'message_count is not the number of messages' from holdfast.sessions s
      where s.message_count <> (select count(*) from holdfast.messages m where (m.tenant_id, m.session_id) = (s.tenant_id, s.id)
-       and (m.role = 'user' or m.status = 'complete' or m.status = 'stopped' and m.parts <> '[]'))`)
+       and not m.withdrawn and (m.role = 'user' or m.status = 'complete' or m.status = 'stopped' and m.parts <> '[]'))`)
 }
 
 /** Lanes whose head is queued and which nobody has made due: what the sweeper would repair. */
