@@ -7,6 +7,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest
 import { eventually } from '../support/eventually.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { type Provider, type ProviderRequest, startProvider } from '../support/provider.mjs'
+import { expectShownIsStored as expectShownIsStoredOn, type Stored, storedOf, words } from './page.ts'
 import { type Assets, buildWeb, type Site, startBrowser, startSite } from './support.ts'
 
 let assets: Assets
@@ -58,9 +59,6 @@ async function newTab(path = '/'): Promise<Page> {
   return tab
 }
 
-const words = (from: number, to: number) =>
-  Array.from({ length: to - from }, (_, index) => `word${from + index}`).join(' ')
-
 /** A reply in two halves; the second comes when the test says so. */
 function inTwoHalves(): { open(): void } {
   let open!: () => void
@@ -92,29 +90,8 @@ async function untilStatus(status: string, tab = page): Promise<void> {
   await tab.locator(`article.reply[data-status="${status}"]`).last().waitFor()
 }
 
-type Stored = { messages: { id: string; role: string; status: string; parts: { type: string; text?: string }[] }[] }
-
-async function stored(): Promise<Stored> {
-  const id = new URL(page.url()).hash.slice(2)
-  const answer = await context.request.get(`${site.origin}/v1/sessions/${id}`)
-  expect(answer.status()).toBe(200)
-  return (await answer.json()) as Stored
-}
-
-/** Every message on the page reads as it is stored: plain words in these tests, so that markdown changes nothing. */
-async function expectShownIsStored(tab = page): Promise<void> {
-  const { messages } = await stored()
-  const own = await tab.locator('article.own .own-text').allTextContents()
-  const replies = await tab.locator('article.reply .reply-text').allTextContents()
-  const textsOf = (role: string) =>
-    messages
-      .filter((message) => message.role === role)
-      .map(({ parts }) => parts.flatMap(({ type, text }) => (type === 'text' ? [text] : [])).join(''))
-      // A space at the end of a paragraph is nothing in markdown.
-      .map((text) => (role === 'user' ? text : text.trimEnd()))
-  expect(own).toEqual(textsOf('user'))
-  expect(replies).toEqual(textsOf('assistant').filter(Boolean))
-}
+const stored = () => storedOf(page)
+const expectShownIsStored = (tab = page) => expectShownIsStoredOn(tab)
 
 declare global {
   interface Window {
@@ -295,7 +272,7 @@ test('while a message waits behind another the timeline is that of the one being
   await send('the first')
   await untilShown('word39')
   await send('the second')
-  await page.getByText('Waits for its turn').waitFor()
+  await page.getByText('Queued, next in line').waitFor()
   const steps = page.getByRole('list', { name: 'What happened to the last message' }).locator('.knot-label')
   expect(await steps.allTextContents()).toEqual(['Stored', 'Queued', 'Attempt 1', 'now'])
   half.open()
@@ -334,7 +311,7 @@ test('a message whose acknowledgement is lost is sent again with the same id and
   provider.script([{ text: words(0, 20) }])
   await send('the first')
   await untilStatus('complete')
-  const lost = site.loseAcknowledgement()
+  const lost = site.loseAnswer()
   await send('say it once')
   await lost
   await page.locator('article.reply[data-status="complete"]').nth(1).waitFor()

@@ -75,23 +75,29 @@ export type Site = {
   openStreams(): number
   /** The open streams of events bring nothing more, and nothing tells their readers so. Answers how many there were. */
   silence(): number
-  /** The next message is stored, and its acknowledgement lost. Resolves when that happened. */
-  loseAcknowledgement(): Promise<void>
+  /** The next message, or command of that name, is carried out, and its answer lost. Resolves when that happened. */
+  loseAnswer(command?: string): Promise<void>
   close(): Promise<void>
 }
 
-export type SiteSettings = { dir: string; database: string; provider: string }
+export type SiteSettings = {
+  dir: string
+  database: string
+  provider: string
+  /** Default: as many as they like. */
+  sendsPerMinute?: number
+}
 
 type Child = { port: number; kill(): Promise<void> }
 
 /** The real server, for guests. Unlike those of test/support/server.ts it lives for all tests of a file. */
-async function startChild({ database, provider }: SiteSettings, port: number): Promise<Child> {
+async function startChild({ database, provider, sendsPerMinute = 0 }: SiteSettings, port: number): Promise<Child> {
   const { PATH, HOME, TMPDIR } = process.env
   const child = spawn(process.execPath, [here('../../dist/cli/main.js'), 'serve'], {
     env: {
       ...{ PATH, HOME, TMPDIR, DATABASE_URL: database, PORT: String(port), HOST: '127.0.0.1', LOG_LEVEL: 'warn' },
       ...{ OPENAI_API_KEY: 'a-key-of-the-tests', OPENAI_BASE_URL: provider, HOLDFAST_LEASE_MS: '1000' },
-      HOLDFAST_SENDS_PER_MINUTE: '0',
+      HOLDFAST_SENDS_PER_MINUTE: String(sendsPerMinute),
     },
     stdio: ['ignore', 'pipe', 'inherit'],
   })
@@ -122,7 +128,7 @@ export async function startSite(settings: SiteSettings): Promise<Site> {
   const { port } = server
   let restarting: Promise<void> | undefined
   let isDown = false
-  let loses: (() => void) | undefined
+  let loses: { path: RegExp; lost(): void } | undefined
   const sockets = new Set<Socket>()
   const streams = new Map<Socket, () => void>()
   const passed: string[] = []
@@ -155,9 +161,9 @@ export async function startSite(settings: SiteSettings): Promise<Site> {
     const upstream = request({ port, path: incoming.url, method: incoming.method, headers: incoming.headers })
     upstream.on('error', () => socket.destroy())
     upstream.on('response', (answer) => {
-      const isAccept = incoming.method === 'POST' && /\/messages$/.test(incoming.url ?? '') && answer.statusCode === 202
-      if (isAccept && loses) {
-        loses()
+      const isDone = incoming.method === 'POST' && (answer.statusCode ?? 500) < 300
+      if (isDone && loses?.path.test(incoming.url ?? '')) {
+        loses.lost()
         loses = undefined
         socket.destroy()
         return
@@ -205,9 +211,9 @@ export async function startSite(settings: SiteSettings): Promise<Site> {
       for (const silence of streams.values()) silence()
       return streams.size
     },
-    loseAcknowledgement: () =>
-      new Promise((resolve) => {
-        loses = resolve
+    loseAnswer: (command) =>
+      new Promise((lost) => {
+        loses = { path: command === undefined ? /\/messages$/ : new RegExp(`/${command}$`), lost }
       }),
     async close() {
       await restarting

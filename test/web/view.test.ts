@@ -4,6 +4,7 @@ import {
   type ChunkFrame,
   type EventFrame,
   type Frame,
+  lineOf,
   type Message,
   type Part,
   type Snapshot,
@@ -19,7 +20,9 @@ const timeOf = (second: number) => new Date(Date.UTC(2026, 0, 1, 0, 0, second)).
 
 function messageOf(id: string, role: Message['role'], parts: Part[], status: Message['status']): Message {
   const repliesTo = role === 'assistant' ? 'u1' : null
-  return { id, role, parts, status, error: null, repliesTo, model: null, createdAt: timeOf(0) }
+  const round = role === 'assistant' ? 1 : null
+  const none = { metadata: null, error: null, branch: null, model: null }
+  return { id, role, parts, status, repliesTo, round, createdAt: timeOf(0), updatedAt: timeOf(0), ...none }
 }
 
 const empty: Snapshot = {
@@ -32,11 +35,13 @@ const empty: Snapshot = {
 }
 
 /** Frames whose cursors follow one another from `c0`. */
-function chain(frames: { type: string; second?: number; data?: object; chunk?: Partial<ChunkFrame> }[]): Frame[] {
-  return frames.map(({ type, second = 0, data = {}, chunk }, at) => {
+function chain(
+  frames: { type: string; second?: number; turnId?: string; data?: object; chunk?: Partial<ChunkFrame> }[],
+): Frame[] {
+  return frames.map(({ type, second = 0, turnId: of = turnId, data = {}, chunk }, at) => {
     const ends = { after: `c${at}`, cursor: `c${at + 1}` }
     if (chunk) return { ...ends, type: 'chunk', messageId: 'r1', attempt: 1, index: 0, n: 1, chunks: [], ...chunk }
-    return { ...ends, type, seq: at + 1, at: timeOf(second), turnId, data } as EventFrame
+    return { ...ends, type, seq: at + 1, at: timeOf(second), turnId: of, data } as EventFrame
   })
 }
 
@@ -55,7 +60,7 @@ const created = {
   data: {
     message: messageOf('u1', 'user', [{ type: 'text', text: 'hi' }], 'complete'),
     reply: { id: 'r1', status: 'pending' },
-    turn: { id: turnId, messageId: 'u1', replyId: 'r1', state: 'queued', attempt: 0 },
+    turn: { id: turnId, messageId: 'u1', replyId: 'r1', state: 'queued', attempt: 0, round: 1 },
   },
 }
 const started = (attempt: number, second = 0, base: Part[] = []) => ({
@@ -109,7 +114,7 @@ test('following on from a snapshot in the middle of a reply shows the same as ha
   const snapshot: Snapshot = {
     ...empty,
     messages: [created.data.message, { ...messageOf('r1', 'assistant', [], 'streaming') }],
-    turns: [{ id: turnId, messageId: 'u1', replyId: 'r1', state: 'running', attempt: 1 }],
+    turns: [{ id: turnId, messageId: 'u1', replyId: 'r1', state: 'running', attempt: 1, round: 1 }],
     open: [{ turnId, replyId: 'r1', attempt: 1, index: 2, chunks: text(1, 0, 'one ').chunk.chunks }],
     cursor: 'c3',
   }
@@ -127,6 +132,83 @@ test('a message that does not change stays the same object, so that it is not dr
   expect(after.messages[0]).toBe(before.messages[0])
 })
 
+const second = (id: string, branch: Message['branch'] = null) => ({
+  type: 'message.created',
+  turnId: `t-${id}`,
+  data: {
+    message: { ...messageOf(id, 'user', [{ type: 'text', text: id }], 'complete'), branch },
+    reply: { id: `r-${id}`, status: 'pending' },
+    turn: { id: `t-${id}`, messageId: id, replyId: `r-${id}`, state: 'queued', attempt: 0, round: 1 },
+  },
+})
+const failed = {
+  type: 'message.error',
+  data: {
+    ...{ userMessageId: 'u1', code: 'provider_timeout', error: 'No answer.', canRetry: true },
+    message: messageOf('r1', 'assistant', [], 'failed'),
+  },
+}
+const queuedAgain = {
+  type: 'turn.queued',
+  data: { turn: { id: turnId, messageId: 'u1', replyId: 'r2', state: 'queued', attempt: 1, round: 2 } },
+}
+const withdrawn = {
+  type: 'message.stopped',
+  turnId: 't-u2',
+  data: { userMessageId: 'u2', reason: 'withdrawn', message: messageOf('r-u2', 'assistant', [], 'stopped') },
+}
+const idsOf = (view: View) => view.messages.map(({ id }) => id)
+
+test('a new round takes the place of the old reply, clears the error, and is first in line at its message (I10)', () => {
+  const again = play(chain([created, started(1), failed, queuedAgain]))
+  expect(idsOf(again)).toEqual(['u1', 'r2'])
+  expect(again.messages[0]?.error).toBe(null)
+  expect(again.messages[1]).toMatchObject({ status: 'pending', parts: [], round: 2 })
+  expect(again.turns.get(turnId)).toMatchObject({ isOpen: true, hasBegun: false, replyId: 'r2', retryAt: null })
+  // What stays behind it only the snapshot tells: retry keeps it, another reply does not.
+  const frames = chain([created, started(1), failed, second('u2'), queuedAgain])
+  expect(takeFrame(play(frames.slice(0, 4)), frames[4]!)).toBe('gap')
+  const waiting = play(chain([created, second('u2'), second('u3')]))
+  expect(lineOf(waiting).map(({ messageId }) => messageId)).toEqual(['u1', 'u2', 'u3'])
+})
+
+test('a message that is withdrawn goes away with its reply, one that steered goes on without; both leave the line (I11)', () => {
+  const gone = play(chain([created, started(1), second('u2'), withdrawn]))
+  expect(idsOf(gone)).toEqual(['u1', 'r1'])
+  expect(lineOf(gone).map(({ messageId }) => messageId)).toEqual(['u1'])
+  const steered = { ...withdrawn, data: { ...withdrawn.data, reason: 'steered', replyId: 'r1' } }
+  expect(idsOf(play(chain([created, started(1), second('u2'), steered])))).toEqual(['u1', 'r1', 'u2'])
+})
+
+test('where other messages are shown from then on, the snapshot is loaded', () => {
+  const branch = { index: 1, count: 2 }
+  const selected = { type: 'branch.selected', data: { messageId: 'u2', ...branch } }
+  for (const frame of [second('u2', branch), selected]) {
+    const frames = chain([created, frame])
+    expect(takeFrame(play(frames.slice(0, 1)), frames[1]!)).toBe('gap')
+  }
+  const edited = chain([created, second('u2', null), withdrawn])
+  const view = play(edited.slice(0, 2))
+  const messages = view.messages.map((each) => (each.id === 'u2' ? { ...each, branch } : each))
+  expect(takeFrame({ ...view, messages }, edited[2]!)).toBe('gap')
+})
+
+test('a message that is edited while it waits is replaced in its place', () => {
+  const changed = {
+    type: 'message.changed',
+    data: { message: messageOf('u2', 'user', [{ type: 'text', text: 'new' }], 'complete') },
+  }
+  const view = play(chain([created, second('u2'), changed]))
+  expect(idsOf(view)).toEqual(['u1', 'r1', 'u2', 'r-u2'])
+  expect(textOf(view.messages[2]!.parts)).toBe('new')
+})
+
+test('a snapshot that is loaded in between keeps the past of the turns, and says which are over', () => {
+  const before = play(chain([created, started(1, 1)]))
+  const after = viewOf({ ...empty, turns: [] }, before)
+  expect(after.turns.get(turnId)).toMatchObject({ isOpen: false, events: before.turns.get(turnId)!.events })
+})
+
 const labels = (view: View, absences: Absence[] = []) =>
   stepsOf(view.turns.get(turnId)!, absences).map(({ label }) => label)
 const at = (second: number) => Date.parse(timeOf(second))
@@ -140,6 +222,18 @@ test('the timeline tells a killed attempt from one that ended by itself, and fro
     expect(stepsOf(killed.turns.get(turnId)!, [gap])[3]?.at).toBe(at(3))
     expect(stepsOf(killed.turns.get(turnId)!, [])[3]?.at).toBe(null)
   }
+
+  // A new round has a timeline of its own.
+  const retried = play(
+    chain([
+      created,
+      started(1, 1),
+      failed,
+      queuedAgain,
+      { ...started(2, 9), data: { turnId, replyId: 'r2', attempt: 2, base: [] } },
+    ]),
+  )
+  expect(labels(retried)).toEqual(['Queued', 'Attempt 2'])
 
   // The page that killed the server knows it before the log does.
   const killing = play(chain([created, started(1, 1)]))

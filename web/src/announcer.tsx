@@ -1,38 +1,52 @@
 import { useEffect, useRef, useState } from 'react'
 import { plainText } from './plain-text.ts'
+import { type Message, textOf } from './view.ts'
+
+type AnnouncerProps = {
+  messages: readonly Message[]
+  /** The reply that is being written, or was last. */
+  replyId: string | null
+}
 
 /**
  * Reads a reply to a screen reader as it is written, without babble: each paragraph once, when it is finished, and the
  * last one with the outcome. The text on screen changes many times a second, so it is no live region itself.
  */
-export function Announcer({ text, outcome }: { text: string | null; outcome: string | null }) {
+export function Announcer({ messages, replyId }: AnnouncerProps) {
   const [said, setSaid] = useState<readonly { id: number; text: string }[]>([])
-  const progress = useRef({ isOpen: false, paragraphs: 0, next: 0 })
+  /** Of the reply that is read. */
+  const progress = useRef({ replyId: null as string | null, paragraphs: 0, next: 0 })
 
   useEffect(() => {
     const { current } = progress
-    const say = (...lines: string[]) =>
-      setSaid((before) => [...before, ...lines.map((line) => ({ id: current.next++, text: line }))].slice(-linesMax))
-    if (text === null) return
-    if (outcome === null && !current.isOpen) {
-      current.isOpen = true
-      current.paragraphs = 0
-      say('A reply is on its way.')
+    const lines: string[] = []
+    const read = (reply: Message) => {
+      const paragraphs = spokenParagraphs(textOf(reply.parts))
+      const outcome = outcomeOf(reply, messages)
+      const finished = outcome === null ? paragraphs.slice(0, -1) : paragraphs
+      // A later attempt may begin again: then it is read from its beginning.
+      if (finished.length < current.paragraphs) current.paragraphs = 0
+      lines.push(...finished.slice(current.paragraphs).filter(Boolean))
+      current.paragraphs = finished.length
+      if (outcome === null) return
+      current.replyId = null
+      lines.push(outcome)
     }
+    // To its end, before the one that waited behind it.
+    const reading = messages.find(({ id }) => id === current.replyId)
+    if (reading) read(reading)
+    const reply = messages.find(({ id }) => id === replyId)
     // What was there before the page came is read when the reader goes there.
-    if (!current.isOpen) return
-    const paragraphs = spokenParagraphs(text)
-    const finished = outcome === null ? paragraphs.slice(0, -1) : paragraphs
-    // A later attempt may begin again: then it is read from its beginning.
-    if (finished.length < current.paragraphs) current.paragraphs = 0
-    const fresh = finished.slice(current.paragraphs).filter(Boolean)
-    current.paragraphs = finished.length
-    if (outcome !== null) {
-      current.isOpen = false
-      fresh.push(outcome)
+    if (reply && reply.id !== current.replyId && outcomeOf(reply, messages) === null) {
+      current.replyId = reply.id
+      current.paragraphs = 0
+      lines.push('A reply is on its way.')
+      read(reply)
     }
-    if (fresh.length > 0) say(...fresh)
-  }, [text, outcome])
+    if (lines.length === 0) return
+    const fresh = lines.map((text) => ({ id: current.next++, text }))
+    setSaid((before) => [...before, ...fresh].slice(-linesMax))
+  }, [messages, replyId])
 
   return (
     <div className="sr-only" role="log" aria-label="New in this chat" aria-live="polite" aria-relevant="additions">
@@ -44,6 +58,22 @@ export function Announcer({ text, outcome }: { text: string | null; outcome: str
 }
 
 const linesMax = 12
+
+function outcomeOf({ status, repliesTo }: Message, messages: readonly Message[]): string | null {
+  switch (status) {
+    case 'pending':
+    case 'streaming':
+      return null
+    case 'complete':
+      return 'The reply is complete.'
+    case 'stopped':
+      return 'The reply was stopped.'
+    case 'failed': {
+      const why = messages.find(({ id }) => id === repliesTo)?.error?.error
+      return why ? `The reply failed. ${why}` : 'The reply failed.'
+    }
+  }
+}
 
 /** With a word in place of code, which nobody wants read out. */
 function spokenParagraphs(text: string): string[] {

@@ -1,58 +1,87 @@
 import { type FormEvent, type KeyboardEvent, type Ref, useEffect, useImperativeHandle, useRef, useState } from 'react'
-import { AlertIcon, SendIcon, StopIcon } from './icons.tsx'
+import { AlertIcon, BoltIcon, SendIcon, StopIcon } from './icons.tsx'
+import { fit } from './message.tsx'
+import type { WhenBusy } from './session.ts'
 import { recall, remember } from './storage.ts'
 
-export type ComposerHandle = { giveBack(text: string): void }
+export type ComposerHandle = {
+  /** Puts a text after what is written there. */
+  giveBack(text: string): void
+  focus(): void
+}
 type ComposerProps = {
   ref: Ref<ComposerHandle>
   draftKey: string
-  /** Why the last message was not taken. */
+  /** Why the last message was not taken, or not stopped. */
   notice: string | null
   isRunning: boolean
-  onSend(text: string): void
+  isStopping: boolean
+  onSend(text: string, whenBusy: WhenBusy): void
   onStop(): void
 }
 
 /** What is written stays, per session, until the page has taken charge of sending it. */
-export function Composer({ ref, draftKey, notice, isRunning, onSend, onStop }: ComposerProps) {
+export function Composer({ ref, draftKey, notice, isRunning, isStopping, onSend, onStop }: ComposerProps) {
   const [text, setText] = useState(() => recall(draftKey) ?? '')
   const area = useRef<HTMLTextAreaElement>(null)
+  const isEmpty = text.trim() === ''
 
   // Where there is a keyboard already. On a phone it would slide in over the chat that was just opened.
   useEffect(() => {
     if (matchMedia('(hover: hover)').matches) area.current?.focus()
   }, [])
   useEffect(() => {
-    const { current } = area
-    if (!current) return
-    current.style.height = 'auto'
-    current.style.height = `${current.scrollHeight}px`
+    fit(area.current)
     remember(draftKey, text === '' ? null : text)
   }, [text, draftKey])
 
   useImperativeHandle(ref, () => ({
-    giveBack: (given) => setText((now) => (now === '' ? given : `${given}\n\n${now}`)),
+    giveBack(given) {
+      const now = area.current?.value ?? ''
+      const next = now.trim() === '' ? given : `${now}\n\n${given}`
+      // At once: whoever gives it back forgets it next.
+      remember(draftKey, next)
+      setText(next)
+    },
+    focus: () => area.current?.focus(),
   }))
 
-  const send = (event?: FormEvent) => {
-    event?.preventDefault()
-    if (text.trim() === '') return
-    onSend(text)
+  const send = (whenBusy: WhenBusy) => {
+    area.current?.focus()
+    if (isEmpty) return
+    onSend(text, whenBusy)
     remember(draftKey, null)
     setText('')
+  }
+  const onSubmit = (event: FormEvent) => {
+    event.preventDefault()
+    send('queue')
   }
   const onKeyDown = (event: KeyboardEvent) => {
     // While an input method composes a character, Enter chooses it.
     if (event.key !== 'Enter' || event.shiftKey || event.nativeEvent.isComposing) return
     event.preventDefault()
-    send()
+    send(isRunning && (event.ctrlKey || event.metaKey) ? 'interrupt' : 'queue')
   }
   return (
-    <form className="composer" onSubmit={send}>
+    <form className="composer" onSubmit={onSubmit}>
       {notice !== null && (
         <p className="failure mb-2" role="alert">
           <AlertIcon /> <span>{notice}</span>
         </p>
+      )}
+      {isRunning && !isEmpty && (
+        <div className="busy-choice">
+          <span id="busy-choice">It waits for the reply to end.</span>
+          <button
+            type="button"
+            className="text-button"
+            title="Stops the reply that is being written (Ctrl+Enter)"
+            onClick={() => send('interrupt')}
+          >
+            <BoltIcon /> Send now
+          </button>
+        </div>
       )}
       <div className="composer-box">
         <textarea
@@ -67,11 +96,24 @@ export function Composer({ ref, draftKey, notice, isRunning, onSend, onStop }: C
           onKeyDown={onKeyDown}
         />
         {isRunning && (
-          <button type="button" className="stop-button" onClick={onStop}>
+          <button
+            type="button"
+            className="stop-button"
+            title="Escape"
+            aria-keyshortcuts="Escape"
+            aria-disabled={isStopping}
+            onClick={onStop}
+          >
             <StopIcon /> Stop
           </button>
         )}
-        <button type="submit" className="send-button" aria-label="Send" disabled={text.trim() === ''}>
+        <button
+          type="submit"
+          className="send-button"
+          aria-label={isRunning ? 'Queue' : 'Send'}
+          aria-describedby={isRunning && !isEmpty ? 'busy-choice' : undefined}
+          disabled={isEmpty}
+        >
           <SendIcon />
         </button>
       </div>

@@ -1,5 +1,5 @@
 /** One open session as React reads it: the view, the connection, and the absences of this page. */
-import { type Connection, type Following, followSession, killServer, readLog, stopReply } from './session.ts'
+import { type Connection, type Following, followSession, killServer, readLog } from './session.ts'
 import type { Absence } from './timeline.ts'
 import { takePast, type View } from './view.ts'
 
@@ -24,7 +24,6 @@ export type Conversation = {
   /** Kills the server, which the demo's lets be done. */
   killServer(): Promise<void>
   change(change: (view: View) => View): void
-  stopReply(messageId: string): Promise<void>
   end(): void
 }
 
@@ -128,10 +127,6 @@ export function openConversation(sessionId: string): Conversation {
       if (!answer.ok && !answer.problem.retryable) reason = 'lost'
     },
     change: (change) => following?.change(change),
-    async stopReply(messageId) {
-      // Its outcome, whichever it is, comes as a frame.
-      await stopReply(sessionId, messageId)
-    },
     end() {
       following?.stop()
       following = undefined

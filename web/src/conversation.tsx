@@ -1,14 +1,15 @@
 import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react'
 import { Announcer } from './announcer.tsx'
+import { type Commands, commandsOf, useCommand } from './commands.ts'
 import { Composer, type ComposerHandle } from './composer.tsx'
 import { type Conversation, type ConversationState, openConversation } from './conversation-state.ts'
 import { DownIcon, Mark, MenuIcon } from './icons.tsx'
-import { OwnMessage, Reply } from './message.tsx'
+import { type Direction, OwnMessage, Reply, UnsentMessage } from './message.tsx'
 import { isDemoModel, Panel } from './panel.tsx'
 import { keepPlace } from './place.ts'
-import { type DemoInfo, earlierMessages } from './session.ts'
+import { type DemoInfo, earlierMessages, type WhenBusy } from './session.ts'
 import { unsent } from './unsent.ts'
-import { type Message, takeEarlier, textOf, turnOfReply, type View } from './view.ts'
+import { lineOf, type TurnView, takeEarlier, turnOfReply, type View } from './view.ts'
 
 type PageProps = {
   sessionId: string
@@ -41,17 +42,27 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
     })
   }, [sessionId])
 
-  const send = (text: string) => {
+  const send = (text: string, whenBusy: WhenBusy = 'queue') => {
     setNotice(null)
     keepPlace()
-    unsent.add(sessionId, text, view === null && isNew)
+    unsent.add(sessionId, text, view === null && isNew, whenBusy)
   }
+  const [commands] = useState(() => commandsOf(sessionId, (text) => composer.current?.giveBack(text)))
+  useEffect(() => {
+    if (connection === 'live') commands.resume()
+  }, [connection, commands])
   const messages = view?.messages ?? []
   const isEmpty = messages.length === 0 && waiting.length === 0
-  const last = messages.findLast(({ role }) => role === 'assistant')
-  const running = messages.find(({ role, status }) => role === 'assistant' && isOpen(status))
-  /** Whose life the timeline draws: a message that waits behind another has none to speak of. */
-  const told = running ?? last
+  const line = useMemo(() => (view ? lineOf(view) : []), [view])
+  const running = line[0]
+  const stopping = useCommand()
+  const stop = () => {
+    if (running && !stopping.isBusy) void stopping.give(() => commands.stop(running))
+  }
+  useEscape(stop, running !== undefined && !isCovered)
+  /** Whose life the timeline draws and the announcer reads: a message that waits behind another has none to speak of. */
+  const told =
+    messages.find(({ id }) => id === running?.replyId) ?? messages.findLast(({ role }) => role === 'assistant')
   const heading = phase === 'missing' ? 'No such chat' : (view?.session.title ?? title ?? 'New chat')
   useEffect(() => {
     document.title = isEmpty ? 'Holdfast' : `${heading} · Holdfast`
@@ -72,19 +83,26 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
         ) : isEmpty && phase !== 'loading' ? (
           <Welcome demo={demo} onSend={send} />
         ) : (
-          <Messages view={view} waiting={waiting} clockAheadMs={clockAheadMs} conversation={conversation} />
+          <Messages
+            view={view}
+            line={line}
+            waiting={waiting}
+            clockAheadMs={clockAheadMs}
+            conversation={conversation}
+            commands={commands}
+            onDone={() => composer.current?.focus()}
+          />
         )}
         <Composer
           ref={composer}
-          draftKey={`draft:${isNew && isEmpty ? 'new' : sessionId}`}
-          notice={notice}
+          draftKey={`draft:${isNew && isEmpty && view === null ? 'new' : sessionId}`}
+          notice={stopping.problem ? `Not stopped. ${stopping.problem.detail}` : notice}
           isRunning={running !== undefined && connection !== 'connecting'}
+          isStopping={stopping.isBusy}
           onSend={send}
-          onStop={() => {
-            if (running?.repliesTo) void conversation.stopReply(running.repliesTo)
-          }}
+          onStop={stop}
         />
-        <Announcer text={last ? textOf(last.parts) : null} outcome={last ? outcomeOf(last) : null} />
+        <Announcer messages={messages} replyId={told?.id ?? null} />
       </main>
       {demo && (
         <Panel
@@ -101,16 +119,19 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   )
 }
 
-const isOpen = (status: Message['status']) => status === 'pending' || status === 'streaming'
-
-const outcomeWords = {
-  complete: 'The reply is complete.',
-  failed: 'The reply failed.',
-  stopped: 'The reply was stopped.',
-}
-
-function outcomeOf({ status }: Message): string | null {
-  return status === 'pending' || status === 'streaming' ? null : outcomeWords[status]
+/** Escape, wherever it means nothing else. */
+function useEscape(act: () => void, isOn: boolean): void {
+  const latest = useRef(act)
+  latest.current = act
+  useEffect(() => {
+    if (!isOn) return
+    const onKey = (event: KeyboardEvent) => {
+      const isTaken = event.defaultPrevented || event.isComposing || (event.target as Element).closest?.('nav')
+      if (event.key === 'Escape' && !isTaken) latest.current()
+    }
+    window.addEventListener('keydown', onKey)
+    return () => window.removeEventListener('keydown', onKey)
+  }, [isOn])
 }
 
 function useConversation(sessionId: string, isNew: boolean, onChanged: () => Promise<void>) {
@@ -139,7 +160,8 @@ function useConversation(sessionId: string, isNew: boolean, onChanged: () => Pro
   }, [isStored, state.phase, conversation])
   useEffect(() => unsent.seen(known), [known])
 
-  const settled = state.view?.messages.filter(({ status }) => !isOpen(status)).length ?? 0
+  const settled =
+    state.view?.messages.filter(({ status }) => status !== 'pending' && status !== 'streaming').length ?? 0
   // biome-ignore lint/correctness/useExhaustiveDependencies: each of these changes what the list shows
   useEffect(() => {
     if (settled > 0 || isStored) void onChanged()
@@ -149,37 +171,82 @@ function useConversation(sessionId: string, isNew: boolean, onChanged: () => Pro
 
 type MessagesProps = {
   view: View | null
+  line: readonly TurnView[]
   waiting: ReturnType<typeof unsent.list>
   clockAheadMs: number
   conversation: Conversation
+  commands: Commands
+  onDone(): void
 }
 
-function Messages({ view, waiting, clockAheadMs, conversation }: MessagesProps) {
+function Messages({ view, line, waiting, clockAheadMs, conversation, commands, onDone }: MessagesProps) {
   const { scroller, isAway, toEnd } = useEnd(view, waiting.length)
-  const running = view?.messages.find(({ status }) => isOpen(status))
-  const errors = new Map(view?.messages.map(({ id, error }) => [id, error]))
+  const messages = view?.messages ?? []
+  const errors = new Map(messages.map(({ id, error }) => [id, error]))
+  const placeOf = new Map(line.map(({ messageId }, place) => [messageId, place]))
+  const lastOpen = messages.findLastIndex(({ id }) => placeOf.has(id))
+  const cooldown = waiting.find((each) => each.cooldown)?.cooldown
+
+  // On a phone the keyboard would slide in over what was just changed.
+  const latestDone = useRef(onDone)
+  latestDone.current = onDone
+  const done = useCallback(() => {
+    if (matchMedia('(hover: hover)').matches) latestDone.current()
+    else scroller.current?.focus()
+  }, [scroller])
+  /** The button that was pressed, on the message that takes the place of its own. */
+  const wanted = useRef<string | null>(null)
+  const select = useCallback(
+    async (messageId: string, by: Direction) => {
+      wanted.current = `${messageId} ${by}`
+      const problem = await commands.select(messageId)
+      if (problem) wanted.current = null
+      return problem
+    },
+    [commands],
+  )
+  // biome-ignore lint/correctness/useExhaustiveDependencies: other messages are shown
+  useEffect(() => {
+    const button = wanted.current && scroller.current?.querySelector<HTMLElement>(`[data-branch="${wanted.current}"]`)
+    if (!button) return
+    wanted.current = null
+    button.focus()
+  }, [view?.messages])
   return (
     <div className="relative min-h-0 flex-1">
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
       <section ref={scroller} className="messages" tabIndex={0} aria-label="Messages">
         <div className="column">
           {view?.before && <Earlier view={view} conversation={conversation} />}
-          {view?.messages.map((message) =>
-            message.role === 'user' ? (
-              <OwnMessage key={message.id} text={textOf(message.parts)} state="sent" at={message.createdAt} />
-            ) : (
+          {view?.messages.map((message, at) => {
+            const place = placeOf.get(message.repliesTo ?? message.id)
+            const shared = { message, commands, onDone: done, onSelect: select }
+            if (message.role === 'user') {
+              return (
+                <OwnMessage
+                  key={message.id}
+                  {...shared}
+                  turn={place === undefined ? undefined : line[place]}
+                  place={place ?? 0}
+                  isBusy={at <= lastOpen}
+                />
+              )
+            }
+            // Its message says that it waits.
+            if (place && message.status === 'pending') return null
+            return (
               <Reply
                 key={message.id}
-                message={message}
+                {...shared}
                 turn={turnOfReply(view, message.id)}
-                isBehind={isOpen(message.status) && message !== running}
+                isBusy={Math.max(0, at - 1) <= lastOpen}
                 failure={errors.get(message.repliesTo ?? '') ?? null}
                 clockAheadMs={clockAheadMs}
               />
-            ),
-          )}
+            )
+          })}
           {waiting.map(({ id, text, state, sentAt }) => (
-            <OwnMessage key={id} text={text} state={state} at={sentAt} />
+            <UnsentMessage key={id} text={text} state={state} sentAt={sentAt} cooldown={cooldown} />
           ))}
         </div>
       </section>

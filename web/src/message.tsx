@@ -1,63 +1,317 @@
-import { memo } from 'react'
+import { type KeyboardEvent, memo, type ReactNode, useEffect, useLayoutEffect, useRef, useState } from 'react'
 import { CopyButton } from './code-block.tsx'
-import { AlertIcon, CheckIcon, ClockIcon } from './icons.tsx'
+import { type Commands, useCommand } from './commands.ts'
+import {
+  AlertIcon,
+  BackIcon,
+  CheckIcon,
+  ClockIcon,
+  ForwardIcon,
+  PencilIcon,
+  ReloadIcon,
+  StopIcon,
+  UndoIcon,
+} from './icons.tsx'
 import { ReplyText } from './reply-text.tsx'
+import type { Problem } from './session.ts'
 import { clockOf, useNow } from './times.ts'
+import type { Unsent } from './unsent.ts'
 import { type Failure, type Message, type TurnView, textOf } from './view.ts'
 
-type OwnProps = { text: string; state: 'sending' | 'sent'; at: string }
+type Shared = {
+  message: Message
+  turn: TurnView | undefined
+  commands: Commands
+  /** The reply to it, or to something after it, is still to be written: then it has no alternatives. */
+  isBusy: boolean
+  /** A command took away what had the focus. */
+  onDone(): void
+  onSelect(messageId: string, by: Direction): Promise<Problem | null>
+}
+type OwnProps = Shared & {
+  /** How many turns are answered before it. */
+  place: number
+}
 
-export const OwnMessage = memo(({ text, state, at }: OwnProps) => (
+export const OwnMessage = memo(({ message, turn, place, commands, isBusy, onDone, onSelect }: OwnProps) => {
+  const [isEditing, setEditing] = useState(false)
+  const { isBusy: isGiving, problem, give } = useCommand()
+  const editButton = useRef<HTMLButtonElement>(null)
+  const text = textOf(message.parts)
+  const isQueued = place > 0 && turn !== undefined
+  const isUntouched = isQueued && turn.attempt === 0
+  const close = () => {
+    setEditing(false)
+    requestAnimationFrame(() => editButton.current?.focus())
+  }
+  const save = async (edited: string) => {
+    if (edited === text) return close()
+    if (!(await give(() => commands.edit(message, edited)))) return
+    setEditing(false)
+    onDone()
+  }
+  const takeBack = async () => {
+    if (turn && (await give(() => commands.stop(turn)))) onDone()
+  }
+  return (
+    <article className={isQueued ? 'own is-queued' : 'own'} aria-label="You" data-message={message.id}>
+      {isEditing ? (
+        <Editor
+          text={text}
+          isBusy={isGiving}
+          hint={isUntouched ? 'It keeps its place.' : 'The old text stays, in a branch of its own.'}
+          onSave={(edited) => void save(edited)}
+          onCancel={close}
+        />
+      ) : (
+        <>
+          <p className="own-text" dir="auto">
+            {text}
+          </p>
+          <div className="status">
+            {isQueued ? (
+              <>
+                <ClockIcon /> <span>Queued, {place === 1 ? 'next in line' : `${ordinal(place)} in line`}</span>
+              </>
+            ) : (
+              <>
+                <CheckIcon /> Sent <time dateTime={message.createdAt}>{clockOf(message.createdAt)}</time>
+              </>
+            )}
+            {(isUntouched || !isBusy) && (
+              <button
+                ref={editButton}
+                type="button"
+                className="quiet-button"
+                aria-label="Edit message"
+                onClick={() => setEditing(true)}
+              >
+                <PencilIcon />
+              </button>
+            )}
+            {isQueued && (
+              <button type="button" className="text-button" aria-disabled={isGiving} onClick={() => void takeBack()}>
+                {isUntouched ? (
+                  <>
+                    <UndoIcon /> Withdraw
+                  </>
+                ) : (
+                  <>
+                    <StopIcon /> Stop
+                  </>
+                )}
+              </button>
+            )}
+            <Branches message={message} noun="version" onSelect={(id, by) => void give(() => onSelect(id, by))} />
+          </div>
+        </>
+      )}
+      <Refused problem={problem} />
+    </article>
+  )
+})
+
+const ordinal = (place: number) => `${place}${place === 2 ? 'nd' : place === 3 ? 'rd' : 'th'}`
+
+type UnsentProps = Pick<Unsent, 'text' | 'state' | 'sentAt' | 'cooldown'>
+
+export const UnsentMessage = memo(({ text, state, sentAt, cooldown }: UnsentProps) => (
   <article className="own" aria-label="You">
     <p className="own-text" dir="auto">
       {text}
     </p>
     <p className="status">
-      {state === 'sending' ? (
+      {state === 'sent' ? (
         <>
-          <ClockIcon /> Sending…
+          <CheckIcon /> Sent <time dateTime={sentAt}>{clockOf(sentAt)}</time>
         </>
+      ) : cooldown ? (
+        <Cooldown until={cooldown} />
       ) : (
         <>
-          <CheckIcon /> Sent <time dateTime={at}>{clockOf(at)}</time>
+          <ClockIcon /> Sending…
         </>
       )}
     </p>
   </article>
 ))
 
-type ReplyProps = {
-  message: Message
-  turn: TurnView | undefined
-  /** Another reply is written first. */
-  isBehind: boolean
-  failure: Failure | null
-  clockAheadMs: number
+/** Counts down for the eye; said once to a screen reader. */
+function Cooldown({ until }: { until: number }) {
+  const seconds = Math.max(0, Math.ceil((until - useNow(250, true)) / 1000))
+  return (
+    <span className="cooldown">
+      <ClockIcon />
+      <span role="status">
+        Too many at once. <span className="sr-only">It is sent by itself in a moment.</span>
+      </span>
+      <span aria-hidden="true">Sent by itself in {seconds} s</span>
+    </span>
+  )
 }
 
-export const Reply = memo(({ message, turn, isBehind, failure, clockAheadMs }: ReplyProps) => {
-  const text = textOf(message.parts)
-  const { status } = message
-  const isOpen = status === 'pending' || status === 'streaming'
-  const reasoning = message.parts.filter(({ type, text: said }) => type === 'reasoning' && said)
+type EditorProps = {
+  text: string
+  isBusy: boolean
+  hint: string
+  onSave(text: string): void
+  onCancel(): void
+}
+
+function Editor({ text, isBusy, hint, onSave, onCancel }: EditorProps) {
+  const [edited, setEdited] = useState(text)
+  const area = useRef<HTMLTextAreaElement>(null)
+  const isEmpty = edited.trim() === ''
+  useEffect(() => {
+    area.current?.focus()
+    area.current?.setSelectionRange(-1, -1)
+  }, [])
+  // biome-ignore lint/correctness/useExhaustiveDependencies: it grows with what is written
+  useLayoutEffect(() => fit(area.current), [edited])
+  const save = () => {
+    if (!isEmpty && !isBusy) onSave(edited)
+  }
+  const onKeyDown = (event: KeyboardEvent) => {
+    if (event.nativeEvent.isComposing) return
+    if (event.key !== 'Escape' && (event.key !== 'Enter' || event.shiftKey)) return
+    event.preventDefault()
+    if (event.key === 'Escape') onCancel()
+    else save()
+  }
   return (
-    <article className="reply" aria-label="Reply" aria-busy={isOpen} data-status={status} data-reply={message.id}>
-      {reasoning.length > 0 && (
-        <details className="reasoning">
-          <summary>Thoughts</summary>
-          <p className="whitespace-pre-wrap">{reasoning.map((part) => part.text).join('\n\n')}</p>
-        </details>
-      )}
-      {text !== '' && <ReplyText text={text} isStreaming={isOpen} />}
-      {isOpen && text === '' && <Dots />}
-      {status === 'failed' && <Failed failure={failure} hasText={text !== ''} />}
-      <div className="status">
-        <ReplyStatus message={message} turn={turn} isBehind={isBehind} clockAheadMs={clockAheadMs} />
-        {!isOpen && text !== '' && <CopyButton text={text} label="Copy reply" />}
+    <div className="editor">
+      <textarea
+        ref={area}
+        rows={1}
+        dir="auto"
+        value={edited}
+        aria-label="Edit message"
+        enterKeyHint="done"
+        onChange={(event) => setEdited(event.currentTarget.value)}
+        onKeyDown={onKeyDown}
+      />
+      <div className="editor-tools">
+        <span className="editor-hint">{hint}</span>
+        <button type="button" className="small-button" onClick={onCancel}>
+          Cancel
+        </button>
+        <button type="button" className="small-button is-main" aria-disabled={isEmpty || isBusy} onClick={save}>
+          Save
+        </button>
       </div>
-    </article>
+    </div>
   )
-})
+}
+
+/** As high as what is written in it. */
+export function fit(area: HTMLTextAreaElement | null): void {
+  if (!area) return
+  area.style.height = 'auto'
+  area.style.height = `${area.scrollHeight}px`
+}
+
+export type Direction = 'previous' | 'next'
+
+type BranchesProps = { message: Message; noun: string; onSelect(messageId: string, by: Direction): void }
+
+/** ‹ 2/3 ›. At an end the button stays, so that the keyboard does not lose its place. */
+function Branches({ message: { id, branch }, noun, onSelect }: BranchesProps) {
+  if (branch === null) return null
+  const { index, count, previous, next } = branch
+  const isKnown = Boolean(previous ?? next)
+  const button = (by: Direction, icon: ReactNode) => {
+    const to = branch[by]
+    const label = `${by === 'previous' ? 'Previous' : 'Next'} ${noun}`
+    return (
+      <button
+        type="button"
+        className="quiet-button"
+        data-branch={`${id} ${by}`}
+        aria-label={label}
+        aria-disabled={!to}
+        onClick={() => to && onSelect(to, by)}
+      >
+        {icon}
+      </button>
+    )
+  }
+  return (
+    <fieldset className="branches" aria-label={`${noun} ${index + 1} of ${count}`}>
+      {isKnown && button('previous', <BackIcon />)}
+      <span>
+        {index + 1}/{count}
+      </span>
+      {isKnown && button('next', <ForwardIcon />)}
+    </fieldset>
+  )
+}
+
+type ReplyProps = Shared & { failure: Failure | null; clockAheadMs: number }
+
+export const Reply = memo(
+  ({ message, turn, commands, isBusy, failure, clockAheadMs, onDone, onSelect }: ReplyProps) => {
+    const { isBusy: isGiving, problem, give } = useCommand()
+    const text = textOf(message.parts)
+    const { status, branch } = message
+    const isOpen = status === 'pending' || status === 'streaming'
+    // Of several replies the last is its turn's, the others are over.
+    const isLatest = branch === null || branch.index === branch.count - 1
+    const canRetry = isLatest && (status === 'stopped' || (status === 'failed' && failure?.canRetry === true))
+    const hasTools = !isOpen && !isBusy
+    const reasoning = message.parts.filter(({ type, text: said }) => type === 'reasoning' && said)
+    const run = async (ask: () => Promise<Problem | null>) => {
+      if (!isGiving && (await give(ask))) onDone()
+    }
+    const retry = (
+      <button
+        type="button"
+        className="small-button"
+        aria-disabled={isGiving}
+        onClick={() => void run(() => commands.retry(message))}
+      >
+        <ReloadIcon /> Retry
+      </button>
+    )
+    return (
+      <article className="reply" aria-label="Reply" aria-busy={isOpen} data-status={status} data-reply={message.id}>
+        {reasoning.length > 0 && (
+          <details className="reasoning">
+            <summary>Thoughts</summary>
+            <p className="whitespace-pre-wrap">{reasoning.map((part) => part.text).join('\n\n')}</p>
+          </details>
+        )}
+        {text !== '' && <ReplyText text={text} isStreaming={isOpen} />}
+        {isOpen && text === '' && <Dots />}
+        {status === 'failed' && (
+          <Failed failure={failure} message={message} hasText={text !== ''}>
+            {canRetry && retry}
+          </Failed>
+        )}
+        <div className="status">
+          <ReplyStatus message={message} turn={turn} hasText={text !== ''} clockAheadMs={clockAheadMs} />
+          {!isOpen && text !== '' && <CopyButton text={text} label="Copy reply" />}
+          {hasTools && (status === 'complete' || !isLatest) && (
+            <button
+              type="button"
+              className="quiet-button"
+              aria-label="Another reply"
+              title="Another reply"
+              aria-disabled={isGiving}
+              onClick={() => void run(() => commands.regenerate(message))}
+            >
+              <ReloadIcon />
+            </button>
+          )}
+          {status === 'stopped' && canRetry && retry}
+          {!isOpen && (
+            <Branches message={message} noun="reply" onSelect={(id, by) => void give(() => onSelect(id, by))} />
+          )}
+        </div>
+        <Refused problem={problem} />
+      </article>
+    )
+  },
+)
 
 /** They are drawn wherever the server says that a reply is owed: after a reload, on another device, in a new tab. */
 const Dots = () => (
@@ -68,22 +322,22 @@ const Dots = () => (
   </p>
 )
 
-type StatusProps = Omit<ReplyProps, 'failure'>
+type StatusProps = Pick<ReplyProps, 'message' | 'turn' | 'clockAheadMs'> & { hasText: boolean }
 
-function ReplyStatus({ message, turn, isBehind, clockAheadMs }: StatusProps) {
+function ReplyStatus({ message, turn, hasText, clockAheadMs }: StatusProps) {
   const retryAt = turn?.retryAt ?? null
   const { status, createdAt, model } = message
   if (retryAt !== null) return <Again atMs={Date.parse(retryAt) + clockAheadMs} attempt={turn?.attempt ?? 0} />
   const attempt = turn && turn.attempt > 1 ? `, attempt ${turn.attempt}` : ''
   switch (status) {
     case 'pending':
-      return <span>{isBehind ? 'Waits for its turn' : `Pending${attempt}`}</span>
+      return <span>Pending{attempt}</span>
     case 'streaming':
       return <span className="text-kelp">Streaming{attempt}</span>
     case 'stopped':
-      return <span>Stopped. What was written is kept.</span>
+      return <span>{hasText ? 'Stopped. What was written is kept.' : 'Stopped before anything was written.'}</span>
     case 'failed':
-      return <span>Failed</span>
+      return null
     case 'complete':
       return (
         <>
@@ -107,14 +361,30 @@ function Again({ atMs, attempt }: { atMs: number; attempt: number }) {
   )
 }
 
-function Failed({ failure, hasText }: { failure: Failure | null; hasText: boolean }) {
+type FailedProps = { failure: Failure | null; message: Message; hasText: boolean; children: ReactNode }
+
+function Failed({ failure, message, hasText, children }: FailedProps) {
+  const waitMs = failure?.retryAfterMs
+  const from = waitMs && new Date(Date.parse(message.updatedAt) + waitMs).toISOString()
   return (
     <div className="failure" role="note">
       <AlertIcon />
-      <div>
+      <div className="flex-1">
         <p className="font-medium">{hasText ? 'The reply broke off.' : 'There is no reply to this.'}</p>
-        <p className="failure-detail">{failure?.error ?? 'It failed.'} Your message is kept.</p>
+        <p className="failure-detail">
+          {failure?.error ?? 'It failed.'} Your message is kept.
+          {from && ` The model asks to be left alone until ${clockOf(from)}.`}
+        </p>
+        {children}
       </div>
     </div>
   )
 }
+
+/** Why a command was not done, in the server's words, where it was given. */
+const Refused = ({ problem }: { problem: Problem | null }) =>
+  problem && (
+    <p className="failure" role="alert">
+      <AlertIcon /> <span>{problem.detail}</span>
+    </p>
+  )

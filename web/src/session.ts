@@ -3,7 +3,16 @@
  * load the snapshot, follow from its cursor, and come back by the cursor when the connection ends.
  */
 import { eventsOf } from './events.ts'
-import { type Frame, type Message, type Session, type Snapshot, takeFrame, type View, viewOf } from './view.ts'
+import {
+  type Frame,
+  type Message,
+  type Session,
+  type Snapshot,
+  type Turn,
+  takeFrame,
+  type View,
+  viewOf,
+} from './view.ts'
 
 /** `unreachable`: no answer came. Else the server's own problem document. */
 export type Problem = { code: string; detail: string; retryable: boolean; status?: number; retryAfterMs?: number }
@@ -42,10 +51,34 @@ export const listSessions = (before?: string) =>
 export const createSession = (id: string, title: string) => call<Session>('POST', '/v1/sessions', { id, title })
 export const renameSession = (id: string, title: string) => call<Session>('PATCH', pathOf(id), { title })
 export const deleteSession = (id: string) => call<void>('DELETE', pathOf(id))
-export const sendMessage = (sessionId: string, id: string, text: string) =>
-  call<{ message: Message }>('POST', `${pathOf(sessionId)}/messages`, { id, text })
-export const stopReply = (sessionId: string, messageId: string) =>
-  call<{ reply: Message }>('POST', `${pathOf(sessionId)}/messages/${encodeURIComponent(messageId)}/stop`, {})
+/** `interrupt`: what is being answered is stopped for it, instead of being waited for. */
+export type WhenBusy = 'queue' | 'interrupt'
+export const sendMessage = (sessionId: string, id: string, text: string, whenBusy: WhenBusy) =>
+  call<{ message: Message }>('POST', `${pathOf(sessionId)}/messages`, { id, text, whenBusy })
+
+export type Command = 'stop' | 'retry' | 'edit' | 'regenerate' | 'select'
+/** A message, its reply and its turn as they are now, whoever changed them. */
+export type Stand = { message: Message; reply: Message; turn: Turn }
+
+/** A command whose answer is lost is given again with the same body: it finds what it has done. */
+export async function command(
+  sessionId: string,
+  messageId: string,
+  name: Command,
+  body: object,
+): Promise<Answer<Stand>> {
+  const path = `${pathOf(sessionId)}/messages/${encodeURIComponent(messageId)}/${name}`
+  for (let tries = 1; ; tries++) {
+    const answer = await call<Stand>('POST', path, body)
+    if (answer.ok || tries === commandTriesMax || !isUnknown(answer.problem)) return answer
+    await new Promise((resolve) => setTimeout(resolve, backOffMs(tries)))
+  }
+}
+const commandTriesMax = 8
+
+/** Whether it has happened nobody can tell. */
+export const isUnknown = ({ status }: Problem) => status === undefined || status >= 500
+
 export const earlierMessages = (sessionId: string, before: string) =>
   call<{ data: Message[]; before: string | null }>(
     'GET',
@@ -115,6 +148,8 @@ export type Following = {
 type Control = { type: 'caught-up' } | { type: 'reset' } | { type: 'reconnect'; afterMs: number }
 
 const backoffMs = { first: 250, most: 5_000 }
+const backOffMs = (failures: number) =>
+  Math.min(backoffMs.most, backoffMs.first * 2 ** failures) * (0.5 + Math.random() / 2)
 /** Three of the comments that a quiet stream brings (PROTOCOL.md): after so long without a word it is dead. */
 const silentMs = 45_000
 
@@ -122,6 +157,8 @@ export function followSession(sessionId: string, follower: Follower): Following 
   const control = new AbortController()
   const { signal } = control
   let view: View | null = null
+  /** What is shown does not lead on: the snapshot does. Until it is here, what is shown stays. */
+  let isStale = true
   let awayMs = 0
   let failures = 0
   let leave: (() => void) | undefined
@@ -139,7 +176,7 @@ export function followSession(sessionId: string, follower: Follower): Following 
         resolve()
       }
     })
-  const backOff = () => pause(Math.min(backoffMs.most, backoffMs.first * 2 ** failures++) * (0.5 + Math.random() / 2))
+  const backOff = () => pause(backOffMs(failures++))
 
   /** Resolves when the connection has ended, however it did. `away`: it never came to be live. `stale`: only a snapshot helps. */
   const connect = async (from: View): Promise<'ended' | 'away' | 'stale'> => {
@@ -182,7 +219,8 @@ export function followSession(sessionId: string, follower: Follower): Following 
     const loaded = await call<Snapshot>('GET', pathOf(sessionId))
     if (signal.aborted) return 'later'
     if (loaded.ok) {
-      show(viewOf(loaded.value))
+      show(viewOf(loaded.value, view))
+      isStale = false
       follower.onSnapshot()
       return 'loaded'
     }
@@ -191,7 +229,7 @@ export function followSession(sessionId: string, follower: Follower): Following 
 
   const run = async () => {
     while (!signal.aborted) {
-      if (view === null) {
+      if (view === null || isStale) {
         const outcome = await load()
         if (signal.aborted) return
         if (outcome === 'missing') return follower.onView(null)
@@ -203,10 +241,13 @@ export function followSession(sessionId: string, follower: Follower): Following 
       }
       const outcome = await connect(view)
       if (signal.aborted) return
+      if (outcome === 'stale') {
+        isStale = true
+        continue
+      }
       follower.onConnection('reconnecting')
       await pause(awayMs)
       awayMs = 0
-      if (outcome === 'stale') view = null
       if (outcome === 'away') await backOff()
     }
   }

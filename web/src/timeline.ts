@@ -36,7 +36,9 @@ export function stepsOf(turn: TurnView, absences: readonly Absence[]): Step[] {
   let gaps = absences
   /** Of the attempt that is running: when it began. */
   let since: number | null = null
-  for (const event of turn.events) {
+  // Of its latest round.
+  const first = turn.events.findLastIndex(({ type }) => type === 'turn.queued')
+  for (const event of turn.events.slice(Math.max(0, first))) {
     const at = Date.parse(event.at)
     const begun = since ?? Number.POSITIVE_INFINITY
     const passed = gaps.filter(({ from }) => from >= begun && from <= at)
@@ -47,7 +49,7 @@ export function stepsOf(turn: TurnView, absences: readonly Absence[]): Step[] {
     if (wasKilled) steps.push(killed(lost))
     if (!wasKilled || event.type === 'attempt.started') steps.push(...stepsOfEvent(event, at))
     if (event.type === 'attempt.started') since = at
-    else if (event.type !== 'message.created') since = null
+    else if (event.type === 'attempt.ended' || outcomes[event.type]) since = null
   }
   const running = since ?? Number.POSITIVE_INFINITY
   return [...steps, ...gaps.filter(({ from }) => from >= running).map(away)]
@@ -78,6 +80,7 @@ function stepsOfEvent({ type, attempt, reason, code }: TurnEvent, at: number): S
       { kind: 'queued', label: 'Queued', at },
     ]
   }
+  if (type === 'turn.queued') return [{ kind: 'queued', label: 'Queued', at }]
   if (type === 'attempt.started') return [{ kind: 'attempt', label: `Attempt ${attempt}`, at }]
   if (type !== 'attempt.ended') return []
   return [{ kind: 'ended', label: endings[reason ?? ''] ?? 'Ended', at, ...(code ? { note: code } : {}) }]

@@ -3,7 +3,7 @@
  * until it is acknowledged or refused; so it is stored once, however often it was sent, from however many tabs. They
  * lie in the browser's storage: a reload in between goes on with them.
  */
-import { createSession, type Problem, sendMessage } from './session.ts'
+import { createSession, type Problem, sendMessage, type WhenBusy } from './session.ts'
 import { newId, recallAll, remember } from './storage.ts'
 
 export type Unsent = {
@@ -15,6 +15,9 @@ export type Unsent = {
   sentAt: string
   /** Its session may not be there yet, and is made with it. */
   isFirst: boolean
+  whenBusy: WhenBusy
+  /** The server takes no more of this user's at the moment: when it is sent again, in ms. */
+  cooldown?: number
 }
 export type Refusal = { sessionId: string; text: string; problem: Problem }
 
@@ -57,9 +60,9 @@ export const unsent = {
     refusalHearers.add(hear)
     return () => refusalHearers.delete(hear)
   },
-  add(sessionId: string, text: string, isFirst: boolean): void {
+  add(sessionId: string, text: string, isFirst: boolean, whenBusy: WhenBusy): void {
     const sentAt = new Date().toISOString()
-    const message: Unsent = { sessionId, id: newId(), text, state: 'sending', sentAt, isFirst }
+    const message: Unsent = { sessionId, id: newId(), text, state: 'sending', sentAt, isFirst, whenBusy }
     remember(prefix + message.id, JSON.stringify(message))
     set([...list, message])
     void sendAll(sessionId)
@@ -90,7 +93,7 @@ async function sendAll(sessionId: string): Promise<void> {
   for (let next = firstOf(sessionId), tries = 0; next !== undefined; next = firstOf(sessionId)) {
     const problem = await sendOne(next)
     if (problem === null) tries = 0
-    else if (problem.retryable) await pause(problem.retryAfterMs ?? backOff(tries++))
+    else if (problem.retryable) await cool(next, problem, problem.retryAfterMs ?? backOff(tries++))
     else refuse(next, problem)
   }
   sending.delete(sessionId)
@@ -99,6 +102,12 @@ async function sendAll(sessionId: string): Promise<void> {
 const firstOf = (sessionId: string) => list.find((each) => each.sessionId === sessionId && each.state === 'sending')
 
 const backOff = (tries: number) => Math.min(backoffMs.most, backoffMs.first * 2 ** tries) * (0.5 + Math.random() / 2)
+
+async function cool({ id }: Unsent, { code }: Problem, ms: number): Promise<void> {
+  const cooldown = Date.now() + ms
+  if (code === 'rate_limited') set(list.map((each) => (each.id === id ? { ...each, cooldown } : each)))
+  await pause(ms)
+}
 
 function pause(ms: number): Promise<void> {
   return new Promise((resolve) => {
@@ -113,15 +122,15 @@ function pause(ms: number): Promise<void> {
 }
 
 /** Null: acknowledged. A session that is made again is the one that is there. */
-async function sendOne({ sessionId, id, text, isFirst }: Unsent): Promise<Problem | null> {
+async function sendOne({ sessionId, id, text, isFirst, whenBusy }: Unsent): Promise<Problem | null> {
   if (isFirst) {
     const created = await createSession(sessionId, titleOf(text))
     if (!created.ok) return created.problem
   }
-  const answer = await sendMessage(sessionId, id, text)
+  const answer = await sendMessage(sessionId, id, text, whenBusy)
   if (!answer.ok) return answer.problem
   remember(prefix + id, null)
-  set(list.map((each) => (each.id === id ? { ...each, state: 'sent' } : each)))
+  set(list.map((each) => (each.id === id ? { ...each, state: 'sent', cooldown: undefined } : each)))
   return null
 }
 

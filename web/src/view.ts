@@ -5,20 +5,34 @@
  */
 
 export type Status = 'pending' | 'streaming' | 'complete' | 'failed' | 'stopped'
-export type Failure = { code: string; error: string; canRetry: boolean }
+export type Failure = { code: string; error: string; canRetry: boolean; retryAfterMs?: number }
+/** One of `count` alternatives; `previous` and `next` are the messages beside it. */
+export type Branch = { index: number; count: number; previous?: string | null; next?: string | null }
 export type Part = { type: string; text?: string; [key: string]: unknown }
 export type Message = {
   id: string
   role: 'user' | 'assistant'
   parts: Part[]
+  metadata: { [key: string]: unknown } | null
   status: Status
   error: Failure | null
   repliesTo: string | null
+  branch: Branch | null
+  round: number | null
   model: string | null
   createdAt: string
+  updatedAt: string
 }
 export type Session = { id: string; title: string | null; updatedAt: string; lastPreview: string | null }
-export type Turn = { id: string; messageId: string; replyId: string; state: string; attempt: number; dueAt?: string }
+export type Turn = {
+  id: string
+  messageId: string
+  replyId: string
+  state: string
+  attempt: number
+  round: number
+  dueAt?: string
+}
 export type Chunk = { type: string; id?: string; delta?: string; toolName?: string }
 
 export type Snapshot = {
@@ -65,7 +79,10 @@ export type TurnView = {
   messageId: string
   replyId: string
   isOpen: boolean
+  /** In its present round: it is being answered, or waits to be tried again, and those behind it wait for it. */
+  hasBegun: boolean
   attempt: number
+  round: number
   /** While it backs off: when the next attempt is due. */
   retryAt: string | null
   events: readonly TurnEvent[]
@@ -82,24 +99,32 @@ export type View = {
   cursor: string
 }
 
-export function viewOf(snapshot: Snapshot): View {
+/** `known`: what was shown before it, whose turns keep their past. */
+export function viewOf(snapshot: Snapshot, known: View | null = null): View {
   const { session, before, cursor } = snapshot
+  const past = [...(known?.turns.values() ?? [])].map((turn): TurnView => ({ ...turn, isOpen: false, retryAt: null }))
+  const turns = new Map(past.map((turn) => [turn.id, turn]))
+  for (const turn of snapshot.turns) {
+    turns.set(turn.id, { ...turnViewOf(turn), events: turns.get(turn.id)?.events ?? [] })
+  }
   let view: View = {
     session,
     before,
     cursor,
     messages: snapshot.messages,
-    turns: new Map(snapshot.turns.map((turn) => [turn.id, turnViewOf(turn)])),
+    turns,
     open: new Map(snapshot.open.map(({ replyId, attempt, index }) => [replyId, { attempt, next: index }])),
   }
   for (const { replyId, chunks } of snapshot.open) view = withReply(view, replyId, (reply) => extend(reply, chunks))
   return view
 }
 
-function turnViewOf({ id, messageId, replyId, state, attempt, dueAt }: Turn): TurnView {
+function turnViewOf({ id, messageId, replyId, state, attempt, round, dueAt }: Turn): TurnView {
   const retryAt = state === 'queued' && attempt > 0 ? (dueAt ?? null) : null
-  const isOpen = state === 'queued' || state === 'running' || state === 'waiting'
-  return { id, messageId, replyId, isOpen, attempt, retryAt, events: [] }
+  const isRunning = state === 'running' || state === 'waiting'
+  const isOpen = isRunning || state === 'queued'
+  const hasBegun = isRunning || retryAt !== null
+  return { id, messageId, replyId, isOpen, hasBegun, attempt, round, retryAt, events: [] }
 }
 
 export function takeFrame(view: View, frame: Frame): View | 'gap' {
@@ -117,7 +142,7 @@ function takeChunks(view: View, { messageId, attempt, index, n, chunks }: ChunkF
   return { ...written, open: new Map(view.open).set(messageId, { attempt, next: index + n }) }
 }
 
-function takeEvent(view: View, { type, data }: EventFrame): View {
+function takeEvent(view: View, { type, data }: EventFrame): View | 'gap' {
   switch (type) {
     case 'message.created':
       return created(view, data as { message: Message; reply: { id: string; status: Status }; turn: Turn })
@@ -127,16 +152,28 @@ function takeEvent(view: View, { type, data }: EventFrame): View {
       return { ...begun, open: new Map(view.open).set(replyId, { attempt, next: 0 }) }
     }
     case 'message.ai_response':
-    case 'message.stopped':
       return settled(view, (data as { message: Message }).message)
+    case 'message.stopped':
+      return stopped(view, data as { message: Message; userMessageId: string; reason?: string })
     case 'message.error': {
-      const { message, userMessageId, code, error, canRetry } = data as unknown as Failure & {
+      const { message, userMessageId, ...error } = data as unknown as Failure & {
         message: Message
         userMessageId: string
       }
-      const marked = withReply(view, userMessageId, (own) => ({ ...own, error: { code, error, canRetry } }))
-      return settled(marked, message)
+      return settled(
+        withReply(view, userMessageId, (own) => ({ ...own, error })),
+        message,
+      )
     }
+    case 'message.changed': {
+      const { message } = data as { message: Message }
+      return withReply(view, message.id, () => message)
+    }
+    case 'turn.queued':
+      return queuedAgain(view, (data as { turn: Turn }).turn)
+    // Which messages are shown from now on only the snapshot tells.
+    case 'branch.selected':
+      return 'gap'
     case 'session.updated':
       return { ...view, session: (data as { session: Session }).session }
     default:
@@ -147,22 +184,39 @@ function takeEvent(view: View, { type, data }: EventFrame): View {
 function created(
   view: View,
   { message, reply, turn }: { message: Message; reply: { id: string; status: Status }; turn: Turn },
-): View {
+): View | 'gap' {
   if (view.messages.some(({ id }) => id === message.id)) return view
-  const { createdAt } = message
-  const pending: Message = {
-    id: reply.id,
-    role: 'assistant',
-    parts: [],
-    status: reply.status,
-    error: null,
-    repliesTo: message.id,
-    model: null,
-    createdAt,
-  }
+  // It begins a branch: what was shown in its place is not shown any more.
+  if (message.branch !== null) return 'gap'
   const known = view.turns.get(turn.id)
   const turns = new Map(view.turns).set(turn.id, { ...turnViewOf(turn), events: known?.events ?? [] })
-  return { ...view, messages: [...view.messages, message, pending], turns }
+  return { ...view, messages: [...view.messages, message, pendingReply(message, reply.id, turn.round)], turns }
+}
+
+function pendingReply({ id: repliesTo, createdAt, updatedAt }: Message, id: string, round: number): Message {
+  const empty = { parts: [], metadata: null, error: null, branch: null, model: null }
+  return { id, role: 'assistant', status: 'pending', repliesTo, round, createdAt, updatedAt, ...empty }
+}
+
+/** A new round: its reply takes the old one's place. What follows may stay (retry) or not (another reply). */
+function queuedAgain(view: View, { messageId, replyId, round }: Turn): View | 'gap' {
+  const at = view.messages.findIndex(({ id }) => id === messageId)
+  const own = view.messages[at]
+  if (own === undefined || at < view.messages.length - 2) return 'gap'
+  const asked = { ...own, error: null }
+  return { ...view, messages: [...view.messages.slice(0, at), asked, pendingReply(own, replyId, round)] }
+}
+
+function stopped(
+  view: View,
+  { message, userMessageId, reason }: { message: Message; userMessageId: string; reason?: string },
+): View | 'gap' {
+  if (reason !== 'withdrawn' && reason !== 'steered') return settled(view, message)
+  const own = view.messages.find(({ id }) => id === userMessageId)
+  // It was the edit of another one, which is shown again.
+  if (reason === 'withdrawn' && own?.branch) return 'gap'
+  const messages = view.messages.filter(({ id }) => id !== message.id && (reason === 'steered' || id !== userMessageId))
+  return { ...view, messages }
 }
 
 function settled(view: View, message: Message): View {
@@ -232,20 +286,30 @@ function withEvent(view: View, frame: EventFrame): View {
   if (turnId === undefined) return view
   const known = view.turns.get(turnId) ?? strangerOf(turnId, frame)
   if (known === null || known.events.some((event) => event.seq === seq)) return view
-  const { attempt = null, reason = null, code = null, retryAt = null } = data as { [key: string]: never }
+  const { attempt = null, reason = null, code = null } = data as { [key: string]: never }
   const events = [...known.events, { seq, type, at, attempt, reason, code }].sort((a, b) => a.seq - b.seq)
-  const turn: TurnView = {
-    ...known,
-    events,
-    isOpen: known.isOpen && !outcomes.has(type),
-    attempt: Math.max(known.attempt, attempt ?? 0),
-    retryAt: type === 'attempt.ended' ? retryAt : type === 'attempt.started' ? null : known.retryAt,
-  }
+  const turn: TurnView = { ...known, events, ...changeOf(frame) }
   return { ...view, turns: new Map(view.turns).set(turnId, turn) }
 }
 
+function changeOf({ type, data }: EventFrame): Partial<TurnView> {
+  if (outcomes.has(type)) return { isOpen: false, retryAt: null }
+  switch (type) {
+    case 'attempt.started':
+      return { hasBegun: true, retryAt: null, attempt: data.attempt as number }
+    case 'attempt.ended':
+      return { retryAt: (data.retryAt as string | undefined) ?? null }
+    case 'turn.queued': {
+      const { replyId, round } = (data as { turn: Turn }).turn
+      return { isOpen: true, hasBegun: false, retryAt: null, replyId, round }
+    }
+    default:
+      return {}
+  }
+}
+
 function strangerOf(turnId: string, { type, data }: EventFrame): TurnView | null {
-  if (type !== 'message.created') return null
+  if (type !== 'message.created' && type !== 'turn.queued') return null
   return { ...turnViewOf((data as { turn: Turn }).turn), id: turnId, isOpen: true }
 }
 
@@ -257,7 +321,7 @@ export function takePast(view: View, frames: readonly Frame[]): View {
   const turns = new Map(past.turns)
   for (const [id, turn] of turns) {
     const now = view.turns.get(id)
-    if (now) turns.set(id, { ...turn, isOpen: now.isOpen, attempt: now.attempt, retryAt: now.retryAt })
+    if (now && now.round >= turn.round) turns.set(id, { ...now, events: turn.events })
   }
   return { ...view, turns }
 }
@@ -265,6 +329,16 @@ export function takePast(view: View, frames: readonly Frame[]): View {
 export function takeEarlier(view: View, page: { data: Message[]; before: string | null }): View {
   const known = new Set(view.messages.map(({ id }) => id))
   return { ...view, messages: [...page.data.filter(({ id }) => !known.has(id)), ...view.messages], before: page.before }
+}
+
+/**
+ * The turns without an outcome in the order in which they are answered: the first is being answered, or backs off, or
+ * is about to begin. One that is retried stands where its message does.
+ */
+export function lineOf(view: View): TurnView[] {
+  const placeOf = new Map(view.messages.map(({ id }, at) => [id, at]))
+  const rank = ({ hasBegun, messageId }: TurnView) => (hasBegun ? -1 : (placeOf.get(messageId) ?? 0))
+  return [...view.turns.values()].filter(({ isOpen }) => isOpen).sort((a, b) => rank(a) - rank(b))
 }
 
 export const turnOfReply = (view: View, replyId: string): TurnView | undefined =>

@@ -1,0 +1,401 @@
+import axe from 'axe-core'
+import pg from 'pg'
+import type { Browser, BrowserContext, Page } from 'playwright-core'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { eventually } from '../support/eventually.ts'
+import { freshDatabase } from '../support/postgres.ts'
+import { type Provider, type ProviderRequest, type Script, startProvider } from '../support/provider.mjs'
+import { expectShownIsStored, storedOf, words } from './page.ts'
+import { type Assets, buildWeb, type Site, startBrowser, startSite } from './support.ts'
+
+let assets: Assets
+let browser: Browser
+let provider: Provider
+let database: { url: string; drop(): Promise<void> }
+let site: Site
+let context: BrowserContext
+let page: Page
+let errors: string[]
+
+beforeAll(async () => {
+  ;[assets, browser, provider, database] = await Promise.all([
+    buildWeb('app'),
+    startBrowser(),
+    startProvider(),
+    freshDatabase(18),
+  ])
+  site = await startSite({ dir: assets.dir, database: database.url, provider: provider.url })
+})
+afterAll(async () => {
+  await site.close()
+  await Promise.all([browser.close(), provider.stop(), assets.remove(), database.drop()])
+})
+beforeEach(async () => {
+  site.passed.length = 0
+  errors = []
+  gates.clear()
+  mended = false
+  provider.script(answerTo)
+  context = await browser.newContext({ viewport: { width: 1280, height: 800 } })
+  page = await newTab()
+})
+afterEach(async () => {
+  await context.close()
+  await eventually(async () => site.openStreams() === 0)
+  expect(errors).toEqual([])
+})
+
+async function newTab(at = site): Promise<Page> {
+  const tab = await context.newPage()
+  tab.on('pageerror', (error) => errors.push(String(error)))
+  await tab.goto(at.origin)
+  return tab
+}
+
+const gates = new Map<string, { passed: Promise<void>; open(): void }>()
+/** What `wait` and its number say goes on when this is called. */
+const goOn = (said: string) => gateOf(said).open()
+function gateOf(said: string) {
+  let open!: () => void
+  const passed = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  const there = gates.get(said) ?? { passed, open }
+  gates.set(said, there)
+  return there
+}
+/** From now on what failed is answered. */
+let mended = false
+
+type Step = Extract<Script, unknown[]>[number]
+
+function answerTo({ body, index }: ProviderRequest): Step[] {
+  const said: string = body.messages.findLast(({ role }: { role: string }) => role === 'user').content
+  if (said.includes('fail') && !mended) return [{ status: 401, body: { error: {} } }]
+  if (said.includes('refuse') && !mended) return [{ status: 400, body: { error: {} } }]
+  if (said.includes('overloaded') && !mended) return [{ status: 503, headers: { 'retry-after': '30' } }]
+  if (said.includes('wait'))
+    return [{ text: `${words(0, 40)} ` }, { wait: gateOf(said).passed }, { text: words(40, 80) }]
+  return [{ text: `Re ${said} ${index}` }]
+}
+
+const composer = (tab = page) => tab.getByLabel('Message', { exact: true })
+async function send(text: string, tab = page): Promise<void> {
+  await composer(tab).fill(text)
+  await tab.keyboard.press('Enter')
+}
+const own = (text: string, tab = page) => tab.locator('article.own').filter({ hasText: text })
+const button = (name: string, tab = page) => tab.getByRole('button', { name, exact: true })
+const untilStatus = (status: string, tab = page) =>
+  tab.locator(`article.reply[data-status="${status}"]`).last().waitFor()
+const untilStreaming = (tab = page) =>
+  tab.locator('article.reply[data-status="streaming"]').getByText('word39').waitFor()
+const replied = (text: RegExp, tab = page) => tab.locator('article.reply').getByText(text)
+/** What has the keyboard, by its label. */
+const untilFocused = (name: string) =>
+  eventually(async () => (await page.evaluate(() => document.activeElement?.getAttribute('aria-label'))) === name)
+const ownTexts = (tab = page) => tab.locator('article.own .own-text').allTextContents()
+const commands = (name: string) => site.passed.filter((line) => line.endsWith(`/${name}`))
+
+test('a failed reply says why, and Retry answers the same message, in every tab (R0.6, R4.4, I10)', async () => {
+  await send('this will fail')
+  await untilStatus('failed')
+  const second = await newTab()
+  await untilStatus('failed', second)
+  await replied(/Its operator has to check the key/).waitFor()
+  const before = await storedOf(page)
+  mended = true
+  await button('Retry').focus()
+  await page.keyboard.press('Enter')
+  await Promise.all([untilStatus('complete'), untilStatus('complete', second)])
+  await untilFocused('Message')
+  const after = await storedOf(page)
+  expect(after.messages[0]).toMatchObject({ id: before.messages[0]!.id, error: null })
+  expect(after.messages[1]).toMatchObject({ round: 2, status: 'complete' })
+  expect(await page.locator('.failure').count()).toBe(0)
+  await Promise.all([expectShownIsStored(page), expectShownIsStored(second)])
+})
+
+test('Retry in two tabs at once, and one whose answer is lost, make one new round (R4.4, I10)', async () => {
+  await send('fail and wait')
+  await untilStatus('failed')
+  const second = await newTab()
+  await untilStatus('failed', second)
+  mended = true
+  const lost = site.loseAnswer('retry')
+  await Promise.all([button('Retry').click(), button('Retry', second).click()])
+  await lost
+  await Promise.all([untilStreaming(), untilStreaming(second)])
+  await eventually(async () => commands('retry').length >= 3)
+  goOn('fail and wait')
+  await Promise.all([untilStatus('complete'), untilStatus('complete', second)])
+  expect((await storedOf(page)).messages[1]).toMatchObject({ round: 2 })
+  await Promise.all([expectShownIsStored(page), expectShownIsStored(second)])
+})
+
+test('what cannot succeed has no Retry: the message is changed and sent again (R0.6)', async () => {
+  await send('refuse this')
+  await untilStatus('failed')
+  await replied(/Change the message and send it as a new one/).waitFor()
+  expect(await button('Retry').count()).toBe(0)
+  await button('Edit message').click()
+  await page.getByRole('textbox', { name: 'Edit message' }).fill('take this')
+  await page.keyboard.press('Enter')
+  await untilStatus('complete')
+  await expectShownIsStored(page)
+})
+
+test('Escape stops the reply: its text stays, is marked as stopped in every tab, and may be tried again (R0.6, I11)', async () => {
+  await send('wait')
+  await untilStreaming()
+  const second = await newTab()
+  await untilStreaming(second)
+  await page.keyboard.press('Escape')
+  await Promise.all([untilStatus('stopped'), untilStatus('stopped', second)])
+  await second.getByText('Stopped. What was written is kept.').waitFor()
+  await button('Stop').waitFor({ state: 'detached' })
+  await Promise.all([expectShownIsStored(page), expectShownIsStored(second)])
+  goOn('wait')
+  await button('Retry', second).click()
+  await Promise.all([untilStatus('complete'), untilStatus('complete', second)])
+  await Promise.all([expectShownIsStored(page), expectShownIsStored(second)])
+})
+
+test('a reply that backs off counts down, over a reload too, and can be stopped (R2.3, I11)', async () => {
+  await send('overloaded')
+  await page.getByText(/Attempt 1 failed, again in (30|2\d) s/).waitFor()
+  await page.reload()
+  await page.getByText(/Attempt 1 failed, again in (30|[12]\d) s/).waitFor()
+  await button('Stop').click()
+  await page.getByText('Stopped before anything was written.').waitFor()
+  await button('Retry').waitFor()
+})
+
+test('while a reply runs the next messages wait in line, are edited in place and withdrawn into the composer, in every tab (I11)', async () => {
+  await send('wait')
+  await untilStreaming()
+  await send('second')
+  await send('third')
+  const second = await newTab()
+  for (const tab of [page, second]) {
+    await own('second', tab).getByText('Queued, next in line').waitFor()
+    await own('third', tab).getByText('Queued, 2nd in line').waitFor()
+  }
+  const before = await storedOf(page)
+
+  await own('third').getByRole('button', { name: 'Edit message' }).press('Enter')
+  await untilFocused('Edit message')
+  await page.keyboard.press('Escape')
+  await eventually(
+    async () =>
+      (await page.evaluate(() => document.activeElement?.closest('article')?.textContent))?.includes('third') === true,
+  )
+  expect(await ownTexts()).toEqual(['wait', 'second', 'third'])
+  await page.keyboard.press('Enter')
+  await page.getByRole('textbox', { name: 'Edit message' }).fill('the third')
+  await page.keyboard.press('Enter')
+  await own('the third', second).waitFor()
+  expect((await storedOf(page)).messages.map(({ id }) => id)).toEqual(before.messages.map(({ id }) => id))
+  await untilFocused('Message')
+
+  await composer().fill('a draft')
+  const lost = site.loseAnswer('stop')
+  await own('second').getByRole('button', { name: 'Withdraw' }).press('Enter')
+  await lost
+  await own('second', second).waitFor({ state: 'detached' })
+  await eventually(async () => (await composer().inputValue()) === 'a draft\n\nsecond')
+  await own('the third', second).getByText('Queued, next in line').waitFor()
+  expect(await composer(second).inputValue()).not.toContain('second')
+  await untilFocused('Message')
+
+  goOn('wait')
+  for (const tab of [page, second]) {
+    await replied(/Re the third/, tab).waitFor()
+    await untilStatus('complete', tab)
+    await expectShownIsStored(tab)
+  }
+})
+
+test('a withdrawal whose answer the page does not live to hear gives the text back to the next page (I16)', async () => {
+  await send('wait')
+  await untilStreaming()
+  await send('do not lose me')
+  await own('do not lose me').getByText('Queued').waitFor()
+  await page.route('**/stop', async (route) => {
+    await route.fetch()
+    await route.abort()
+  })
+  await own('do not lose me').getByRole('button', { name: 'Withdraw' }).click()
+  await own('do not lose me').waitFor({ state: 'detached' })
+  expect(await composer().inputValue()).toBe('')
+  await page.close()
+  page = await newTab()
+  await eventually(async () => (await composer().inputValue()) === 'do not lose me')
+  expect(await ownTexts()).toEqual(['wait'])
+  goOn('wait')
+  await untilStatus('complete')
+})
+
+test('a message may be sent now: it stops the reply that is written, and is answered at once (I11)', async () => {
+  await send('wait')
+  await untilStreaming()
+  await composer().fill('rather this')
+  await button('Send now').click()
+  await replied(/Re rather this/).waitFor()
+  await page.locator('article.reply[data-status="stopped"]').getByText('word39').waitFor()
+  await untilFocused('Message')
+  await send('wait 2')
+  await untilStreaming()
+  await composer().fill('and this')
+  await page.keyboard.press('Control+Enter')
+  await replied(/Re and this/).waitFor()
+  await untilStatus('complete')
+  expect(await page.locator('article.reply[data-status="stopped"]').count()).toBe(2)
+  await expectShownIsStored(page)
+})
+
+test('Stop right after sending stops or withdraws, and the text is in the chat or in the composer (I11, I16)', async () => {
+  await send('hello')
+  await untilStatus('complete')
+  provider.script(() => [{ wait: gateOf('x').passed }, { text: 'late' }])
+  await send('too quick')
+  await button('Stop').click()
+  await button('Stop').waitFor({ state: 'detached' })
+  await eventually(async () => {
+    const isStopped = (await page.locator('article.reply[data-status="stopped"]').count()) === 1
+    return isStopped || (await composer().inputValue()) === 'too quick'
+  })
+  await expectShownIsStored(page)
+})
+
+test('an edit of an answered message begins a branch, and another reply stands beside the first, in every tab (I10)', async () => {
+  await send('first')
+  await untilStatus('complete')
+  await send('second')
+  await replied(/Re second/).waitFor()
+  const second = await newTab()
+  await replied(/Re second/, second).waitFor()
+  await own('first').getByRole('button', { name: 'Edit message' }).click()
+  await page.getByRole('textbox', { name: 'Edit message' }).fill('the first')
+  const lost = site.loseAnswer('edit')
+  await page.keyboard.press('Enter')
+  await lost
+  for (const tab of [page, second]) {
+    await replied(/Re the first/, tab).waitFor()
+    await tab.getByRole('group', { name: 'version 2 of 2' }).waitFor()
+    expect(await ownTexts(tab)).toEqual(['the first'])
+  }
+  await untilFocused('Message')
+  await eventually(async () => commands('edit').length === 2)
+  await untilStatus('complete')
+  const first = await page.locator('article.reply').getAttribute('data-reply')
+  await button('Another reply').press('Enter')
+  for (const tab of [page, second]) {
+    await tab.getByRole('group', { name: 'reply 2 of 2' }).waitFor()
+    expect(await tab.locator('article.reply').getAttribute('data-reply')).not.toBe(first)
+    await expectShownIsStored(tab)
+  }
+})
+
+test('a refused command is told where it was given, in the server’s words, and what was written stays (R2.3)', async () => {
+  await send('first')
+  await untilStatus('complete')
+  await button('Edit message').click()
+  const editor = page.getByRole('textbox', { name: 'Edit message' })
+  await editor.fill('written meanwhile')
+  const second = await newTab()
+  await send('wait', second)
+  await untilStreaming()
+  await editor.press('Enter')
+  await own('').filter({ has: editor }).getByRole('alert').getByText('Stop it first, then ask again.').waitFor()
+  expect(await editor.inputValue()).toBe('written meanwhile')
+  goOn('wait')
+  await untilStatus('complete')
+  await editor.press('Enter')
+  await replied(/Re written meanwhile/).waitFor()
+  await expectShownIsStored(page)
+})
+
+test('who sends too fast sees a cooldown count down; the message waits and goes by itself (R2.3)', async () => {
+  const limited = await startSite({
+    dir: assets.dir,
+    database: database.url,
+    provider: provider.url,
+    sendsPerMinute: 1,
+  })
+  const tab = await newTab(limited)
+  await tab.clock.install()
+  await tab.reload()
+  await send('in time', tab)
+  await untilStatus('complete', tab)
+  await send('too fast', tab)
+  await send('behind it', tab)
+  await own('too fast', tab)
+    .getByText(/Sent by itself in (60|5\d) s/)
+    .waitFor()
+  await own('behind it', tab)
+    .getByText(/Sent by itself in/)
+    .waitFor()
+  expect(await tab.getByRole('status').getByText('Too many at once').first().isVisible()).toBe(true)
+  await tab.clock.fastForward(20_000)
+  await own('too fast', tab)
+    .getByText(/Sent by itself in (40|3\d) s/)
+    .waitFor()
+  // The minute passes, for the server too.
+  const client = new pg.Client({ connectionString: database.url })
+  await client.connect()
+  await client.query('delete from holdfast.limits')
+  await client.end()
+  await tab.clock.fastForward(40_000)
+  await replied(/Re too fast/, tab).waitFor()
+  await tab.close()
+  await limited.close()
+})
+
+test('in each state: axe finds nothing serious, nothing is wider than a phone, and motion is reduced (R0.6)', async () => {
+  const found: string[] = []
+  const check = async (state: string) => {
+    for (const colorScheme of ['light', 'dark'] as const) {
+      for (const width of [390, 1280]) {
+        await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
+        await page.setViewportSize({ width, height: 844 })
+        await page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)))
+        const results = await page.evaluate<{
+          violations: { id: string; impact: string; nodes: { html: string }[] }[]
+        }>(`${axe.source}; axe.run()`)
+        for (const { id, impact, nodes } of results.violations) {
+          if (impact !== 'serious' && impact !== 'critical') continue
+          found.push(`${state} ${colorScheme} ${width}: ${id} ${nodes.map(({ html }) => html).join(' ')}`)
+        }
+        const wide = await page.evaluate(() =>
+          [...document.querySelectorAll('main *')]
+            .filter((each) => !each.closest('.sr-only') && each.getBoundingClientRect().right > innerWidth)
+            .map(({ outerHTML }) => outerHTML.slice(0, 100)),
+        )
+        found.push(...wide.map((html) => `${state} ${width}: too wide ${html}`))
+      }
+    }
+  }
+  await send('this will fail')
+  await untilStatus('failed')
+  await check('failed')
+  await send('wait')
+  await untilStreaming()
+  await send('second')
+  await own('second').getByText('Queued').waitFor()
+  await composer().fill('third')
+  await check('queued')
+  await button('Edit message').click()
+  await check('editing')
+  await page.keyboard.press('Escape')
+  await own('second').getByRole('button', { name: 'Withdraw' }).click()
+  await own('second').waitFor({ state: 'detached' })
+  await page.keyboard.press('Escape')
+  await untilStatus('stopped')
+  await check('stopped')
+  goOn('wait')
+  await button('Retry').last().click()
+  await page.getByRole('group', { name: 'reply 2 of 2' }).waitFor()
+  await check('branches')
+  expect(found).toEqual([])
+})
