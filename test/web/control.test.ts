@@ -310,7 +310,7 @@ test('a refused command is told where it was given, in the server’s words, and
   await own('').filter({ has: editor }).getByRole('alert').getByText('Stop it first, then ask again.').waitFor()
   expect(await editor.inputValue()).toBe('written meanwhile')
   goOn('wait')
-  await untilStatus('complete')
+  await page.locator('article.reply[data-status="complete"]').nth(1).waitFor()
   await editor.press('Enter')
   await replied(/Re written meanwhile/).waitFor()
   await expectShownIsStored(page)
