@@ -647,7 +647,14 @@ begin
     select * into v_turn from holdfast.turns where tenant_id = p_tenant and id = v_message.turn_id;
     select * into v_reply from holdfast.messages
      where tenant_id = p_tenant and session_id = p_session and id = v_turn.reply_id;
-    return json_build_object('outcome', 'same', 'seq', v_message.seq, 'data', json_build_object(
+    -- Those that are marked still, for the sender whose first answer was lost.
+    if p_when_busy = 'interrupt' then
+      select json_agg(json_build_object('messageId', e.message_id, 'round', e.round)) into v_interrupted
+        from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session and e.lane = p_lane
+          and e.stopping is not null and e.stopping_reason = 'interrupted';
+    end if;
+    return json_build_object('outcome', 'same', 'seq', v_message.seq, 'interrupted', coalesce(v_interrupted, '[]'),
+      'data', json_build_object(
       'message', holdfast.message_json(v_message),
       'reply', json_build_object('id', v_reply.id, 'status', v_reply.status), 'turn', holdfast.turn_json(v_turn)));
   end if;

@@ -66,8 +66,8 @@ async function send(call: Call): Promise<Response> {
   if (accepted.outcome === 'created') {
     const { tenantId, sessionId } = acceptance
     call.parts.wakeups.tell({ tenantId, sessionId, events: [accepted.event], runs: [], due: true })
-    for (const marked of accepted.interrupted) interrupt(call, marked)
   }
+  for (const marked of accepted.interrupted) interrupt(call, marked)
   const allowance = accepted.outcome === 'created' ? accepted.allowance : null
   const headers = { ...locationOf(call, acceptance.sessionId), ...rateHeaders(allowance) }
   const created = accepted.outcome === 'created' ? { turnId: acceptance.turnId, seq } : null

@@ -50,7 +50,7 @@ export type Accepted =
   /** Nothing was stored. */
   | { outcome: 'rate_limited'; allowance: Allowance }
   /** The same id with the same body: what is stored now, as JSON text of `{message, reply, turn}`. */
-  | { outcome: 'same'; seq: number; json: string }
+  | { outcome: 'same'; seq: number; json: string; interrupted: Interrupted[] }
   | { outcome: 'conflict' }
   | { outcome: 'busy' }
   | { outcome: 'not_found' }
@@ -244,7 +244,10 @@ export function createAcceptor(database: Database): Acceptor {
       const { allowance, interrupted, event } = answer
       return { outcome: 'created', event: eventOf(event), allowance, interrupted }
     }
-    if (answer.outcome === 'same') return { outcome: 'same', seq: answer.seq, json: JSON.stringify(answer.data) }
+    if (answer.outcome === 'same') {
+      const { data, ...same } = answer
+      return { ...same, json: JSON.stringify(data) }
+    }
     return answer
   }
 
@@ -266,7 +269,7 @@ export function createAcceptor(database: Database): Acceptor {
 type Answer =
   | { outcome: 'created'; event: EventJson; allowance: Allowance | null; interrupted: Interrupted[] }
   | { outcome: 'rate_limited'; allowance: Allowance }
-  | { outcome: 'same'; seq: number; data: unknown }
+  | { outcome: 'same'; seq: number; data: unknown; interrupted: Interrupted[] }
   | { outcome: 'conflict' }
   | { outcome: 'busy' }
   | { outcome: 'not_found' }
