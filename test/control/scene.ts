@@ -33,6 +33,7 @@ export async function openTalk(env: Record<string, string> = {}): Promise<Talk> 
   provider.script((request): Step[] => {
     const said = lastOf(request)
     if (said.includes('fail') && !mended) return [{ status: 400, body: { error: { message: 'no' } } }]
+    if (said.includes('later') && !mended) return [{ status: 503, headers: { 'retry-after': '3' } }]
     if (said.includes('overloaded') && !mended) return [{ status: 503 }]
     if (said.includes('wait')) return [{ text: `Half of ${said}` }, { wait: gateOf(said).passed }, { text: ', whole.' }]
     return [{ text: `Re ${said} (${request.index})` }]

@@ -15,14 +15,15 @@ const chat = createHoldfast({
   pollMs: Number(HOLDFAST_POLL_MS ?? 200),
   drainMs: Number(HOLDFAST_DRAIN_MS ?? 10_000),
   onReply: (_, { attempt }) => ({ endedBy: attempt }),
-  async *reply({ message, attempt, stepsDone, replyId, signal, usage }) {
+  async *reply({ message, messages, attempt, stepsDone, replyId, signal, usage }) {
+    const history = messages.map(({ role, parts }) => `${role}: ${parts.map(({ text }) => text ?? '').join('')}`)
     yield { type: 'start', messageId: replyId }
     for (let step = stepsDone; step < steps; step++) {
       yield { type: 'start-step' }
       yield { type: 'text-start', id: `t${step}` }
       const asked = await fetch(`${OPENAI_BASE_URL}/chat/completions`, {
         method: 'POST',
-        body: JSON.stringify({ attempt, step, said: message.parts[0].text }),
+        body: JSON.stringify({ attempt, step, said: message.parts[0].text, history }),
         signal,
       })
       await asked.text()

@@ -1,6 +1,7 @@
 /**
  * The real kill points (see src/points.ts). In a child process they are steered by HOLDFAST_POINT, a list of
- * `name:nth:action` joined by commas, where action is `kill` (SIGKILL to itself), `throw`, or `block=<ms>`; in a
+ * `name:nth:action` joined by commas, where action is `kill` (SIGKILL to itself), `pause` (SIGSTOP), `throw`, or
+ * `block=<ms>`; in a
  * test's own process by `onPoint(name, action)`.
  */
 import { writeSync } from 'node:fs'
@@ -25,6 +26,7 @@ export function point(name) {
     if (step.name !== name || step.nth !== count) continue
     writeSync(2, `point ${name} ${count} ${step.action}\n`)
     if (step.action === 'kill') process.kill(process.pid, 'SIGKILL')
+    if (step.action === 'pause') process.kill(process.pid, 'SIGSTOP')
     if (step.action === 'throw') throw new Error(`point ${name}`)
     if (step.action.startsWith('block=')) {
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, Number(step.action.slice(6)))
