@@ -50,3 +50,48 @@ test('a follower that begins in the very moment in which the last other one stop
     expect([at, isWoken]).toEqual([at, true])
   }
 })
+
+/** A hub that polls, and what it asks of the database: `onBehind` is called when a poll finds a session with more. */
+async function polling(onBehind: () => void) {
+  hub.stop()
+  const asked: string[] = []
+  const seen: Database = {
+    ...database,
+    async query<Row>(...[purpose, statement, values]: Parameters<Database['query']>) {
+      const rows = await database.query<Row>(purpose, statement, values)
+      asked.push(statement.name)
+      if (statement.name === 'poll-log' && rows.length > 0) onBehind()
+      return rows
+    },
+  }
+  hub = createHub({ database: seen, epoch: 'e', readEpoch: async () => 'e', pollMs: 100, log: () => undefined })
+  hub.start()
+  const [sessionId] = await sessionsOf(database, 1)
+  const { sink, frames } = collector()
+  await hub.follow({ tenantId, sessionId: sessionId!, userId, cursor: null }, sink)
+  const reads = () => asked.filter((name) => name === 'read-after').length
+  await eventually(async () => reads() === 1)
+  return { asked, reads, frames, sessionId: sessionId! }
+}
+
+test('what a poll finds and a wakeup brings in the same moment is not read once more', async () => {
+  let told: () => void = () => undefined
+  const { asked, reads, frames, sessionId } = await polling(() => told())
+  told = () => {
+    told = () => undefined
+    hub.hear({ tenantId, sessionId, events: [event], runs: [], due: false })
+  }
+  const accepted = await createAcceptor(database).accept(acceptanceOf(sessionId))
+  const { event } = accepted as Extract<typeof accepted, { outcome: 'created' }>
+  await eventually(async () => frames.length === 1)
+  const polls = asked.length
+  await eventually(async () => asked.slice(polls).filter((name) => name === 'poll-log').length >= 3)
+  expect({ reads: reads(), frames: frames.length }).toEqual({ reads: 1, frames: 1 })
+})
+
+test('what a poll finds and no wakeup brings is read (I8)', async () => {
+  const { reads, frames, sessionId } = await polling(() => undefined)
+  await createAcceptor(database).accept(acceptanceOf(sessionId))
+  await eventually(async () => frames.length === 1)
+  expect(reads()).toBe(2)
+})
