@@ -73,6 +73,7 @@ function answerTo({ body, index }: ProviderRequest): Step[] {
   const said: string = body.messages.findLast(({ role }: { role: string }) => role === 'user').content
   if (said.includes('fail') && !mended) return [{ status: 401, body: { error: {} } }]
   if (said.includes('refuse') && !mended) return [{ status: 400, body: { error: {} } }]
+  if (said.includes('limited') && !mended) return [{ status: 429, headers: { 'retry-after': '120' } }]
   if (said.includes('overloaded') && !mended) return [{ status: 503, headers: { 'retry-after': '30' } }]
   if (said.includes('wait'))
     return [{ text: `${words(0, 40)} ` }, { wait: gateOf(said).passed }, { text: words(40, 80) }]
@@ -142,6 +143,33 @@ test('what cannot succeed has no Retry: the message is changed and sent again (R
   await page.getByRole('textbox', { name: 'Edit message' }).fill('take this')
   await page.keyboard.press('Enter')
   await untilStatus('complete')
+  await expectShownIsStored(page)
+})
+
+test('a model that wants to be left alone for long: the page says until when, and Retry stays possible (R2.3)', async () => {
+  await send('limited')
+  await replied(/The model asks to be left alone until \d/).waitFor()
+  mended = true
+  await button('Retry').click()
+  await replied(/Re limited/).waitFor()
+})
+
+test('a stop that cannot reach the server says so, and is carried out when it is back (R2.3, I11)', async () => {
+  await page.clock.install()
+  await page.reload()
+  await send('wait')
+  await untilStreaming()
+  await page.route('**/stop', (route) => route.abort())
+  await page.keyboard.press('Escape')
+  await eventually(async () => {
+    await page.clock.fastForward(5_000)
+    return (await page.getByRole('alert').filter({ hasText: 'Not stopped. The server does not answer.' }).count()) === 1
+  })
+  await page.unroute('**/stop')
+  await page.getByRole('status').getByText('Live', { exact: true }).waitFor()
+  site.setDown(true)
+  site.setDown(false)
+  await untilStatus('stopped')
   await expectShownIsStored(page)
 })
 

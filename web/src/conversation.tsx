@@ -96,7 +96,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
         <Composer
           ref={composer}
           draftKey={`draft:${isNew && isEmpty && view === null ? 'new' : sessionId}`}
-          notice={stopping.problem ? `Not stopped. ${stopping.problem.detail}` : notice}
+          notice={running && stopping.problem ? `Not stopped. ${stopping.problem.detail}` : notice}
           isRunning={running !== undefined && connection !== 'connecting'}
           isStopping={stopping.isBusy}
           onSend={send}
