@@ -159,11 +159,17 @@ test('a stop that cannot reach the server says so, and is carried out when it is
   await page.reload()
   await send('wait')
   await untilStreaming()
-  await page.route('**/stop', (route) => route.abort())
+  let asked = 0
+  await page.route('**/stop', (route) => {
+    asked++
+    return route.abort()
+  })
   await page.keyboard.press('Escape')
+  await eventually(async () => asked === 1)
+  const notice = page.getByRole('alert').getByText('Not stopped. The server does not answer.')
   await eventually(async () => {
     await page.clock.fastForward(5_000)
-    return (await page.getByRole('alert').filter({ hasText: 'Not stopped. The server does not answer.' }).count()) === 1
+    return await notice.isVisible()
   })
   await page.unroute('**/stop')
   await page.getByRole('status').getByText('Live', { exact: true }).waitFor()
