@@ -8,6 +8,8 @@ export type ConversationState = {
   phase: Phase
   view: View | null
   connection: Connection
+  /** How often it came to be live: a cut that is over within one picture is none to see, and is one all the same. */
+  timesLive: number
   absences: readonly Absence[]
   /** Add it to a time of the server's to have it by this clock. */
   clockAheadMs: number
@@ -32,6 +34,7 @@ export function openConversation(sessionId: string): Conversation {
     phase: 'loading',
     view: null,
     connection: 'connecting',
+    timesLive: 0,
     absences: [],
     clockAheadMs: 0,
   }
@@ -61,6 +64,7 @@ export function openConversation(sessionId: string): Conversation {
     const last = state.absences.at(-1)
     if (connection === 'live') {
       wasLive = true
+      set({ timesLive: state.timesLive + 1 })
       reason = 'lost'
       if (last?.to === null) {
         set({ connection, absences: [...state.absences.slice(0, -1), { ...last, to: now }] })

@@ -26,7 +26,7 @@ const awayMs = 3_000
 
 export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onMenu, onChanged }: PageProps) {
   const { conversation, state, waiting } = useConversation(sessionId, isNew, onChanged)
-  const { view, phase, connection, absences, clockAheadMs } = state
+  const { view, phase, connection, timesLive, absences, clockAheadMs } = state
   const composer = useRef<ComposerHandle>(null)
   const [notice, setNotice] = useState<string | null>(null)
 
@@ -49,8 +49,8 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   }
   const [commands] = useState(() => commandsOf(sessionId, (text) => composer.current?.giveBack(text)))
   useEffect(() => {
-    if (connection === 'live') commands.resume()
-  }, [connection, commands])
+    if (timesLive > 0) commands.resume()
+  }, [timesLive, commands])
   const messages = view?.messages ?? []
   const isEmpty = messages.length === 0 && waiting.length === 0
   const line = useMemo(() => (view ? lineOf(view) : []), [view])
