@@ -54,7 +54,9 @@ describe.each(postgresVersions)('the tree of messages and PostgreSQL %i', (versi
     })
     await fc.assert(property, { numRuns: version === 18 ? 100 : 30 })
     expect(await wrongs(stored)).toEqual([])
-    expect(prompts).toBeGreaterThan(60)
+    // On the other version there are too few to ask for the rare ones.
+    if (version !== 18) return
+    expect(prompts).toBeGreaterThan(100)
     for (const word of mustBeSeen) expect(seen.get(word) ?? 0, word).toBeGreaterThan(0)
   }, 120_000)
 })

@@ -162,3 +162,17 @@ test('commands with bad input are refused and change nothing; strangers see no d
   expect(await ann.snapshot(session)).toEqual(before)
   await watcher.close()
 })
+
+test('an edit that makes a turn counts as a message that is sent; one too many is 429 and changes nothing (P35, P72)', async () => {
+  const talk = await openTalk({ HOLDFAST_SENDS_PER_MINUTE: '1' })
+  const { ann, session, watcher } = talk
+  await ann.send(session, 'one', 'm1')
+  await watcher.outcome('m1')
+  const before = await ann.snapshot(session)
+  const body = JSON.stringify({ id: 'm1b', text: 'eins' })
+  const refused = await ann.request(`/v1/sessions/${session}/messages/m1/edit`, { method: 'POST', body })
+  expect([refused.status, refused.headers.get('ratelimit-policy')]).toEqual([429, '"sends";q=1;w=60'])
+  expect(await refused.json()).toMatchObject({ code: 'rate_limited', userMessageId: 'm1b', retryable: true })
+  expect(await ann.snapshot(session)).toEqual(before)
+  await watcher.close()
+})

@@ -173,7 +173,9 @@ async function provoke(stored: Stored, seed: number): Promise<void> {
     } catch (error) {
       if (!(error instanceof DatabaseError)) throw error
       // Two appends of one index: never ignored, and its writer asks what is stored.
-      if (name !== 'append' || error.code !== '23505') errors.push(`${name}: ${error.code} ${error.message}`)
+      const isExpected = name === 'append' && error.code === '23505'
+      // A lock that was not had within 2 s is asked for again: on a busy machine that happens.
+      if (!isExpected && error.code !== '55P03') errors.push(`${name}: ${error.code} ${error.message}`)
       return false
     }
   }
