@@ -164,6 +164,7 @@ test('a stop that cannot reach the server says so, and is carried out when it is
     asked++
     return route.abort()
   })
+  await button('Stop').waitFor()
   await page.keyboard.press('Escape')
   await eventually(async () => asked === 1)
   const notice = page.getByRole('alert').getByText('Not stopped. The server does not answer.')

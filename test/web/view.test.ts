@@ -203,6 +203,17 @@ test('a message that is edited while it waits is replaced in its place', () => {
   expect(textOf(view.messages[2]!.parts)).toBe('new')
 })
 
+test('a past that was read further than the stream has come changes nothing: the turn ends when its outcome comes (I2)', () => {
+  const frames = chain([created, started(1), complete('done')])
+  const ahead = takePast(play(frames.slice(0, 1)), frames)
+  expect(lineOf(ahead).map(({ hasBegun }) => hasBegun)).toEqual([false])
+  const begun = play(frames.slice(1, 2), ahead)
+  expect(lineOf(begun).map(({ hasBegun }) => hasBegun)).toEqual([true])
+  const done = play(frames.slice(2), begun)
+  expect(lineOf(done)).toEqual([])
+  expect(done.turns.get(turnId)?.events.map(({ seq }) => seq)).toEqual([1, 2, 3])
+})
+
 test('a snapshot that is loaded in between keeps the past of the turns, and says which are over', () => {
   const before = play(chain([created, started(1, 1)]))
   const after = viewOf({ ...empty, turns: [] }, before)

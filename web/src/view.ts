@@ -285,9 +285,11 @@ function withEvent(view: View, frame: EventFrame): View {
   const { turnId, seq, type, at, data } = frame
   if (turnId === undefined) return view
   const known = view.turns.get(turnId) ?? strangerOf(turnId, frame)
-  if (known === null || known.events.some((event) => event.seq === seq)) return view
+  if (known === null) return view
   const { attempt = null, reason = null, code = null } = data as { [key: string]: never }
-  const events = [...known.events, { seq, type, at, attempt, reason, code }].sort((a, b) => a.seq - b.seq)
+  // The log may have been read further than the stream has come: then the event is known, and what it changes is not.
+  const others = known.events.filter((event) => event.seq !== seq)
+  const events = [...others, { seq, type, at, attempt, reason, code }].sort((a, b) => a.seq - b.seq)
   const turn: TurnView = { ...known, events, ...changeOf(frame) }
   return { ...view, turns: new Map(view.turns).set(turnId, turn) }
 }
