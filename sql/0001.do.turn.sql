@@ -239,11 +239,26 @@ create function holdfast.may_see(p_audience text, p_user text) returns boolean l
     or p_audience like 'not:%' and p_audience <> 'not:' || p_user
 $$;
 
+-- The messages of which one is chosen, this one included unless it was withdrawn.
+create function holdfast.alternatives(m holdfast.messages) returns setof holdfast.messages language sql stable parallel safe
+  as $$
+  select * from holdfast.messages a where a.tenant_id = m.tenant_id and a.session_id = m.session_id and a.lane = m.lane
+    and a.role = m.role and a.parent = m.parent and not a.withdrawn
+$$;
+
+-- Which of its alternatives a message is, and those beside it, of which a snapshot holds none: they are what is selected.
+-- A function of its own, so that `message_json` is written into the statements that ask for many.
+create function holdfast.branch_json(m holdfast.messages) returns json language sql stable parallel safe as $$
+  select json_build_object('index', m.branch_index, 'count', m.branch_count,
+    'previous', (select a.id from holdfast.alternatives(m) a where a.branch_index = m.branch_index - 1),
+    'next', (select a.id from holdfast.alternatives(m) a where a.branch_index = m.branch_index + 1))
+$$;
+
 create function holdfast.message_json(m holdfast.messages) returns json language sql stable parallel safe as $$
   select json_build_object(
     'id', m.id, 'sessionId', m.session_id, 'seq', m.seq, 'role', m.role, 'parts', m.parts, 'metadata', m.metadata,
     'status', m.status, 'error', m.error, 'author', m.author, 'lane', m.lane, 'repliesTo', m.replies_to,
-    'branch', case when m.branch_count > 1 then json_build_object('index', m.branch_index, 'count', m.branch_count) end, 'round', m.round, 'model', m.model, 'inputTokens', m.input_tokens,
+    'branch', case when m.branch_count > 1 then holdfast.branch_json(m) end, 'round', m.round, 'model', m.model, 'inputTokens', m.input_tokens,
     'outputTokens', m.output_tokens, 'createdAt', holdfast.iso(m.created_at), 'updatedAt', holdfast.iso(m.updated_at))
 $$;
 
@@ -560,12 +575,6 @@ begin
      and u.parent = w.parent and not u.withdrawn and u.chosen <> (u.id = w.id);
   perform holdfast.show_lane(p_tenant, p_session, m.lane);
 end $$;
-
--- The messages of which one is chosen, this one included unless it was withdrawn.
-create function holdfast.alternatives(m holdfast.messages) returns setof holdfast.messages language sql stable as $$
-  select * from holdfast.messages a where a.tenant_id = m.tenant_id and a.session_id = m.session_id and a.lane = m.lane
-    and a.role = m.role and a.parent = m.parent and not a.withdrawn
-$$;
 
 create function holdfast.number_alternatives(m holdfast.messages) returns void language plpgsql as $$
 begin

@@ -14,7 +14,7 @@ test('an edit begins a branch beside the old one; each has its own prompt, and s
     await watcher.outcome(id)
   }
   const stand = await talk.command('m2', 'edit', { id: 'm2b', text: 'zwei' })
-  expect(stand.message).toMatchObject({ id: 'm2b', branch: { index: 1, count: 2 } })
+  expect(stand.message).toMatchObject({ id: 'm2b', branch: { index: 1, count: 2, previous: 'm2', next: null } })
   await watcher.outcome('m2b')
   expect(talk.prompt(3)).toEqual(['user: one', 'assistant: Re one (0)', 'user: zwei'])
   const edited = ['user: one', 'assistant: Re one (0)', 'user: zwei [2/2]', 'assistant: Re zwei (3)']
@@ -31,6 +31,8 @@ test('an edit begins a branch beside the old one; each has its own prompt, and s
     'user: three',
     'assistant: Re three (2)',
   ])
+  const shown = (await ann.snapshot(session)).messages.find(({ id }) => id === 'm2')
+  expect(shown?.branch).toEqual({ index: 0, count: 2, previous: null, next: 'm2b' })
   await ann.send(session, 'four', 'm4')
   await watcher.outcome('m4')
   expect(talk.prompt(4).slice(2)).toEqual([

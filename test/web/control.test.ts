@@ -332,6 +332,75 @@ test('an edit of an answered message begins a branch, and another reply stands b
   }
 })
 
+test('branches are switched by keyboard, and every tab and a reload show the one that was chosen (I13)', async () => {
+  await send('first')
+  await untilStatus('complete')
+  await send('second')
+  await replied(/Re second/).waitFor()
+  for (const text of ['the first', 'the very first']) {
+    await button('Edit message').first().click()
+    await page.getByRole('textbox', { name: 'Edit message' }).fill(text)
+    await page.keyboard.press('Enter')
+    await replied(new RegExp(`Re ${text}`)).waitFor()
+    await untilStatus('complete')
+  }
+  const second = await newTab()
+  await second.getByRole('group', { name: 'version 3 of 3' }).waitFor()
+
+  await button('Previous version').focus()
+  await page.keyboard.press('Enter')
+  await page.getByRole('group', { name: 'version 2 of 3' }).waitFor()
+  await untilFocused('Previous version')
+  await page.keyboard.press('Enter')
+  for (const tab of [page, second]) {
+    await tab.getByRole('group', { name: 'version 1 of 3' }).waitFor()
+    await replied(/Re second/, tab).waitFor()
+    expect(await ownTexts(tab)).toEqual(['first', 'second'])
+    await expectShownIsStored(tab)
+  }
+  await untilFocused('Previous version')
+  await page.keyboard.press('Enter')
+  expect(commands('select')).toHaveLength(2)
+
+  await page.reload()
+  await page.getByRole('group', { name: 'version 1 of 3' }).waitFor()
+  const lost = site.loseAnswer('select')
+  await button('Next version').click()
+  await lost
+  for (const tab of [page, second]) {
+    await tab.getByRole('group', { name: 'version 2 of 3' }).waitFor()
+    await replied(/Re the first/, tab).waitFor()
+  }
+  await button('Another reply').click()
+  await page.getByRole('group', { name: 'reply 2 of 2' }).waitFor()
+  await button('Previous reply', second).click()
+  for (const tab of [page, second]) {
+    await tab.getByRole('group', { name: 'reply 1 of 2' }).waitFor()
+    await expectShownIsStored(tab)
+  }
+})
+
+test('while a reply runs in another branch Stop stays, and its text is there when its branch is shown again (I7, I11)', async () => {
+  await send('first')
+  await untilStatus('complete')
+  await button('Edit message').click()
+  await page.getByRole('textbox', { name: 'Edit message' }).fill('wait')
+  await page.keyboard.press('Enter')
+  await untilStreaming()
+  await button('Previous version').click()
+  await replied(/Re first/).waitFor()
+  await button('Stop').waitFor()
+  await button('Next version').click()
+  await untilStreaming()
+  await button('Previous version').click()
+  await replied(/Re first/).waitFor()
+  await button('Stop').click()
+  await button('Stop').waitFor({ state: 'detached' })
+  await button('Next version').click()
+  await untilStatus('stopped')
+  await expectShownIsStored(page)
+})
+
 test('a refused command is told where it was given, in the server’s words, and what was written stays (R2.3)', async () => {
   await send('first')
   await untilStatus('complete')

@@ -181,7 +181,7 @@ test('a message that is withdrawn goes away with its reply, one that steered goe
 })
 
 test('where other messages are shown from then on, the snapshot is loaded', () => {
-  const branch = { index: 1, count: 2 }
+  const branch = { index: 1, count: 2, previous: 'u1', next: null }
   const selected = { type: 'branch.selected', data: { messageId: 'u2', ...branch } }
   for (const frame of [second('u2', branch), selected]) {
     const frames = chain([created, frame])

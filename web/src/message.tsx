@@ -217,8 +217,7 @@ type BranchesProps = { message: Message; noun: string; onSelect(messageId: strin
 /** ‹ 2/3 ›. At an end the button stays, so that the keyboard does not lose its place. */
 function Branches({ message: { id, branch }, noun, onSelect }: BranchesProps) {
   if (branch === null) return null
-  const { index, count, previous, next } = branch
-  const isKnown = Boolean(previous ?? next)
+  const { index, count } = branch
   const button = (by: Direction, icon: ReactNode) => {
     const to = branch[by]
     const label = `${by === 'previous' ? 'Previous' : 'Next'} ${noun}`
@@ -237,11 +236,11 @@ function Branches({ message: { id, branch }, noun, onSelect }: BranchesProps) {
   }
   return (
     <fieldset className="branches" aria-label={`${noun} ${index + 1} of ${count}`}>
-      {isKnown && button('previous', <BackIcon />)}
+      {button('previous', <BackIcon />)}
       <span>
         {index + 1}/{count}
       </span>
-      {isKnown && button('next', <ForwardIcon />)}
+      {button('next', <ForwardIcon />)}
     </fieldset>
   )
 }

@@ -7,7 +7,7 @@
 export type Status = 'pending' | 'streaming' | 'complete' | 'failed' | 'stopped'
 export type Failure = { code: string; error: string; canRetry: boolean; retryAfterMs?: number }
 /** One of `count` alternatives; `previous` and `next` are the messages beside it. */
-export type Branch = { index: number; count: number; previous?: string | null; next?: string | null }
+export type Branch = { index: number; count: number; previous: string | null; next: string | null }
 export type Part = { type: string; text?: string; [key: string]: unknown }
 export type Message = {
   id: string
