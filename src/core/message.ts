@@ -21,7 +21,8 @@ export type Message = {
   lane: string
   /** On the assistant's message: the id of the user's message that it answers. */
   repliesTo: string | null
-  branch: { index: number; count: number } | null
+  /** Null: it has no alternatives. `previous` and `next` are what `select` is asked for; null at the ends. */
+  branch: { index: number; count: number; previous: string | null; next: string | null } | null
   round: number | null
   model: string | null
   inputTokens: number | null
