@@ -137,7 +137,10 @@ test('a server of the command line whose embedded database was given up ends, an
   const server = await startServer({ database: { dataDir } })
   await killUntilGivenUp(server.lines)
   expect(await server.exited).toBe(1)
-  expect(server.lines.at(-1)).toMatch(/^The embedded Postgres died 6 times within a minute: read .*DATABASE_URL\.$/)
+  // Lost connections may still be said after it.
+  expect(server.lines.filter((line) => !line.startsWith('{')).at(-1)).toMatch(
+    /^The embedded Postgres died 6 times within a minute: read .*DATABASE_URL\.$/,
+  )
 })
 
 test('after the server and its Postgres are killed in the middle of replies it serves within 5 s, and every reply goes on within 15 s (FP3, I1, I2, I5)', async () => {

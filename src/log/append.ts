@@ -1,6 +1,6 @@
 /**
  * The shared flush: chunks of all attempts of this process go to the database together. A flush starts as soon as the
- * one before was answered, but no sooner after its start than `flushMs` and a little for each attempt that was in it: each
+ * one before was answered, but no sooner after its start than `flushMs`, or a little for each attempt that was in it: each
  * costs a row, and a write to each of its readers. An attempt's first chunk goes at once. Only what came
  * back as held is shown to anybody, and only after the answer (I6).
  *
@@ -53,9 +53,10 @@ export type Appender = {
 }
 
 const pendingBytesMax = 256 * 1024
-const flushRowsMax = 1_000
-/** 500 replies of 50 tokens/s: 25 flushes a second, two tokens in a row, instead of up to 66 of one token. */
-const flushMsPerRow = 0.05
+/** More attempts than that take turns: each waits as long as in one large flush, and nobody else for all of them. */
+const flushRowsMax = 250
+/** With 500 replies of 50 tokens/s each has 25 rows a second, of two tokens, instead of 66 of one. */
+const flushMsPerRow = 0.08
 /** Characters of JSON in one flush: beyond this the rest goes with the next. */
 const flushCharactersMax = 8 * 1024 * 1024
 const retryMs = 250
@@ -121,7 +122,7 @@ export function createAppender(options: {
     try {
       if (recovering) await recover()
       const batch = takeBatch()
-      nextFlushMs = performance.now() + flushMs + batch.length * flushMsPerRow
+      nextFlushMs = performance.now() + Math.max(flushMs, batch.length * flushMsPerRow)
       if (batch.length > 0) await send(batch)
     } catch (error) {
       onDatabaseError(error)

@@ -44,9 +44,12 @@ const rows = `unnest($1::text[], $2::uuid[], $3::int[], $4::int[], $5::int[], $6
         x(tenant, turn, attempt, index, n, data, first)`
 const held = `${heldOf(rows, 't.tenant_id, t.id, t.session_id, t.reply_id, t.lease_until, x.attempt, x.index, x.n, x.data, x.first')},
     ${renewOf('$8')}`
-const insert = `
-    insert into holdfast.chunks (tenant_id, turn_id, attempt, index, n, data)
-      select tenant_id, id, attempt, index, n, data::json from held returning turn_id`
+// One row for all of them: each row of an answer costs as much as a token.
+const insert = `,
+    stored as (
+      insert into holdfast.chunks (tenant_id, turn_id, attempt, index, n, data)
+        select tenant_id, id, attempt, index, n, data::json from held returning turn_id)
+    select string_agg(turn_id::text, ',') as turns from stored`
 
 const append: Statement = { name: 'append', text: `with ${held} ${insert}` }
 const appendFirst: Statement = {
@@ -62,17 +65,27 @@ const appendFirst: Statement = {
 /** Stores what is still held and renews leases with under two thirds left. Resolves to the turns that were held. */
 export async function appendIfHeld(database: Database, chunks: ChunkRow[], leaseMs: number): Promise<Set<string>> {
   const statement = chunks.some((row) => row.first) ? appendFirst : append
-  const stored = await database.query<{ turn_id: string }>('flush', statement, [
-    chunks.map((row) => row.tenantId),
-    chunks.map((row) => row.turnId),
-    chunks.map((row) => row.attempt),
-    chunks.map((row) => row.index),
-    chunks.map((row) => row.n),
-    chunks.map((row) => row.json),
-    chunks.map((row) => row.first),
+  const stored = await database.query<{ turns: string | null }>('flush', statement, [
+    array(chunks, (row) => quoted(row.tenantId)),
+    array(chunks, (row) => row.turnId),
+    array(chunks, (row) => row.attempt),
+    array(chunks, (row) => row.index),
+    array(chunks, (row) => row.n),
+    // Its control characters are written as escapes already, so doubling quotes and backslashes is all that is left.
+    array(chunks, (row) => JSON.stringify(row.json)),
+    array(chunks, (row) => row.first),
     leaseMs,
   ])
-  return new Set(stored.map((row) => row.turn_id))
+  return new Set(stored[0]?.turns?.split(','))
+}
+
+/** An array as Postgres reads it: the driver's own way looks at each value twice. */
+function array<T>(rows: T[], field: (row: T) => string | number | boolean): string {
+  return `{${rows.map(field).join(',')}}`
+}
+
+function quoted(text: string): string {
+  return `"${text.replace(/["\\]/g, '\\$&')}"`
 }
 
 type AttemptRef = { tenantId: string; turnId: string; attempt: number }

@@ -5,7 +5,9 @@ import { textOf } from '../../src/core/parts.ts'
 import { createWaiting } from '../../src/http/wait.ts'
 import { ReplyError } from '../../src/index.ts'
 import { createHub } from '../../src/log/hub.ts'
+import { stopTurn } from '../../src/log/stop.ts'
 import { gate } from '../faults/scene.ts'
+import { stopAsk } from '../races/held.ts'
 import { openChat } from '../support/chat.ts'
 import { type Api, apiOf } from '../support/client.ts'
 import { freshDatabase } from '../support/postgres.ts'
@@ -199,9 +201,7 @@ test('so many wait at a time, the next is answered at once; who goes makes room'
   leave.abort()
   expect(await one).toBe(null)
   const three = waiting.outcome({ ...what, created: null }, 50_000, stay.signal)
-  await stored.query(
-    `select holdfast.stop('default', 's0', id, 0, 0, '[]', null, null, 'ann', null, false) from holdfast.turns`,
-  )
+  await stopTurn(database, stopAsk('s0', 'm1', userId))
   expect((await two)?.turn.state).toBe('stopped')
   expect((await three)?.turn.state).toBe('stopped')
 })
