@@ -6,6 +6,7 @@ import { type AppendTarget, createAppender } from '../../src/log/append.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
 import type { Database } from '../../src/store/database.ts'
 import { type Claimed, claim } from '../../src/store/turns.ts'
+import { eventually } from '../support/eventually.ts'
 import { onPoint } from '../support/points.mjs'
 import { acceptanceOf, openStored, type Stored, sessionsOf } from '../support/stored.ts'
 import { gate } from './scene.ts'
@@ -13,7 +14,7 @@ import { gate } from './scene.ts'
 const leaseMs = 60_000
 const delta = (text: string): Chunk => ({ type: 'text-delta', id: 't', delta: text })
 
-async function openLog() {
+async function openLog(onStored: (turnIds: string[]) => void = () => undefined) {
   const stored = await openStored(18)
   const database = stored.open()
   const refused: [number, string][] = []
@@ -21,7 +22,7 @@ async function openLog() {
     database,
     leaseMs,
     flushMs: 0,
-    onStored: () => undefined,
+    onStored: (stored) => onStored(stored.map(({ target }) => target.turnId)),
     onRefused: ({ attempt }, write) => refused.push([attempt, write]),
     onDatabaseError: () => undefined,
   })
@@ -116,4 +117,25 @@ test('a chunk that Postgres refuses ends its own attempt, the others in its flus
     undefined,
   ])
   expect(refused).toEqual([])
+})
+
+test('more attempts than one flush takes have turns: nobody is stored a second time before everybody was once', async () => {
+  const flushes: string[][] = []
+  const { database, open } = await openLog((turnIds) => flushes.push(turnIds))
+  const sessions = await sessionsOf(database, 300)
+  const acceptor = createAcceptor(database)
+  await Promise.all(sessions.map((id) => acceptor.accept(acceptanceOf(id))))
+  const logs: ReturnType<typeof open>[] = []
+  while (logs.length < sessions.length) logs.push(...(await claimAll(database)).map(open))
+  for (const log of logs) log.push(delta('a'))
+  await eventually(async () => flushes.flat().length === 300)
+  for (const log of logs) log.push(delta('b'))
+  await eventually(async () => flushes.flat().length === 600)
+  const sizes = flushes.map((flush) => flush.length)
+  expect(Math.max(...sizes)).toBe(250)
+  const order = flushes.flat()
+  expect(new Set(order.slice(0, 300)).size).toBe(300)
+  expect(new Set(order.slice(300)).size).toBe(300)
+  // Who had to wait comes first the next time.
+  expect(order.slice(300, 350).sort()).toEqual(order.slice(250, 300).sort())
 })
