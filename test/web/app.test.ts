@@ -556,7 +556,7 @@ test('chats are listed, renamed and deleted by keyboard alone', async () => {
   await page.keyboard.type('A better name')
   await page.keyboard.press('Enter')
   await page.getByRole('heading', { name: 'A better name' }).waitFor()
-  expect(await page.evaluate(() => document.activeElement?.className)).toBe('session-open')
+  await page.locator('.session-open:focus').waitFor()
   site.setDown(true)
   await page.getByRole('button', { name: 'Rename “A better name”' }).press('Enter')
   await page.keyboard.type('Never heard')

@@ -1,7 +1,8 @@
 import axe from 'axe-core'
 import pg from 'pg'
-import type { Browser, BrowserContext, Page } from 'playwright-core'
+import type { Browser, BrowserContext, Page, Route } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { gate } from '../faults/scene.ts'
 import { eventually } from '../support/eventually.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { type Provider, type ProviderRequest, type Script, startProvider } from '../support/provider.mjs'
@@ -124,6 +125,18 @@ test('Retry in two tabs at once, and one whose answer is lost, make one new roun
   await untilStatus('failed', second)
   mended = true
   const lost = site.loseAnswer('retry')
+  // Each tab has asked before either is answered: the first answer takes the other tab's button away.
+  const both = gate()
+  let asked = 0
+  for (const tab of [page, second]) {
+    const hold = async (route: Route) => {
+      asked++
+      if (asked === 2) both.open()
+      await both.passed
+      await route.continue()
+    }
+    await tab.route('**/retry', hold, { times: 1 })
+  }
   await Promise.all([button('Retry').click(), button('Retry', second).click()])
   await lost
   await Promise.all([untilStreaming(), untilStreaming(second)])
