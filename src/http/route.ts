@@ -6,7 +6,7 @@ import type { Database } from '../store/database.ts'
 import type { Principal } from './principal.ts'
 import type { Waiting } from './wait.ts'
 
-/** What the routes work with: made once, in index. */
+/** What the routes work with: made once, in engine. */
 export type HttpParts = {
   database: Database
   acceptor: Acceptor
