@@ -62,16 +62,16 @@ export function cursorOf(following: Following): string {
   return encodeCursor(following)
 }
 
-/** Changes `following` and says what is to be done, in order. */
-export function follow(following: Following, input: FollowInput): FollowEffect[] {
+/** Changes `following` and says what is to be done, in order. `encode`: for one whose cursors nobody is told. */
+export function follow(following: Following, input: FollowInput, encode = encodeCursor): FollowEffect[] {
   switch (input.type) {
     case 'start':
     case 'wake':
       return lookAgain(following)
     case 'offer':
-      return takeOffer(following, input.events, input.runs)
+      return takeOffer(following, input, encode)
     case 'page':
-      return takePage(following, input.page)
+      return takePage(following, input.page, encode)
     case 'read-failed':
       // The next wake or poll reads again.
       following.reading = false
@@ -88,31 +88,38 @@ function lookAgain(following: Following): FollowEffect[] {
   return [{ type: 'read' }]
 }
 
-function takeOffer(following: Following, events: Event[], runs: ChunkRun[]): FollowEffect[] {
+type Encode = typeof encodeCursor
+
+function takeOffer(
+  following: Following,
+  { events, runs }: Omit<Page, 'more' | 'lastSeq'>,
+  encode: Encode,
+): FollowEffect[] {
   if (following.reading) {
     following.wokenMeanwhile = true
     return []
   }
   const items: Item[] = []
   const fits =
-    events.every((event) => addEvent(following, event, items)) && runs.every((run) => addRun(following, run, items))
+    events.every((event) => addEvent(following, event, items, encode)) &&
+    runs.every((run) => addRun(following, run, items, encode))
   const show: FollowEffect[] = items.length > 0 ? [{ type: 'show', items }] : []
   return fits ? show : [...show, ...lookAgain(following)]
 }
 
-function takePage(following: Following, page: Page): FollowEffect[] {
+function takePage(following: Following, page: Page, encode: Encode): FollowEffect[] {
   following.reading = false
   if (page.lastSeq < following.seq) return [{ type: 'reset', reason: 'ahead' }]
   const items: Item[] = []
   for (const event of page.events) {
-    if (!addEvent(following, event, items)) return [{ type: 'reset', reason: 'gap' }]
+    if (!addEvent(following, event, items, encode)) return [{ type: 'reset', reason: 'gap' }]
   }
   for (const run of page.runs) {
     // A cursor that does not know a turn which is open (it was given before the attempt began) starts at its index 0.
     if (!following.open.has(run.position) && run.index === 0) {
       following.open.set(run.position, { attempt: run.attempt, index: 0 })
     }
-    if (!addRun(following, run, items)) return [{ type: 'reset', reason: 'gap' }]
+    if (!addRun(following, run, items, encode)) return [{ type: 'reset', reason: 'gap' }]
   }
   const effects: FollowEffect[] = items.length > 0 ? [{ type: 'show', items }] : []
   if (page.more || following.wokenMeanwhile) {
@@ -127,7 +134,7 @@ function takePage(following: Following, page: Page): FollowEffect[] {
 }
 
 /** False: something is missing before it. What the follower has already is passed over. */
-function addEvent(following: Following, event: Event, items: Item[]): boolean {
+function addEvent(following: Following, event: Event, items: Item[], encode: Encode): boolean {
   if (event.seq <= following.seq) return true
   if (event.seq !== following.seq + 1) return false
   following.seq = event.seq
@@ -135,16 +142,16 @@ function addEvent(following: Following, event: Event, items: Item[]): boolean {
     if (event.type === 'attempt.started') following.open.set(event.position, { attempt: event.attempt, index: 0 })
     if (closesAttempt(event)) following.open.delete(event.position)
   }
-  items.push({ cursor: encodeCursor(following), event })
+  items.push({ cursor: encode(following), event })
   return true
 }
 
-function addRun(following: Following, run: ChunkRun, items: Item[]): boolean {
+function addRun(following: Following, run: ChunkRun, items: Item[], encode: Encode): boolean {
   const mine = following.open.get(run.position)
   if (mine === undefined || mine.attempt < run.attempt) return false
   if (mine.attempt > run.attempt || run.index + run.n <= mine.index) return true
   if (run.index !== mine.index) return false
   following.open.set(run.position, { attempt: run.attempt, index: run.index + run.n })
-  items.push({ cursor: encodeCursor(following), run })
+  items.push({ cursor: encode(following), run })
   return true
 }

@@ -91,6 +91,9 @@ const liveForMs = 10_000
  */
 const onItsWayMs = 50
 
+/** A feed's own are told to nobody. */
+const noCursor = () => ''
+
 export function createHub(options: {
   database: Database
   epoch: string
@@ -138,7 +141,7 @@ export function createHub(options: {
   }
 
   function feedNext(feed: Feed, input: FollowInput): void {
-    for (const effect of follow(feed.following, input)) {
+    for (const effect of follow(feed.following, input, noCursor)) {
       switch (effect.type) {
         case 'read':
           readFor(feed, (next) => feedNext(feed, next))
