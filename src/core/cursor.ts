@@ -6,8 +6,8 @@
 export type Cursor = { epoch: string; seq: number; open: ReadonlyMap<number, OpenAttempt> }
 export type OpenAttempt = { attempt: number; index: number }
 
-/** More than a session has turns open at once; a longer cursor is not ours. */
-const openMax = 64
+/** Many more than a session has lanes, each with a turn open and some that back off; a longer cursor is not ours. */
+const openMax = 1_024
 
 export function encodeCursor(cursor: Cursor): string {
   let text = `${cursor.epoch}.${cursor.seq}`

@@ -8,7 +8,7 @@ const anyCursor: fc.Arbitrary<Cursor> = fc
   .tuple(
     epoch,
     count,
-    fc.uniqueArray(fc.tuple(count, count, count), { maxLength: 64, selector: ([position]) => position }),
+    fc.uniqueArray(fc.tuple(count, count, count), { maxLength: 100, selector: ([position]) => position }),
   )
   .map(([epoch, seq, entries]) => ({
     epoch,
@@ -48,8 +48,13 @@ it('is read from no text but its own: whatever is read is written the same way a
   expect(read).toBeGreaterThan(100)
 })
 
+it('holds a thousand open turns, more than a session has authors with a lane each', () => {
+  const open = new Map(Array.from({ length: 1_024 }, (_, at) => [at, { attempt: 1, index: at }]))
+  expect(decodeCursor(encodeCursor({ epoch: 'e', seq: 2_000, open }))).toEqual({ epoch: 'e', seq: 2_000, open })
+})
+
 it('is not read from rubbish', () => {
-  const many = Array.from({ length: 65 }, (_, at) => `.${at}:1:0`).join('')
+  const many = Array.from({ length: 1_025 }, (_, at) => `.${at}:1:0`).join('')
   const rubbish = [
     ...[
       '',
