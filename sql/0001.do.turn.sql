@@ -239,6 +239,32 @@ create function holdfast.may_see(p_audience text, p_user text) returns boolean l
     or p_audience like 'not:%' and p_audience <> 'not:' || p_user
 $$;
 
+-- What a turn is to its lane. Each is written into the statement that asks, and finds the indexes that it would find there:
+-- so no subquery in any of them, and no comparison that an index does not know.
+
+-- It has no outcome.
+create function holdfast.is_live(t holdfast.turns) returns boolean language sql immutable parallel safe as $$
+  select t.state in ('queued', 'running', 'waiting')
+$$;
+
+-- No other turn of its lane may run.
+create function holdfast.keeps_lane(t holdfast.turns) returns boolean language sql immutable parallel safe as $$
+  select t.state = 'running' or t.state = 'waiting' and t.holds_lane
+$$;
+
+-- A new turn of its lane comes behind it. (Written with `state in ('queued', 'running')` it did not find the lane's index, and
+-- accept read every turn of the session.)
+create function holdfast.is_in_line(t holdfast.turns) returns boolean language sql immutable parallel safe as $$
+  select t.state = 'queued' or holdfast.keeps_lane(t)
+$$;
+
+-- A turn of the same lane because of which `t` may not run (any more): it keeps the lane, or both wait and it was first.
+create function holdfast.goes_before(e holdfast.turns, t holdfast.turns) returns boolean language sql immutable
+  parallel safe as $$
+  select e.tenant_id = t.tenant_id and e.session_id = t.session_id and e.lane = t.lane and e.id <> t.id
+    and (holdfast.keeps_lane(e) or t.state = 'queued' and e.state = 'queued' and e.position < t.position)
+$$;
+
 -- The messages of which one is chosen, this one included unless it was withdrawn.
 create function holdfast.alternatives(m holdfast.messages) returns setof holdfast.messages language sql stable parallel safe
   as $$
@@ -311,11 +337,10 @@ create function holdfast.promote(p_tenant text, p_session text, p_lane text) ret
 begin
   update holdfast.turns set due_at = clock_timestamp()
    where tenant_id = p_tenant and due_at is null and state = 'queued' and id = (
-     select case when bool_or(e.state = 'running' or e.state = 'waiting' and e.holds_lane) then null
+     select case when bool_or(holdfast.keeps_lane(e)) then null
        else (array_agg(e.id order by e.position) filter (where e.state = 'queued'))[1] end
      from holdfast.turns e
-     where e.tenant_id = p_tenant and e.session_id = p_session and e.lane = p_lane
-       and e.state in ('queued', 'running', 'waiting'));
+     where e.tenant_id = p_tenant and e.session_id = p_session and e.lane = p_lane and holdfast.is_live(e));
 end $$;
 
 -- Writes what was reported for an attempt's steps, once each, and adds it to the session's counters. Answers how
@@ -543,7 +568,7 @@ begin
       due_at, expires_at)
     select p_tenant, p_turn, p_session, p_message, p_reply, p_user, v_seq, p_lane, p_steers, 'queued',
       case when exists (select from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session
-        and e.lane = p_lane and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane))
+        and e.lane = p_lane and holdfast.is_in_line(e))
       then null else clock_timestamp() end,
       clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0)
     returning * into v_turn;
@@ -669,8 +694,7 @@ begin
   end if;
 
   if p_when_busy = 'reject' and exists (select from holdfast.turns e where e.tenant_id = p_tenant
-      and e.session_id = p_session and e.lane = p_lane
-      and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane)) then
+      and e.session_id = p_session and e.lane = p_lane and holdfast.is_in_line(e)) then
     return json_build_object('outcome', 'busy');
   end if;
   if p_when_busy = 'interrupt' then
@@ -780,19 +804,13 @@ begin
      where u.tenant_id = cand.tenant_id and u.id = cand.id and u.stopping is null
        and (u.state = 'queued' and u.due_at <= now() and (u.expires_at is null or u.expires_at > now())
          or p_take_expired and u.state = 'running' and u.lease_until < least(now(), p_expired_before))
-       and not exists (select from holdfast.turns e
-         where e.tenant_id = u.tenant_id and e.session_id = u.session_id and e.lane = u.lane and e.id <> u.id
-           and (e.state = 'running' or e.state = 'waiting' and e.holds_lane
-             or u.state = 'queued' and e.state = 'queued' and e.position < u.position))
+       and not exists (select from holdfast.turns e where holdfast.goes_before(e, u))
      returning * into t;
     if not found then
       -- Not the head of its lane although it was due: whoever frees the lane promotes it.
       update holdfast.turns u set due_at = null
        where u.tenant_id = cand.tenant_id and u.id = cand.id and u.state = 'queued'
-         and exists (select from holdfast.turns e
-           where e.tenant_id = u.tenant_id and e.session_id = u.session_id and e.lane = u.lane and e.id <> u.id
-             and (e.state = 'running' or e.state = 'waiting' and e.holds_lane
-               or e.state = 'queued' and e.position < u.position));
+         and exists (select from holdfast.turns e where holdfast.goes_before(e, u));
       continue;
     end if;
 
@@ -1045,9 +1063,7 @@ begin
   for cand in
     select distinct q.tenant_id, q.session_id, q.lane from holdfast.turns q
      where q.state = 'queued' and q.due_at is null
-       and not exists (select from holdfast.turns e where e.tenant_id = q.tenant_id and e.session_id = q.session_id
-         and e.lane = q.lane and e.id <> q.id and (e.state = 'running' or e.state = 'waiting' and e.holds_lane
-           or e.state = 'queued' and e.position < q.position))
+       and not exists (select from holdfast.turns e where holdfast.goes_before(e, q))
      limit p_limit
   loop
     perform 1 from holdfast.sessions where tenant_id = cand.tenant_id and id = cand.session_id

@@ -68,15 +68,24 @@ begin
   return holdfast.answer('queued', p_tenant, p_session, v_seq);
 end $$;
 
--- Whether a turn runs, waits or is queued in the branch that begins with this message.
-create function holdfast.is_live(p_tenant text, p_session text, p_message text) returns boolean language sql stable as $$
-  with recursive below as (
-    select id, turn_id from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message
+-- Whether a message is in the branch that goes on from another one.
+create function holdfast.comes_after(p_tenant text, p_session text, p_message text, p_before text) returns boolean
+  language sql stable as $$
+  with recursive way as (
+    select id, parent from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message
     union all
-    select c.id, c.turn_id from below b join holdfast.messages c on c.tenant_id = p_tenant and c.session_id = p_session
-      and c.parent = b.id)
-  select exists (select from below b join holdfast.turns t on t.tenant_id = p_tenant and t.id = b.turn_id
-    where t.state in ('queued', 'running', 'waiting'))
+    select p.id, p.parent from way w join holdfast.messages p on p.tenant_id = p_tenant and p.session_id = p_session
+      and p.id = w.parent where w.id <> p_before)
+  select exists (select from way where id = p_before)
+$$;
+
+-- Whether a turn runs, waits or is queued in the branch that begins with this message. Looked for from those turns, of which
+-- there are few, upwards: a branch may be as long as the conversation.
+create function holdfast.is_branch_live(p_tenant text, p_session text, p_message text) returns boolean language sql stable
+  as $$
+  select exists (select from holdfast.turns t where t.tenant_id = p_tenant and t.session_id = p_session
+    and t.lane = (select lane from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message)
+    and holdfast.is_live(t) and holdfast.comes_after(p_tenant, p_session, t.message_id, p_message))
 $$;
 
 -- Another reply to a message, beside the one that is there. `p_reply` is the caller's own new id: a repeated call finds
@@ -94,7 +103,9 @@ begin
     return json_build_object('outcome', case when v_there.replies_to = t.message_id then 'same' else 'conflict' end);
   end if;
   if holdfast.is_gone(t) then return json_build_object('outcome', 'gone'); end if;
-  if holdfast.is_live(p_tenant, p_session, t.message_id) then return json_build_object('outcome', 'busy'); end if;
+  if holdfast.is_branch_live(p_tenant, p_session, t.message_id) then
+    return json_build_object('outcome', 'busy');
+  end if;
   if t.round >= p_rounds_max then return json_build_object('outcome', 'rounds'); end if;
   v_seq := holdfast.begin_round(t, p_reply, p_expires_ms);
   return holdfast.answer('queued', p_tenant, p_session, v_seq);
@@ -136,7 +147,9 @@ begin
       'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
   end if;
 
-  if holdfast.is_live(p_tenant, p_session, p_message) then return json_build_object('outcome', 'busy'); end if;
+  if holdfast.is_branch_live(p_tenant, p_session, p_message) then
+    return json_build_object('outcome', 'busy');
+  end if;
   if p_sends_max > 0 then
     v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
     if not (v_allowance -> 'taken')::boolean then
@@ -165,17 +178,6 @@ begin
     'index', m.branch_index, 'count', m.branch_count));
   return holdfast.answer('selected', p_tenant, p_session, v_seq);
 end $$;
-
--- Whether a message is in the branch that goes on from another one.
-create function holdfast.comes_after(p_tenant text, p_session text, p_message text, p_before text) returns boolean
-  language sql stable as $$
-  with recursive way as (
-    select id, parent from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message
-    union all
-    select p.id, p.parent from way w join holdfast.messages p on p.tenant_id = p_tenant and p.session_id = p_session
-      and p.id = w.parent where w.id <> p_before)
-  select exists (select from way where id = p_before)
-$$;
 
 -- Hands the messages that were sent to steer it to the turn that runs, at a border of two of its steps: their own turns
 -- end as stopped, and their reply is this turn's. Not those of another branch: they were said to another conversation. Answers all messages that were handed to this round so far, so that it

@@ -96,7 +96,7 @@ const acceptMany: Statement = {
       select c.*, (c.next_seq + row_number() over w - 1)::int as seq,
           row_number() over (partition by c.tenant, c.sid, c.lane order by c.ord) = 1
             and not exists (select from holdfast.turns e where e.tenant_id = c.tenant and e.session_id = c.sid
-              and e.lane = c.lane and (e.state in ('queued', 'running') or e.state = 'waiting' and e.holds_lane)) as head,
+              and e.lane = c.lane and holdfast.is_in_line(e)) as head,
           coalesce(lag(c.reply) over (partition by c.tenant, c.sid, c.lane order by c.ord),
             holdfast.tip_of(c.tenant, c.sid, c.lane)) as parent
         from c where c.allowed
