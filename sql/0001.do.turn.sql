@@ -90,6 +90,8 @@ create table holdfast.messages (
   body_hash text,
   -- Of each edit that changed it in its place: the id that it was asked with, and the hash of its body.
   edits jsonb not null default '{}',
+  -- The message that it is another text of, where it began a branch beside that one.
+  edit_of text,
   model text,
   input_tokens int,
   -- Of all steps together, and a reply reports as many as it likes: the sum need not be an int.
@@ -237,6 +239,22 @@ $$;
 create function holdfast.may_see(p_audience text, p_user text) returns boolean language sql immutable parallel safe as $$
   select p_audience is null or p_audience = 'user:' || p_user
     or p_audience like 'not:%' and p_audience <> 'not:' || p_user
+$$;
+
+-- Whether a user may write in a session at this moment: transitions ask it under the session's lock.
+create function holdfast.may_write(p_tenant text, p_session text, p_user text) returns boolean language sql stable
+  parallel safe as $$
+  select exists (select from holdfast.members m
+    where m.tenant_id = p_tenant and m.session_id = p_session and m.user_id = p_user and m.role <> 'reader')
+$$;
+
+-- What a command is answered that has found nothing which its user may change: readers hear why, all others that there is
+-- nothing.
+create function holdfast.refusal(p_tenant text, p_session text, p_user text) returns json language sql stable
+  parallel safe as $$
+  select json_build_object('outcome', case when exists (select from holdfast.members m
+      where m.tenant_id = p_tenant and m.session_id = p_session and m.user_id = p_user and m.role = 'reader')
+    then 'forbidden' else 'not_found' end)
 $$;
 
 -- What a turn is to its lane. Each is written into the statement that asks, and finds the indexes that it would find there:
@@ -402,7 +420,8 @@ begin
      where tenant_id = t.tenant_id and session_id = t.session_id and id = t.message_id;
   end if;
   if p_counts then
-    update holdfast.sessions set message_count = message_count + 1, last_preview = coalesce(p_preview, last_preview)
+    update holdfast.sessions set message_count = message_count + 1,
+        last_preview = case when v_reply.shown then coalesce(p_preview, last_preview) else last_preview end
      where tenant_id = t.tenant_id and id = t.session_id;
   end if;
   perform holdfast.promote(t.tenant_id, t.session_id, t.lane);
@@ -523,10 +542,12 @@ create function holdfast.allowance(p_sends timestamptz[], p_max int, p_now times
       coalesce(p_sends[greatest(1, cardinality(p_sends) - p_max + 1)], p_now) + interval '60 s' - p_now) * 1000))::int)
 $$;
 
--- Counts one send if there were fewer than `p_max` in the last minute. Answers the allowance, with `taken`.
+-- Counts one send if there were fewer than `p_max` in the last minute. Answers the allowance, with `taken`; null where there
+-- is no limit (0).
 create function holdfast.take_send(p_tenant text, p_user text, p_max int) returns jsonb language plpgsql as $$
 declare v_sends timestamptz[]; v_now timestamptz; v_taken boolean;
 begin
+  if p_max = 0 then return null; end if;
   insert into holdfast.limits (tenant_id, user_id) values (p_tenant, p_user) on conflict do nothing;
   select sends into v_sends from holdfast.limits where tenant_id = p_tenant and user_id = p_user for no key update;
   v_now := clock_timestamp();
@@ -550,15 +571,15 @@ $$;
 
 create function holdfast.create_turn(p_tenant text, p_session text, p_user text, p_message text, p_turn uuid,
   p_reply text, p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_lane text, p_parent text,
-  p_expires_ms bigint, p_steers boolean) returns json language plpgsql as $$
+  p_edit_of text, p_expires_ms bigint, p_steers boolean) returns json language plpgsql as $$
 declare v_message holdfast.messages; v_turn holdfast.turns; v_seq int;
 begin
   update holdfast.sessions set message_count = message_count + 1, last_preview = p_preview
    where tenant_id = p_tenant and id = p_session returning next_seq into v_seq;
   insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, author, parts, metadata, status, lane,
-      parent, turn_id, body_hash)
+      parent, turn_id, body_hash, edit_of)
     values (p_tenant, p_session, p_message, v_seq, v_seq, 'user', p_user, p_parts, p_metadata, 'complete', p_lane,
-      p_parent, p_turn, p_body_hash);
+      p_parent, p_turn, p_body_hash, p_edit_of);
   insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, status, lane, replies_to, parent,
       round, turn_id)
     values (p_tenant, p_session, p_reply, v_seq, v_seq, 'assistant', '[]', 'pending', p_lane, p_message, p_message, 1,
@@ -611,8 +632,8 @@ begin
 end $$;
 
 -- A message and its reply leave the conversation; what comes after them comes after what was before them, as alternatives
--- of what is there already. If it was the chosen one, that is what came after it, else its latest alternative (the
--- message that it was an edit of). In other branches nothing is chosen: a message that is not shown may be withdrawn, too.
+-- of what is there already. If it was the chosen one, that is now what came after it, else the message that it was an
+-- edit of, else its latest alternative. In other branches nothing is chosen: a message that is not shown may be withdrawn, too.
 create function holdfast.take_back(t holdfast.turns) returns void language plpgsql as $$
 declare m holdfast.messages;
 begin
@@ -625,22 +646,25 @@ begin
    where tenant_id = t.tenant_id and session_id = t.session_id and parent = t.reply_id;
   update holdfast.messages set chosen = true
    where tenant_id = t.tenant_id and session_id = t.session_id and not chosen
-     and id = (select id from holdfast.alternatives(m) order by chosen desc, seq desc, id limit 1);
+     and id = (select id from holdfast.alternatives(m)
+       order by chosen desc, (id = m.edit_of) is true desc, seq desc, id limit 1);
   perform holdfast.number_alternatives(m);
   perform holdfast.show_lane(t.tenant_id, t.session_id, t.lane);
-  update holdfast.sessions set message_count = message_count - 1,
-      last_preview = holdfast.last_preview(t.tenant_id, t.session_id, t.lane)
-   where tenant_id = t.tenant_id and id = t.session_id;
+  update holdfast.sessions set message_count = message_count - 1 where tenant_id = t.tenant_id and id = t.session_id;
 end $$;
 
--- The beginning of the last message that is shown, where another one than that which came last is to be seen in lists.
-create function holdfast.last_preview(p_tenant text, p_session text, p_lane text) returns text language sql stable as $$
-  select (select nullif(left(trim(regexp_replace(string_agg(p ->> 'text', ' '), '\s+', ' ', 'g')), 140), '')
-      from jsonb_array_elements(m.parts) p where p ->> 'type' = 'text')
-    from holdfast.messages m where m.tenant_id = p_tenant and m.session_id = p_session and m.lane = p_lane and m.shown
-      and m.parts <> '[]' order by m.position desc, m.role limit 1
+-- The beginning of the last message that is shown, of all lanes, is what lists show of the session: asked where that may be
+-- another one than what came last. Long texts are cut before they are searched.
+create function holdfast.renew_preview(p_tenant text, p_session text) returns void language sql as $$
+  update holdfast.sessions set last_preview = (
+      select (select nullif(left(trim(regexp_replace(left(string_agg(p ->> 'text', ' '), 4000), '\s+', ' ', 'g')), 140), '')
+          from jsonb_array_elements(m.parts) p where p ->> 'type' = 'text')
+        from holdfast.messages m where m.tenant_id = p_tenant and m.session_id = p_session and m.shown and m.parts <> '[]'
+       order by m.position desc, m.role limit 1)
+   where tenant_id = p_tenant and id = p_session
 $$;
 
+-- Shows what chosen messages lead to, and nothing else.
 create function holdfast.show_lane(p_tenant text, p_session text, p_lane text) returns void language plpgsql as $$
 begin
   with recursive way as (
@@ -652,6 +676,7 @@ begin
   update holdfast.messages u set shown = u.id in (select id from way)
    where u.tenant_id = p_tenant and u.session_id = p_session and u.lane = p_lane
      and u.shown <> (u.id in (select id from way));
+  perform holdfast.renew_preview(p_tenant, p_session);
 end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -705,11 +730,9 @@ begin
        order by e.id for no key update);
   end if;
   -- After the locks of turns, as everywhere.
-  if p_sends_max > 0 then
-    v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
-    if not (v_allowance -> 'taken')::boolean then
-      return json_build_object('outcome', 'rate_limited', 'allowance', v_allowance);
-    end if;
+  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
+  if not (v_allowance -> 'taken')::boolean then
+    return json_build_object('outcome', 'rate_limited', 'allowance', v_allowance);
   end if;
   -- They are marked with the acceptance: whoever dies now, they are stopped, and by anybody.
   with marked as (
@@ -717,7 +740,7 @@ begin
      where tenant_id = p_tenant and id = any(v_begun) returning message_id, round)
   select coalesce(json_agg(json_build_object('messageId', message_id, 'round', round)), '[]') into v_interrupted from marked;
   v_created := holdfast.create_turn(p_tenant, p_session, p_user, p_message, p_turn, p_reply, p_parts, p_metadata,
-    p_body_hash, p_preview, p_lane, holdfast.tip_of(p_tenant, p_session, p_lane), p_expires_ms, p_when_busy = 'steer');
+    p_body_hash, p_preview, p_lane, holdfast.tip_of(p_tenant, p_session, p_lane), null, p_expires_ms, p_when_busy = 'steer');
   return json_build_object('outcome', 'created', 'event', v_created -> 'event', 'interrupted', v_interrupted,
     'allowance', v_allowance);
 end $$;
@@ -993,17 +1016,21 @@ begin
   perform holdfast.record_usage(p_tenant, p_session, p_user, p_turn, p_attempt, holdfast.lost_to(t, p_attempt), p_usage);
 end $$;
 
--- Stop. The stopper has folded the chunks that it read: `p_next_index` of `p_attempt`. Outcomes: stopped; late (an
--- outcome exists: it is answered); again (round, attempt or index moved: read and fold again); stopping (after the last
+-- Stop. The stopper has folded the chunks that it read: `p_next_index` of `p_attempt`. `p_user` is who asks now, and must have
+-- the right to it; null: the server itself, or its operator. Outcomes: stopped; not_found; forbidden; late (an outcome
+-- exists: it is answered); again (round, attempt or index moved: read and fold again); stopping (after the last
 -- try: the turn is marked, nothing is appended any more, and any process completes it). `p_round` is the round that the
 -- stopper has read: a retry keeps the attempt's number until it begins.
 create function holdfast.stop(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_next_index int,
-  p_parts jsonb, p_metadata jsonb, p_preview text, p_by text, p_reason text, p_last_try boolean,
-  p_withdraws boolean, p_round int) returns json language plpgsql as $$
+  p_parts jsonb, p_metadata jsonb, p_preview text, p_by text, p_reason text, p_last_try boolean, p_user text,
+  p_round int) returns json language plpgsql as $$
 declare t holdfast.turns; v_message json; v_seq int; v_index int; v_by text; v_reason text;
 begin
   t := holdfast.locked_turn(p_tenant, p_session, p_turn);
-  if t.id is null then return json_build_object('outcome', 'not_found'); end if;
+  if t.id is null or p_user is not null
+      and not (holdfast.may_see(t.audience, p_user) and holdfast.may_write(p_tenant, p_session, p_user)) then
+    return holdfast.refusal(p_tenant, p_session, p_user);
+  end if;
   if t.round <> p_round then return json_build_object('outcome', 'again'); end if;
   if t.state in ('complete', 'failed', 'stopped') then
     return holdfast.answer('late', p_tenant, p_session, holdfast.outcome_seq(t));
@@ -1023,8 +1050,9 @@ begin
     v_by := t.stopping;
     v_reason := t.stopping_reason;
   end if;
-  -- One that nobody has begun to answer is taken back: it leaves the conversation, and its text goes to who wrote it.
-  if p_withdraws and t.attempt = 0 and t.round = 1 then
+  -- One that nobody has begun to answer is taken back by who wrote it: it leaves the conversation, and its text is theirs
+  -- again. Anybody else only stops it.
+  if p_user = t.user_id and t.attempt = 0 and t.round = 1 then
     v_reason := 'withdrawn';
     perform holdfast.take_back(t);
   end if;

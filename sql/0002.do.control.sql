@@ -1,32 +1,42 @@
 -- Control: a new round, another branch, another text for what waits, handing a message to the turn that runs.
 -- The rules of 0001 hold: the session's lock first, decided in a later statement, one call each.
 
--- Begins a new round of a turn that has its outcome: a new reply in the old one's place, which stays stored. Expects the
--- session's row to be locked by the caller. Answers the seq of `turn.queued`.
-create function holdfast.begin_round(t holdfast.turns, p_reply text, p_expires_ms bigint) returns int
+-- Begins a new round of a turn that has its outcome, with a new reply beside the old one, which stays stored. The new one is
+-- shown, or (`p_instead`) takes the old one's place, shown or not. Expects the session's row to be locked by the caller.
+-- Answers the seq of `turn.queued`.
+create function holdfast.begin_round(t holdfast.turns, p_reply text, p_instead boolean, p_expires_ms bigint) returns int
   language plpgsql as $$
-declare v_seq int; v_turn holdfast.turns;
+declare v_seq int; v_turn holdfast.turns; v_old holdfast.messages; v_new holdfast.messages;
 begin
+  select * into v_old from holdfast.messages
+   where tenant_id = t.tenant_id and session_id = t.session_id and id = t.reply_id;
   select next_seq into v_seq from holdfast.sessions where tenant_id = t.tenant_id and id = t.session_id;
   insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, status, lane, audience, replies_to,
-      parent, round, turn_id)
+      parent, chosen, shown, round, turn_id)
     values (t.tenant_id, t.session_id, p_reply, v_seq, t.position, 'assistant', '[]', 'pending', t.lane, t.audience,
-      t.message_id, t.message_id, t.round + 1, t.id);
+      t.message_id, t.message_id, v_old.chosen, false, t.round + 1, t.id) returning * into v_new;
   update holdfast.messages set error = null, updated_at = clock_timestamp()
    where tenant_id = t.tenant_id and session_id = t.session_id and id = t.message_id;
   update holdfast.turns set state = 'queued', round = round + 1, reply_id = p_reply, failures = 0, crashes = 0,
       best_steps = 0, best_chunks = 0, checkpoint = null, due_at = null, stopping = null, stopping_reason = null,
       expires_at = clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0), updated_at = clock_timestamp()
    where tenant_id = t.tenant_id and id = t.id;
-  perform holdfast.choose(t.tenant_id, t.session_id, p_reply);
+  if p_instead then
+    update holdfast.messages set chosen = false
+     where tenant_id = t.tenant_id and session_id = t.session_id and id = v_old.id;
+    perform holdfast.number_alternatives(v_new);
+    perform holdfast.show_lane(t.tenant_id, t.session_id, t.lane);
+  else
+    perform holdfast.choose(t.tenant_id, t.session_id, p_reply);
+  end if;
   perform holdfast.promote(t.tenant_id, t.session_id, t.lane);
   select * into v_turn from holdfast.turns where tenant_id = t.tenant_id and id = t.id;
   return holdfast.write_event(t.tenant_id, t.session_id, 'turn.queued', v_turn,
-    json_build_object('turn', holdfast.turn_json(v_turn)));
+    json_build_object('turn', holdfast.turn_json(v_turn), 'shown', not p_instead or v_old.shown));
 end $$;
 
--- The turn of a message (the user's, or a reply to it) that the user may see, locked after its session; null where there
--- is none.
+-- The turn of a message (the user's, or a reply to it), locked after its session; null where there is none, or none that the
+-- user may see and act on (`refusal` says which). A null user is the operator, who may.
 create function holdfast.locked_turn_of(p_tenant text, p_session text, p_message text, p_user text)
   returns holdfast.turns language plpgsql as $$
 declare t holdfast.turns;
@@ -35,7 +45,8 @@ begin
   select * into t from holdfast.turns where tenant_id = p_tenant and session_id = p_session
     and message_id = (select coalesce(m.replies_to, m.id) from holdfast.messages m
       where m.tenant_id = p_tenant and m.session_id = p_session and m.id = p_message)
-    and holdfast.may_see(audience, p_user) for no key update;
+    and (p_user is null or holdfast.may_see(audience, p_user) and holdfast.may_write(p_tenant, p_session, p_user))
+    for no key update;
   return t;
 end $$;
 
@@ -45,18 +56,24 @@ create function holdfast.is_gone(t holdfast.turns) returns boolean language sql 
     and id = t.message_id and withdrawn)
 $$;
 
--- A turn that failed or was stopped is tried again, in its place. `p_round`: only if that is its round, so that a late or
--- repeated command is harmless. Outcomes: queued, same (it changes nothing: another round, or one that runs or is
--- complete), rounds (no more are allowed), gone (withdrawn, or handed to another turn), not_found.
+-- A turn that failed or was stopped is tried again, in its place: where the reply is not shown, because another one was
+-- selected since, neither is the new one, for people go on where they are. `p_round`: only if that is its round, so that
+-- a late or repeated command is harmless. It counts as a send of the user's. Outcomes: queued, same (it changes nothing: another
+-- round, or one that runs or is complete), rounds (no more are allowed), rate_limited, gone (withdrawn, or handed to
+-- another turn), not_found, forbidden.
 create function holdfast.retry(p_tenant text, p_session text, p_user text, p_message text, p_round int, p_reply text,
-  p_rounds_max int, p_expires_ms bigint) returns json language plpgsql as $$
-declare t holdfast.turns; v_old text; v_seq int;
+  p_rounds_max int, p_expires_ms bigint, p_sends_max int) returns json language plpgsql as $$
+declare t holdfast.turns; v_allowance jsonb; v_old text; v_seq int;
 begin
   t := holdfast.locked_turn_of(p_tenant, p_session, p_message, p_user);
-  if t.id is null then return json_build_object('outcome', 'not_found'); end if;
+  if t.id is null then return holdfast.refusal(p_tenant, p_session, p_user); end if;
   if holdfast.is_gone(t) then return json_build_object('outcome', 'gone'); end if;
   if t.state not in ('failed', 'stopped') or p_round <> t.round then return json_build_object('outcome', 'same'); end if;
   if t.round >= p_rounds_max then return json_build_object('outcome', 'rounds'); end if;
+  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
+  if not (v_allowance -> 'taken')::boolean then
+    return json_build_object('outcome', 'rate_limited', 'allowance', v_allowance);
+  end if;
   -- What was said after the reply that failed stays, after the one that takes its place.
   v_old := t.reply_id;
   update holdfast.messages set parent = p_reply
@@ -64,8 +81,9 @@ begin
   -- So does what was handed to the round that failed: the new one is told it from the start.
   update holdfast.turns set reply_id = p_reply
    where tenant_id = p_tenant and session_id = p_session and steered and reply_id = v_old;
-  v_seq := holdfast.begin_round(t, p_reply, p_expires_ms);
-  return holdfast.answer('queued', p_tenant, p_session, v_seq);
+  v_seq := holdfast.begin_round(t, p_reply, true, p_expires_ms);
+  return json_build_object('outcome', 'queued', 'event', holdfast.events_of(p_tenant, p_session, array[v_seq]) -> 0,
+    'allowance', v_allowance);
 end $$;
 
 -- Whether a message is in the branch that goes on from another one.
@@ -89,14 +107,15 @@ create function holdfast.is_branch_live(p_tenant text, p_session text, p_message
 $$;
 
 -- Another reply to a message, beside the one that is there. `p_reply` is the caller's own new id: a repeated call finds
--- it. What was said after the old reply stays in its branch. Outcomes: queued, same, busy (something of that branch
--- is still to be answered), rounds, conflict (the id is another message's), gone, not_found.
+-- it. What was said after the old reply stays in its branch. It counts as a send. Outcomes: queued, same, busy (something
+-- of that branch is still to be answered), rounds, conflict (the id is another message's), rate_limited, gone, not_found,
+-- forbidden.
 create function holdfast.regenerate(p_tenant text, p_session text, p_user text, p_message text, p_reply text,
-  p_rounds_max int, p_expires_ms bigint) returns json language plpgsql as $$
-declare t holdfast.turns; v_there holdfast.messages; v_seq int;
+  p_rounds_max int, p_expires_ms bigint, p_sends_max int) returns json language plpgsql as $$
+declare t holdfast.turns; v_there holdfast.messages; v_allowance jsonb; v_seq int;
 begin
   t := holdfast.locked_turn_of(p_tenant, p_session, p_message, p_user);
-  if t.id is null then return json_build_object('outcome', 'not_found'); end if;
+  if t.id is null then return holdfast.refusal(p_tenant, p_session, p_user); end if;
   select * into v_there from holdfast.messages
    where tenant_id = p_tenant and session_id = p_session and id = p_reply;
   if found then
@@ -107,23 +126,30 @@ begin
     return json_build_object('outcome', 'busy');
   end if;
   if t.round >= p_rounds_max then return json_build_object('outcome', 'rounds'); end if;
-  v_seq := holdfast.begin_round(t, p_reply, p_expires_ms);
-  return holdfast.answer('queued', p_tenant, p_session, v_seq);
+  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
+  if not (v_allowance -> 'taken')::boolean then
+    return json_build_object('outcome', 'rate_limited', 'allowance', v_allowance);
+  end if;
+  v_seq := holdfast.begin_round(t, p_reply, false, p_expires_ms);
+  return json_build_object('outcome', 'queued', 'event', holdfast.events_of(p_tenant, p_session, array[v_seq]) -> 0,
+    'allowance', v_allowance);
 end $$;
 
--- Another text for a message. One that nobody has begun to answer gets it in its place and keeps its id; beside any other
--- a new message begins a branch of its own, and counts as one that is sent. `p_new` is the caller's new id: a repeated call
--- finds by it what it made, or that it has changed the message in its place. Outcomes: changed, created, same (with the
--- message that has the text now), busy, conflict, forbidden (another's message), rate_limited, gone, not_found.
+-- Another text for a message. One that nobody has begun to answer gets it in its place and keeps its id, at most
+-- `p_edits_max` times; beside any other a new message begins a branch of its own. Both count as a message that is sent.
+-- `p_new` is the caller's new id: a repeated call finds by it what it made, or that it has changed the message in its place.
+-- Outcomes: changed, created, same (with the message that has the text now), busy, conflict, another_author, edits (no
+-- more are kept), rate_limited, gone, not_found, forbidden.
 create function holdfast.edit(p_tenant text, p_session text, p_user text, p_message text, p_new text, p_turn uuid,
-  p_reply text, p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_expires_ms bigint, p_sends_max int)
-  returns json language plpgsql as $$
-declare t holdfast.turns; m holdfast.messages; v_there holdfast.messages; v_allowance jsonb; v_seq int; v_created json;
+  p_reply text, p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_expires_ms bigint,
+  p_edits_max int, p_sends_max int) returns json language plpgsql as $$
+declare t holdfast.turns; m holdfast.messages; v_there holdfast.messages; v_in_place boolean; v_allowance jsonb; v_seq int;
+  v_created json;
 begin
   t := holdfast.locked_turn_of(p_tenant, p_session, p_message, p_user);
-  if t.id is null then return json_build_object('outcome', 'not_found'); end if;
+  if t.id is null then return holdfast.refusal(p_tenant, p_session, p_user); end if;
   select * into m from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message;
-  if m.author is distinct from p_user then return json_build_object('outcome', 'forbidden'); end if;
+  if m.author is distinct from p_user then return json_build_object('outcome', 'another_author'); end if;
   if m.edits ? p_new then
     return json_build_object('outcome', case when m.edits ->> p_new = p_body_hash then 'same' else 'conflict' end,
       'messageId', p_message);
@@ -135,41 +161,45 @@ begin
   end if;
   if holdfast.is_gone(t) then return json_build_object('outcome', 'gone'); end if;
 
-  if t.state = 'queued' and t.attempt = 0 and t.round = 1 and t.stopping is null then
+  v_in_place := t.state = 'queued' and t.attempt = 0 and t.round = 1 and t.stopping is null;
+  if v_in_place and (select count(*) from jsonb_object_keys(m.edits)) >= p_edits_max then
+    return json_build_object('outcome', 'edits');
+  end if;
+  if not v_in_place and holdfast.is_branch_live(p_tenant, p_session, p_message) then
+    return json_build_object('outcome', 'busy');
+  end if;
+  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
+  if not (v_allowance -> 'taken')::boolean then
+    return json_build_object('outcome', 'rate_limited', 'messageId', p_new, 'allowance', v_allowance);
+  end if;
+
+  if v_in_place then
     update holdfast.messages set parts = p_parts, metadata = p_metadata, updated_at = clock_timestamp(),
         edits = edits || jsonb_build_object(p_new, p_body_hash)
      where tenant_id = p_tenant and session_id = p_session and id = p_message returning * into m;
-    update holdfast.sessions set last_preview = holdfast.last_preview(p_tenant, p_session, m.lane)
-     where tenant_id = p_tenant and id = p_session;
+    perform holdfast.renew_preview(p_tenant, p_session);
     v_seq := holdfast.write_event(p_tenant, p_session, 'message.changed', t,
       json_build_object('message', holdfast.message_json(m)));
     return json_build_object('outcome', 'changed', 'messageId', p_message,
-      'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
+      'event', holdfast.events_of(p_tenant, p_session, array[v_seq]) -> 0, 'allowance', v_allowance);
   end if;
 
-  if holdfast.is_branch_live(p_tenant, p_session, p_message) then
-    return json_build_object('outcome', 'busy');
-  end if;
-  if p_sends_max > 0 then
-    v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
-    if not (v_allowance -> 'taken')::boolean then
-      return json_build_object('outcome', 'rate_limited', 'messageId', p_new, 'allowance', v_allowance);
-    end if;
-  end if;
   v_created := holdfast.create_turn(p_tenant, p_session, p_user, p_new, p_turn, p_reply, p_parts, p_metadata, p_body_hash,
-    p_preview, m.lane, m.parent, p_expires_ms, false);
-  return json_build_object('outcome', 'created', 'messageId', p_new, 'event', v_created -> 'event');
+    p_preview, m.lane, m.parent, p_message, p_expires_ms, false);
+  return json_build_object('outcome', 'created', 'messageId', p_new, 'event', v_created -> 'event',
+    'allowance', v_allowance);
 end $$;
 
--- Which of its alternatives is shown: a stored choice, the same on all devices. Outcomes: selected, same, not_found.
+-- Which of its alternatives is shown: a stored choice, the same on all devices. Outcomes: selected, same, not_found,
+-- forbidden.
 create function holdfast.select_branch(p_tenant text, p_session text, p_user text, p_message text) returns json
   language plpgsql as $$
 declare m holdfast.messages; v_seq int;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
   select * into m from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message
-    and not withdrawn and holdfast.may_see(audience, p_user);
-  if not found then return json_build_object('outcome', 'not_found'); end if;
+    and not withdrawn and holdfast.may_see(audience, p_user) and holdfast.may_write(p_tenant, p_session, p_user);
+  if not found then return holdfast.refusal(p_tenant, p_session, p_user); end if;
   if m.shown then return json_build_object('outcome', 'same'); end if;
   perform holdfast.choose(p_tenant, p_session, p_message);
   select * into m from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message;
@@ -180,8 +210,9 @@ begin
 end $$;
 
 -- Hands the messages that were sent to steer it to the turn that runs, at a border of two of its steps: their own turns
--- end as stopped, and their reply is this turn's. Not those of another branch: they were said to another conversation. Answers all messages that were handed to this round so far, so that it
--- may be asked again, and the new ones' events; nothing where the attempt is not the turn's any more.
+-- end as stopped, and their reply is this turn's. Not those of another branch: they were said to another conversation.
+-- Answers all messages that were handed to this round so far, so that it may be asked again, and the new ones' events;
+-- nothing where the attempt is not the turn's any more.
 create function holdfast.take_steering(p_tenant text, p_session text, p_turn uuid, p_attempt int) returns json
   language plpgsql as $$
 declare t holdfast.turns; e holdfast.turns; v_message json; v_seqs int[] := '{}';

@@ -107,7 +107,7 @@ async function openTalk(database: Database) {
   /** What the log holds of the attempt is what a stop keeps. */
   async function stopIt(turn: tree.Turn): Promise<string> {
     const ask = { tenantId, sessionId: session, messageId: turn.message.id, by: userId, reason: null, round: null }
-    const { outcome } = await stopTurn(database, { ...ask, withdraws: true })
+    const { outcome } = await stopTurn(database, { ...ask, userId })
     return outcome
   }
 
@@ -124,7 +124,7 @@ async function openTalk(database: Database) {
           expect(accepted.outcome).toBe(expected)
           if (accepted.outcome === 'created') {
             for (const each of accepted.interrupted) {
-              const ask = { tenantId, sessionId: session, ...each, by: userId, reason: null, withdraws: false }
+              const ask = { tenantId, sessionId: session, ...each, by: userId, reason: null, userId: null }
               expect((await stopTurn(database, ask)).outcome).toBe('stopped')
               claimed = null
             }
@@ -192,14 +192,15 @@ async function openTalk(database: Database) {
         case 'retry': {
           const expected = tree.retry(turn, id, roundsMax)
           const { outcome } = await control.retry(database, key(turn.message), {
-            ...{ round: null, replyId: id, roundsMax, expiresMs: 1e9 },
+            ...{ round: null, replyId: id, roundsMax, expiresMs: 1e9, sendsMax: 0 },
           })
           expect(told(outcome, 'queued')).toBe(expected)
           return expected
         }
         case 'regenerate': {
           const expected = tree.regenerate(turn, id, roundsMax)
-          const ask = () => control.regenerate(database, key(turn.message), { replyId: id, roundsMax, expiresMs: 1e9 })
+          const ask = () =>
+            control.regenerate(database, key(turn.message), { replyId: id, roundsMax, expiresMs: 1e9, sendsMax: 0 })
           expect(told((await ask()).outcome, 'queued')).toBe(expected)
           if (expected === 'queued') expect((await ask()).outcome).toBe('same')
           return expected

@@ -27,8 +27,8 @@ export const retryCommand = command({
     const roundsMax = options.roundsMax ?? bounds.roundsMax.default
     const expiresMs = options.expiresMs ?? bounds.expiresMs.default
     const counts = await each(await failedTurns(database, secondsOf('since', since)), async ({ round, ...key }) => {
-      const ask = { round, replyId: uuidv7(), roundsMax, expiresMs }
-      return (await retry(database, key, ask)).outcome === 'done'
+      const ask = { round, replyId: uuidv7(), roundsMax, expiresMs, sendsMax: 0 }
+      return (await retry(database, { ...key, userId: null }, ask)).outcome === 'done'
     })
     return `${turns(counts.done)} queued again${counts.left > 0 ? `, ${counts.left} left as they are: they were answered at most ${roundsMax} times, or somebody was faster` : ''}.`
   },
@@ -44,7 +44,7 @@ export const stopCommand = command({
   async run(database, { older }) {
     const waiting = await queuedTurns(database, secondsOf('older', older))
     const counts = await each(waiting, async ({ tenantId, sessionId, messageId, round }) => {
-      const ask = { tenantId, sessionId, messageId, by: operator, reason: operator, round, withdraws: false }
+      const ask = { tenantId, sessionId, messageId, by: operator, reason: operator, round, userId: null }
       return (await stopTurn(database, ask)).outcome === 'stopped'
     })
     return `${turns(counts.done)} stopped${counts.left > 0 ? `, ${counts.left} left as they are: they began meanwhile` : ''}. Their messages stay, and may be tried again.`

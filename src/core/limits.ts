@@ -4,6 +4,8 @@ export const limits = {
   jsonDepthMax: 32,
   idCharactersMax: 128,
   partsMax: 64,
+  /** Of a message that waits for its turn. */
+  editsMax: 64,
   titleCharactersMax: 200,
   urlCharactersMax: 2_048,
   sessionPageMax: 100,

@@ -2,35 +2,38 @@
 import { v7 as uuidv7 } from 'uuid'
 import * as z from 'zod'
 import type { Event } from '../core/event.ts'
+import { limits } from '../core/limits.ts'
 import { stopTurn } from '../log/stop.ts'
 import type { Allowance } from '../store/accept.ts'
 import { type Controlled, edit, type MessageKey, regenerate, retry, selectBranch } from '../store/control.ts'
-import { messagePair } from '../store/messages.ts'
+import { messagePair, type Pair } from '../store/messages.ts'
 import { idSchema, readBody } from './body.ts'
 import { contentOf, contentSchema, pairResponse } from './messages.ts'
 import { Problem } from './problem.ts'
-import { tooManySends } from './rate.ts'
+import { rateHeaders, tooManySends } from './rate.ts'
 import { type Call, type Route, sessionOf } from './route.ts'
 
-const roundSchema = z.strictObject({ round: z.number().int().min(1).optional() })
+/** No larger than the database's `int`. */
+const roundSchema = z.strictObject({ round: z.number().int().min(1).max(2_147_483_647).optional() })
 const newIdSchema = z.strictObject({ id: idSchema })
 const nothingSchema = z.strictObject({})
 
 async function retryRoute(call: Call): Promise<Response> {
   const { round = null } = await readBody(call.request, roundSchema)
-  const { roundsMax, expiresMs } = call.parts
-  const ask = { round, replyId: uuidv7(), roundsMax, expiresMs }
+  const ask = { round, replyId: uuidv7(), ...roundOf(call) }
   return await told(call, await retry(call.parts.database, keyOf(call), ask), call.params.messageId!)
 }
 
 async function stopRoute(call: Call): Promise<Response> {
   const { round = null } = await readBody(call.request, roundSchema)
   const { tenantId, sessionId, userId, messageId } = keyOf(call)
-  const ask = { tenantId, sessionId, messageId, by: userId, reason: null, round, withdraws: true }
+  const ask = { tenantId, sessionId, messageId, by: userId, reason: null, round, userId }
   const stopped = await stopTurn(call.parts.database, ask)
-  if (stopped.outcome === 'not_found') throw new Problem('not_found')
+  if (stopped.outcome === 'not_found' || stopped.outcome === 'forbidden') throw new Problem(stopped.outcome)
   if (stopped.outcome === 'stopped') tell(call, stopped.event)
-  return await stateNow(call, messageId)
+  const pair = await pairNow(call, messageId)
+  // Its text is given back to who wrote it, and to nobody else, whoever asks and however often.
+  return pairResponse(call, pair, {}, { withdrawn: pair.withdrawn && pair.message.author === userId })
 }
 
 async function editRoute(call: Call): Promise<Response> {
@@ -44,8 +47,7 @@ async function editRoute(call: Call): Promise<Response> {
 
 async function regenerateRoute(call: Call): Promise<Response> {
   const { id } = await readBody(call.request, newIdSchema)
-  const { roundsMax, expiresMs } = call.parts
-  const ask = { replyId: id, roundsMax, expiresMs }
+  const ask = { replyId: id, ...roundOf(call) }
   return await told(call, await regenerate(call.parts.database, keyOf(call), ask), call.params.messageId!)
 }
 
@@ -54,26 +56,40 @@ async function selectRoute(call: Call): Promise<Response> {
   return await told(call, await selectBranch(call.parts.database, keyOf(call)), call.params.messageId!)
 }
 
+/** What a new round may be. */
+function roundOf({ parts: { roundsMax, expiresMs, sendsPerMinute: sendsMax } }: Call) {
+  return { roundsMax, expiresMs, sendsMax }
+}
+
 function keyOf(call: Call): MessageKey {
   return { ...sessionOf(call), messageId: call.params.messageId! }
 }
 
-type Outcome = 'same' | 'busy' | 'rounds' | 'conflict' | 'forbidden' | 'rate_limited' | 'gone' | 'not_found'
-type Told = Controlled<Outcome> & { allowance?: Allowance }
+type Outcome =
+  | ('same' | 'busy' | 'rounds' | 'edits' | 'conflict')
+  | ('another_author' | 'forbidden' | 'rate_limited' | 'gone' | 'not_found')
+type Told = Controlled<Outcome> & { allowance?: Allowance | null }
 
 async function told(call: Call, answer: Told, messageId: string): Promise<Response> {
   switch (answer.outcome) {
     case 'done':
       tell(call, answer.event)
-      return await stateNow(call, messageId)
+      return pairResponse(call, await pairNow(call, messageId), rateHeaders(answer.allowance))
     case 'same':
-      return await stateNow(call, messageId)
+      return pairResponse(call, await pairNow(call, messageId))
     case 'busy':
       throw new Problem('busy', 'A reply in this branch is still being written. Stop it first, then ask again.')
     case 'rounds':
       throw new Problem(
         'budget_exceeded',
         `A message is answered at most ${call.parts.roundsMax} times. Send it as a new one.`,
+        { retryable: false },
+      )
+    case 'edits':
+      throw new Problem(
+        'budget_exceeded',
+        `A message that waits is changed at most ${limits.editsMax} times. Stop it, then send it as a new one.`,
+        { retryable: false },
       )
     case 'rate_limited':
       return tooManySends(answer.allowance!, messageId)
@@ -81,10 +97,11 @@ async function told(call: Call, answer: Told, messageId: string): Promise<Respon
       throw new Problem('id_conflict', 'This id was used for another message. Give every message a new id.')
     case 'gone':
       throw new Problem('gone', 'This message was withdrawn or answered within another reply. Send it as a new one.')
-    case 'forbidden':
+    case 'another_author':
       throw new Problem('forbidden', 'Only who wrote a message may edit it.')
+    case 'forbidden':
     case 'not_found':
-      throw new Problem('not_found')
+      throw new Problem(answer.outcome)
   }
 }
 
@@ -94,11 +111,11 @@ function tell(call: Call, event: Event): void {
 }
 
 /** What is stored now, whoever changed it: so a repeated command, and one that came too late, see what won. */
-async function stateNow(call: Call, messageId: string): Promise<Response> {
-  const { tenantId, sessionId } = sessionOf(call)
-  const pair = await messagePair(call.parts.database, tenantId, sessionId, messageId)
+async function pairNow(call: Call, messageId: string): Promise<Pair> {
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  const pair = await messagePair(call.parts.database, tenantId, sessionId, messageId, userId)
   if (pair === null) throw new Problem('not_found')
-  return pairResponse(call, pair)
+  return pair
 }
 
 const command = (name: string, handle: Route['handle']): Route => ({

@@ -83,9 +83,14 @@ async function send(call: Call): Promise<Response> {
 }
 
 /** A message with its reply and turn as they are now, and the cursor from which to follow on. */
-export function pairResponse({ parts: { hub } }: Call, pair: Pair, headers: Record<string, string> = {}): Response {
+export function pairResponse(
+  { parts: { hub } }: Call,
+  pair: Pair,
+  headers: Record<string, string> = {},
+  more: { withdrawn?: boolean } = {},
+): Response {
   const cursor = encodeCursor({ epoch: hub.epoch(), seq: pair.seq, open: new Map() })
-  return json(200, { message: pair.message, reply: pair.reply, turn: pair.turn, cursor }, headers)
+  return json(200, { message: pair.message, reply: pair.reply, turn: pair.turn, cursor, ...more }, headers)
 }
 
 /** No user's id makes the name of another lane: `main` has no colon. */
@@ -119,7 +124,8 @@ function interrupt(call: Call, { messageId, round }: Interrupted): void {
     by: userId,
     reason: 'interrupted',
     round,
-    withdraws: false,
+    // It was marked by who had the right to.
+    userId: null,
   })
     .then((stopped) => {
       if (stopped.outcome !== 'stopped') return

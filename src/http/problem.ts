@@ -8,8 +8,15 @@ export class Problem extends Error {
   readonly code: RequestCode
   readonly retryAfterMs: number | undefined
   readonly userMessageId: string | undefined
-  constructor(code: RequestCode, detail?: string, more: { retryAfterMs?: number; userMessageId?: string } = {}) {
+  readonly retryable: boolean
+  /** `retryable`: where this time it is not as the code's row says. */
+  constructor(
+    code: RequestCode,
+    detail?: string,
+    more: { retryAfterMs?: number; userMessageId?: string; retryable?: boolean } = {},
+  ) {
     super(detail ?? requestErrors[code].sentence)
+    this.retryable = more.retryable ?? requestErrors[code].retryable
     this.code = code
     this.retryAfterMs = more.retryAfterMs
     this.userMessageId = more.userMessageId
@@ -28,8 +35,8 @@ export function problemOf(error: unknown): Problem {
 }
 
 export function problemResponse(problem: Problem): Response {
-  const { status, title, retryable } = requestErrors[problem.code]
-  const { code, message: detail, retryAfterMs, userMessageId } = problem
+  const { status, title } = requestErrors[problem.code]
+  const { code, message: detail, retryable, retryAfterMs, userMessageId } = problem
   const requestId = randomUUID()
   const body = {
     type: `urn:holdfast:${code}`,

@@ -3,8 +3,8 @@ import type { Allowance } from '../store/accept.ts'
 import { Problem, problemResponse } from './problem.ts'
 
 /** draft-ietf-httpapi-ratelimit-headers-10: `q` in each window of `w` seconds; `r` are left, and in `t` seconds more. */
-export function rateHeaders(allowance: Allowance | null): Record<string, string> {
-  if (allowance === null) return {}
+export function rateHeaders(allowance: Allowance | null | undefined): Record<string, string> {
+  if (!allowance) return {}
   const { max, left, freeInMs } = allowance
   return {
     'ratelimit-policy': `"sends";q=${max};w=60`,
@@ -12,9 +12,9 @@ export function rateHeaders(allowance: Allowance | null): Record<string, string>
   }
 }
 
-/** The user has sent as many messages as a minute may have. A repeated send of a stored one is not counted. */
+/** The user has sent as many messages as a minute may have. What is asked again and was done already is not counted. */
 export function tooManySends(allowance: Allowance, userMessageId: string): Response {
-  const detail = `At most ${allowance.max} messages a minute. Wait a moment and send it again with the same id.`
+  const detail = `At most ${allowance.max} messages a minute, other replies included. Wait a moment and ask again for the same.`
   const response = problemResponse(
     new Problem('rate_limited', detail, { retryAfterMs: allowance.freeInMs, userMessageId }),
   )

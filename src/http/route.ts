@@ -42,8 +42,8 @@ export type Call = {
 /**
  * One row of the registry. `right` is what the caller must be to the session in the path:
  * `none` (the route concerns only the caller), `read` (any member), `write` (owner or member), `own` (owner).
- * `judgedBy`: `route` asks before the handler runs; `statement`: the handler's own statement decides under its lock,
- * or reads and judges in one picture. A route without a row does not exist; a test holds each row to its right.
+ * `judgedBy`: `route` asks before the handler runs (and what then changes anything judges once more, under its lock);
+ * `statement`: the handler's own statement decides under its lock, or reads and judges in one picture. A route without a row does not exist; a test holds each row to its right.
  */
 export type Route = {
   name: string

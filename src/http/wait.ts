@@ -40,7 +40,7 @@ export function createWaiting(hub: Hub, database: Database, waitersMax = 1_000):
     let turn = what.created
     for (;;) {
       if (turn === null) {
-        const pair = await messagePair(database, what.tenantId, what.sessionId, what.messageId)
+        const pair = await messagePair(database, what.tenantId, what.sessionId, what.messageId, what.userId)
         if (pair === null || outcomes.has(pair.turn.state)) return pair
         turn = { turnId: pair.turn.id, seq: pair.seq }
       }

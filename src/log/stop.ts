@@ -19,22 +19,26 @@ export type Stopping = {
   reason: string | null
   /** Only this round; a later one is left alone. */
   round: number | null
-  /** Where nobody has begun to answer it, the message leaves the conversation (reason `withdrawn`). */
-  withdraws: boolean
+  /**
+   * Who asks now: they must have the right to, and a message of their own that nobody has begun to answer leaves the
+   * conversation (reason `withdrawn`). Null: the server itself or its operator, who complete what is marked and take
+   * nothing out.
+   */
+  userId: string | null
 }
 /** `late`: there was an outcome already, it is left as it is. `stopping`: marked, to be completed in a moment. */
 export type Stopped =
   | { outcome: 'stopped'; event: Event }
-  | { outcome: 'late' | 'stopping' | 'not_found' | 'other_round' }
+  | { outcome: 'late' | 'stopping' | 'not_found' | 'forbidden' | 'other_round' }
 
 const triesMax = 3
 /** What is shown in place of tool calls that were cut off, so that the history stays valid. */
 const toolErrorText = 'stopped'
 
 export async function stopTurn(database: Database, ask: Stopping): Promise<Stopped> {
-  const { by, reason, withdraws } = ask
+  const { by, reason, userId } = ask
   for (let tries = 1; ; tries++) {
-    const turn = await stoppable(database, ask.tenantId, ask.sessionId, ask.messageId)
+    const turn = await stoppable(database, ask.tenantId, ask.sessionId, ask.messageId, userId)
     if (turn === null) return { outcome: 'not_found' }
     if (ask.round !== null && ask.round !== turn.round) return { outcome: 'other_round' }
     const fold = createFold({ parts: turn.base, metadata: turn.metadata })
@@ -44,9 +48,10 @@ export async function stopTurn(database: Database, ask: Stopping): Promise<Stopp
     const folded = { nextIndex: turn.nextIndex, parts, metadata: fold.metadata(), preview: previewOf(parts) }
     const { round } = turn
     const lastTry = tries >= triesMax
-    const answer = await stop(database, key, folded, { by, reason, withdraws, lastTry, round })
+    const answer = await stop(database, key, folded, { by, reason, userId, lastTry, round })
     if (answer.outcome === 'stopped') return { outcome: 'stopped', event: answer.event }
-    if (answer.outcome === 'late' || answer.outcome === 'not_found') return { outcome: answer.outcome }
+    if (answer.outcome === 'late') return { outcome: 'late' }
+    if (answer.outcome === 'not_found' || answer.outcome === 'forbidden') return { outcome: answer.outcome }
     // Marked: nothing moves any more, so the next try is the last. (Unless it was another round: of those there are few.)
     if (answer.outcome === 'stopping' && tries > triesMax) return { outcome: 'stopping' }
   }

@@ -52,7 +52,7 @@ export function createSweeper(options: {
       by,
       reason: null,
       round,
-      withdraws: false,
+      userId: null,
     })
     if (done.outcome === 'stopped') wakeups.tell({ tenantId, sessionId, events: [done.event], runs: [], due: true })
   }

@@ -1,17 +1,26 @@
 /** Control over turns: a new round, another branch, another text, handing a message to the turn that runs. */
 import type { Event } from '../core/event.ts'
 import type { JsonObject } from '../core/json.ts'
+import { limits } from '../core/limits.ts'
 import type { Allowance } from './accept.ts'
 import type { Database, Statement } from './database.ts'
 import { type EventJson, eventOf } from './event-rows.ts'
 
-/** A message of a session, and who asks. */
+/** A message of a session, and who asks: whether they may is judged under the lock. */
 export type MessageKey = { tenantId: string; sessionId: string; userId: string; messageId: string }
+/** Null: the operator, who sees all and is counted nowhere. */
+export type RetryKey = Omit<MessageKey, 'userId'> & { userId: string | null }
 
-/** `done`: it has changed something, and this is what was written. Every other outcome has changed nothing. */
+/**
+ * `done`: it has changed something, and this is what was written. Every other outcome has changed nothing. `allowance`: what
+ * is left to who asked, where it was counted as a send or would have been one too many (`rate_limited`).
+ */
 export type Controlled<Outcome extends string> = { outcome: 'done'; event: Event } | { outcome: Outcome }
 
-type Answer = { outcome: string; event?: EventJson; messageId?: string; allowance?: Allowance }
+/** Of every command. */
+type Refused = 'not_found' | 'forbidden'
+
+type Answer = { outcome: string; event?: EventJson; messageId?: string; allowance?: Allowance | null }
 
 const doing = new Set(['queued', 'changed', 'created', 'selected'])
 
@@ -19,42 +28,42 @@ async function controlled<Outcome extends string>(
   database: Database,
   statement: Statement,
   values: unknown[],
-): Promise<Controlled<Outcome> & Pick<Answer, 'messageId' | 'allowance'>> {
-  const { outcome, event, ...more } = (await database.query<{ answer: Answer }>('turns', statement, values))[0]!.answer
+): Promise<Controlled<Outcome | Refused> & Pick<Answer, 'messageId' | 'allowance'>> {
+  const { outcome, event, ...more } = (await database.query<{ answer: Answer }>('accept', statement, values))[0]!.answer
   if (doing.has(outcome)) return { outcome: 'done', event: eventOf(event!), ...more }
   return { outcome: outcome as Outcome, ...more }
 }
 
-const keyed = ({ tenantId, sessionId, userId, messageId }: MessageKey) => [tenantId, sessionId, userId, messageId]
+const keyed = ({ tenantId, sessionId, userId, messageId }: RetryKey) => [tenantId, sessionId, userId, messageId]
 
 const retryStatement: Statement = {
   name: 'retry',
-  text: 'select holdfast.retry($1, $2, $3, $4, $5, $6, $7, $8) as answer',
+  text: 'select holdfast.retry($1, $2, $3, $4, $5, $6, $7, $8, $9) as answer',
 }
 
 /** A new round of a turn that failed or was stopped. `round`: only of that one. */
 export function retry(
   database: Database,
-  key: MessageKey,
-  ask: { round: number | null; replyId: string; roundsMax: number; expiresMs: number },
+  key: RetryKey,
+  ask: { round: number | null; replyId: string; roundsMax: number; expiresMs: number; sendsMax: number },
 ) {
-  const values = [...keyed(key), ask.round, ask.replyId, ask.roundsMax, ask.expiresMs]
-  return controlled<'same' | 'rounds' | 'gone' | 'not_found'>(database, retryStatement, values)
+  const values = [...keyed(key), ask.round, ask.replyId, ask.roundsMax, ask.expiresMs, ask.sendsMax]
+  return controlled<'same' | 'rounds' | 'rate_limited' | 'gone'>(database, retryStatement, values)
 }
 
 const regenerateStatement: Statement = {
   name: 'regenerate',
-  text: 'select holdfast.regenerate($1, $2, $3, $4, $5, $6, $7) as answer',
+  text: 'select holdfast.regenerate($1, $2, $3, $4, $5, $6, $7, $8) as answer',
 }
 
 /** Another reply beside the one that is there. `replyId` is the client's: asked again it finds what it made. */
 export function regenerate(
   database: Database,
   key: MessageKey,
-  ask: { replyId: string; roundsMax: number; expiresMs: number },
+  ask: { replyId: string; roundsMax: number; expiresMs: number; sendsMax: number },
 ) {
-  const values = [...keyed(key), ask.replyId, ask.roundsMax, ask.expiresMs]
-  return controlled<'same' | 'busy' | 'rounds' | 'conflict' | 'gone' | 'not_found'>(
+  const values = [...keyed(key), ask.replyId, ask.roundsMax, ask.expiresMs, ask.sendsMax]
+  return controlled<'same' | 'busy' | 'rounds' | 'conflict' | 'rate_limited' | 'gone'>(
     database,
     regenerateStatement,
     values,
@@ -63,13 +72,12 @@ export function regenerate(
 
 const editStatement: Statement = {
   name: 'edit',
-  text: 'select holdfast.edit($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11, $12, $13) as answer',
+  text: 'select holdfast.edit($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11, $12, $13, $14) as answer',
 }
 
 /**
- * Another text for a message: in its place while nobody has begun to answer it, else as a new message with `id`, which
- * begins a branch of its own. `messageId` of the answer: the message that has the text now. `allowance`: where one more
- * message would be too many (`rate_limited`); a change in its place is none.
+ * Another text for a message: in its place while nobody has begun to answer it, `limits.editsMax` times at most, else as a new
+ * message with `id`, which begins a branch of its own. `messageId` of the answer: the message that has the text now.
  */
 export function edit(
   database: Database,
@@ -87,8 +95,9 @@ export function edit(
   },
 ) {
   const { id, turnId, replyId, parts, metadata, bodyHash, preview, expiresMs, sendsMax } = ask
-  const values = [...keyed(key), id, turnId, replyId, parts, metadata, bodyHash, preview, expiresMs, sendsMax]
-  return controlled<'same' | 'busy' | 'conflict' | 'forbidden' | 'rate_limited' | 'gone' | 'not_found'>(
+  const content = [id, turnId, replyId, parts, metadata, bodyHash, preview]
+  const values = [...keyed(key), ...content, expiresMs, limits.editsMax, sendsMax]
+  return controlled<'same' | 'busy' | 'conflict' | 'another_author' | 'edits' | 'rate_limited' | 'gone'>(
     database,
     editStatement,
     values,
@@ -102,7 +111,7 @@ const selectStatement: Statement = {
 
 /** Shows the branch that a message is in. */
 export function selectBranch(database: Database, key: MessageKey) {
-  return controlled<'same' | 'not_found'>(database, selectStatement, keyed(key))
+  return controlled<'same'>(database, selectStatement, keyed(key))
 }
 
 const steerStatement: Statement = {

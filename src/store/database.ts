@@ -2,8 +2,8 @@
  * The connections of a process, each with its purpose, so that no work waits behind other work:
  *
  *   flush  1  chunks of all attempts, renewals
- *   turns  2  claims and outcomes
- *   accept 2  messages coming in
+ *   turns  2  claims and outcomes, which nobody's command makes wait
+ *   accept 2  what clients ask for: messages coming in, and commands on them. They wait for a session's lock, up to 2 s
  *   read   4  followers, snapshots, history (what is left of `poolMax`)
  *   listen 1  notifications, held by `listen`
  *   (one)     transactions: migrations at the start, a new epoch, a runner's look at statistics; closed when it has had

@@ -114,7 +114,7 @@ const pairStatement: Statement = {
   name: 'message-pair',
   text: `
     select holdfast.message_json(u) as message, holdfast.message_json(r) as reply, holdfast.turn_json(t) as turn,
-        s.next_seq - 1 as seq
+        s.next_seq - 1 as seq, u.withdrawn
       from holdfast.messages x
       join holdfast.turns t on t.tenant_id = x.tenant_id and t.id = x.turn_id
       join holdfast.sessions s on s.tenant_id = t.tenant_id and s.id = t.session_id
@@ -122,19 +122,27 @@ const pairStatement: Statement = {
       join lateral (select r.* from holdfast.messages r where r.tenant_id = t.tenant_id and r.session_id = t.session_id
           and (r.id = t.reply_id or r.parent = t.message_id and r.role = 'assistant')
         order by r.chosen desc, r.id = t.reply_id desc limit 1) r on true
-     where x.tenant_id = $1 and x.session_id = $2 and x.id = $3`,
+     where x.tenant_id = $1 and x.session_id = $2 and x.id = $3 and holdfast.may_see(t.audience, $4)`,
 }
 
-export type Pair = { message: Message; reply: Message; turn: { id: string; state: string }; seq: number }
+export type Pair = {
+  message: Message
+  reply: Message
+  turn: { id: string; state: string }
+  seq: number
+  /** The message has left the conversation before anybody began to answer it. */
+  withdrawn: boolean
+}
 
-/** By either of them: a user's message, the reply to it that is chosen, and their turn. */
+/** By either of them: a user's message, the reply to it that is chosen, and their turn. Null: none that the user may see. */
 export async function messagePair(
   database: Database,
   tenantId: string,
   sessionId: string,
   messageId: string,
+  userId: string,
 ): Promise<Pair | null> {
-  return (await database.query<Pair>('read', pairStatement, [tenantId, sessionId, messageId]))[0] ?? null
+  return (await database.query<Pair>('read', pairStatement, [tenantId, sessionId, messageId, userId]))[0] ?? null
 }
 
 const sessionStatement: Statement = {

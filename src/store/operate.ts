@@ -10,11 +10,13 @@ const failedStatement: Statement = {
   text: `select ${columns} from holdfast.turns t
      where state = 'failed' and updated_at > now() - make_interval(secs => $1)
        and exists (select from holdfast.messages m where m.tenant_id = t.tenant_id and m.session_id = t.session_id
-         and m.id = t.message_id and m.shown and m.error ->> 'canRetry' = 'true')
+         and m.id = t.message_id and m.error ->> 'canRetry' = 'true')
+       and exists (select from holdfast.messages r where r.tenant_id = t.tenant_id and r.session_id = t.session_id
+         and r.id = t.reply_id and r.shown)
      order by updated_at`,
 }
 
-/** Turns that failed within these seconds and may be tried again, of messages that are shown. */
+/** Turns that failed within these seconds and may be tried again, of replies that are shown. */
 export function failedTurns(database: Database, sinceSeconds: number): Promise<TurnOfMessage[]> {
   return database.query('read', failedStatement, [sinceSeconds])
 }

@@ -244,17 +244,22 @@ const readStoppable: Statement = {
       join holdfast.messages r on r.tenant_id = t.tenant_id and r.session_id = t.session_id and r.id = t.reply_id
       left join lateral (select sum(n) as next, array_agg(data::text order by index) as chunks from holdfast.chunks
         where t.open and tenant_id = t.tenant_id and turn_id = t.id and attempt = t.attempt) c on true
-     where t.tenant_id = $1 and t.session_id = $2 and t.message_id = $3`,
+     where t.tenant_id = $1 and t.session_id = $2 and t.message_id = $3
+       and ($4::text is null or holdfast.may_see(t.audience, $4))`,
 }
 
-/** By the user's message. Null: no such turn. One statement, so that attempt and chunks belong together. */
+/**
+ * By the user's message. Null: no such turn, or none that the user may see (null sees all). One statement, so that attempt
+ * and chunks belong together.
+ */
 export async function stoppable(
   database: Database,
   tenantId: string,
   sessionId: string,
   messageId: string,
+  userId: string | null,
 ): Promise<Stoppable | null> {
-  const rows = await database.query<Stoppable>('read', readStoppable, [tenantId, sessionId, messageId])
+  const rows = await database.query<Stoppable>('read', readStoppable, [tenantId, sessionId, messageId, userId])
   return rows[0] ?? null
 }
 
@@ -263,16 +268,18 @@ const stopTurn: Statement = {
   text: 'select holdfast.stop($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10, $11, $12, $13) as answer',
 }
 
-export type StopAnswer = { outcome: 'stopped' | 'late'; event: Event } | { outcome: 'again' | 'stopping' | 'not_found' }
+export type StopAnswer =
+  | { outcome: 'stopped' | 'late'; event: Event }
+  | { outcome: 'again' | 'stopping' | 'not_found' | 'forbidden' }
 
 export async function stop(
   database: Database,
   key: AttemptKey,
   folded: { nextIndex: number; parts: Part[]; metadata: JsonObject | null; preview: string | null },
-  ask: { by: string; reason: string | null; lastTry: boolean; withdraws: boolean; round: number },
+  ask: { by: string; reason: string | null; lastTry: boolean; userId: string | null; round: number },
 ): Promise<StopAnswer> {
   const rows = await database.query<{ answer: { outcome: StopAnswer['outcome']; event?: EventJson } }>(
-    'turns',
+    'accept',
     stopTurn,
     [
       ...keyed(key),
@@ -283,7 +290,7 @@ export async function stop(
       ask.by,
       ask.reason,
       ask.lastTry,
-      ask.withdraws,
+      ask.userId,
       ask.round,
     ],
   )

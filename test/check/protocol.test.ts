@@ -55,6 +55,7 @@ test('the table of limits has the numbers of the source', () => {
     'levels of a body': shown(limits.jsonDepthMax),
     'characters of an id': shown(limits.idCharactersMax),
     'parts of a message': shown(limits.partsMax),
+    'changes of a message that waits': shown(limits.editsMax),
     'characters of a title': shown(limits.titleCharactersMax),
     "characters of a file's URL": shown(limits.urlCharactersMax),
     'sessions of a page': usually(limits.sessionPageMax, limits.sessionPageDefault),

@@ -169,6 +169,7 @@ const bad: Bad[] = [
   ['/v1/sessions/:s', 'no title', post({}, 'PATCH'), /"title".*expected string/],
   ['/v1/sessions/:s', 'metadata in a rename', post({ title: 'x', metadata: {} }, 'PATCH'), /"metadata"/],
   [`${send}/m1/stop`, 'round 0', post({ round: 0 }), /"round".*>=1/],
+  [`${send}/m1/retry`, 'a round larger than any', post({ round: 3_000_000_000 }), /"round".*<=2147483647/],
   [`${send}/m1/stop`, 'half a round', post({ round: 1.5 }), /"round".*expected int/],
   [`${send}/m1/stop`, 'a round as text', post({ round: '1' }), /"round".*expected number, received string/],
   [`${send}/m1/stop`, 'who stopped it', post({ by: 'zoe' }), /"by"/],

@@ -23,6 +23,8 @@ export type Turn = {
   attempt: number
   round: number
   steers: boolean
+  /** The message that its own is another text of. */
+  editOf: Node | null
   /** Withdrawn, or handed to another turn's reply. */
   gone: boolean
   steering: Node[]
@@ -47,9 +49,14 @@ export function createTree(): Tree {
   return { root, turns: [] }
 }
 
-function append(before: Node, node: Omit<Node, 'before' | 'after' | 'chosen'>): Node {
+function add(before: Node, node: Omit<Node, 'before' | 'after' | 'chosen'>): Node {
   const made: Node = { ...node, before, after: [], chosen: null }
   before.after.push(made)
+  return made
+}
+
+function append(before: Node, node: Omit<Node, 'before' | 'after' | 'chosen'>): Node {
+  const made = add(before, node)
   show(made)
   return made
 }
@@ -70,12 +77,12 @@ export const isBusy = ({ turns }: Tree): boolean => turns.some(isLive)
 const isLive = ({ state }: Turn) => state === 'queued' || state === 'running'
 const running = ({ turns }: Tree) => turns.find(({ state }) => state === 'running')
 
-function begin(tree: Tree, before: Node, id: string, text: string, steers: boolean): void {
+function begin(tree: Tree, before: Node, id: string, text: string, how: Pick<Turn, 'steers' | 'editOf'>): void {
   const message = append(before, { id, role: 'user', text, isTold: true, turn: null })
   const reply = append(message, { id: `${id}-reply`, role: 'assistant', text: '', isTold: false, turn: null })
   const turn: Turn = {
     ...{ message, reply, position: tree.turns.length, state: 'queued' as const, attempt: 0, round: 1 },
-    ...{ steers, gone: false, steering: [], written: '' },
+    ...{ ...how, gone: false, steering: [], written: '' },
   }
   message.turn = turn
   reply.turn = turn
@@ -85,7 +92,8 @@ function begin(tree: Tree, before: Node, id: string, text: string, steers: boole
 export function send(tree: Tree, id: string, whenBusy: string): Told {
   if (whenBusy === 'reject' && isBusy(tree)) return 'busy'
   const interrupted = whenBusy === 'interrupt' ? running(tree) : undefined
-  begin(tree, shown(tree).at(-1) ?? tree.root, id, `text of ${id}`, whenBusy === 'steer')
+  const how = { steers: whenBusy === 'steer', editOf: null }
+  begin(tree, shown(tree).at(-1) ?? tree.root, id, `text of ${id}`, how)
   if (interrupted) end(interrupted, 'stopped')
   return 'created'
 }
@@ -111,7 +119,8 @@ function withdraw(turn: Turn): void {
   before.after = before.after.filter((each) => each !== message)
   for (const each of reply.after) each.before = before
   before.after.push(...reply.after)
-  before.chosen = chosen ?? before.after.toSorted(byAge).at(-1) ?? null
+  const old = before.after.find((each) => each === turn.editOf)
+  before.chosen = chosen ?? old ?? before.after.toSorted(byAge).at(-1) ?? null
 }
 
 const byAge = (a: Node, b: Node) => a.turn!.position - b.turn!.position
@@ -122,6 +131,7 @@ export function retry(turn: Turn, replyId: string, roundsMax: number): Told {
   if (turn.round >= roundsMax) return 'rounds'
   const old = turn.reply
   again(turn, replyId)
+  if (turn.message.chosen === old) turn.message.chosen = turn.reply
   turn.reply.after = old.after
   turn.reply.chosen = old.chosen
   for (const each of old.after) each.before = turn.reply
@@ -136,6 +146,7 @@ export function regenerate(turn: Turn, replyId: string, roundsMax: number): Told
   if (turn.round >= roundsMax) return 'rounds'
   turn.steering = []
   again(turn, replyId)
+  show(turn.reply)
   return 'queued'
 }
 
@@ -143,7 +154,7 @@ function again(turn: Turn, replyId: string): void {
   turn.round++
   turn.state = 'queued'
   turn.written = ''
-  turn.reply = append(turn.message, { id: replyId, role: 'assistant', text: '', isTold: false, turn })
+  turn.reply = add(turn.message, { id: replyId, role: 'assistant', text: '', isTold: false, turn })
 }
 
 const hasLive = (node: Node): boolean => isLive(node.turn!) || node.after.some(hasLive)
@@ -155,7 +166,7 @@ export function edit(tree: Tree, turn: Turn, id: string, text: string): Told {
     return 'changed'
   }
   if (hasLive(turn.message)) return 'busy'
-  begin(tree, turn.message.before!, id, text, false)
+  begin(tree, turn.message.before!, id, text, { steers: false, editOf: turn.message })
   return 'created'
 }
 

@@ -55,9 +55,7 @@ export async function performOnPostgres({ stored, database, acceptor }: Held, ca
     case 'stop': {
       const { nextIndex, parts, by, reason, lastTry } = call.ask
       const folded = { nextIndex, parts, metadata: null, preview: store.textOf(parts) }
-      return told(
-        await turns.stop(database, keyed(call.key), folded, { by, reason, lastTry, withdraws: false, round: 1 }),
-      )
+      return told(await turns.stop(database, keyed(call.key), folded, { by, reason, lastTry, userId: null, round: 1 }))
     }
     case 'expire':
       return (await turns.expire(database, call.limit, failureOf('expired'))).map(({ event }) => plainEvent(event))

@@ -104,13 +104,13 @@ async function provoke(stored: Stored, seed: number): Promise<void> {
         const row = among(({ state }) => state === 'failed' || state === 'stopped')
         const round = dice(2) ? row.round : null
         return async () =>
-          (await retry(database, key(row), { round, replyId: id, roundsMax: 10, expiresMs: 1e8 })).outcome
+          (await retry(database, key(row), { round, replyId: id, roundsMax: 10, expiresMs: 1e8, sendsMax: 0 })).outcome
       }
       case 'stop': {
         const row = among(({ state }) => state === 'running' || state === 'queued')
         const round = dice(2) ? row.round : null
         const ask = { tenantId, sessionId: row.sessionId, messageId: row.messageId, by: userId, reason: null, round }
-        return async () => (await stopTurn(database, { ...ask, withdraws: true })).outcome
+        return async () => (await stopTurn(database, { ...ask, userId })).outcome
       }
       case 'edit': {
         const row = dice(2) ? any : among(({ state }) => state === 'queued')
@@ -124,7 +124,7 @@ async function provoke(stored: Stored, seed: number): Promise<void> {
       }
       case 'regenerate':
         return async () =>
-          (await regenerate(database, key(ended), { replyId: id, roundsMax: 10, expiresMs: 1e8 })).outcome
+          (await regenerate(database, key(ended), { replyId: id, roundsMax: 10, expiresMs: 1e8, sendsMax: 0 })).outcome
       case 'select': {
         const row = among(({ shown }) => !shown)
         return async () => (await selectBranch(database, key(row))).outcome
@@ -136,7 +136,7 @@ async function provoke(stored: Stored, seed: number): Promise<void> {
         return async () => {
           const marked = await turnsStopping(database, 9)
           const outcomes = await Promise.all(
-            marked.map((each) => stopTurn(database, { ...each, reason: null, withdraws: false })),
+            marked.map((each) => stopTurn(database, { ...each, reason: null, userId: null })),
           )
           return outcomes.some(({ outcome }) => outcome === 'stopped') ? 'done' : 'none'
         }
@@ -252,7 +252,7 @@ async function provoke(stored: Stored, seed: number): Promise<void> {
 async function drain(stored: Stored, database: Database): Promise<void> {
   for (;;) {
     for (const each of await turnsStopping(database, 100))
-      await stopTurn(database, { ...each, reason: null, withdraws: false })
+      await stopTurn(database, { ...each, reason: null, userId: null })
     await stored.query(`update holdfast.turns set lease_until = now() - interval '1 s' where state = 'running'`)
     await stored.query(`update holdfast.turns set due_at = now() - interval '1 s' where due_at > now()`)
     const { claimed } = await claimAll(database, 'drain', { crashesMax: 1_000 })

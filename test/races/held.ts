@@ -94,7 +94,7 @@ export function finish(
 }
 
 export function stopAsk(sessionId: string, messageId: string, by = userId) {
-  return { tenantId, sessionId, messageId, by, reason: null, round: null, withdraws: false }
+  return { tenantId, sessionId, messageId, by, reason: null, round: null, userId: null }
 }
 
 /** Asks again while a lock could not be had, as every caller of a transition does. Counts those. */

@@ -53,7 +53,7 @@ async function race(
   const folded = { nextIndex, parts: partsOf(key.attempt, nextIndex), metadata: null, preview: null }
   const ask: Ask = {
     finish: () => finish(runner, key, nextIndex),
-    stop: () => stop(stopper, key, folded, { by: userId, reason: null, lastTry: false, withdraws: false, round: 1 }),
+    stop: () => stop(stopper, key, folded, { by: userId, reason: null, lastTry: false, userId: null, round: 1 }),
   }
   const first = finishFirst ? ask.finish() : ask.stop()
   const second = finishFirst ? ask.stop() : ask.finish()

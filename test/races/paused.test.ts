@@ -191,7 +191,7 @@ const calls: Call[] = [
     arguments: ({ claimed }) => [
       claimed,
       { nextIndex: 1, ...message },
-      { by: userId, reason: null, lastTry: false, withdraws: false, round: 1 },
+      { by: userId, reason: null, lastTry: false, userId: null, round: 1 },
     ],
     blocks: 'event',
     done: ({ outcome }: { outcome: string }) => outcome === 'stopped',

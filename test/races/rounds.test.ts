@@ -51,14 +51,14 @@ describe('rounds and branches', () => {
 
   const key = (messageId: string) => ({ tenantId, sessionId: session, userId, messageId })
   const again = (id: string, replyId: string) =>
-    retry(database, key(id), { round: null, replyId, roundsMax: 10, expiresMs: 1e8 })
+    retry(database, key(id), { round: null, replyId, roundsMax: 10, expiresMs: 1e8, sendsMax: 0 })
   const change = (id: string, to: string, sendsMax = 0) => {
     const { turnId, replyId, parts, bodyHash } = acceptanceOf(session, to, to)
     const ask = { id: to, turnId, replyId, parts, metadata: null, bodyHash, preview: null, expiresMs: 1e8, sendsMax }
     return edit(database, key(id), ask)
   }
-  const halt = (messageId: string, round: number | null = null, withdraws = true) =>
-    stopTurn(database, { tenantId, sessionId: session, messageId, by: userId, reason: null, round, withdraws })
+  const halt = (messageId: string, round: number | null = null) =>
+    stopTurn(database, { tenantId, sessionId: session, messageId, by: userId, reason: null, round, userId })
   const fail = (claimed: Claimed) =>
     failIfHeld(database, claimed, crashed, { parts: [], metadata: null, model: null }, [])
   const backOff = (claimed: Claimed) =>
@@ -89,7 +89,7 @@ describe('rounds and branches', () => {
     await fail(claimed)
     await again('m1', 'r2')
     const late = { nextIndex: 0, parts: [], metadata: null, preview: null }
-    const ask = { by: userId, reason: null, lastTry: true, withdraws: true, round: 1 }
+    const ask = { by: userId, reason: null, lastTry: true, userId, round: 1 }
     expect(await stop(database, claimed, late, ask)).toEqual({ outcome: 'again' })
     expect(await halt('m1', 1)).toEqual({ outcome: 'other_round' })
     expect(await stateOf('m1')).toEqual({ state: 'queued', round: 2, attempt: 1 })
@@ -101,7 +101,7 @@ describe('rounds and branches', () => {
     await claimOne(database)
     expect((await send('m2', 'interrupt')).interrupted).toEqual([{ messageId: 'm1', round: 1 }])
     const [marked] = await turnsStopping(database, 9)
-    const completed = () => stopTurn(database, { ...marked!, reason: null, withdraws: false })
+    const completed = () => stopTurn(database, { ...marked!, reason: null, userId: null })
     expect((await completed()).outcome).toBe('stopped')
     await again('m1', 'r2')
     expect(await completed()).toEqual({ outcome: 'other_round' })
@@ -173,7 +173,7 @@ describe('rounds and branches', () => {
     await finish(database, await claimOne(database), 0)
     await selectBranch(database, key('m1'))
     // Something else keeps the lane, so that the edit of m2 waits.
-    await regenerate(database, key('m1b'), { replyId: 'r', roundsMax: 10, expiresMs: 1e8 })
+    await regenerate(database, key('m1b'), { replyId: 'r', roundsMax: 10, expiresMs: 1e8, sendsMax: 0 })
     await claimOne(database)
     await selectBranch(database, key('m2'))
     await change('m2', 'm2b')
@@ -198,7 +198,7 @@ describe('rounds and branches', () => {
     await stored.query(`update holdfast.turns set expires_at = now() - interval '1 s'`)
     expect(await expire(database, 9, failureOf('expired'))).toHaveLength(1)
     await complete('m2')
-    await regenerate(database, key('m1'), { replyId: 'r2', roundsMax: 10, expiresMs: 1e8 })
+    await regenerate(database, key('m1'), { replyId: 'r2', roundsMax: 10, expiresMs: 1e8, sendsMax: 0 })
     expect((await halt('m1')).outcome).toBe('stopped')
     expect(await shown()).toEqual(['m1 of 1'])
     await selectBranch(database, key('m2'))
@@ -232,17 +232,18 @@ describe('rounds and branches', () => {
     expect((await claimOne(database)).messageId).toBe('there')
   })
 
-  test('an edit that makes a turn counts as a message that is sent; a repeated one, and one in its place, do not', async () => {
+  test('an edit counts as a message that is sent, also one in its place; a repeated one does not', async () => {
     await open()
     await complete('m1')
     await stored.query('delete from holdfast.limits')
-    expect(await change('m1', 'e1', 1)).toMatchObject({ outcome: 'done', messageId: 'e1' })
-    expect(await change('m1', 'e1', 1)).toMatchObject({ outcome: 'same' })
-    expect(await change('e1', 'e2', 1)).toMatchObject({ outcome: 'done', messageId: 'e1' })
+    expect(await change('m1', 'e1', 2)).toMatchObject({ outcome: 'done', messageId: 'e1', allowance: { left: 1 } })
+    expect(await change('m1', 'e1', 2)).toMatchObject({ outcome: 'same' })
+    expect(await change('e1', 'e2', 2)).toMatchObject({ outcome: 'done', messageId: 'e1', allowance: { left: 0 } })
+    expect(await change('e1', 'e3', 2)).toMatchObject({ outcome: 'rate_limited', allowance: { max: 2, left: 0 } })
     await finish(database, await claimOne(database), 0)
-    expect(await change('m1', 'e3', 1)).toMatchObject({ outcome: 'rate_limited', allowance: { max: 1, left: 0 } })
+    expect(await change('m1', 'e4', 2)).toMatchObject({ outcome: 'rate_limited', allowance: { max: 2, left: 0 } })
     // Asked again after its turn has its outcome: it has changed e1 already.
-    expect(await change('e1', 'e2', 1)).toMatchObject({ outcome: 'same', messageId: 'e1' })
+    expect(await change('e1', 'e2', 2)).toMatchObject({ outcome: 'same', messageId: 'e1' })
     expect((await claimAll(database, 'nobody')).claimed).toEqual([])
   })
 
@@ -285,7 +286,7 @@ describe('rounds and branches', () => {
     await send('m1')
     const claimed = await claimOne(database)
     expect(await deleteSession(database, tenantId, session, userId)).toBe('deleted')
-    const regenerated = regenerate(database, key('m1'), { replyId: 'r', roundsMax: 10, expiresMs: 1e8 })
+    const regenerated = regenerate(database, key('m1'), { replyId: 'r', roundsMax: 10, expiresMs: 1e8, sendsMax: 0 })
     const all = [again('m1', 'r'), change('m1', 'e'), regenerated, selectBranch(database, key('m1')), halt('m1')]
     for (const answer of await Promise.all(all)) expect(answer).toMatchObject({ outcome: 'not_found' })
     await expect(send('m2', 'interrupt')).rejects.toThrow('not_found')

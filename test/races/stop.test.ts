@@ -125,17 +125,17 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     const id = await session('moved', 2)
     const claimed = await claimOne(owner)
     await writeText(owner, claimed, 2)
-    const seen = (await stoppable(stopper, tenantId, id, `${id}-m0`))!
+    const seen = (await stoppable(stopper, tenantId, id, `${id}-m0`, null))!
     const key: AttemptKey = claimed
     const folded = { nextIndex: seen.nextIndex, parts: [], metadata: null, preview: null }
     for (const lastTry of [false, false, true]) {
-      const index = seen.nextIndex + (await stoppable(stopper, tenantId, id, `${id}-m0`))!.nextIndex - 2
+      const index = seen.nextIndex + (await stoppable(stopper, tenantId, id, `${id}-m0`, null))!.nextIndex - 2
       expect(await appendIfHeld(owner, [rowOf(claimed, index)], 60_000)).toEqual(new Set([claimed.turnId]))
       const answer = await stop(stopper, key, folded, {
         by: 'bob',
         reason: 'wrong',
         lastTry,
-        withdraws: false,
+        userId: null,
         round: 1,
       })
       expect(answer.outcome).toBe(lastTry ? 'stopping' : 'again')
@@ -166,7 +166,7 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
       by: userId,
       reason: null,
       lastTry: true,
-      withdraws: false,
+      userId: null,
       round: 1,
     })
     expect(answer).toEqual({ outcome: 'late', event: (finished as { event: Event }).event })
@@ -184,7 +184,7 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
       const folded = { nextIndex: 2, parts: [], metadata: null, preview: null }
       const asks = [owner, stopper].map((database) => {
         const by = database === owner ? 'ann' : 'bob'
-        return () => stop(database, claimed, folded, { by, reason: null, lastTry: false, withdraws: false, round: 1 })
+        return () => stop(database, claimed, folded, { by, reason: null, lastTry: false, userId: null, round: 1 })
       })
       const answers = await Promise.all((at % 2 === 0 ? asks : asks.toReversed()).map((ask) => ask()))
       expect(answers.map(({ outcome }) => outcome).toSorted()).toEqual(['late', 'stopped'])

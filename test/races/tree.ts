@@ -4,12 +4,16 @@ import { textUpTo } from './held.ts'
 
 /** Sentences about what is wrong in the whole database; empty when all is well. */
 export async function wrongs(stored: Stored): Promise<string[]> {
+  return [...(await wrongsBesideTexts(stored)), ...(await wrongTexts(stored))]
+}
+
+/** For replies that were not written chunk by chunk. */
+export async function wrongsBesideTexts(stored: Stored): Promise<string[]> {
   const rows = await stored.query<{ session: string; what: string }>(statement)
   const heads = await lostHeads(stored)
   return [
     ...[...rows, ...(await disorder(stored))].map(({ session, what }) => `${session}: ${what}`),
     ...(heads > 0 ? [`${heads} heads of lanes that nobody made due`] : []),
-    ...(await wrongTexts(stored)),
   ]
 }
 

@@ -150,7 +150,7 @@ const failed = {
 }
 const queuedAgain = {
   type: 'turn.queued',
-  data: { turn: { id: turnId, messageId: 'u1', replyId: 'r2', state: 'queued', attempt: 1, round: 2 } },
+  data: { turn: { id: turnId, messageId: 'u1', replyId: 'r2', state: 'queued', attempt: 1, round: 2 }, shown: true },
 }
 const withdrawn = {
   type: 'message.stopped',
@@ -170,6 +170,13 @@ test('a new round takes the place of the old reply, clears the error, and is fir
   expect(takeFrame(play(frames.slice(0, 4)), frames[4]!)).toBe('gap')
   const waiting = play(chain([created, second('u2'), second('u3')]))
   expect(lineOf(waiting).map(({ messageId }) => messageId)).toEqual(['u1', 'u2', 'u3'])
+})
+
+test('a new round in a branch that is not shown changes nothing of what is, but for the error that is over (I10)', () => {
+  const aside = { ...queuedAgain, data: { ...queuedAgain.data, shown: false } }
+  const again = play(chain([created, started(1), failed, aside]))
+  expect(idsOf(again)).toEqual(['u1', 'r1'])
+  expect(again.messages[0]?.error).toBe(null)
 })
 
 test('a message that is withdrawn goes away with its reply, one that steered goes on without; both leave the line (I11)', () => {

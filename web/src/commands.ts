@@ -9,7 +9,7 @@ import { type Message, type Part, type TurnView, textOf } from './view.ts'
 
 export type Commands = {
   retry(reply: Message): Promise<Problem | null>
-  /** A message that nobody has begun to answer is withdrawn by it: its text is given back. */
+  /** A message of one's own that nobody has begun to answer is withdrawn by it: its text is given back. */
   stop(turn: Stoppable): Promise<Problem | null>
   edit(message: Message, text: string): Promise<Problem | null>
   /** Another reply beside this one. */
@@ -18,7 +18,7 @@ export type Commands = {
   /** Goes on with those stops whose answers never came, to an earlier page or to this one. */
   resume(): void
 }
-type Stoppable = Pick<TurnView, 'messageId' | 'replyId' | 'round'>
+type Stoppable = Pick<TurnView, 'messageId' | 'round'>
 
 export function commandsOf(sessionId: string, giveBack: (text: string) => void): Commands {
   const give = (messageId: string, name: Parameters<typeof command>[2], body: object) =>
@@ -41,16 +41,15 @@ export function commandsOf(sessionId: string, giveBack: (text: string) => void):
 
   const stopping = new Set<string>()
   const keyOf = (messageId: string) => `stopping:${sessionId}:${messageId}`
-  const stop = async ({ messageId, replyId, round }: Stoppable) => {
+  const stop = async ({ messageId, round }: Stoppable) => {
     // The server has the text no more when it has answered; should this page be gone by then, the next one asks again.
-    remember(keyOf(messageId), JSON.stringify({ messageId, replyId, round }))
+    remember(keyOf(messageId), JSON.stringify({ messageId, round }))
     stopping.add(messageId)
     const answer = await give(messageId, 'stop', { round })
     stopping.delete(messageId)
     if (answer.ok) {
-      const { message, turn } = answer.value
-      const isWithdrawn = turn.state === 'stopped' && turn.attempt === 0 && turn.replyId === replyId
-      if (isWithdrawn) giveBack(textOf(message.parts))
+      const { message, withdrawn } = answer.value
+      if (withdrawn === true) giveBack(textOf(message.parts))
     }
     if (answer.ok || !isUnknown(answer.problem)) remember(keyOf(messageId), null)
     return answer.ok ? null : answer.problem

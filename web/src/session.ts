@@ -58,7 +58,7 @@ export const sendMessage = (sessionId: string, id: string, text: string, whenBus
 
 export type Command = 'stop' | 'retry' | 'edit' | 'regenerate' | 'select'
 /** A message, its reply and its turn as they are now, whoever changed them. */
-export type Stand = { message: Message; reply: Message; turn: Turn }
+export type Stand = { message: Message; reply: Message; turn: Turn /** A stop's. */; withdrawn?: boolean }
 
 /** A command whose answer is lost is given again with the same body: it finds what it has done. */
 export async function command(

@@ -170,7 +170,7 @@ function takeEvent(view: View, { type, data }: EventFrame): View | 'gap' {
       return withReply(view, message.id, () => message)
     }
     case 'turn.queued':
-      return queuedAgain(view, (data as { turn: Turn }).turn)
+      return queuedAgain(view, data as { turn: Turn; shown: boolean })
     // Which messages are shown from now on only the snapshot tells.
     case 'branch.selected':
       return 'gap'
@@ -199,7 +199,12 @@ function pendingReply({ id: repliesTo, createdAt, updatedAt }: Message, id: stri
 }
 
 /** A new round: its reply takes the old one's place. What follows may stay (retry) or not (another reply). */
-function queuedAgain(view: View, { messageId, replyId, round }: Turn): View | 'gap' {
+function queuedAgain(
+  view: View,
+  { turn: { messageId, replyId, round }, shown }: { turn: Turn; shown: boolean },
+): View | 'gap' {
+  // Of its replies another one was selected since, which stays.
+  if (!shown) return withReply(view, messageId, (own) => ({ ...own, error: null }))
   const at = view.messages.findIndex(({ id }) => id === messageId)
   const own = view.messages[at]
   if (own === undefined || at < view.messages.length - 2) return 'gap'
