@@ -11,14 +11,14 @@ export type ControlWord =
   | { type: 'reset'; reason: string }
   | { type: 'reconnect'; afterMs: number }
 
-/** A frame of the log for one follower: its cursor, and the frame as JSON text. */
-export type Frame = { cursor: string; json: string }
+/** A frame of the log for one follower: its cursor, the frame as JSON text, and what it tells. */
+export type Frame = { cursor: string; json: string; item: Item }
 
 const encoded = new WeakMap<Event | ChunkRun, string>()
 
 /** `after` is the cursor of the frame sent before on this stream. */
 export function frameOf(item: Item, after: string): Frame {
-  return { cursor: item.cursor, json: `{"cursor":"${item.cursor}","after":"${after}",${restOf(item)}` }
+  return { cursor: item.cursor, json: `{"cursor":"${item.cursor}","after":"${after}",${restOf(item)}`, item }
 }
 
 function restOf(item: Item): string {

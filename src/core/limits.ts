@@ -1,6 +1,8 @@
 /** Every bound that a client can meet, in one place. Bytes unless the name says otherwise. */
 export const limits = {
   requestBytesMax: 256 * 1024,
+  /** On `/api/chat`, where a client sends its whole history each time. */
+  chatRequestBytesMax: 16 * 1024 * 1024,
   jsonDepthMax: 32,
   idCharactersMax: 128,
   partsMax: 64,

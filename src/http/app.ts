@@ -1,5 +1,6 @@
 /** The registry of routes, and what holds for each of them: who asks, may they, and how errors are answered. */
 import type { ServerResponse } from 'node:http'
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Hono } from 'hono'
 import { idPattern } from '../core/limits.ts'
 import { DatabaseError } from '../store/database.ts'
@@ -11,8 +12,15 @@ import type { Authenticate } from './principal.ts'
 import { Problem, problemOf, problemResponse } from './problem.ts'
 import { type Call, type HttpParts, type Route, sessionOf } from './route.ts'
 import { sessionRoutes } from './sessions.ts'
+import { useChatRoutes } from './use-chat.ts'
 
-export const routes: readonly Route[] = [...sessionRoutes, ...messageRoutes, ...controlRoutes, ...eventRoutes]
+export const routes: readonly Route[] = [
+  ...sessionRoutes,
+  ...messageRoutes,
+  ...controlRoutes,
+  ...eventRoutes,
+  ...useChatRoutes,
+]
 
 export type HttpEnv = { Bindings: { outgoing?: ServerResponse } }
 
@@ -91,10 +99,10 @@ async function answer(
     const { principal, setCookie } = caller
     const { basePath } = options
     const parts = await options.parts()
-    const call: Call = { parts, basePath, request, url: new URL(request.url), params, principal, outgoing }
+    const call: Call = { parts, basePath, request, url: new URL(request.url), params, principal, setCookie, outgoing }
     if (route.judgedBy === 'route') await judge(route, call)
     const response = await route.handle(call)
-    if (setCookie !== undefined) response.headers.append('set-cookie', setCookie)
+    if (setCookie !== undefined && response !== RESPONSE_ALREADY_SENT) response.headers.append('set-cookie', setCookie)
     return response
   } catch (error) {
     return failed(options, route.name, error)

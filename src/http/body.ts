@@ -7,6 +7,13 @@ import { idPattern, limits } from '../core/limits.ts'
 import { Problem } from './problem.ts'
 
 export async function readBody<T>(request: Request, schema: z.ZodType<T>): Promise<T> {
+  const value = await readJson(request, limits.requestBytesMax)
+  checkValue(value)
+  return checked(value, schema)
+}
+
+/** Of any depth and with any text: for a body of which little is read. What is read has to pass `checked`. */
+export async function readJson(request: Request, bytesMax: number): Promise<Json> {
   const type = request.headers.get('content-type') ?? ''
   // Also what keeps other sites' forms out: a browser asks before it sends JSON across origins.
   if (!/^application\/json\s*(;|$)/i.test(type)) {
@@ -15,7 +22,10 @@ export async function readBody<T>(request: Request, schema: z.ZodType<T>): Promi
       `Expected content-type application/json, got ${type ? `"${type.slice(0, 100)}"` : 'none'}.`,
     )
   }
-  const value = parseJson(await readText(request))
+  return parseJson(await readText(request, bytesMax))
+}
+
+export function checked<T>(value: Json, schema: z.ZodType<T>): T {
   const parsed = schema.safeParse(value)
   if (!parsed.success) throw new Problem('invalid_request', sentenceOf(parsed.error))
   return parsed.data
@@ -42,8 +52,7 @@ function bytesOf(body: unknown): Buffer {
   }
 }
 
-async function readText(request: Request): Promise<string> {
-  const max = limits.requestBytesMax
+async function readText(request: Request, max: number): Promise<string> {
   const tooLarge = () => new Problem('too_large', `The body may have at most ${max} bytes.`)
   if (Number(request.headers.get('content-length') ?? 0) > max) throw tooLarge()
   if (!request.body) return ''
@@ -78,12 +87,11 @@ function parseJson(text: string): Json {
   } catch {
     throw new Problem('invalid_request', 'The body is not valid JSON.')
   }
-  checkValue(value, 0)
   return value
 }
 
 /** What no route takes, wherever it stands: too deep, half characters, NUL, extreme numbers, prototypes as keys. */
-function checkValue(value: Json, depth: number): void {
+export function checkValue(value: Json, depth = 0): void {
   if (depth > limits.jsonDepthMax) {
     throw new Problem('invalid_request', `The body may be nested at most ${limits.jsonDepthMax} deep.`)
   }

@@ -57,7 +57,7 @@ async function selectRoute(call: Call): Promise<Response> {
 }
 
 /** What a new round may be. */
-function roundOf({ parts: { roundsMax, expiresMs, sendsPerMinute: sendsMax } }: Call) {
+export function roundOf({ parts: { roundsMax, expiresMs, sendsPerMinute: sendsMax } }: Call) {
   return { roundsMax, expiresMs, sendsMax }
 }
 
@@ -71,12 +71,20 @@ type Outcome =
 type Told = Controlled<Outcome> & { allowance?: Allowance | null }
 
 async function told(call: Call, answer: Told, messageId: string): Promise<Response> {
+  const done = await stateAfter(call, answer, messageId)
+  return 'refused' in done ? done.refused : pairResponse(call, done.pair, done.headers)
+}
+
+export type StateAfter = { pair: Pair; headers: Record<string, string> } | { refused: Response }
+
+/** How the message stands after a command on it. Throws the `Problem` of a command that was refused. */
+export async function stateAfter(call: Call, answer: Told, messageId: string): Promise<StateAfter> {
   switch (answer.outcome) {
     case 'done':
       tell(call, answer.event)
-      return pairResponse(call, await pairNow(call, messageId), rateHeaders(answer.allowance))
+      return { pair: await pairNow(call, messageId), headers: rateHeaders(answer.allowance) }
     case 'same':
-      return pairResponse(call, await pairNow(call, messageId))
+      return { pair: await pairNow(call, messageId), headers: {} }
     case 'busy':
       throw new Problem('busy', 'A reply in this branch is still being written. Stop it first, then ask again.')
     case 'rounds':
@@ -92,7 +100,7 @@ async function told(call: Call, answer: Told, messageId: string): Promise<Respon
         { retryable: false },
       )
     case 'rate_limited':
-      return tooManySends(answer.allowance!, messageId)
+      return { refused: tooManySends(answer.allowance!, messageId) }
     case 'conflict':
       throw new Problem('id_conflict', 'This id was used for another message. Give every message a new id.')
     case 'gone':
@@ -105,13 +113,13 @@ async function told(call: Call, answer: Told, messageId: string): Promise<Respon
   }
 }
 
-function tell(call: Call, event: Event): void {
+export function tell(call: Call, event: Event): void {
   const { tenantId, sessionId } = sessionOf(call)
   call.parts.wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
 }
 
 /** What is stored now, whoever changed it: so a repeated command, and one that came too late, see what won. */
-async function pairNow(call: Call, messageId: string): Promise<Pair> {
+export async function pairNow(call: Call, messageId: string): Promise<Pair> {
   const { tenantId, sessionId, userId } = sessionOf(call)
   const pair = await messagePair(call.parts.database, tenantId, sessionId, messageId, userId)
   if (pair === null) throw new Problem('not_found')

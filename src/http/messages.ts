@@ -94,7 +94,7 @@ export function pairResponse(
 }
 
 /** No user's id makes the name of another lane: `main` has no colon. */
-function laneOf(call: Call): string {
+export function laneOf(call: Call): string {
   const { tenantId, sessionId, userId } = sessionOf(call)
   const lane = call.parts.lane({ session: { id: sessionId }, user: { id: userId, tenantId } })
   if (lane === 'main') return 'main'
@@ -114,7 +114,7 @@ export function contentOf({ text, parts = [{ type: 'text', text: text! }], metad
 }
 
 /** The turn is marked with the acceptance; completing the stop here makes it quick, and is not what makes it sure. */
-function interrupt(call: Call, { messageId, round }: Interrupted): void {
+export function interrupt(call: Call, { messageId, round }: Interrupted): void {
   const { tenantId, sessionId, userId } = sessionOf(call)
   const { database, wakeups } = call.parts
   stopTurn(database, {
@@ -139,7 +139,7 @@ function interrupt(call: Call, { messageId, round }: Interrupted): void {
 const askAgainWithinMs = 3_000
 
 /** An answer that was lost is asked for again, once, with the same ids: the second finds what the first has stored. */
-async function acceptSurely({ parts: { acceptor } }: Call, acceptance: Acceptance): Promise<Accepted> {
+export async function acceptSurely({ parts: { acceptor } }: Call, acceptance: Acceptance): Promise<Accepted> {
   const sinceMs = performance.now()
   try {
     return await acceptor.accept(acceptance)

@@ -35,6 +35,8 @@ export type Call = {
   /** Of the path, each a well-formed id. */
   params: Record<string, string>
   principal: Principal
+  /** What makes the caller a guest. Added to every answer but one that the handler writes to `outgoing` itself. */
+  setCookie: string | undefined
   /** Where the server is Node's: the response to write a long stream to. */
   outgoing: ServerResponse | undefined
 }

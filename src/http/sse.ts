@@ -15,11 +15,13 @@ export const sseHeaders = {
 } as const
 
 /** What a response can be written to with: bounded by `isFull`, `whenDrained`. */
-type Writer = {
+export type Writer = {
   write(text: string): void
   isFull(): boolean
   whenDrained(): Promise<void>
   end(): void
+  /** Ends so that the reader sees that it is not the end. */
+  cut(): void
 }
 
 export type SseSink = Sink & { close(): void }
@@ -78,6 +80,7 @@ export function nodeWriter(response: ServerResponse): Writer {
         response.on('close', done)
       }),
     end: () => void response.end(),
+    cut: () => void response.destroy(),
   }
 }
 
@@ -117,6 +120,11 @@ export function webWriter(onCancel: () => void): { writer: Writer; stream: Reada
         if (closed) return
         closed = true
         controller?.close()
+      },
+      cut: () => {
+        if (closed) return
+        closed = true
+        controller?.error(new Error('the stream was cut'))
       },
     },
   }

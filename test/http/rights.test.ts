@@ -17,6 +17,8 @@ type Row = {
   right: Route['right']
   /** Each way to ask for it: what to send, and what a caller with the right is answered (about another's, if it differs). */
   asks: { headers?: Record<string, string>; query?: string; body?: () => object; ok: number; ofAnother?: number }[]
+  /** What strangers are answered, as if there were no such session. */
+  stranger?: number
 }
 
 const matrix: Record<string, Row> = {
@@ -42,6 +44,21 @@ const matrix: Record<string, Row> = {
   // Its reply is still to be written.
   'messages.regenerate': { right: 'write', asks: [{ body: () => ({ id: randomUUID() }), ok: 409 }] },
   'messages.select': { right: 'write', asks: [{ body: () => ({}), ok: 200 }] },
+  // Its session is named in the body, and made: test/use-chat tries a foreign one.
+  'chat.send': {
+    right: 'none',
+    asks: [
+      {
+        body: () => ({
+          id: randomUUID(),
+          messages: [{ id: '1', role: 'user', parts: [{ type: 'text', text: 'hi' }] }],
+        }),
+        ok: 200,
+      },
+    ],
+  },
+  'chat.resume': { right: 'read', asks: [{ ok: 200 }], stranger: 204 },
+  'chat.stop': { right: 'write', asks: [{ body: () => ({}), ok: 200 }] },
   'events.follow': {
     right: 'read',
     asks: [
@@ -75,6 +92,7 @@ beforeAll(async () => {
     database: database.url,
     tokens: { secret: jwtSecret },
     roles: ['http'],
+    limits: { sendsPerMinute: 0 },
     reply: () => 'never asked',
     log: () => undefined,
   })
@@ -190,6 +208,7 @@ test.each(routes.map((route) => [route.name, route] as const))(
           ...expected(caller, row.right, caller.role === 'member' ? (each.ofAnother ?? each.ok) : each.ok, {
             concernsSession,
             hasChild: route.path.includes(':messageId'),
+            stranger: row.stranger ?? 404,
           }),
         })
         if (concernsSession) {
@@ -206,7 +225,7 @@ function expected(
   caller: Caller,
   right: Route['right'],
   ok: number,
-  { concernsSession, hasChild }: { concernsSession: boolean; hasChild: boolean },
+  { concernsSession, hasChild, stranger }: { concernsSession: boolean; hasChild: boolean; stranger: number },
 ): Record<string, number> {
   const all = (status: number) => ({
     foreign: status,
@@ -217,12 +236,12 @@ function expected(
   })
   if (!caller.known) return all(401)
   if (!concernsSession) return all(ok)
-  if (caller.role === null) return all(404)
-  if (!may[right].includes(caller.role)) return { ...all(403), foreign: 404, missing: 404 }
+  if (caller.role === null) return all(stranger)
+  if (!may[right].includes(caller.role)) return { ...all(403), foreign: stranger, missing: stranger }
   // The owner deletes with the first request that names her session; then it is gone for the others.
   if (ok === 204) return { foreign: 404, missing: 404, childForeign: 204, childMissing: 404, own: 404 }
   const child = hasChild ? 404 : ok
-  return { foreign: 404, missing: 404, childForeign: child, childMissing: child, own: ok }
+  return { foreign: stranger, missing: stranger, childForeign: child, childMissing: child, own: ok }
 }
 
 /** Everything that is stored of a session. */

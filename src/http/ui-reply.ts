@@ -1,0 +1,182 @@
+/**
+ * Replies told to `useChat`: follows the log for each of them in turn and writes the chunks that `core/ui-stream` makes
+ * of it as server-sent events. Everything but chunks is a comment, because such a client reads all that `data:` holds.
+ * A stream that ends before its reply did is cut, never ended.
+ */
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import type { Chunk, Part } from '../core/chunk.ts'
+import { failureOf } from '../core/errors.ts'
+import type { ChunkRun, Event } from '../core/event.ts'
+import type { Message } from '../core/message.ts'
+import type { SdkMajor } from '../core/ui-chunks.ts'
+import { createUiStream, type UiStream } from '../core/ui-stream.ts'
+import type { Follow, Sink } from '../log/hub.ts'
+import type { Pair } from '../store/messages.ts'
+import { type Call, sessionOf } from './route.ts'
+import { nodeWriter, sseHeaders, type Writer, webWriter } from './sse.ts'
+
+const heartbeatMs = 15_000
+const headers = { ...sseHeaders, 'x-vercel-ai-ui-message-stream': 'v1' }
+const ended = new Set(['complete', 'failed', 'stopped'])
+
+/** The answer is begun now, and holds these replies one after the other. More than one only for a page that was loaded. */
+export function tellReplies(
+  call: Call,
+  pairs: readonly Pair[],
+  major: SdkMajor,
+  more: Record<string, string> = {},
+): Response {
+  const { outgoing, request, setCookie } = call
+  const all = { ...headers, ...more, ...(outgoing && setCookie ? { 'set-cookie': setCookie } : {}) }
+  const left = new AbortController()
+  const leave = () => left.abort()
+  if (outgoing) {
+    outgoing.writeHead(200, all)
+    outgoing.on('close', leave)
+    outgoing.on('error', leave)
+    write(call, pairs, major, nodeWriter(outgoing), left)
+    return RESPONSE_ALREADY_SENT
+  }
+  const web = webWriter(leave)
+  request.signal.addEventListener('abort', leave)
+  write(call, pairs, major, web.writer, left)
+  return new Response(web.stream, { headers: all })
+}
+
+function write(call: Call, pairs: readonly Pair[], major: SdkMajor, writer: Writer, left: AbortController): void {
+  // The first bytes say that the message is stored, long before there is a reply.
+  writer.write(': accepted\n\n')
+  const heartbeat = setInterval(() => writer.isFull() || writer.write(': still here\n\n'), heartbeatMs)
+  const expiry = call.principal.expiresAt
+  const expires = expiry === undefined ? undefined : setTimeout(() => left.abort(), timerMs(expiry - Date.now()))
+  const told = async () => {
+    for (const pair of pairs) if (!(await tellReply(call, pair, major, writer, left.signal))) return false
+    return true
+  }
+  const end = (whole: boolean) => {
+    clearInterval(heartbeat)
+    clearTimeout(expires)
+    if (whole) writer.write('data: [DONE]\n\n')
+    if (whole) writer.end()
+    else writer.cut()
+  }
+  told().then(end, () => end(false))
+}
+
+/** Timers hold 24 days at most. */
+function timerMs(ms: number): number {
+  return Math.min(Math.max(0, ms), 2 ** 31 - 1)
+}
+
+/** Resolves to whether it was told to its end. */
+async function tellReply(
+  call: Call,
+  { message, reply, turn }: Pair,
+  major: SdkMajor,
+  writer: Writer,
+  left: AbortSignal,
+): Promise<boolean> {
+  const ui = createUiStream(major)
+  const say = (chunks: Chunk[]) => {
+    if (chunks.length === 0) return
+    writer.write(chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join(''))
+  }
+  if (!ended.has(reply.status)) return await followReply(call, { reply, turnId: turn.id }, ui, say, writer, left)
+  say(tellWhole(ui, message, reply))
+  return true
+}
+
+function tellWhole(ui: UiStream, message: Message, reply: Message): Chunk[] {
+  const { id: replyId, parts, metadata } = reply
+  if (reply.status === 'stopped') return ui.stopped(reply)
+  const chunks = ui.started({ replyId, base: parts, metadata })
+  if (reply.status === 'complete') return [...chunks, ...ui.complete(reply)]
+  return [...chunks, ...ui.failed(message.error?.error ?? failureOf('internal').error)]
+}
+
+/** From the event that made the reply: what was missed and what comes are the same log. */
+function followReply(
+  call: Call,
+  { reply, turnId }: { reply: Message; turnId: string },
+  ui: UiStream,
+  say: (chunks: Chunk[]) => void,
+  writer: Writer,
+  left: AbortSignal,
+): Promise<boolean> {
+  const { hub } = call.parts
+  return new Promise((resolve) => {
+    let following: Follow | null = null
+    /** What was stored before the client came, until all of it is here. Null: it is. */
+    let missed: Chunk[] | null = []
+    let isOver = false
+    const over = (whole: boolean) => {
+      if (isOver) return
+      isOver = true
+      left.removeEventListener('abort', gone)
+      following?.stop()
+      resolve(whole)
+    }
+    const gone = () => over(false)
+    const tellMissed = (goesOn: boolean) => {
+      if (missed !== null && missed.length > 0) say(ui.chunks(missed, true))
+      missed = goesOn ? [] : null
+    }
+    const takeRun = (run: ChunkRun) => {
+      const chunks = JSON.parse(run.json) as Chunk[]
+      if (missed !== null) missed.push(...chunks)
+      else say(ui.chunks(chunks, false))
+    }
+    const takeEvent = (event: Event) => {
+      const told = toldBy(event, reply, ui)
+      if (told === null) return
+      tellMissed(missed !== null)
+      say(told())
+      if (ui.isOver) over(true)
+    }
+    const sink: Sink = {
+      send(frames) {
+        for (const { item } of frames) {
+          if (isOver) return
+          if ('run' in item) {
+            if (item.run.turnId === turnId) takeRun(item.run)
+          } else if (item.event.turnId === turnId) takeEvent(item.event)
+        }
+      },
+      control(word) {
+        if (word.type === 'caught-up') tellMissed(false)
+        else over(false)
+      },
+      room: () => (writer.isFull() ? writer.whenDrained() : null),
+      end: gone,
+    }
+    left.addEventListener('abort', gone)
+    if (left.aborted) return gone()
+    const cursor = { epoch: hub.epoch(), seq: reply.seq, open: new Map() }
+    hub.follow({ ...sessionOf(call), cursor }, sink).then((begun) => {
+      following = begun
+      if (begun === null || isOver) {
+        begun?.stop()
+        gone()
+      }
+    }, gone)
+  })
+}
+
+/** What an event says of this reply, or null. The turn may have had other rounds, and get others. */
+function toldBy(event: Event, reply: Message, ui: UiStream): (() => Chunk[]) | null {
+  type Data = { replyId?: string; base?: Part[]; message?: Message; error?: string; reason?: string }
+  const data = JSON.parse(event.json) as Data
+  switch (event.type) {
+    case 'attempt.started':
+      return data.replyId === reply.id ? () => ui.started({ replyId: reply.id, base: data.base ?? [] }) : null
+    case 'message.ai_response':
+      return data.message?.id === reply.id ? () => ui.complete(data.message!) : null
+    case 'message.stopped':
+      // One that was handed to another reply has no message of its own any more.
+      return () => ui.stopped(data.message?.id === reply.id ? data.message : { ...reply, parts: [] }, data.reason)
+    case 'message.error':
+      return data.message?.id === reply.id ? () => ui.failed(data.error ?? failureOf('internal').error) : null
+    default:
+      return null
+  }
+}

@@ -1,0 +1,346 @@
+/**
+ * The routes that `DefaultChatTransport` of the AI SDK (6 and 7) calls, so that an unmodified `useChat` has replies that
+ * are never lost. Of what a client sends the last user's message is read, and nothing of the history that it believes in.
+ *
+ * `regenerate()` and a sent message that is there already may be a retry, or a device that was cut off: what is running
+ * is attached to, and only what has ended is begun again. An edited message keeps its id in such a client; here it is
+ * another message, whose id is made of both, so that the same edit is one message whoever repeats it.
+ */
+import { createHash } from 'node:crypto'
+import { v7 as uuidv7 } from 'uuid'
+import * as z from 'zod'
+import { canonicalJson } from '../core/canonical.ts'
+import type { Json } from '../core/json.ts'
+import { limits } from '../core/limits.ts'
+import type { SdkMajor } from '../core/ui-chunks.ts'
+import { readSnapshot } from '../log/snapshot.ts'
+import { stopTurn } from '../log/stop.ts'
+import { edit, regenerate, retry } from '../store/control.ts'
+import { messagePair, type Pair } from '../store/messages.ts'
+import { createSession, roleOf } from '../store/sessions.ts'
+import { checked, checkValue, idSchema, partSchema, readJson } from './body.ts'
+import { pairNow, roundOf, type StateAfter, stateAfter } from './control.ts'
+import { acceptSurely, contentOf, interrupt, laneOf, pairResponse } from './messages.ts'
+import { Problem, problemOf, problemResponse } from './problem.ts'
+import { rateHeaders, tooManySends } from './rate.ts'
+import { type Call, type Route, sessionOf } from './route.ts'
+import { tellReplies } from './ui-reply.ts'
+
+/** A reply that ended so long ago is told whole to a page that comes: it may have been loaded before the end. */
+const endedWithinMs = 15 * 60_000
+/** `regenerate()` so soon after the end may come from a page that did not see the end: it is shown, not paid again. */
+const unseenWithinMs = 3_000
+/** More than a session has messages waiting. */
+const shownMax = 50
+
+const bodySchema = z.object({
+  id: idSchema,
+  messages: z.array(z.custom<Json>()).optional(),
+  message: z.custom<Json>().optional(),
+  trigger: z.string().optional(),
+  messageId: z.string().nullish(),
+})
+const looseMessage = z.object({
+  id: idSchema,
+  role: z.string(),
+  parts: z.array(z.custom<Json>()),
+  metadata: z.unknown().optional(),
+})
+
+type Asked = {
+  id: string
+  parts: Json[]
+  metadata: Json | undefined
+  regenerates: boolean
+  /** What `sendMessage({messageId})` and `regenerate({messageId})` name. */
+  named: string | undefined
+}
+
+async function chat(call: Call): Promise<Response> {
+  try {
+    const { sessionId, asked } = await readChat(call.request)
+    const inSession = { ...call, params: { sessionId } }
+    if (call.parts.isDraining())
+      throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: asked.id })
+    const done = await perform(inSession, asked)
+    if ('refused' in done) return await plain(call, done.refused)
+    if (wantsJson(call)) return pairResponse(inSession, done.pair, done.headers)
+    return tellReplies(inSession, [done.pair], sdkOf(call), done.headers)
+  } catch (error) {
+    if (problemOf(error).code === 'internal') throw error
+    return plain(call, problemResponse(problemOf(error)))
+  }
+}
+
+async function readChat(request: Request): Promise<{ sessionId: string; asked: Asked }> {
+  const body = checked(await readJson(request, limits.chatRequestBytesMax), bodySchema)
+  const messages = body.messages ?? (body.message === undefined ? [] : [body.message])
+  const last = messages.at(-1)
+  if (roleIn(last) === 'assistant' && body.trigger !== 'regenerate-message') {
+    // Answered with anything that adds nothing, a client that goes on after tool results would ask again at once.
+    throw new Problem(
+      'not_waiting',
+      'Nothing waits for this answer any more. To have a reply written again, call regenerate().',
+    )
+  }
+  const given = messages.findLast((message) => roleIn(message) === 'user')
+  if (given === undefined) throw new Problem('invalid_request', '"messages": expected a message of the user.')
+  const message = checked(given, looseMessage)
+  const parts = message.parts.flatMap(partOf)
+  for (const part of parts) checkValue(part)
+  const content = checked(parts, z.array(partSchema).min(1, 'expected text or a file').max(limits.partsMax)) as Json[]
+  if (Buffer.byteLength(JSON.stringify(content)) > limits.requestBytesMax) {
+    throw new Problem('too_large', `A message may have at most ${limits.requestBytesMax} bytes.`)
+  }
+  const metadata = message.metadata as Json | undefined
+  if (metadata !== undefined) checkValue(metadata)
+  const isObject = typeof metadata === 'object' && metadata !== null && !Array.isArray(metadata)
+  return {
+    sessionId: body.id,
+    asked: {
+      id: message.id,
+      parts: content,
+      metadata: isObject ? metadata : undefined,
+      regenerates: body.trigger === 'regenerate-message',
+      named: body.messageId ?? undefined,
+    },
+  }
+}
+
+function roleIn(message: Json | undefined): unknown {
+  return typeof message === 'object' && message !== null && 'role' in message ? message.role : undefined
+}
+
+/** Only what is stored: a client adds states and provider's metadata to its own parts. An empty text says nothing. */
+function partOf(part: Json): Json[] {
+  if (typeof part !== 'object' || part === null || Array.isArray(part)) return [part]
+  const { type, text, mediaType, url, filename } = part
+  if (type === 'text') return text === '' ? [] : [{ type, text: text ?? null }]
+  if (type === 'file') {
+    return [{ type, mediaType: mediaType ?? null, url: url ?? null, ...(filename === undefined ? {} : { filename }) }]
+  }
+  return [part]
+}
+
+async function perform(call: Call, asked: Asked): Promise<StateAfter> {
+  const isFirst = !asked.regenerates && asked.named === undefined
+  if (isFirst) return await send(call, asked)
+  const there = await find(call, asked)
+  if (there === null) return await send(call, asked)
+  await mayWrite(call)
+  const { pair, isSame } = there
+  if (!isSame) return await editTo(call, pair, asked)
+  if (asked.regenerates) return await again(call, pair, asked)
+  return await settle(call, pair, true)
+}
+
+/** What the client means by this message: it, or what it was edited to. `isSame`: it says what the client says. */
+async function find(call: Call, asked: Asked): Promise<{ pair: Pair; isSame: boolean } | null> {
+  const pair = await pairOf(call, asked.id)
+  if (pair === null) return null
+  if (saysSame(pair, asked)) return { pair, isSame: true }
+  const edited = await pairOf(call, editedId(asked))
+  return edited === null ? { pair, isSame: false } : { pair: edited, isSame: true }
+}
+
+function pairOf(call: Call, messageId: string): Promise<Pair | null> {
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  return messagePair(call.parts.database, tenantId, sessionId, messageId, userId)
+}
+
+function saysSame({ message }: Pair, { parts }: Asked): boolean {
+  return canonicalJson(message.parts as Json) === canonicalJson(parts)
+}
+
+const idCharactersKept = 90
+
+function editedId({ id, parts }: Asked): string {
+  const says = createHash('sha256').update(canonicalJson(parts)).digest('base64url').slice(0, 22)
+  return `${id.slice(0, idCharactersKept)}~${says}`
+}
+
+async function send(call: Call, asked: Asked): Promise<StateAfter> {
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  const { database, expiresMs, sendsPerMinute, wakeups } = call.parts
+  const { id, parts, metadata } = asked
+  const acceptance = {
+    ...sessionOf(call),
+    ...contentOf({ id, parts: parts as never, metadata: metadata as never }),
+    messageId: id,
+    turnId: uuidv7(),
+    replyId: uuidv7(),
+    lane: laneOf(call),
+    expiresMs,
+    whenBusy: 'queue' as const,
+    sendsMax: sendsPerMinute,
+  }
+  let accepted = await acceptSurely(call, acceptance)
+  if (accepted.outcome === 'not_found') {
+    const created = await createSession(database, { tenantId, id: sessionId, userId, title: null, metadata: {} })
+    if (created.outcome === 'conflict') throw new Problem('not_found')
+    accepted = await acceptSurely(call, acceptance)
+  }
+  switch (accepted.outcome) {
+    case 'created': {
+      wakeups.tell({ tenantId, sessionId, events: [accepted.event], runs: [], due: true })
+      for (const marked of accepted.interrupted) interrupt(call, marked)
+      return { pair: await pairNow(call, id), headers: rateHeaders(accepted.allowance) }
+    }
+    case 'same':
+      return await settle(call, await pairNow(call, id), false)
+    case 'conflict': {
+      // The same message with other metadata, or one that was edited: what it said last is what the client says.
+      const there = await find(call, asked)
+      if (there?.isSame) return await settle(call, there.pair, false)
+      throw new Problem('id_conflict', 'This message id was used for another message. Give every message a new id.')
+    }
+    case 'rate_limited':
+      return { refused: tooManySends(accepted.allowance, id) }
+    default:
+      throw new Problem(accepted.outcome)
+  }
+}
+
+/** A message that was sent before: what runs or is complete is told, what failed is tried again. */
+async function settle(call: Call, pair: Pair, isNamed: boolean): Promise<StateAfter> {
+  const { state } = pair.turn
+  // Sent again by the browser itself, when a connection died, a stop by another device must not be undone.
+  if (state === 'failed' || (state === 'stopped' && isNamed)) return await retryOf(call, pair)
+  return { pair, headers: {} }
+}
+
+/** What runs is attached to, what failed is tried again, and what ended is written once more. */
+async function again(call: Call, pair: Pair, { named }: Asked): Promise<StateAfter> {
+  const { message, reply, turn } = pair
+  if (turn.state === 'failed') return await retryOf(call, pair)
+  if (turn.state !== 'complete' && turn.state !== 'stopped') return { pair, headers: {} }
+  const isUnseen =
+    named === undefined && turn.state === 'complete' && Date.now() - Date.parse(reply.updatedAt) < unseenWithinMs
+  // Named is a reply that another device has had written again meanwhile: the newer one is what was asked for.
+  const isReplaced = named !== undefined && named !== reply.id && named !== message.id
+  if (isUnseen || isReplaced) return { pair, headers: {} }
+  // The same for all who ask for the next round of this reply: it is one round.
+  const replyId = `${reply.id.slice(0, idCharactersKept)}~again`
+  const ask = { replyId, ...roundOf(call) }
+  return await stateAfter(call, await regenerate(call.parts.database, keyOf(call, message.id), ask), message.id)
+}
+
+async function retryOf(call: Call, { message }: Pair): Promise<StateAfter> {
+  const ask = { round: null, replyId: uuidv7(), ...roundOf(call) }
+  return await stateAfter(call, await retry(call.parts.database, keyOf(call, message.id), ask), message.id)
+}
+
+async function editTo(call: Call, { message }: Pair, asked: Asked): Promise<StateAfter> {
+  const { expiresMs, sendsPerMinute: sendsMax, database } = call.parts
+  const id = editedId(asked)
+  const content = contentOf({ id, parts: asked.parts as never, metadata: asked.metadata as never })
+  const ask = { ...content, id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, sendsMax }
+  const edited = await edit(database, keyOf(call, message.id), ask)
+  return await stateAfter(call, edited, edited.messageId ?? message.id)
+}
+
+function keyOf(call: Call, messageId: string) {
+  return { ...sessionOf(call), messageId }
+}
+
+async function mayWrite(call: Call): Promise<void> {
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  const role = await roleOf(call.parts.database, tenantId, sessionId, userId)
+  if (role === null) throw new Problem('not_found')
+  if (role === 'reader') throw new Problem('forbidden')
+}
+
+/** What a page that was loaded has not: what is being written and waits, else what ended a moment ago. Else 204. */
+async function resume(call: Call): Promise<Response> {
+  const { database, hub, isDraining } = call.parts
+  if (isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000 })
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  const snapshot = await readSnapshot(database, hub.epoch(), { tenantId, sessionId, userId, limit: shownMax })
+  // A page that loads shows any other status as its error, so a foreign chat is answered like an empty one.
+  if (snapshot === null) return nothing()
+  const pairs: Pair[] = []
+  const messages = snapshot.messages as Pair['reply'][]
+  const now = Date.now()
+  for (const reply of messages) {
+    const isOpen = reply.status === 'pending' || reply.status === 'streaming'
+    const isLast = reply === messages.at(-1)
+    const hasJustEnded = isLast && now - Date.parse(reply.updatedAt) < endedWithinMs
+    if (reply.role !== 'assistant' || !(isOpen || hasJustEnded)) continue
+    const pair = await pairOf(call, reply.id)
+    if (pair !== null && pair.turn.state !== 'waiting') pairs.push(pair)
+  }
+  return pairs.length === 0 ? nothing() : tellReplies(call, pairs, sdkOf(call))
+}
+
+function nothing(): Response {
+  return new Response(null, { status: 204, headers: { 'cache-control': 'no-store' } })
+}
+
+/** Ends what is being written, on every device. What a client says about it is not read: the log is the truth. */
+async function stop(call: Call): Promise<Response> {
+  const { database, hub, wakeups } = call.parts
+  const { tenantId, sessionId, userId } = sessionOf(call)
+  const snapshot = await readSnapshot(database, hub.epoch(), { tenantId, sessionId, userId, limit: 1 })
+  const turns = (snapshot?.turns ?? []) as { messageId: string; round: number; state: string }[]
+  const turn = turns.find(({ state }) => state === 'running') ?? turns[0]
+  if (turn !== undefined) {
+    const { messageId, round } = turn
+    const ask = { tenantId, sessionId, messageId, by: userId, reason: null, round, userId: null }
+    const stopped = await stopTurn(database, ask)
+    if (stopped.outcome === 'stopped') {
+      wakeups.tell({ tenantId, sessionId, events: [stopped.event], runs: [], due: true })
+    }
+  }
+  return Response.json({ success: true }, { headers: { 'cache-control': 'no-store' } })
+}
+
+/** Nothing in an unmodified request tells the version: who does not say 7 gets what every 6 knows. */
+function sdkOf({ request, url }: Call): SdkMajor {
+  const said = request.headers.get('x-ai-sdk') ?? url.searchParams.get('sdk')
+  return said !== null && /^\d+/.test(said) && Number.parseInt(said, 10) >= 7 ? 7 : 6
+}
+
+function wantsJson({ request }: Call): boolean {
+  return /application\/(problem\+)?json/.test(request.headers.get('accept') ?? '')
+}
+
+/** `useChat` shows the whole body of a refusal as its error: a sentence, unless the client asks for more. */
+async function plain(call: Call, response: Response): Promise<Response> {
+  if (response.ok || wantsJson(call)) return response
+  const { detail } = (await response.json()) as { detail: string }
+  const headers = new Headers(response.headers)
+  headers.set('content-type', 'text/plain; charset=utf-8')
+  headers.delete('content-length')
+  return new Response(detail, { status: response.status, headers })
+}
+
+export const useChatRoutes: Route[] = [
+  {
+    name: 'chat.send',
+    method: 'POST',
+    path: '/api/chat',
+    right: 'none',
+    judgedBy: 'statement',
+    makesGuests: true,
+    handle: chat,
+  },
+  {
+    name: 'chat.resume',
+    method: 'GET',
+    path: '/api/chat/:sessionId/stream',
+    right: 'read',
+    judgedBy: 'statement',
+    // A page resumes before its user has ever said anything.
+    makesGuests: true,
+    endless: true,
+    handle: resume,
+  },
+  {
+    name: 'chat.stop',
+    method: 'POST',
+    path: '/api/chat/:sessionId/stop',
+    right: 'write',
+    judgedBy: 'route',
+    handle: stop,
+  },
+]
