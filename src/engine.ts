@@ -117,6 +117,7 @@ function wire(
   hub.start()
   stops.push(() => hub.stop())
 
+  let keepAlive: (() => void) | undefined
   if (options.roles.includes('runner')) {
     const onRefused = ({ turnId, attempt }: { turnId: string; attempt: number }, write: string) =>
       log('stale write refused', { turnId, attempt, write })
@@ -157,6 +158,8 @@ function wire(
     wakeups.onDeaf(runner.deaf)
     runner.start()
     sweeper.start()
+    const { waitUntil } = options
+    if (waitUntil) keepAlive = () => waitUntil(runner.whenIdle())
   }
   // Not waited for: without wakeups everything still happens, by polling.
   wakeups.start().catch((error: unknown) => log('wakeups do not work', { error: String(error) }))
@@ -173,6 +176,8 @@ function wire(
       lane: options.lane,
       roundsMax: options.roundsMax,
       isDraining: () => draining,
+      hasNoRunner: options.hasNoRunner,
+      keepAlive,
     },
     isReady: () =>
       draining

@@ -38,6 +38,8 @@ export type { Reply, ReplyContext, ReplyValue } from './reply/reply.ts'
 export type Holdfast = {
   /** Answers a web request: for Next.js, Hono, Bun. Never rejects. */
   fetch(request: Request): Promise<Response>
+  /** `fetch` by method: in Next.js `export const { GET, POST, PATCH, DELETE, HEAD, OPTIONS } = chat.handlers`. */
+  readonly handlers: Readonly<Record<Method, (request: Request) => Promise<Response>>>
   /**
    * Answers a Node request: for Express, Fastify, `node:http`. Never rejects. Where a parser has read the body before,
    * as `express.json()` does, it is taken from `incoming.body`.
@@ -54,6 +56,8 @@ export type Holdfast = {
   close(): Promise<void>
 }
 
+export type Method = 'GET' | 'POST' | 'PATCH' | 'DELETE' | 'HEAD' | 'OPTIONS'
+
 export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => boolean
 
 /**
@@ -63,7 +67,12 @@ export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => bo
  * `OptionError` that names the option that is wrong. `Metadata` is what `onReply` answers.
  */
 export function createHoldfast<Metadata extends object = object>(options: HoldfastOptions<Metadata>): Holdfast {
-  const resolved = resolveOptions(options, { production: process.env.NODE_ENV === 'production', log: defaultLog() })
+  const { env } = process
+  const resolved = resolveOptions(options, {
+    production: env.NODE_ENV === 'production',
+    isFrozen: env.VERCEL !== undefined || env.AWS_LAMBDA_FUNCTION_NAME !== undefined,
+    log: defaultLog(),
+  })
   const key = resolved.database ?? `embedded:${resolve(resolved.dataDir)}`
   const running = registry().get(key)
   if (running) {
@@ -99,6 +108,9 @@ function logLevel(named = 'info'): string {
   return named === 'silent' || named in pino.levels.values ? named : 'info'
 }
 
+const duringBuild =
+  'Holdfast does not start during next build. Say export const dynamic = "force-dynamic" in the page or route that uses it.'
+
 function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Holdfast {
   let starting: Promise<Engine> | undefined
   let server: Server | undefined
@@ -111,6 +123,8 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
 
   const engine = (): Promise<Engine> => {
     if (closing) return Promise.reject(new DatabaseError('refused', new Error('this Holdfast was closed')))
+    // Pages that Next.js renders ahead would start a database that nobody stops.
+    if (process.env.NEXT_PHASE === 'phase-production-build') return Promise.reject(new OptionError(duringBuild))
     starting ??= begin()
     return starting
   }
@@ -171,8 +185,10 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     await Promise.all([closed, leaving])
   }
 
+  const fetch = async (request: Request) => app.fetch(request)
   return {
-    fetch: async (request) => app.fetch(request),
+    fetch,
+    handlers: { GET: fetch, POST: fetch, PATCH: fetch, DELETE: fetch, HEAD: fetch, OPTIONS: fetch },
     node,
     start: async () => void (await engine()),
     async listen(port, host = '127.0.0.1', before = () => false) {

@@ -45,8 +45,18 @@ export type HoldfastOptions<Metadata extends object = object> = {
    * Defaults to `auto`, and to `check` with `database` in production (NODE_ENV).
    */
   migrate?: 'auto' | 'check'
-  /** What this process does. Defaults to both. */
+  /**
+   * What this process does. Defaults to both; on a platform that freezes a process when it has answered (`VERCEL` or
+   * `AWS_LAMBDA_FUNCTION_NAME` is set), and without `waitUntil`, to `http` alone: then what asks for a reply is refused
+   * (`no_runner`), because nobody would write it. Give `http` where a runner works on the same database elsewhere.
+   */
   roles?: readonly Role[]
+  /**
+   * Keeps a process that would be frozen when it has answered: called with a promise that lasts until nothing is to be
+   * written here, with each request that asks for a reply. On Vercel `waitUntil` of `@vercel/functions`. What the
+   * platform ends all the same is taken over by the next process that looks. Defaults to none.
+   */
+  waitUntil?: (promise: Promise<unknown>) => void
   /** How long an attempt's right to run lasts without renewal: a dead process is taken over after it. 1,000–60,000. Defaults to 5,000. */
   leaseMs?: number
   /** How often runners and followers look without having been woken. 100–10,000. Defaults to 1,000. */
@@ -98,8 +108,14 @@ export type Limits = {
 
 /** Every option, resolved. A new option that is forgotten here does not compile. */
 export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limits'>>> &
-  Readonly<Pick<HoldfastOptions, Optional> & { limits: Readonly<Required<Limits>> }>
-type Optional = 'database' | 'authenticate' | 'tokens' | 'onReply' | 'title'
+  Readonly<
+    Pick<HoldfastOptions, Optional> & {
+      limits: Readonly<Required<Limits>>
+      /** Nobody would write a reply: this process is frozen when it has answered, and no other was named. */
+      hasNoRunner: boolean
+    }
+  >
+type Optional = 'database' | 'authenticate' | 'tokens' | 'onReply' | 'title' | 'waitUntil'
 
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
 export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'title'>
@@ -130,9 +146,13 @@ export const limitBounds = {
   sendsPerMinute: { min: 0, max: 1_000, default: 30 },
 } as const satisfies { [key in keyof Limits]-?: Bounds }
 
-export function resolveOptions(options: HoldfastOptions, defaults: { production: boolean; log: Log }): Resolved {
+export function resolveOptions(
+  options: HoldfastOptions,
+  defaults: { production: boolean; isFrozen: boolean; log: Log },
+): Resolved {
   if (typeof options.reply !== 'function') throw new OptionError('reply: expected a function that answers a reply.')
-  const { database, authenticate, tokens } = options
+  const { database, authenticate, tokens, waitUntil } = options
+  const hasNoRunner = defaults.isFrozen && options.roles === undefined && waitUntil === undefined
   const resolved: Resolved = {
     reply: options.reply,
     onReply: functionOrNone('onReply', options.onReply),
@@ -150,7 +170,9 @@ export function resolveOptions(options: HoldfastOptions, defaults: { production:
       'auto',
       'check',
     ]),
-    roles: rolesOf(options.roles ?? ['http', 'runner']),
+    roles: rolesOf(options.roles ?? (hasNoRunner ? ['http'] : ['http', 'runner'])),
+    waitUntil: functionOrNone('waitUntil', waitUntil),
+    hasNoRunner,
     wakeups: oneOf('wakeups', options.wakeups ?? 'on', ['on', 'off']),
     log: options.log ?? defaults.log,
     limits: limitsOf(options.limits ?? {}),
@@ -168,7 +190,8 @@ export function resolveOptions(options: HoldfastOptions, defaults: { production:
     poolMax: within(options, 'poolMax'),
   }
   for (const name of Object.keys(options)) {
-    if (!(name in resolved)) throw new OptionError(`${name}: there is no such option. See docs/options.md.`)
+    if (!(name in resolved) || name === 'hasNoRunner')
+      throw new OptionError(`${name}: there is no such option. See docs/options.md.`)
   }
   return resolved
 }

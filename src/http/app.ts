@@ -101,13 +101,18 @@ async function answer(
     const parts = await options.parts()
     const call: Call = { parts, basePath, request, url: new URL(request.url), params, principal, setCookie, outgoing }
     if (route.judgedBy === 'route') await judge(route, call)
+    if (route.asksForReply && parts.hasNoRunner) throw new Problem('no_runner', noRunner)
     const response = await route.handle(call)
+    if (route.asksForReply) parts.keepAlive?.()
     if (setCookie !== undefined && response !== RESPONSE_ALREADY_SENT) response.headers.append('set-cookie', setCookie)
     return response
   } catch (error) {
     return failed(options, route.name, error)
   }
 }
+
+const noRunner =
+  'This process is frozen when it has answered, so it writes no replies. Give the option waitUntil, or run one elsewhere and give roles: docs/serverless.md.'
 
 async function judge(route: Route, call: Call): Promise<void> {
   const { tenantId, sessionId, userId } = sessionOf(call)

@@ -126,19 +126,20 @@ export async function pairNow(call: Call, messageId: string): Promise<Pair> {
   return pair
 }
 
-const command = (name: string, handle: Route['handle']): Route => ({
+const command = (name: string, handle: Route['handle'], more: Pick<Route, 'asksForReply'> = {}): Route => ({
   name: `messages.${name}`,
   method: 'POST',
   path: `/v1/sessions/:sessionId/messages/:messageId/${name}`,
   right: 'write',
   judgedBy: 'route',
   handle,
+  ...more,
 })
 
 export const controlRoutes: Route[] = [
-  command('retry', retryRoute),
+  command('retry', retryRoute, { asksForReply: true }),
   command('stop', stopRoute),
-  command('edit', editRoute),
-  command('regenerate', regenerateRoute),
+  command('edit', editRoute, { asksForReply: true }),
+  command('regenerate', regenerateRoute, { asksForReply: true }),
   command('select', selectRoute),
 ]

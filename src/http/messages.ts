@@ -192,6 +192,7 @@ export const messageRoutes: Route[] = [
     path: '/v1/sessions/:sessionId/messages',
     right: 'write',
     judgedBy: 'statement',
+    asksForReply: true,
     handle: send,
   },
   {

@@ -21,6 +21,10 @@ export type HttpParts = {
   /** A turn has at most so many rounds: its first run, retries, regenerations. */
   roundsMax: number
   isDraining(): boolean
+  /** Nobody would write a reply that is asked for here. */
+  hasNoRunner: boolean
+  /** Called after each request that asked for a reply. */
+  keepAlive: (() => void) | undefined
 }
 
 /** Which line of turns a message of this user joins. */
@@ -55,6 +59,8 @@ export type Route = {
   judgedBy: 'route' | 'statement'
   /** Its answer may have no end, so there is no HEAD of it. */
   endless?: true
+  /** It asks for a reply to be written. */
+  asksForReply?: true
   /** Somebody without a guest cookie becomes a guest here. */
   makesGuests?: true
   handle(call: Call): Promise<Response>

@@ -321,6 +321,7 @@ export const useChatRoutes: Route[] = [
     path: '/api/chat',
     right: 'none',
     judgedBy: 'statement',
+    asksForReply: true,
     makesGuests: true,
     handle: chat,
   },

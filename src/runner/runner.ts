@@ -36,6 +36,11 @@ export type Runner = {
   /** Nothing wakes this process: it looks more often. */
   deaf(deaf: boolean): void
   /**
+   * Resolves when nothing runs here, nothing is due and nothing waits to be tried again, as a claim after this call has
+   * seen. For processes that are frozen when they have nothing to do.
+   */
+  whenIdle(): Promise<void>
+  /**
    * Claims nothing more, lets running attempts end for `drainMs`, then hands them over (they are due at once for
    * others). Resolves when none is left, or 5 s after that. Idempotent.
    */
@@ -66,6 +71,9 @@ export function createRunner(options: RunnerOptions): Runner {
   let stopped: Promise<void> | undefined
   let onEnded: (() => void) | undefined
   let gone = false
+  /** Of the last claim that was answered: its number, and when something falls due. Null: nothing is queued. */
+  let seen: { claim: number; dueInMs: number | null } = { claim: 0, dueInMs: null }
+  let idlers: { since: number; resolve: () => void }[] = []
 
   const attemptOptions: AttemptOptions = {
     ...options,
@@ -129,6 +137,7 @@ export function createRunner(options: RunnerOptions): Runner {
         wakeups.tell({ tenantId, sessionId, events, runs: [], due: false })
       }
       for (const claimed of answer.claimed) begin(claimed, sentAtMs)
+      seen = { claim: effect.claim, dueInMs: answer.dueInMs }
       return { type: 'claimed', taken: answer.claimed.length, dueInMs: answer.dueInMs }
     } catch (error) {
       options.log('claim failed', { error: String(error) })
@@ -175,11 +184,17 @@ export function createRunner(options: RunnerOptions): Runner {
     clearTimeout(handOver)
     gone = true
     clearTimeout(timer)
+    for (const { resolve } of idlers.splice(0)) resolve()
   }
 
   /** Says so where nothing of this runner is under way, also no claim that may have taken turns. */
   function ended(): void {
-    if (attempts.size === 0 && claims.size === 0 && titles.size === 0 && state.lost.length === 0) onEnded?.()
+    if (attempts.size > 0 || claims.size > 0 || titles.size > 0 || state.lost.length > 0) return
+    onEnded?.()
+    if (seen.dueInMs !== null && !gone) return
+    const idle = idlers.filter(({ since }) => gone || seen.claim > since)
+    idlers = idlers.filter((each) => !idle.includes(each))
+    for (const { resolve } of idle) resolve()
   }
 
   return {
@@ -188,6 +203,12 @@ export function createRunner(options: RunnerOptions): Runner {
       if (note === null || note.due) input({ type: 'wake' })
     },
     databaseFailed: () => input({ type: 'database-failed' }),
+    whenIdle: () =>
+      new Promise((resolve) => {
+        if (gone) return resolve()
+        idlers.push({ since: state.claims, resolve })
+        input({ type: 'wake' })
+      }),
     deaf: (deaf) => input({ type: 'look-every', ms: lookEveryMs(options.pollMs, deaf) }),
     stop(drainMs) {
       stopped ??= drain(drainMs)
