@@ -34,6 +34,7 @@ export type { HoldfastOptions, Limits, Log, Role } from './options.ts'
 export { OptionError } from './options.ts'
 export type { AiResponse, FinishedContext, FinishedReply, OnReply, Title, TitleContext } from './reply/finished.ts'
 export type { Reply, ReplyContext, ReplyValue } from './reply/reply.ts'
+export { steerSteps } from './reply/steer-steps.ts'
 
 export type Holdfast = {
   /** Answers a web request: for Next.js, Hono, Bun. Never rejects. */
