@@ -390,13 +390,15 @@ begin
      and m.tenant_id = p_tenant and m.session_id = p_session and m.id = t.message_id and m.input_tokens is null
      and u.tenant_id = p_tenant and u.turn_id = p_turn and u.attempt = p_attempt and u.step = 0
      and u.input_tokens is not null;
-  -- Where the reply has its outcome already (it was stopped, and its provider's word comes late).
+  -- Where the reply has its outcome already (it was stopped, and its provider's word comes late). The reply that the
+  -- attempt wrote, of which it was the last: the turn's own may be that of a later round by now.
   update holdfast.messages m set output_tokens = (select sum(u.output_tokens) from holdfast.usage u
       where u.tenant_id = p_tenant and u.turn_id = p_turn and u.attempt = p_attempt)
-    from holdfast.turns t
-   where v_rows > 0 and t.tenant_id = p_tenant and t.id = p_turn and t.attempt = p_attempt
-     and t.state in ('complete', 'failed', 'stopped')
-     and m.tenant_id = p_tenant and m.session_id = p_session and m.id = t.reply_id;
+    from (select e.data ->> 'replyId' as id, max(e.attempt) as attempt from holdfast.events e
+      where e.tenant_id = p_tenant and e.turn_id = p_turn and e.type = 'attempt.started' group by 1) r
+   where v_rows > 0 and r.attempt = p_attempt
+     and m.tenant_id = p_tenant and m.session_id = p_session and m.id = r.id
+     and m.status in ('complete', 'failed', 'stopped');
   return v_rows;
 end $$;
 
@@ -914,16 +916,15 @@ $$;
 -- How the ledger names the end of an attempt that does not hold its turn any more: as it ended, if it had its end, for a
 -- provider's word may come after it. The turn may be gone (null).
 create function holdfast.lost_to(t holdfast.turns, p_attempt int) returns text language sql stable as $$
-  select case
-    when t.attempt = p_attempt and (t.state = 'stopped' or t.stopping is not null) then 'stopped'
-    when t.attempt = p_attempt and t.state in ('complete', 'failed') then t.state
-    -- The first: what ends a later round before an attempt of it begins names the same attempt.
-    else coalesce((select case e.type when 'message.stopped' then 'stopped' when 'message.error' then 'failed'
+  -- The first: what ends a later round before an attempt of it begins names the same attempt. So does a mark on that
+  -- round, hence it counts only where the attempt has no end.
+  select coalesce((select case e.type when 'message.stopped' then 'stopped' when 'message.error' then 'failed'
         when 'message.ai_response' then 'complete'
-        else case e.data ->> 'reason' when 'handover' then 'handover' when 'error' then 'failed' end end
+        else case e.data ->> 'reason' when 'handover' then 'handover' when 'error' then 'failed' else 'lost' end end
       from holdfast.events e where e.tenant_id = t.tenant_id and e.turn_id = t.id and e.attempt = p_attempt
         and e.type in ('attempt.ended', 'message.stopped', 'message.error', 'message.ai_response')
-      order by e.seq limit 1), 'lost') end
+      order by e.seq limit 1),
+    case when t.attempt = p_attempt and t.stopping is not null then 'stopped' else 'lost' end)
 $$;
 
 create function holdfast.lost(t holdfast.turns, p_attempt int, p_usage json) returns json language plpgsql as $$

@@ -110,14 +110,12 @@ async function fail(options: AttemptOptions, attempt: Attempt, failure: Failure)
 /**
  * Asks until there is an answer. An outcome with this attempt's number is this attempt's, so asking again with the
  * same arguments is safe when it is unknown what became of the last time. A provider that was told to stop may report a
- * moment later: each time as much goes along as is known then.
+ * moment later: each time as much goes along as is known then. Reported is only what went along the first time: that may
+ * have been carried out, and then the next ones change nothing. (A row that is there already stays as it is.)
  */
 async function answered(options: AttemptOptions, attempt: Attempt, ask: () => Promise<Ended>): Promise<Ended> {
-  const askWithUsage = () => {
-    attempt.reported = attempt.usage.length
-    return ask()
-  }
-  const ended = await askAgain(askWithUsage).catch((error: unknown) => {
+  attempt.reported = attempt.usage.length
+  const ended = await askAgain(ask).catch((error: unknown) => {
     if (error instanceof DatabaseError && error.kind === 'bad_data') return failUnstorable(options, attempt)
     throw error
   })

@@ -192,15 +192,22 @@ function recordUsage(model: Model, key: Key, outcome: string, report: Report): v
 }
 
 function lostTo(model: Model, turn: Turn | undefined, attempt: number): string {
-  if (turn?.attempt === attempt) {
-    if (turn.state === 'stopped' || turn.stopping !== null) return 'stopped'
-    if (turn.state === 'complete' || turn.state === 'failed') return turn.state
-  }
-  const ended = model.sessions
+  const ends = ['attempt.ended', ...outcomeTypes]
+  const end = model.sessions
     .get(turn?.sessionId ?? '')
-    ?.events.find((event) => event.turnId === turn?.id && event.type === 'attempt.ended' && event.attempt === attempt)
-  const { reason } = ended ? (JSON.parse(ended.json) as { reason: string }) : { reason: 'crashed' }
-  return reason === 'error' ? 'failed' : reason === 'handover' ? 'handover' : 'lost'
+    ?.events.find((event) => event.turnId === turn?.id && ends.includes(event.type) && event.attempt === attempt)
+  if (!end) return turn?.attempt === attempt && turn.stopping !== null ? 'stopped' : 'lost'
+  const { reason } = JSON.parse(end.json) as { reason?: string }
+  switch (end.type) {
+    case 'message.ai_response':
+      return 'complete'
+    case 'message.error':
+      return 'failed'
+    case 'message.stopped':
+      return 'stopped'
+    default:
+      return reason === 'error' ? 'failed' : reason === 'handover' ? 'handover' : 'lost'
+  }
 }
 
 function lost(model: Model, key: Key, report: Report): Ended {
