@@ -146,7 +146,7 @@ create table holdfast.turns (
   due_at timestamptz,
   -- Null once begun.
   expires_at timestamptz,
-  -- The last finished step: {attempt, step, nextIndex, parts, metadata}.
+  -- The last finished step: {attempt, step, nextIndex, parts, metadata, told}.
   checkpoint json,
   -- When its chunks may be swept.
   sweep_at timestamptz,

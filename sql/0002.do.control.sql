@@ -209,10 +209,25 @@ begin
   return holdfast.answer('selected', p_tenant, p_session, v_seq);
 end $$;
 
+-- Whether a message comes next after a reply, in the branch that goes on from it: nothing stands between them but what was
+-- handed over.
+create function holdfast.comes_next(p_tenant text, p_session text, p_message text, p_reply text) returns boolean
+  language sql stable as $$
+  with recursive way as (
+    select parent from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message
+    union all
+    select p.parent from way w
+      join holdfast.messages p on p.tenant_id = p_tenant and p.session_id = p_session and p.id = w.parent
+      join holdfast.turns t on t.tenant_id = p_tenant and t.id = p.turn_id and t.message_id = p.id and t.steered
+     where w.parent <> p_reply)
+  select exists (select from way where parent = p_reply)
+$$;
+
 -- Hands the messages that were sent to steer it to the turn that runs, at a border of two of its steps: their own turns
 -- end as stopped, and their reply is this turn's. Not those of another branch: they were said to another conversation.
--- Answers all messages that were handed to this round so far, so that it may be asked again, and the new ones' events;
--- nothing where the attempt is not the turn's any more.
+-- Nor those behind a message that is not: what was said first would be answered last, and not be told of what was said
+-- after it. Answers all messages that were handed to this round so far, so that it may be asked again, and the new ones'
+-- events; nothing where the attempt is not the turn's any more.
 create function holdfast.take_steering(p_tenant text, p_session text, p_turn uuid, p_attempt int) returns json
   language plpgsql as $$
 declare t holdfast.turns; e holdfast.turns; v_message json; v_seqs int[] := '{}';
@@ -221,10 +236,13 @@ begin
   if t.id is null or not holdfast.is_held(t, p_attempt) then
     return json_build_object('messages', '[]'::json, 'events', '[]'::json);
   end if;
-  for e in select * from holdfast.turns where tenant_id = p_tenant and session_id = p_session and lane = t.lane and steers
-      and state = 'queued' and attempt = 0 and stopping is null
-      and holdfast.comes_after(p_tenant, p_session, message_id, t.reply_id) order by id for no key update
+  for e in select * from (
+      select * from holdfast.turns where tenant_id = p_tenant and session_id = p_session and lane = t.lane and steers
+        and state = 'queued' and attempt = 0 and stopping is null order by id for no key update) c
+    order by position
   loop
+    -- Asked for each when those before it are handed over.
+    continue when not holdfast.comes_next(p_tenant, p_session, e.message_id, t.reply_id);
     v_message := holdfast.settle(e, 'stopped', '[]', null, null, null, null, false);
     update holdfast.turns set steered = true, reply_id = t.reply_id where tenant_id = p_tenant and id = e.id;
     update holdfast.messages set withdrawn = true, chosen = false, shown = false

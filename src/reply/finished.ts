@@ -3,7 +3,10 @@ import type { Message } from '../core/message.ts'
 import type { UserOrAssistantMessage } from './message.ts'
 import type { ReplyContext } from './reply.ts'
 
-/** What a reply was asked with. `messages` ends with `message`, also where a reply was continued. */
+/**
+ * What a reply was asked with. `messages` ends with `message` and what was handed to the reply while it was written
+ * (`steering`), also where a reply was continued.
+ */
 export type Asked = Pick<ReplyContext, 'messages' | 'message' | 'session' | 'user' | 'turn' | 'attempt' | 'replyId'>
 
 export type FinishedContext = Asked & {

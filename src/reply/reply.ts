@@ -17,8 +17,9 @@ export type Reply = (context: ReplyContext) => ReplyValue | Promise<ReplyValue>
 
 export type ReplyContext = {
   /**
-   * The conversation up to and including `message`, oldest first. Where `stepsDone` is not 0, one more follows: the
-   * partial assistant message with `replyId`, which holds the finished steps and is to be continued.
+   * The conversation up to and including `message`, oldest first. What may follow is there after a takeover: the partial
+   * assistant message with `replyId` where `stepsDone` is not 0, which holds the finished steps and is to be continued;
+   * and what was handed over (`steering`), before it where one of its steps was told of it, else after it.
    */
   messages: UserOrAssistantMessage[]
   /** The user's message that is being answered. */
@@ -39,8 +40,9 @@ export type ReplyContext = {
   signal: AbortSignal
   /**
    * Messages that were sent with `whenBusy: 'steer'` since the last call: this reply answers them, so they get none of
-   * their own. To be called at a border of two steps, such as `prepareStep` of `streamText`; each is given once in an
-   * attempt, and in `messages` to the attempts after it. A reply that never calls it leaves them to their own turns.
+   * their own. To be called at a border of two steps; each is given once in an attempt, so the reply has to tell it to
+   * every step from there on (`steerSteps` does for `streamText`), and in `messages` to the attempts after it. A reply
+   * that never calls it leaves them to their own turns.
    */
   steering(): Promise<UserOrAssistantMessage[]>
   /**

@@ -10,6 +10,7 @@ import { ReplyError } from '../core/errors.ts'
 import type { StepUsage } from '../core/message.ts'
 import { readReply } from '../reply/chunks.ts'
 import { classify } from '../reply/classify.ts'
+import type { Asked } from '../reply/finished.ts'
 import { replyMessage } from '../reply/message.ts'
 import type { ReplyContext } from '../reply/reply.ts'
 import { takeSteeringIfHeld } from '../store/control.ts'
@@ -99,11 +100,12 @@ async function promptOf(options: AttemptOptions, attempt: Attempt): Promise<Repl
     askAgain(() => promptMessages(database, claimed), log.ended),
     askAgain(() => promptSession(database, tenantId, sessionId), log.ended),
   ])
-  const messages = rows.filter((row) => !row.steered).map(replyMessage)
-  const message = messages.at(-1)
+  const before = rows.filter((row) => !row.steered).map(replyMessage)
+  const message = before.at(-1)
   if (!session || message?.id !== messageId) throw new ReplyError('internal', 'the session was deleted')
+  const steered = rows.filter((row) => row.steered).map(replyMessage)
   const asked = {
-    messages: [...messages],
+    messages: [...before, ...steered],
     message,
     session,
     user: { id: userId, tenantId },
@@ -112,31 +114,37 @@ async function promptOf(options: AttemptOptions, attempt: Attempt): Promise<Repl
     replyId,
   }
   attempt.asked = asked
-  if (checkpoint) {
-    const { parts, metadata } = checkpoint
-    messages.push(replyMessage({ id: replyId, role: 'assistant', parts, metadata }))
-  }
-  const steered = rows.filter((row) => row.steered)
-  messages.push(...steered.map(replyMessage))
+  const told = new Set(checkpoint?.told)
+  for (const { id } of steered) attempt.handedAt.set(id, attempt.step - (told.has(id) ? 1 : 0))
   return {
     ...asked,
-    messages,
+    messages: [
+      ...before,
+      ...steered.filter(({ id }) => told.has(id)),
+      ...(checkpoint ? [replyMessage({ ...checkpoint, id: replyId, role: 'assistant' })] : []),
+      ...steered.filter(({ id }) => !told.has(id)),
+    ],
     stepsDone: checkpoint?.step ?? 0,
     signal: stop.signal,
-    steering: steeringOf(options, attempt, new Set(steered.map(({ id }) => id))),
+    steering: () => takeSteering(options, attempt, asked),
     usage: (report) => noteUsage(database, attempt, report),
   }
 }
 
-/** `given`: the ids that the reply has in its prompt already. */
-function steeringOf(options: AttemptOptions, { claimed, log }: Attempt, given: Set<string>) {
-  return async () => {
-    const { messages, events } = await askAgain(() => takeSteeringIfHeld(options.database, claimed), log.ended)
-    for (const event of events) options.onEvent(claimed, event)
-    const fresh = messages.filter(({ id }) => !given.has(id))
-    for (const { id } of fresh) given.add(id)
-    return fresh.map((message) => replyMessage({ role: 'user', ...message }))
-  }
+/** Those that the reply has not been given yet. They stand in what it was asked, too: its app is told of the whole. */
+async function takeSteering(options: AttemptOptions, attempt: Attempt, asked: Asked) {
+  const { claimed, log, handedAt } = attempt
+  await point('steer.send')
+  const { messages, events } = await askAgain(() => takeSteeringIfHeld(options.database, claimed), log.ended)
+  await point('steer.answered')
+  for (const event of events) options.onEvent(claimed, event)
+  const fresh = messages
+    .filter(({ id }) => !handedAt.has(id))
+    .map((message) => replyMessage({ role: 'user', ...message }))
+  // After the database's answer: the end of a step that came before the question has been taken in meanwhile.
+  for (const { id } of fresh) handedAt.set(id, attempt.step)
+  asked.messages.push(...fresh)
+  return fresh
 }
 
 function noteUsage(database: Database, attempt: Attempt, reported: StepUsage): void {
@@ -191,7 +199,8 @@ async function storeCheckpoint(database: Database, attempt: Attempt): Promise<vo
   const { claimed, fold, log, step } = attempt
   const nextIndex = await log.flushed()
   const { attempt: number } = claimed
-  const checkpoint = { attempt: number, step, nextIndex, parts: fold.parts(), metadata: fold.metadata() }
+  const told = [...attempt.handedAt].flatMap(([id, at]) => (at < step ? [id] : []))
+  const checkpoint = { attempt: number, step, nextIndex, parts: fold.parts(), metadata: fold.metadata(), told }
   await point('checkpoint.send')
   await askAgain(() => checkpointIfHeld(database, claimed, checkpoint), log.ended)
   await point('checkpoint.answered')

@@ -43,12 +43,14 @@ export type Attempt = {
   /** Tells the reply that the attempt is over. */
   readonly stop: AbortController
   readonly usage: StepReport[]
-  /** How many of them the attempt's end took along. */
+  /** How many of them the attempt's end has surely taken along. */
   reported: number
   /** The model that the provider named last. */
   model: string | null
   /** Steps finished over all attempts of the round. */
   step: number
+  /** After how many finished steps, at the latest, each message was handed to this reply, by its id. */
+  readonly handedAt: Map<string, number>
   /** A step has ended, and it is not known yet whether another follows. */
   betweenSteps: boolean
   bytes: number
@@ -73,6 +75,7 @@ export function beginAttempt(
     reported: 0,
     model: null,
     step: claimed.checkpoint?.step ?? 0,
+    handedAt: new Map(),
     betweenSteps: false,
     bytes: claimed.checkpoint ? JSON.stringify(claimed.checkpoint.parts).length : 0,
     over: false,

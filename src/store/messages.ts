@@ -72,15 +72,18 @@ const promptStatement: Statement = {
       select o.* from holdfast.messages o where o.tenant_id = $1 and o.session_id = $2 and o.position < $4 and o.shown
         and o.lane <> (select lane from mine where id = $5)),
     seen as (
-      select m.id, m.role, m.parts, m.metadata, m.position, false as steered from told m
+      select m.id, m.role, m.parts, m.metadata, m.position, coalesce(r.position, m.position) as place, false as steered
+        from told m
+        left join holdfast.turns s on s.tenant_id = $1 and s.id = m.turn_id and s.message_id = m.id and s.steered
+        left join holdfast.messages r on r.tenant_id = $1 and r.session_id = $2 and r.id = s.reply_id
        where holdfast.may_see(m.audience, $3) and (m.role = 'user' or m.parts <> '[]' and m.status in ('complete', 'stopped'))
       union all
-      select m.id, m.role, m.parts, m.metadata, m.position, true
+      select m.id, m.role, m.parts, m.metadata, m.position, m.position, true
         from holdfast.turns t
         join holdfast.turns s on s.tenant_id = $1 and s.session_id = $2 and s.steered and s.reply_id = t.reply_id
         join holdfast.messages m on m.tenant_id = $1 and m.session_id = $2 and m.id = s.message_id
        where t.tenant_id = $1 and t.session_id = $2 and t.message_id = $5)
-    select id, role, parts, metadata, steered from seen order by steered, position, role desc`,
+    select id, role, parts, metadata, steered from seen order by steered, place, role desc, position`,
 }
 
 export type PromptMessage = {
@@ -88,14 +91,15 @@ export type PromptMessage = {
   role: 'user' | 'assistant'
   parts: { type: string }[]
   metadata: JsonObject | null
-  /** It was handed to this turn while it ran: it comes after what the turn has written so far. */
+  /** It was handed to this turn while it ran. */
   steered: boolean
 }
 
 /**
  * What the model sees (I13): the branch that the turn's message is in, up to that message, whichever is shown by now; each
- * user's message with its reply where that is complete or stopped with text. Of other lanes what is shown, in the order
- * of turns. All as far as the author may see.
+ * user's message with its reply where that is complete or stopped with text. What was handed to a reply stands before it:
+ * after it, models take it for unanswered, and answer it once more. Of other lanes what is shown, in the order of turns.
+ * All as far as the author may see; last what was handed to this turn so far.
  */
 export function promptMessages(
   database: Database,

@@ -20,6 +20,8 @@ export type Checkpoint = {
   nextIndex: number
   parts: Part[]
   metadata: JsonObject | null
+  /** Ids of the messages that were handed over before its last step: what it holds may answer them. */
+  told: string[]
 }
 
 export type Claimed = AttemptKey & {

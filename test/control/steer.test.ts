@@ -61,7 +61,7 @@ test('steer: a message is handed to the running reply at its next border, has no
   })
   expect(textIn(await watcher.outcome('m1')).replace(/\s+/g, '')).toBe('[first][alsothis]')
   await watcher.outcome('m3')
-  expect(prompts.at(-1)).toEqual(['user: first', 'assistant: [first][also this]', 'user: also this', 'user: later'])
+  expect(prompts.at(-1)).toEqual(['user: first', 'user: also this', 'assistant: [first][also this]', 'user: later'])
   expect(await shownOf(ann, session)).toEqual([
     'user: first',
     'assistant: [first]\n\n[also this]',

@@ -1,6 +1,7 @@
 /**
  * A server of an app whose replies have three steps and say which attempt ended them: `node steps-server.mjs` with DATABASE_URL and the like. Each step
- * says which attempt wrote it and asks the provider (OPENAI_BASE_URL) for its text, so that a test sees what is run.
+ * says which attempt wrote it and asks the provider (OPENAI_BASE_URL) for its text, so that a test sees what is run. Between
+ * two steps it takes what was sent to steer it.
  */
 import { createHoldfast } from '../../dist/index.js'
 
@@ -15,10 +16,12 @@ const chat = createHoldfast({
   pollMs: Number(HOLDFAST_POLL_MS ?? 200),
   drainMs: Number(HOLDFAST_DRAIN_MS ?? 10_000),
   onReply: (_, { attempt }) => ({ endedBy: attempt }),
-  async *reply({ message, messages, attempt, stepsDone, replyId, signal, usage }) {
-    const history = messages.map(({ role, parts }) => `${role}: ${parts.map(({ text }) => text ?? '').join('')}`)
+  async *reply({ message, messages, attempt, stepsDone, replyId, signal, usage, steering }) {
+    const said = ({ role, parts }) => `${role}: ${parts.map(({ text }) => text ?? '').join('')}`
+    const history = messages.map(said)
     yield { type: 'start', messageId: replyId }
     for (let step = stepsDone; step < steps; step++) {
+      if (step > 0) history.push(...(await steering()).map(said))
       yield { type: 'start-step' }
       yield { type: 'text-start', id: `t${step}` }
       const asked = await fetch(`${OPENAI_BASE_URL}/chat/completions`, {

@@ -187,7 +187,7 @@ export function claim(tree: Tree): Turn | null {
 
 export function steer(tree: Tree, turn: Turn): Told {
   for (const each of tree.turns) {
-    if (!each.steers || each.state !== 'queued' || each.attempt > 0 || !comesAfter(each.message, turn.reply)) continue
+    if (!each.steers || each.state !== 'queued' || each.attempt > 0 || !comesNext(each.message, turn)) continue
     end(each, 'stopped')
     each.gone = true
     each.message.after = each.reply.after
@@ -198,13 +198,23 @@ export function steer(tree: Tree, turn: Turn): Told {
   return turn.steering.map(({ id }) => id).join()
 }
 
-function comesAfter(node: Node, before: Node): boolean {
-  for (let at: Node | null = node; at; at = at.before) if (at === before) return true
-  return false
+/** Nothing stands between a message and the turn's reply but what was handed to it. */
+function comesNext(node: Node, turn: Turn): boolean {
+  let at = node.before
+  while (at && turn.steering.includes(at)) at = at.before
+  return at === turn.reply
 }
 
 export function prompt(turn: Turn): string[] {
   const path: Node[] = []
-  for (let at = turn.message; at.before; at = at.before) path.unshift(at)
+  let handed: Node[] = []
+  for (let at = turn.message; at.before; at = at.before) {
+    // What was handed to a reply is told before it.
+    if (at !== turn.message && at.turn?.gone) handed.unshift(at)
+    else {
+      path.unshift(...(at.role === 'assistant' ? handed : []), at)
+      if (at.role === 'assistant') handed = []
+    }
+  }
   return [...path, ...turn.steering].filter(({ isTold }) => isTold).map(({ role, text }) => `${role}: ${text}`)
 }

@@ -147,7 +147,7 @@ const calls: Call[] = [
     function: 'checkpointIfHeld',
     arguments: ({ claimed: { attempt, ...key } }) => [
       { ...key, attempt },
-      { attempt, step: 1, nextIndex: 1, parts: [], metadata: null },
+      { attempt, step: 1, nextIndex: 1, parts: [], metadata: null, told: [] },
     ],
     blocks: 'update',
     done: (held: boolean) => held,

@@ -244,7 +244,8 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
   const checkpointOf = (claimed: Claimed) => {
     const fold = createFold()
     for (const chunk of steps.slice(0, 6)) fold.push(chunk)
-    return { attempt: claimed.attempt, step: 1, nextIndex: 6, parts: fold.parts(), metadata: fold.metadata() }
+    const { attempt } = claimed
+    return { attempt, step: 1, nextIndex: 6, parts: fold.parts(), metadata: fold.metadata(), told: [] }
   }
   const texts = (parts: Part[]) => parts.filter((part) => part.type === 'text').map((part) => part.text)
 
