@@ -4,7 +4,7 @@
  * client goes away, the time is over or the server drains, only the waiting ends.
  *
  * An event says only that there may be an outcome: what is answered is read afterwards, because the turn may have begun
- * another round.
+ * another round, or its message may have been handed to another turn, whose reply is then waited for.
  */
 import type { Cursor } from '../core/cursor.ts'
 import type { Frame } from '../core/frames.ts'
@@ -41,8 +41,11 @@ export function createWaiting(hub: Hub, database: Database, waitersMax = 1_000):
     for (;;) {
       if (turn === null) {
         const pair = await messagePair(database, what.tenantId, what.sessionId, what.messageId, what.userId)
-        if (pair === null || outcomes.has(pair.turn.state)) return pair
-        turn = { turnId: pair.turn.id, seq: pair.seq }
+        if (pair === null) return null
+        const { seq } = pair
+        if (!outcomes.has(pair.turn.state)) turn = { turnId: pair.turn.id, seq }
+        else if (!outcomes.has(pair.reply.status)) turn = { turnId: pair.replyTurnId, seq }
+        else return pair
       }
       if (!(await nextOutcome(hub, { ...what, ...turn }, untilMs - performance.now(), signal))) return null
       turn = null

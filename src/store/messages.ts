@@ -118,7 +118,8 @@ const pairStatement: Statement = {
   name: 'message-pair',
   text: `
     select holdfast.message_json(u) as message, holdfast.message_json(r) as reply, holdfast.turn_json(t) as turn,
-        s.next_seq - 1 as seq, u.withdrawn
+        s.next_seq - 1 as seq, u.withdrawn, r.turn_id as "replyTurnId",
+        case when w.open and w.reply_id = r.id then holdfast.base_of(w) end as base
       from holdfast.messages x
       join holdfast.turns t on t.tenant_id = x.tenant_id and t.id = x.turn_id
       join holdfast.sessions s on s.tenant_id = t.tenant_id and s.id = t.session_id
@@ -126,6 +127,7 @@ const pairStatement: Statement = {
       join lateral (select r.* from holdfast.messages r where r.tenant_id = t.tenant_id and r.session_id = t.session_id
           and (r.id = t.reply_id or r.parent = t.message_id and r.role = 'assistant')
         order by r.chosen desc, r.id = t.reply_id desc limit 1) r on true
+      join holdfast.turns w on w.tenant_id = t.tenant_id and w.id = r.turn_id
      where x.tenant_id = $1 and x.session_id = $2 and x.id = $3 and holdfast.may_see(t.audience, $4)`,
 }
 
@@ -133,12 +135,18 @@ export type Pair = {
   message: Message
   reply: Message
   turn: { id: string; state: string }
+  /** Whose reply it is: another turn's, where the message was handed to that one. */
+  replyTurnId: string
   seq: number
   /** The message has left the conversation before anybody began to answer it. */
   withdrawn: boolean
 }
 
-/** By either of them: a user's message, the reply to it that is chosen, and their turn. Null: none that the user may see. */
+/**
+ * By either of them: a user's message, the reply to it that is chosen, and their turn. A reply that is being written has
+ * as parts the base of its attempt, as in a snapshot: who follows from `seq` gets all chunks after it. Null: none that the
+ * user may see.
+ */
 export async function messagePair(
   database: Database,
   tenantId: string,
@@ -146,7 +154,11 @@ export async function messagePair(
   messageId: string,
   userId: string,
 ): Promise<Pair | null> {
-  return (await database.query<Pair>('read', pairStatement, [tenantId, sessionId, messageId, userId]))[0] ?? null
+  type Row = Pair & { base: Message['parts'] | null }
+  const row = (await database.query<Row>('read', pairStatement, [tenantId, sessionId, messageId, userId]))[0]
+  if (!row) return null
+  const { base, ...pair } = row
+  return base === null ? pair : { ...pair, reply: { ...pair.reply, parts: base } }
 }
 
 const sessionStatement: Statement = {

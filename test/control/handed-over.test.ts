@@ -1,5 +1,6 @@
 /** Where a message stands that was handed to a running reply: in prompts, for the app's functions, for who waits. */
 import { expect, test } from 'vitest'
+import { createFold } from '../../src/core/fold.ts'
 import { textOf } from '../../src/core/parts.ts'
 import { type HoldfastOptions, ReplyError } from '../../src/index.ts'
 import { gate, ofType, outcomesOf } from '../faults/scene.ts'
@@ -129,4 +130,51 @@ test('a message behind another one that waits is not handed over before it: both
     reason: 'steered',
     replyId: ofType(watcher, 'attempt.started')[1]!.data.replyId,
   })
+})
+
+test('who waits for a message that was handed over is answered with the whole reply, and not before (P37)', async () => {
+  const { ann, session, watcher, steer, open, replyId } = await openSteps()
+  const body = JSON.stringify({ id: 'm2', text: 'about 1', whenBusy: 'steer' })
+  const wait = async (seconds: number) => {
+    const path = `/v1/sessions/${session}/messages?wait=${seconds}`
+    const response = await ann.request(path, { method: 'POST', body })
+    return { status: response.status, body: await response.json() }
+  }
+  await steer('about 1', 'm2')
+  const waits = wait(50)
+  open(1)
+  await watcher.outcome('m2')
+  expect((await wait(0.3)).status).toBe(202)
+  open(2, 3)
+  const { status, body: answered } = await waits
+  expect(status).toBe(200)
+  expect(answered).toMatchObject({
+    ...{ message: { id: 'm2' }, turn: { messageId: 'm2', state: 'stopped', replyId } },
+    reply: { id: replyId, status: 'complete' },
+  })
+  expect(said(answered.reply)).toBe('assistant: [0][1][2]')
+  expect(await wait(50)).toMatchObject({ status: 200, body: { reply: { id: replyId, status: 'complete' } } })
+})
+
+test('a command on a message whose reply is being written answers the base of its attempt: what follows its cursor completes it (I7)', async () => {
+  const { ann, session, watcher, steer, open, shows } = await openSteps({ fails: [1] })
+  await steer('about 1', 'm2')
+  open(1)
+  await watcher.until(({ type, data }) => type === 'attempt.started' && data.attempt === 2)
+  await shows('[0][1]')
+  const { messages } = await ann.snapshot(session)
+  // A retry of what runs changes nothing; of what was handed over, a stop comes too late.
+  for (const [messageId, command] of [
+    ['m1', 'retry'],
+    ['m2', 'stop'],
+  ] as const) {
+    const { reply, cursor } = await ann.command(session, messageId, command)
+    expect(reply).toEqual(messages.find(({ id }) => id === reply.id))
+    const { frames } = await ann.poll(session, { cursor })
+    const fold = createFold({ parts: reply.parts })
+    for (const frame of frames) for (const chunk of frame.chunks) fold.push(chunk)
+    expect(textOf(fold.parts()).replaceAll('\n', '')).toBe('[0][1]')
+  }
+  open(2, 3)
+  await watcher.outcome('m1')
 })
