@@ -167,6 +167,7 @@ function takeChunks(options: AttemptOptions, attempt: Attempt, chunks: Chunk[]):
   for (const [at, chunk] of chunks.entries()) {
     if (attempt.betweenSteps && chunk.type !== 'finish') return after(storeCheckpoint(options.database, attempt), at)
     takeChunk(options, attempt, chunk)
+    if (attempt.betweenSteps && attempt.calledTool) return after(storeCheckpoint(options.database, attempt), at + 1)
     const waits = attempt.log.room() ?? point('attempt.chunk')
     if (waits) return after(waits, at + 1)
   }
@@ -177,6 +178,8 @@ function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): voi
   // Before anything of one step too many is shown.
   if (chunk.type === 'start-step' && attempt.step >= options.stepsMax) throw tooManySteps(options)
   for (const clean of attempt.cleaner.clean(chunk)) pushChunk(attempt, clean)
+  if (chunk.type === 'start-step') attempt.calledTool = false
+  if (chunk.type === 'tool-input-available') attempt.calledTool = true
   if (chunk.type === 'finish-step') {
     attempt.step++
     attempt.betweenSteps = true
@@ -193,7 +196,8 @@ function tooManySteps({ stepsMax }: AttemptOptions): ReplyError {
 
 /**
  * Between two steps, and before anything of the next is shown: a takeover starts from here. Not after the last step,
- * whose outcome follows at once.
+ * whose outcome follows at once. After one that called a tool another follows, whose first chunk may be long in coming, or
+ * never come because the provider fails: its end is stored at once, so that the tool does not run again.
  */
 async function storeCheckpoint(database: Database, attempt: Attempt): Promise<void> {
   const { claimed, fold, log, step } = attempt

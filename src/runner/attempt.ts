@@ -53,6 +53,8 @@ export type Attempt = {
   readonly handedAt: Map<string, number>
   /** A step has ended, and it is not known yet whether another follows. */
   betweenSteps: boolean
+  /** The step that is written, or was last, has called a tool. */
+  calledTool: boolean
   bytes: number
   over: boolean
 }
@@ -77,6 +79,7 @@ export function beginAttempt(
     step: claimed.checkpoint?.step ?? 0,
     handedAt: new Map(),
     betweenSteps: false,
+    calledTool: false,
     bytes: claimed.checkpoint ? JSON.stringify(claimed.checkpoint.parts).length : 0,
     over: false,
   }
