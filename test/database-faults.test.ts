@@ -159,7 +159,7 @@ describe('an answer that is lost after the commit (FD2)', () => {
       const { reply } = await sendSurely(ann, session, 'stopped', 'm1')
       const watcher = watchers[sessions.indexOf(session)]!
       await watcher.until(() => watcher.text(reply.id)?.includes('[1:1]') ?? false)
-      await eventually(() => ann.stop(session, 'm1'))
+      await eventually(() => ann.command(session, 'm1', 'stop'))
     }
     for (const [at, watcher] of watchers.entries()) {
       const outcome = await watcher.outcome('m1')
@@ -207,7 +207,7 @@ async function stopSoon(api: Api, session: string, id: string): Promise<void> {
     type === 'chunk' ? messageId === reply.id : data?.userMessageId === id,
   )
   expect([first.type, first.data?.code]).toEqual(['chunk', undefined])
-  const stopped = await eventually(() => api.stop(session, id), 30_000)
+  const stopped = await eventually(() => api.command(session, id, 'stop'), 30_000)
   expect(stopped.turn.state).toBe('stopped')
   expect((await watcher.outcome(id)).type).toBe('message.stopped')
   await watcher.close()

@@ -2,10 +2,10 @@
  * What becomes of a message that is sent while its lane is in each of its states, by each of the four words of `whenBusy`:
  * who is stopped, who is refused, what is answered in which order, and what the model is told.
  */
-import { Client } from 'pg'
 import { expect, test } from 'vitest'
 import { outcomesOf } from '../faults/scene.ts'
 import type { Watcher } from '../support/client.ts'
+import { queryOnce } from '../support/postgres.ts'
 import type { TestServer } from '../support/server.ts'
 import { openTalk, refusedWith, type Talk } from './scene.ts'
 
@@ -33,12 +33,9 @@ async function begin({ ann, database }: Talk, state: State, word: Word): Promise
 
 /** As a stop leaves it that has seen it move thrice, or whose process died (TRANSITIONS, "Stop"). */
 async function markAsStopping(database: string, session: string): Promise<void> {
-  const client = new Client(database)
-  await client.connect()
-  await client.query(`update holdfast.turns set stopping = 'bob' where session_id = $1 and state = 'running'`, [
+  await queryOnce(database, `update holdfast.turns set stopping = 'bob' where session_id = $1 and state = 'running'`, [
     session,
   ])
-  await client.end()
 }
 
 async function sendThen({ ann }: Talk, made: Case): Promise<void> {

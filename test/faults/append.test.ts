@@ -1,11 +1,11 @@
 /** The shared flush beside things that go wrong in the same process: its own zombie, a chunk that cannot be stored. */
 import { expect, onTestFinished, test } from 'vitest'
 import type { Chunk } from '../../src/core/chunk.ts'
-import { failureOf } from '../../src/core/errors.ts'
 import { type AppendTarget, createAppender } from '../../src/log/append.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
 import type { Database } from '../../src/store/database.ts'
-import { type Claimed, claim } from '../../src/store/turns.ts'
+import type { Claimed } from '../../src/store/turns.ts'
+import { claimAll } from '../races/held.ts'
 import { eventually } from '../support/eventually.ts'
 import { onPoint } from '../support/points.mjs'
 import { acceptanceOf, openStored, type Stored, sessionsOf } from '../support/stored.ts'
@@ -40,11 +40,7 @@ async function acceptOne(database: Database, sessionId: string): Promise<void> {
   expect(accepted.outcome).toBe('created')
 }
 
-async function claimAll(database: Database): Promise<Claimed[]> {
-  const crashed = failureOf('crashed')
-  const ask = { runner: 'me', claim: 1, lost: [], leaseMs, limit: 100, takeExpired: true, crashesMax: 3, crashed }
-  return (await claim(database, ask)).claimed
-}
+const claimMine = async (database: Database) => (await claimAll(database, 'me')).claimed
 
 const chunksIn = ({ query }: Stored) =>
   query<{ attempt: number; n: number }>(
@@ -55,7 +51,7 @@ test('a flush of an older attempt that is refused leaves the newer one of the sa
   const { stored, database, open } = await openLog()
   const [session] = await sessionsOf(database, 1)
   await acceptOne(database, session!)
-  const older = open((await claimAll(database))[0]!)
+  const older = open((await claimMine(database))[0]!)
   const sending = gate()
   const answer = gate()
   const takeBack = onPoint('append.send', () => {
@@ -66,7 +62,7 @@ test('a flush of an older attempt that is refused leaves the newer one of the sa
   older.push(delta('from the first attempt'))
   await sending.passed
   await stored.query(`update holdfast.turns set lease_until = now() - interval '1 s'`)
-  const newer = open((await claimAll(database))[0]!)
+  const newer = open((await claimMine(database))[0]!)
   takeBack()
   newer.push(delta('from the second attempt'))
   answer.open()
@@ -82,11 +78,11 @@ test('a write of an attempt that another process has taken over is refused and t
   const { stored, database, open, refused } = await openLog()
   const [session] = await sessionsOf(database, 1)
   await acceptOne(database, session!)
-  const log = open((await claimAll(database))[0]!)
+  const log = open((await claimMine(database))[0]!)
   log.push(delta('in time'))
   expect(await log.flushed()).toBe(1)
   await stored.query(`update holdfast.turns set lease_until = now() - interval '1 s'`)
-  await claimAll(database)
+  await claimMine(database)
   log.push(delta('too late'))
   await log.flushed()
   expect(log.ended.reason).toBe('lost')
@@ -100,7 +96,7 @@ test('a chunk that Postgres refuses ends its own attempt, the others in its flus
   for (const session of sessions) await acceptOne(database, session)
   // For connections made from now on, the flush's among them.
   await stored.query(`alter database ${new URL(stored.url).pathname.slice(1)} set max_stack_depth = '100kB'`)
-  const logs = (await claimAll(database)).map(open)
+  const logs = (await claimMine(database)).map(open)
   expect(logs).toHaveLength(8)
   // Deeper than Postgres parses; the cleaner lets nothing like it pass.
   let deep: unknown = 0
@@ -126,7 +122,7 @@ test('more attempts than one flush takes have turns: nobody is stored a second t
   const acceptor = createAcceptor(database)
   await Promise.all(sessions.map((id) => acceptor.accept(acceptanceOf(id))))
   const logs: ReturnType<typeof open>[] = []
-  while (logs.length < sessions.length) logs.push(...(await claimAll(database)).map(open))
+  while (logs.length < sessions.length) logs.push(...(await claimMine(database)).map(open))
   for (const log of logs) log.push(delta('a'))
   await eventually(async () => flushes.flat().length === 300)
   for (const log of logs) log.push(delta('b'))

@@ -1,11 +1,11 @@
 /** FP1 and FP3: `kill -9` of the server at named points of a long reply, and of Postgres' processes with it. */
-import { Client } from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Chunk } from '../../src/core/chunk.ts'
 import type { Watcher } from '../support/client.ts'
-import { type Cluster, privateCluster } from '../support/postgres.ts'
+import { type Cluster, privateCluster, queryOnce } from '../support/postgres.ts'
+import { seeded } from '../support/random.ts'
 import type { TestServer } from '../support/server.ts'
-import { gate, ofType, openScene, outcomesOf, pieces, type Scene, seeded, slowly, textIn } from './scene.ts'
+import { gate, ofType, openScene, outcomesOf, pieces, type Scene, slowly, textIn } from './scene.ts'
 
 const random = seeded(20261121)
 const somewhere = () => 20 + random(260)
@@ -87,12 +87,8 @@ async function expectOneWholeReply(
  */
 async function expectShownIsStored(database: string, { frames }: Watcher, last: string): Promise<void> {
   const shown = frames.filter(({ type }) => type === 'chunk')
-  const client = new Client({ connectionString: database })
-  await client.connect()
   const read = 'select attempt, data from holdfast.chunks where turn_id = $1 order by attempt, index'
-  const { rows } = await client
-    .query<{ attempt: number; data: Chunk[] }>(read, [shown[0]!.turnId])
-    .finally(() => client.end())
+  const rows = await queryOnce<{ attempt: number; data: Chunk[] }>(database, read, [shown[0]!.turnId])
   const storedOf = (attempt: number) =>
     written(rows.filter((row) => row.attempt === attempt).flatMap(({ data }) => data))
   const seenOf = (attempt: number) =>

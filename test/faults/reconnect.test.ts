@@ -4,7 +4,8 @@ import { createFold } from '../../src/core/fold.ts'
 import { textOf } from '../../src/core/parts.ts'
 import { apiOf, type Frame } from '../support/client.ts'
 import { startProxy } from '../support/proxy.ts'
-import { openScene, pieces, type Scene, type Step, seeded, slowly, textIn } from './scene.ts'
+import { seeded } from '../support/random.ts'
+import { openScene, pieces, type Scene, type Step, slowly, textIn } from './scene.ts'
 
 /** A reply whose pieces are written one by one, when the test says so. */
 function stepwise(texts: string[]): { steps: Step[]; next: () => void } {

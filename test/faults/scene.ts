@@ -1,11 +1,13 @@
 /** What every fault test has: a database, a provider, a client that finds the server wherever it is now. */
-import { Client } from 'pg'
 import { onTestFinished } from 'vitest'
 import { textOf } from '../../src/core/parts.ts'
-import { type Api, apiOf, type Frame, type Watcher } from '../support/client.ts'
-import { freshDatabase } from '../support/postgres.ts'
-import { type Provider, type Script, startProvider } from '../support/provider.mjs'
+import { type Api, apiOf, type Frame, isOutcomeOf, type Watcher } from '../support/client.ts'
+import type { Step } from '../support/obedient.ts'
+import { freshDatabase, queryOnce } from '../support/postgres.ts'
+import { type Provider, startProvider } from '../support/provider.mjs'
 import { type ServerSettings, startServer, type TestServer } from '../support/server.ts'
+
+export { gate, type Step } from '../support/obedient.ts'
 
 /** A short lease and poll, so that a takeover takes about a second. */
 export const quick = { HOLDFAST_LEASE_MS: '1000', HOLDFAST_POLL_MS: '200' }
@@ -45,9 +47,6 @@ export async function openScene(database?: string): Promise<Scene> {
   return scene
 }
 
-/** One thing that the provider does. */
-export type Step = Extract<Script, unknown[]>[number]
-
 /** The text of a long reply; each request to the provider is answered differently, so that attempts can be told apart. */
 export function pieces(request: number, count = 300): string[] {
   return Array.from({ length: count }, (_, at) => `r${request}.${at} `)
@@ -58,21 +57,8 @@ export function slowly(texts: string[], each = 6, pauseMs = 4): Step[] {
   return texts.flatMap((text, at): Step[] => (at % each === each - 1 ? [{ text }, { pauseMs }] : [{ text }]))
 }
 
-/** What waits for `passed` goes on when the test calls `open`. */
-export function gate(): { passed: Promise<void>; open: () => void } {
-  let open!: () => void
-  const passed = new Promise<void>((resolve) => {
-    open = resolve
-  })
-  return { passed, open }
-}
-
 export function outcomesOf({ frames }: Watcher, messageId: string): Frame[] {
-  return frames.filter(
-    ({ type, data }) =>
-      (type === 'message.ai_response' && data.message.repliesTo === messageId) ||
-      ((type === 'message.error' || type === 'message.stopped') && data.userMessageId === messageId),
-  )
+  return frames.filter((frame) => isOutcomeOf(frame, messageId))
 }
 
 /** The text of the reply that an outcome's event holds. */
@@ -90,27 +76,11 @@ export const refusals = (...servers: TestServer[]): number =>
  * whatever the test's own process was late by.
  */
 export async function killRunner({ database }: Scene, runner: TestServer): Promise<number> {
-  const client = new Client(database)
-  await client.connect()
-  try {
-    await runner.kill()
-    const { rows } = await client.query<{ attempt: number; lease_until: Date }>(
-      `select attempt, lease_until from holdfast.turns where state = 'running'`,
-    )
-    if (rows.length !== 1 || rows[0]!.attempt !== 1) throw new Error(`expected attempt 1: ${JSON.stringify(rows)}`)
-    return rows[0]!.lease_until.getTime()
-  } finally {
-    await client.end()
-  }
-}
-
-/** Numbers from a seed (mulberry32), so that a failing case comes again. */
-export function seeded(seed: number): (below: number) => number {
-  let state = seed
-  return (below) => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) % below
-  }
+  await runner.kill()
+  const rows = await queryOnce<{ attempt: number; lease_until: Date }>(
+    database,
+    `select attempt, lease_until from holdfast.turns where state = 'running'`,
+  )
+  if (rows.length !== 1 || rows[0]!.attempt !== 1) throw new Error(`expected attempt 1: ${JSON.stringify(rows)}`)
+  return rows[0]!.lease_until.getTime()
 }

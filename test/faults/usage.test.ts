@@ -1,7 +1,6 @@
 /** What a provider reports for an attempt that was broken off: it is in the ledger, though the report comes after the end. */
-import { once } from 'node:events'
-import pg from 'pg'
 import { expect, test } from 'vitest'
+import { queryOnce } from '../support/postgres.ts'
 import { openScene, type Scene } from './scene.ts'
 
 /** Anthropic's wire tells the input's tokens at the start, and here nothing ever comes after the text. */
@@ -27,17 +26,8 @@ async function broken(env: Record<string, string>): Promise<Scene> {
   return scene
 }
 
-async function ledgerOf({ database }: Scene) {
-  const client = new pg.Client({ connectionString: database })
-  await client.connect()
-  const { rows } = await client.query(
-    'select attempt, step, input_tokens, outcome from holdfast.usage order by attempt',
-  )
-  const ended = once(client, 'end')
-  await client.end()
-  await ended
-  return rows
-}
+const ledgerOf = ({ database }: Scene) =>
+  queryOnce(database, 'select attempt, step, input_tokens, outcome from holdfast.usage order by attempt')
 
 test('an attempt that is handed over has what its provider reported in the ledger (I12)', async () => {
   const scene = await broken({ HOLDFAST_DRAIN_MS: '100' })

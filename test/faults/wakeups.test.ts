@@ -45,7 +45,7 @@ test('without any wakeup a reply is claimed, followed, retried and stopped withi
   const third = await ann.send(session, 'three', 'm3')
   await ann.send(session, 'four', 'm4')
   await watcher.until(() => watcher.text(third.reply.id) === 'held ')
-  await ann.stop(session, 'm3')
+  await ann.command(session, 'm3', 'stop')
   expect((await watcher.outcome('m3')).type).toBe('message.stopped')
   expect(await provider.requests[3]!.closed).toBe('aborted')
   expect(textIn(await watcher.outcome('m4'))).toBe(pieces(4, 60).join(''))

@@ -95,7 +95,7 @@ test('a failed and a stopped turn are outcomes, too', async () => {
   const watcher = ann.watch(session, failed.body.cursor)
   const waits = send(ann, session, longWait, 'hangs')
   await watcher.until(({ type }) => type === 'attempt.started')
-  await ann.stop(session, 'hangs')
+  await ann.command(session, 'hangs', 'stop')
   expect(await waits).toMatchObject({ status: 200, body: { reply: { status: 'stopped' }, turn: { state: 'stopped' } } })
   await watcher.close()
 })

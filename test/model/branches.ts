@@ -33,8 +33,6 @@ export type Turn = {
 }
 export type Tree = { root: Node; turns: Turn[] }
 
-export type Told = string
-
 export function createTree(): Tree {
   const root: Node = {
     id: '',
@@ -89,7 +87,7 @@ function begin(tree: Tree, before: Node, id: string, text: string, how: Pick<Tur
   tree.turns.push(turn)
 }
 
-export function send(tree: Tree, id: string, whenBusy: string): Told {
+export function send(tree: Tree, id: string, whenBusy: string): 'created' | 'busy' {
   if (whenBusy === 'reject' && isBusy(tree)) return 'busy'
   const interrupted = whenBusy === 'interrupt' ? running(tree) : undefined
   const how = { steers: whenBusy === 'steer', editOf: null }
@@ -104,7 +102,7 @@ export function end(turn: Turn, outcome: Outcome): void {
   turn.reply.isTold = outcome !== 'failed' && turn.written !== ''
 }
 
-export function stop(turn: Turn): Told {
+export function stop(turn: Turn): 'stopped' | 'late' {
   if (!isLive(turn)) return 'late'
   if (turn.attempt === 0 && turn.round === 1) withdraw(turn)
   end(turn, 'stopped')
@@ -125,7 +123,7 @@ function withdraw(turn: Turn): void {
 
 const byAge = (a: Node, b: Node) => a.turn!.position - b.turn!.position
 
-export function retry(turn: Turn, replyId: string, roundsMax: number): Told {
+export function retry(turn: Turn, replyId: string, roundsMax: number): 'queued' | 'same' | 'rounds' | 'gone' {
   if (turn.gone) return 'gone'
   if (turn.state !== 'failed' && turn.state !== 'stopped') return 'same'
   if (turn.round >= roundsMax) return 'rounds'
@@ -140,7 +138,7 @@ export function retry(turn: Turn, replyId: string, roundsMax: number): Told {
   return 'queued'
 }
 
-export function regenerate(turn: Turn, replyId: string, roundsMax: number): Told {
+export function regenerate(turn: Turn, replyId: string, roundsMax: number): 'queued' | 'busy' | 'rounds' | 'gone' {
   if (turn.gone) return 'gone'
   if (hasLive(turn.message)) return 'busy'
   if (turn.round >= roundsMax) return 'rounds'
@@ -159,7 +157,7 @@ function again(turn: Turn, replyId: string): void {
 
 const hasLive = (node: Node): boolean => isLive(node.turn!) || node.after.some(hasLive)
 
-export function edit(tree: Tree, turn: Turn, id: string, text: string): Told {
+export function edit(tree: Tree, turn: Turn, id: string, text: string): 'created' | 'changed' | 'busy' | 'gone' {
   if (turn.gone) return 'gone'
   if (turn.state === 'queued' && turn.attempt === 0 && turn.round === 1) {
     turn.message.text = text
@@ -170,7 +168,7 @@ export function edit(tree: Tree, turn: Turn, id: string, text: string): Told {
   return 'created'
 }
 
-export function select(tree: Tree, node: Node): Told {
+export function select(tree: Tree, node: Node): 'selected' | 'same' {
   if (isShown(tree, node)) return 'same'
   show(node)
   return 'selected'
@@ -185,7 +183,8 @@ export function claim(tree: Tree): Turn | null {
   return head
 }
 
-export function steer(tree: Tree, turn: Turn): Told {
+/** The ids of all messages that were handed to this round. */
+export function steer(tree: Tree, turn: Turn): string[] {
   for (const each of tree.turns) {
     if (!each.steers || each.state !== 'queued' || each.attempt > 0 || !comesNext(each.message, turn)) continue
     end(each, 'stopped')
@@ -195,7 +194,7 @@ export function steer(tree: Tree, turn: Turn): Told {
     for (const next of each.reply.after) next.before = each.message
     turn.steering.push(each.message)
   }
-  return turn.steering.map(({ id }) => id).join()
+  return turn.steering.map(({ id }) => id)
 }
 
 /** Nothing stands between a message and the turn's reply but what was handed to it. */

@@ -159,7 +159,7 @@ test('a stop while onReply runs ends the turn at once as stopped, with its text,
   })
   await ann.send(session, 'hi', 'm1')
   await began
-  const stopped = await ann.stop(session, 'm1')
+  const stopped = await ann.command(session, 'm1', 'stop')
   expect(stopped.turn.state).toBe('stopped')
   expect(textOf(stopped.reply.parts)).toBe('a secret answer')
   await wasTold

@@ -90,7 +90,7 @@ test('a failed and a stopped reply are none: the title comes with the first that
   await turn('fails')
   const { turn: hangs } = await ann.send(session, 'hi', 'hangs')
   await watcher.until(({ type, data }) => type === 'attempt.started' && data.turnId === hangs.id)
-  await ann.stop(session, 'hangs')
+  await ann.command(session, 'hangs', 'stop')
   await turn('works')
   await watcher.until(isUpdate)
   expect(asked).toEqual(['works'])

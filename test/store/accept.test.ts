@@ -3,9 +3,10 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { type Accepted, createAcceptor } from '../../src/store/accept.ts'
 import { type Database, DatabaseError } from '../../src/store/database.ts'
 import { finishIfHeld } from '../../src/store/turns.ts'
+import { claimAll } from '../races/held.ts'
 import { onPoint } from '../support/points.mjs'
 import { postgresVersions } from '../support/postgres.ts'
-import { acceptanceOf, claimAs, disorder, lostHeads, openStored, type Stored, sessionsOf } from '../support/stored.ts'
+import { acceptanceOf, disorder, lostHeads, openStored, type Stored, sessionsOf } from '../support/stored.ts'
 
 /** How often the batched and the single statement were sent since `watch`. */
 const sent = { together: 0, one: 0 }
@@ -183,7 +184,7 @@ async function race(stored: Stored, accepting: Database) {
   const empty = { nextIndex: 0, parts: [], metadata: null, model: null, preview: null }
   await Promise.all(sessions.map((each) => acceptor.accept(acceptanceOf(each))))
   for (let round = 0; round < rounds; round++) {
-    const { claimed } = await claimAs('a runner', finishing[0]!)
+    const { claimed } = await claimAll(finishing[0]!, 'a runner')
     watch()
     const accepts = sessions.map((each) => acceptor.accept(acceptanceOf(each)))
     const finishes = claimed.map((each, at) => finishIfHeld(finishing[at % 3]!, each, empty, []))

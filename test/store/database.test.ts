@@ -191,7 +191,7 @@ test('a busy process has as many connections as docs/options.md says: poolMax, o
       sessions.flatMap((each) => [
         ann.send(each, 'hi'),
         ann.snapshot(each),
-        ann.stop(each, 'none').catch(() => undefined),
+        ann.command(each, 'none', 'stop').catch(() => undefined),
       ]),
     )
     return (await count()) >= 9

@@ -20,8 +20,9 @@ import {
   sweep,
   turnsStopping,
 } from '../../src/store/turns.ts'
+import { claimAll } from '../races/held.ts'
 import { postgresVersions } from '../support/postgres.ts'
-import { acceptanceOf, claimAs, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
+import { acceptanceOf, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
 
 const perSession = 5
 const sizes = [
@@ -121,7 +122,7 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   const acceptor = createAcceptor(spy)
   const [first] = await Promise.all(['p0', 'p1'].map((each) => acceptor.accept(acceptanceOf(each))))
   expect(first!.outcome).toBe('created')
-  const { claimed } = await claimAs('a runner', spy)
+  const { claimed } = await claimAll(spy, 'a runner')
   const [held] = claimed
   const row = { ...held!, n: 1, json: '[]' }
   await appendIfHeld(spy, [{ ...row, index: 0, first: true }], 5_000)
@@ -166,14 +167,14 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   const accepting = createAcceptor(stored.open())
   await sessionsOf(stored.open(), 2, 'q')
   await accepting.accept(acceptanceOf('q0'))
-  const { claimed } = await claimAs('a runner', stored.open())
+  const { claimed } = await claimAll(stored.open(), 'a runner')
   const keyOf = ({ tenantId, sessionId, turnId, attempt }: AttemptKey) => [tenantId, sessionId, turnId, attempt]
   const key = keyOf(claimed[0]!)
   const waiting = acceptanceOf('q0')
   await accepting.accept({ ...waiting, whenBusy: 'steer' })
   const failed = acceptanceOf('q1')
   await accepting.accept(failed)
-  const [toFail] = (await claimAs('a runner', stored.open())).claimed
+  const [toFail] = (await claimAll(stored.open(), 'a runner')).claimed
   await failIfHeld(stored.open(), toFail!, failureOf('internal'), { parts: [], metadata: null, model: null }, [])
   const client = await hotClient(stored)
   const found: string[] = []

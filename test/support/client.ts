@@ -33,6 +33,12 @@ export type Snapshot = {
 export type Frame = { type: string; cursor?: string; after?: string; [key: string]: any }
 export type Problem = { status: number; code: string; detail: string; retryable: boolean; [key: string]: unknown }
 
+/** Whether a frame is the outcome's event of a user's message, of any round. */
+export function isOutcomeOf({ type, data }: Frame, messageId: string): boolean {
+  if (type === 'message.ai_response') return data.message.repliesTo === messageId
+  return (type === 'message.error' || type === 'message.stopped') && data.userMessageId === messageId
+}
+
 export class ApiError extends Error {
   readonly problem: Problem
   constructor(problem: Problem) {
@@ -48,7 +54,6 @@ export type Api = {
   send(sessionId: string, text: string, id?: string, more?: object): Promise<Sent>
   /** One of the commands on a message: retry, stop, edit, regenerate, select. */
   command(sessionId: string, messageId: string, name: string, body?: object): Promise<Stand>
-  stop(sessionId: string, messageId: string): Promise<Stand>
   snapshot(sessionId: string): Promise<Snapshot>
   poll(sessionId: string, query: { cursor?: string; wait?: number }): Promise<{ frames: Frame[]; cursor: string }>
   watch(sessionId: string, cursor?: string): Watcher
@@ -81,7 +86,6 @@ export async function apiOf(url: string | (() => string), userId = 'ann', tenant
       call(`/v1/sessions/${sessionId}/messages`, post({ id, text, ...more })),
     command: (sessionId, messageId, name, body = {}) =>
       call(`/v1/sessions/${sessionId}/messages/${messageId}/${name}`, post(body)),
-    stop: (sessionId, messageId) => call(`/v1/sessions/${sessionId}/messages/${messageId}/stop`, post({})),
     snapshot: (sessionId) => call(`/v1/sessions/${sessionId}`),
     poll: (sessionId, { cursor, wait = 0 }) =>
       call(`/v1/sessions/${sessionId}/events?wait=${wait}${cursor === undefined ? '' : `&cursor=${cursor}`}`, {
@@ -148,12 +152,7 @@ export class Watcher {
 
   /** Resolves with the outcome's event of a user's message. */
   outcome(messageId: string, withinMs?: number): Promise<Frame> {
-    return this.until(
-      ({ type, data }) =>
-        (type === 'message.ai_response' && data.message.repliesTo === messageId) ||
-        ((type === 'message.error' || type === 'message.stopped') && data.userMessageId === messageId),
-      withinMs,
-    )
+    return this.until((frame) => isOutcomeOf(frame, messageId), withinMs)
   }
 
   /** The text shown now for a reply, or null before its first frame. */

@@ -1,6 +1,6 @@
 /** Databases and servers for tests. The servers of the run are started by global-setup.ts. */
 import { randomUUID } from 'node:crypto'
-import { Client } from 'pg'
+import { Client, type QueryResultRow } from 'pg'
 import { inject } from 'vitest'
 import { type Cluster, makeCluster, type PostgresVersion } from './cluster.ts'
 
@@ -12,10 +12,13 @@ export const postgresVersions: PostgresVersion[] = [15, 18]
 export async function freshDatabase(version: PostgresVersion): Promise<{ url: string; drop(): Promise<void> }> {
   const admin = version === 15 ? inject('postgres').url15 : inject('postgres').url18
   const name = `test_${randomUUID().replaceAll('-', '')}`
-  await runAlone(admin, `create database ${name} template template0`)
+  await queryOnce(admin, `create database ${name} template template0`)
   const url = new URL(admin)
   url.pathname = `/${name}`
-  return { url: url.href, drop: () => runAlone(admin, `drop database if exists ${name} with (force)`) }
+  return {
+    url: url.href,
+    drop: () => queryOnce(admin, `drop database if exists ${name} with (force)`).then(() => undefined),
+  }
 }
 
 /**
@@ -27,8 +30,14 @@ export async function privateCluster(version: PostgresVersion = 18, settings: st
   return makeCluster(version, version === 15 ? binaries15 : binaries18, settings)
 }
 
-async function runAlone(url: string, statement: string): Promise<void> {
+/** One statement, on a connection of its own. */
+export async function queryOnce<Row extends QueryResultRow>(
+  url: string,
+  statement: string,
+  values: unknown[] = [],
+): Promise<Row[]> {
   const client = new Client({ connectionString: url })
   await client.connect()
-  await client.query(statement).finally(() => client.end())
+  const { rows } = await client.query<Row>(statement, values).finally(() => client.end())
+  return rows
 }

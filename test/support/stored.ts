@@ -1,12 +1,10 @@
 /** The store as a test meets it: a migrated database, connections to it, and questions that the invariants ask of it. */
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
-import { failureOf } from '../../src/core/errors.ts'
 import { type Acceptance, createAcceptor } from '../../src/store/accept.ts'
 import { type Database, openDatabase } from '../../src/store/database.ts'
 import { migrate } from '../../src/store/migrations.ts'
 import { createSession } from '../../src/store/sessions.ts'
-import { type ClaimAnswer, claim } from '../../src/store/turns.ts'
 import { freshDatabase, type PostgresVersion } from './postgres.ts'
 
 export const tenantId = 'default'
@@ -66,16 +64,6 @@ export function acceptanceOf(sessionId: string, messageId: string = randomUUID()
     sendsMax: 0,
     whenBusy: 'queue',
   }
-}
-
-export function claimAs(
-  runner: string,
-  database: Database,
-  ask: { limit?: number; leaseMs?: number } = {},
-): Promise<ClaimAnswer> {
-  const { limit = 100, leaseMs = 60_000 } = ask
-  const crashed = failureOf('crashed')
-  return claim(database, { runner, claim: 1, lost: [], leaseMs, limit, takeExpired: false, crashesMax: 3, crashed })
 }
 
 export { createAcceptor }
