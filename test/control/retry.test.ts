@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
 import { ofType, outcomesOf } from '../faults/scene.ts'
 import { apiOf } from '../support/client.ts'
+import { eventually } from '../support/eventually.ts'
+import { openHolder } from '../support/stored.ts'
 import { openTalk, refusedWith } from './scene.ts'
 
 test('a failed message is retried in its place: same id, error cleared, a new reply linked to it (R0.6, R4.4, I10)', async () => {
@@ -30,10 +32,17 @@ test('twenty retries at once from two devices at two servers make one round (I10
   const { ann, session, watcher } = talk
   await ann.send(session, 'please fail', 'm1')
   await watcher.outcome('m1')
-  const here = await apiOf((await talk.start()).url)
-  const stands = await Promise.all(
-    Array.from({ length: 20 }, (_, at) => (at % 2 === 0 ? ann : here).command(session, 'm1', 'retry', { round: 1 })),
+  const here = await apiOf(talk.url)
+  const there = await apiOf((await talk.start()).url)
+  const holder = await openHolder(talk.database)
+  await holder.hold(session)
+  const asked = Array.from({ length: 20 }, (_, at) =>
+    (at % 2 === 0 ? here : there).command(session, 'm1', 'retry', { round: 1 }),
   )
+  // One of each server at least: they all decide when the other one has.
+  await eventually(async () => (await holder.waiting()) >= 2)
+  await holder.release()
+  const stands = await Promise.all(asked)
   const replies = new Set(stands.map(({ reply }) => reply.id))
   await watcher.until(() => outcomesOf(watcher, 'm1').length === 2)
   expect(replies.size).toBe(1)

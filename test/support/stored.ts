@@ -1,6 +1,7 @@
 /** The store as a test meets it: a migrated database, connections to it, and questions that the invariants ask of it. */
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
+import { onTestFinished } from 'vitest'
 import { type Acceptance, createAcceptor } from '../../src/store/accept.ts'
 import { type Database, openDatabase } from '../../src/store/database.ts'
 import { migrate } from '../../src/store/migrations.ts'
@@ -103,4 +104,36 @@ export async function lostHeads({ query }: Pick<Stored, 'query'>): Promise<numbe
          and e.id <> q.id and (e.state = 'running' or e.state = 'waiting' and e.holds_lane
            or e.state = 'queued' and e.position < q.position))`)
   return rows[0]!.n
+}
+
+/** Holds the lock of a session's row, so that whatever changes that session waits and meets at one moment. */
+export type Holder = {
+  hold(sessionId: string): Promise<void>
+  /** How many backends of this database wait for a lock now. */
+  waiting(): Promise<number>
+  release(): Promise<void>
+}
+
+/** Closed after the test. */
+export async function openHolder(url: string): Promise<Holder> {
+  const [holding, asking] = [new pg.Client(url), new pg.Client(url)]
+  for (const client of [holding, asking]) {
+    // Where the test failed it is still open when the database is dropped.
+    client.on('error', () => undefined)
+    await client.connect()
+  }
+  onTestFinished(async () => void (await Promise.all([holding.end(), asking.end()])))
+  return {
+    async hold(sessionId) {
+      await holding.query('begin')
+      await holding.query('select from holdfast.sessions where id = $1 for no key update', [sessionId])
+    },
+    async waiting() {
+      const { rows } = await asking.query<{ n: number }>(
+        `select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+      )
+      return rows[0]!.n
+    },
+    release: async () => void (await holding.query('commit')),
+  }
 }
