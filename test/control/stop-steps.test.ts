@@ -1,31 +1,55 @@
 /**
  * FX1: a stop at every step of a turn, from another process than the one that runs it, while that one is alive, was killed
- * there, or is paused there and goes on afterwards. Who watched is cut off at the same moment: that stops nothing.
+ * there, or is paused there and goes on afterwards. Who watches is cut off when the stop is asked, and at one moment more,
+ * by seed: neither stops anything, and nothing is missed.
  */
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
-import { openScene, outcomesOf, type Scene, textIn } from '../faults/scene.ts'
+import { openScene, outcomesOf, refusals, type Scene, type Step, textIn } from '../faults/scene.ts'
 import type { Frame, Watcher } from '../support/client.ts'
+import { eventually } from '../support/eventually.ts'
+import type { ProviderRequest } from '../support/provider.mjs'
+import { seeded } from '../support/random.ts'
 import type { TestServer } from '../support/server.ts'
 import { openTalk } from './scene.ts'
 
 const program = fileURLToPath(new URL('../faults/steps-server.mjs', import.meta.url))
 const runner = { program, env: { HOLDFAST_ROLES: 'runner' } }
+const dice = seeded(20261124)
 
-/** Where the owner is when the stop comes, and what it has shown by then. The reply has three steps. */
-const steps: [point: string, shown: string][] = [
-  ['claim.taken:1', ''],
-  ['attempt.reply:1', ''],
-  ['append.send:1', ''],
-  ['append.answered:1', ''],
-  ['checkpoint.send:1', '[1:0]'],
-  ['checkpoint.answered:1', '[1:0]'],
-  ['checkpoint.send:2', '[1:0][1:1]'],
-  ['finish.send:1', '[1:0][1:1][1:2]'],
+/**
+ * Where the owner is when the stop comes, and what is stored of the reply by then: it has three steps, and the provider
+ * fails in the second one of what says so. `refuses`: what the owner writes when it goes on afterwards is refused, and
+ * it says so.
+ */
+type Place = { point: string; says?: 'overloaded' | 'rejected'; shown: string; refuses?: true }
+const places: Place[] = [
+  { point: 'claim.send:1', shown: '' },
+  { point: 'claim.answered:1', shown: '' },
+  { point: 'claim.taken:1', shown: '' },
+  { point: 'attempt.reply:1', shown: '' },
+  { point: 'append.send:1', shown: '', refuses: true },
+  { point: 'append.answered:1', shown: '' },
+  { point: 'checkpoint.send:1', shown: '[1:0]', refuses: true },
+  { point: 'checkpoint.answered:1', shown: '[1:0]' },
+  { point: 'checkpoint.send:2', shown: '[1:0][1:1]', refuses: true },
+  { point: 'finish.send:1', shown: '[1:0][1:1][1:2]', refuses: true },
+  { point: 'requeue.send:1', says: 'overloaded', shown: '[1:0]', refuses: true },
+  { point: 'requeue.answered:1', says: 'overloaded', shown: '[1:0]' },
+  { point: 'fail.send:1', says: 'rejected', shown: '[1:0]', refuses: true },
 ]
-const tooLate = 'finish.answered:1'
+const tooLate: Place[] = [
+  { point: 'finish.answered:1', shown: '[1:0][1:1][1:2]' },
+  { point: 'fail.answered:1', says: 'rejected', shown: '[1:0]' },
+]
 
-type Stopped = { point: string; session: string; watcher: Watcher; outcome: Frame }
+function answerTo({ body }: ProviderRequest): Step[] {
+  if (body.said === 'overloaded' && body.step === 1) return [{ status: 503 }]
+  if (body.said === 'rejected' && body.step === 1) return [{ status: 400 }]
+  return [{ text: 'ok' }]
+}
+
+type Stopped = Place & { session: string; watcher: Watcher; outcome: Frame; refused: number }
 
 const owners: Record<string, { action: string; goOn(owner: TestServer): Promise<unknown> }> = {
   alive: { action: 'block=150', goOn: (owner) => owner.stop() },
@@ -41,57 +65,94 @@ const owners: Record<string, { action: string; goOn(owner: TestServer): Promise<
 }
 
 test.each(Object.keys(owners))(
-  'a stop at each step of a turn whose owner is %s is decisive, and what is left is told to the next turn (FX1, I2, I3, I11)',
+  'a stop at each step of a turn whose owner is %s is decisive, and what is left is told to the next turn (FX1, FP4, FN1, I2, I3, I5, I11)',
   async (name) => {
     const scene = await openScene()
-    scene.provider.script(() => [{ text: 'ok' }])
+    scene.provider.script(answerTo)
     await scene.start({ env: { HOLDFAST_ROLES: 'http' } })
     const all: Stopped[] = []
-    for (const [point] of [...steps, [tooLate]]) all.push(await stopAt(scene, point!, owners[name]!))
-    const shownAt = new Map(steps)
-    for (const { point, outcome } of all) {
-      const told = [point, outcome.type, point === tooLate ? '' : textIn(outcome).replaceAll('\n', '')]
-      if (point === tooLate) expect(told[1]).toBe('message.ai_response')
-      // Who is alive may have got further, or to its end, before the stop came.
-      else if (name !== 'alive') expect(told).toEqual([point, 'message.stopped', shownAt.get(point)])
+    for (const place of [...places, ...tooLate]) all.push(await stopAt(scene, place, owners[name]!))
+    const late = all.filter(({ outcome }) => outcome.type !== 'message.stopped')
+    // Who is alive may have got further, or to its end, before the stop came.
+    if (name === 'alive') {
+      expect(all.length - late.length).toBeGreaterThan(0)
+      expect(late.length).toBeGreaterThanOrEqual(tooLate.length)
+    } else {
+      expect(late.map(({ point }) => point)).toEqual(tooLate.map(({ point }) => point))
+      for (const { point, shown, outcome } of all) expect([point, replyIn(outcome)]).toEqual([point, shown])
+    }
+    if (name === 'paused') {
+      for (const { point, refuses = false, refused } of all)
+        expect([point, refused > 0 || !refuses]).toEqual([point, true])
     }
     await expectNextTurns(scene, all)
   },
+  120_000,
 )
 
-async function stopAt({ ann, start }: Scene, point: string, how: (typeof owners)[string]): Promise<Stopped> {
-  const owner = await start({ ...runner, points: [`${point}:${how.action}`] })
+/** Without what stands between two steps. */
+const replyIn = (outcome: Frame) => textIn(outcome).replaceAll('\n', '')
+
+/** When who watches is cut off once more. */
+const moments = ['sent', 'there', 'answered', 'went on'] as const
+
+async function stopAt({ ann, start }: Scene, place: Place, how: (typeof owners)[string]): Promise<Stopped> {
+  const { point, says = 'hi' } = place
+  const cutAt = moments[dice(moments.length)]!
   const session = await ann.createSession()
   const watcher = ann.watch(session)
-  await ann.send(session, 'hi', 'm1')
+  const moment = async (name: (typeof moments)[number]) => {
+    if (name === cutAt) await cutOff(watcher)
+  }
+  await ann.send(session, says, 'm1')
+  await moment('sent')
+  const owner = await start({ ...runner, points: [`${point}:${how.action}`] })
   await owner.line(/^point /)
-  watcher.cut()
+  await moment('there')
+  const cut = cutOff(watcher)
   const stand = await ann.command(session, 'm1', 'stop', { round: 1 })
+  await cut
+  await moment('answered')
   const outcome = await watcher.outcome('m1')
   expect(stand.reply.status).toBe(outcome.data.message.status)
   await how.goOn(owner)
+  await moment('went on')
   // Asked for again it says the same, whatever its owner has tried since.
   const { turn, reply } = await ann.command(session, 'm1', 'stop', { round: 1 })
   expect(turn).toEqual(stand.turn)
   expect(reply.parts).toEqual(stand.reply.parts)
-  return { point, session, watcher, outcome }
+  return { ...place, session, watcher, outcome, refused: refusals(owner) }
+}
+
+/** Resolves when it is back. */
+async function cutOff(watcher: Watcher): Promise<void> {
+  const before = watcher.connections
+  watcher.cut()
+  await eventually(async () => watcher.connections > before)
 }
 
 /** Not sent before: the owner of the next case would run them. */
 async function expectNextTurns({ ann, provider, start }: Scene, all: Stopped[]): Promise<void> {
-  for (const { point, session } of all) await ann.send(session, `after ${point}`, 'm2')
+  const next = ({ point }: Place) => `after ${point}`
+  for (const each of all) await ann.send(each.session, next(each), 'm2')
   await start(runner)
-  for (const { point, watcher, outcome } of all) {
+  for (const each of all) {
+    const { watcher, outcome, says = 'hi' } = each
     expect((await watcher.outcome('m2')).type).toBe('message.ai_response')
     expect(outcomesOf(watcher, 'm1')).toHaveLength(1)
+    expect(watcher.connections).toBe(3)
     await watcher.close()
     expect(watcher.problems).toEqual([])
-    const { body } = provider.requests.find((request) => request.body.said === `after ${point}`)!
-    const reply = textIn(outcome).replaceAll('\n', '')
-    // An attempt that wrote nothing but the beginning of its first step is told as it stands.
-    const told = outcome.data.message.parts.length > 0 ? [`assistant: ${reply}`] : []
-    expect(body.history).toEqual(['user: hi', ...told, `user: after ${point}`])
+    const { body } = provider.requests.find((request) => request.body.said === next(each))!
+    expect(body.history).toEqual([...toldOf(says, outcome), `user: ${next(each)}`])
   }
+}
+
+/** What nobody had begun is withdrawn; of an attempt that wrote nothing but the beginning of its first step that is told. */
+function toldOf(said: string, outcome: Frame): string[] {
+  if (outcome.data.reason === 'withdrawn') return []
+  const hasReply = outcome.type !== 'message.error' && outcome.data.message.parts.length > 0
+  return [`user: ${said}`, ...(hasReply ? [`assistant: ${replyIn(outcome)}`] : [])]
 }
 
 test('the provider’s request is aborted within 2 s of a stop at another process, also while it is silent (R1.3)', async () => {

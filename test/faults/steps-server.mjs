@@ -1,17 +1,19 @@
 /**
- * A server of an app whose replies have three steps and say which attempt ended them: `node steps-server.mjs` with DATABASE_URL and the like. Each step
- * says which attempt wrote it and asks the provider (OPENAI_BASE_URL) for its text, so that a test sees what is run. Between
- * two steps it takes what was sent to steer it.
+ * A server of an app whose replies have three steps and say which attempt ended them: `node steps-server.mjs` with
+ * DATABASE_URL and the like. Each step says which attempt wrote it and asks the provider (OPENAI_BASE_URL) for its text,
+ * so that a test sees what is run; a status of the provider that is no success fails the attempt as that status does.
+ * Between two steps it takes what was sent to steer it.
  */
-import { createHoldfast } from '../../dist/index.js'
+import { createHoldfast, ReplyError } from '../../dist/index.js'
 
-const { DATABASE_URL, HOLDFAST_JWT_SECRET, OPENAI_BASE_URL, HOLDFAST_LEASE_MS, HOLDFAST_POLL_MS, HOLDFAST_DRAIN_MS } =
-  process.env
+const { DATABASE_URL, HOLDFAST_JWT_SECRET, OPENAI_BASE_URL, HOLDFAST_ROLES = 'http,runner' } = process.env
+const { HOLDFAST_LEASE_MS, HOLDFAST_POLL_MS, HOLDFAST_DRAIN_MS } = process.env
 const steps = 3
 
 const chat = createHoldfast({
   database: DATABASE_URL,
   tokens: { secret: HOLDFAST_JWT_SECRET },
+  roles: HOLDFAST_ROLES.split(','),
   leaseMs: Number(HOLDFAST_LEASE_MS ?? 1_000),
   pollMs: Number(HOLDFAST_POLL_MS ?? 200),
   drainMs: Number(HOLDFAST_DRAIN_MS ?? 10_000),
@@ -30,6 +32,7 @@ const chat = createHoldfast({
         signal,
       })
       await asked.text()
+      if (!asked.ok) throw new ReplyError(asked.status === 503 ? 'provider_overloaded' : 'provider_rejected', 'as told')
       usage({ provider: 'p', model: 'm', inputTokens: 3, outputTokens: 5 })
       yield { type: 'text-delta', id: `t${step}`, delta: `[${attempt}:${step}]` }
       yield { type: 'text-end', id: `t${step}` }
@@ -38,6 +41,12 @@ const chat = createHoldfast({
     yield { type: 'finish', finishReason: 'stop' }
   },
 })
-const { url } = await chat.listen(Number(process.env.PORT ?? 0), '127.0.0.1')
-process.stdout.write(`Holdfast  ${url}\n`)
 process.once('SIGTERM', () => chat.close().then(() => process.exit(0)))
+if (HOLDFAST_ROLES === 'runner') {
+  // Nobody asks it, and it may be killed at its first claim: it says that it is there before it begins.
+  process.stdout.write('Holdfast  http://nowhere.invalid\n')
+  await chat.start()
+} else {
+  const { url } = await chat.listen(Number(process.env.PORT ?? 0), '127.0.0.1')
+  process.stdout.write(`Holdfast  ${url}\n`)
+}
