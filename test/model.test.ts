@@ -32,10 +32,10 @@ const weights: Partial<Record<Call['type'], number>> = {
     checkpoint: 3,
     finish: 3,
     requeue: 3,
-    fail: 1,
+    fail: 2,
     report: 1,
   },
-  ...{ stop: 3, expire: 2, sweep: 1, delete: 1, advance: 6 },
+  ...{ stop: 3, retry: 4, expire: 2, sweep: 1, delete: 1, advance: 6 },
 }
 const bounds = { eventsMax: 200, runsMax: 1_000 }
 
@@ -90,6 +90,9 @@ describe('the same comparison catches SQL that', () => {
       from: "failures + (p_reason = 'error')::int",
       to: 'failures + 1',
     },
+    { what: 'retries a round that is over', name: 'retry', from: ' or p_round <> t.round', to: '' },
+    { what: 'stops another round', name: 'stop', from: 't.round <> p_round', to: 'false' },
+    { what: 'marks nothing of what it interrupts', name: 'accept', from: 'id = any(v_begun)', to: 'false' },
     { what: 'changes settled rows of the ledger', name: 'record_usage', from: 'on conflict do nothing', to: overwrite },
   ]
 
@@ -158,15 +161,19 @@ async function samePage(database: Database, model: store.Model, from: SomeCursor
 
 function outcomesOf({ type }: Call, answer: unknown): string[] {
   const outcomes =
-    JSON.stringify(answer)?.match(/"outcome":"\w+"|"reason":"crashed"|"conflict"|"code":"crashed"|expired/g) ?? []
+    JSON.stringify(answer)?.match(
+      /"outcome":"\w+"|"marked":\["|"reason":"crashed"|"conflict"|"code":"crashed"|expired/g,
+    ) ?? []
   return [type, ...outcomes.map((each) => `${type} ${each}`)]
 }
 
 /** What must happen over all sequences, so that a run of nothing but refusals cannot pass for a proof. */
 const mustBeSeen = [
-  ...['created', 'same', 'conflict', 'not_found'].map((outcome) => `accept "outcome":"${outcome}"`),
+  ...['created', 'same', 'conflict', 'busy', 'not_found'].map((outcome) => `accept "outcome":"${outcome}"`),
   ...['stored', 'lost', 'mismatch'].map((outcome) => `finish "outcome":"${outcome}"`),
   ...['stored', 'lost'].flatMap((outcome) => [`requeue "outcome":"${outcome}"`, `fail "outcome":"${outcome}"`]),
+  ...['done', 'same', 'rounds', 'not_found'].map((outcome) => `retry "outcome":"${outcome}"`),
+  'accept "marked":["',
   ...['stopped', 'late', 'again', 'stopping'].map((outcome) => `stop "outcome":"${outcome}"`),
   ...[
     'claim "reason":"crashed"',

@@ -50,7 +50,7 @@ const epoch = 'e1'
 const sessionId = 's0'
 const weights: Partial<Record<Call['type'], number>> = {
   ...{ accept: 5, claim: 7, append: 14, checkpoint: 2, finish: 3, requeue: 3, fail: 1, stop: 2, expire: 1, advance: 3 },
-  ...{ wait: 2, queueAgain: 2 },
+  ...{ wait: 2, answerWait: 2, retry: 2 },
 }
 
 type Step = { what: 'commit' | 'offer' | 'wake' | 'look' | 'page' | 'read-failed' | 'reconnect'; command: Command }

@@ -30,12 +30,13 @@ export type Call =
   | { type: 'fail'; key: store.Key; code: 'internal' | 'provider_rejected'; parts: store.Part[]; usage: store.Report }
   | { type: 'report'; key: store.Key; usage: store.Usage }
   | { type: 'stop'; key: store.Key; ask: store.StopAsk }
+  | { type: 'retry'; key: { sessionId: string; messageId: string }; ask: store.RetryAsk }
   | { type: 'expire'; limit: number }
   | { type: 'sweep' }
   | { type: 'delete'; sessionId: string; userId: string }
   | { type: 'advance'; ms: number }
   | { type: 'wait'; key: store.Key; parts: store.Part[] }
-  | { type: 'queueAgain'; key: store.Key }
+  | { type: 'answerWait'; key: store.Key }
 
 export type Command = { type: Call['type']; a: number; b: number; c: number }
 
@@ -80,6 +81,8 @@ export function callOf(model: store.Model, { type, a, b, c }: Command): Call | n
     case 'append':
     case 'renew':
       return callOfMany(model, type, a, b, c)
+    case 'retry':
+      return retryOf(model, a, b, c)
     default: {
       const turn = pickTurn(model, a)
       return turn ? callOfTurn(turn, type, b, c) : null
@@ -116,7 +119,7 @@ export function chunkOf(delta: string): { type: 'text-delta'; id: string; delta:
   return { type: 'text-delta', id: 't', delta }
 }
 
-type OfTurn = 'checkpoint' | 'finish' | 'requeue' | 'fail' | 'report' | 'stop' | 'wait' | 'queueAgain'
+type OfTurn = 'checkpoint' | 'finish' | 'requeue' | 'fail' | 'report' | 'stop' | 'wait' | 'answerWait'
 
 function callOfTurn(turn: store.Turn, type: OfTurn, b: number, c: number): Call {
   const key = keyOf(turn, c)
@@ -142,6 +145,7 @@ function callOfTurn(turn: store.Turn, type: OfTurn, b: number, c: number): Call 
         // A turn that was never claimed is stopped as attempt 0.
         key: turn.attempt === 0 ? { ...key, attempt: 0 } : key,
         ask: {
+          round: roundOf(turn, c),
           nextIndex: turn.open ? stored + (b % 3 === 0 ? 1 : 0) : 0,
           parts,
           by: pick(['ann', 'bob'], b),
@@ -151,10 +155,28 @@ function callOfTurn(turn: store.Turn, type: OfTurn, b: number, c: number): Call 
       }
     case 'wait':
       return { type, key, parts }
-    case 'queueAgain':
+    case 'answerWait':
       return { type, key }
   }
 }
+
+/** Mostly of one that failed or was stopped; now and then of a message that is not there. */
+function retryOf(model: store.Model, a: number, b: number, c: number): Call | null {
+  const all = store.turnsOf(model)
+  const over = all.filter(({ state }) => state === 'failed' || state === 'stopped')
+  const turn = pick(a % 5 > 0 && over.length > 0 ? over : all, a)
+  if (!turn) return null
+  const { sessionId } = turn
+  const messageId = b % 17 === 0 ? 'none' : turn.messageId
+  const round = b % 3 === 0 ? null : roundOf(turn, c)
+  // Its own for each round, as the server makes it.
+  const replyId = `${turn.replyId.split('.')[0]}.${turn.round + 1}`
+  const roundsMax = b % 4 === 0 ? turn.round : turn.round + 1
+  return { type: 'retry', key: { sessionId, messageId }, ask: { round, replyId, roundsMax, expiresMs } }
+}
+
+/** Mostly the present one, else one that is over or not yet. */
+const roundOf = ({ round }: store.Turn, c: number) => (c % 4 > 0 ? round : c % 8 > 0 ? round - 1 : round + 1)
 
 const requeueReasons: store.RequeueReason[] = [
   { reason: 'error', code: 'provider_overloaded', retryMs },
@@ -167,18 +189,31 @@ function acceptances(model: store.Model, a: number, b: number, c: number): store
   const sessionId = pick(a % 11 > 0 && model.sessions.size > 0 ? [...model.sessions.keys()] : sessions, a)
   const userId = a % 17 === 0 ? 'stranger' : owner
   const lane = pick(lanes, b)
-  return Array.from({ length: 1 + (c % 5 === 0 ? c % 3 : 0) }, (_, ord) => {
+  const count = 1 + (c % 5 === 0 ? c % 3 : 0)
+  // Of several at once those that wait go first, whatever their order was.
+  const whenBusy = count > 1 ? 'queue' : pick(busyWords, c)
+  return Array.from({ length: count }, (_, ord) => {
     const messageId = `m${(b + ord * (a % 2)) % 12}`
     const name = `${sessionId.slice(1)}${messageId.slice(1).padStart(2, '0')}${ord}`.padStart(12, '0')
     const text = (c + ord) % 7 === 0 ? 'something else' : `text of ${messageId}`
     return {
-      ...{ sessionId, userId, messageId, lane, text, expiresMs },
+      ...{ sessionId, userId, messageId, lane, text, expiresMs, whenBusy },
       turnId: `00000000-0000-4000-8000-${name}`,
       replyId: `reply-${name}`,
       audience: pick([null, null, 'user:ann', 'not:ann'], a + b),
     }
   })
 }
+
+const busyWords: store.Acceptance['whenBusy'][] = [
+  'queue',
+  'queue',
+  'queue',
+  'interrupt',
+  'interrupt',
+  'reject',
+  'queue',
+]
 
 /** Mostly one that is running, for most calls are about those. */
 function pickTurn(model: store.Model, a: number): store.Turn | undefined {
@@ -222,6 +257,8 @@ export function perform(model: store.Model, call: Call): unknown {
       return store.report(model, call.key, call.usage)
     case 'stop':
       return store.stop(model, call.key, call.ask)
+    case 'retry':
+      return store.retry(model, call.key, call.ask)
     case 'expire':
       return store.expire(model, call.limit)
     case 'sweep':
@@ -232,7 +269,7 @@ export function perform(model: store.Model, call: Call): unknown {
       return store.advance(model, call.ms)
     case 'wait':
       return store.wait(model, call.key, call.parts)
-    case 'queueAgain':
-      return store.queueAgain(model, call.key)
+    case 'answerWait':
+      return store.answerWait(model, call.key)
   }
 }

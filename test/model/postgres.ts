@@ -8,6 +8,7 @@ import type { ChunkRun, Event } from '../../src/core/event.ts'
 import type { Json } from '../../src/core/json.ts'
 import type { Acceptor } from '../../src/store/accept.ts'
 import { appendIfHeld, renewIfHeld } from '../../src/store/chunks.ts'
+import { retry } from '../../src/store/control.ts'
 import { type Database, DatabaseError } from '../../src/store/database.ts'
 import { createSession, deleteSession } from '../../src/store/sessions.ts'
 import * as turns from '../../src/store/turns.ts'
@@ -53,10 +54,12 @@ export async function performOnPostgres({ stored, database, acceptor }: Held, ca
     case 'report':
       return await turns.reportUsageOfLost(database, keyed(call.key), owner, reports(call.usage))
     case 'stop': {
-      const { nextIndex, parts, by, reason, lastTry } = call.ask
+      const { round, nextIndex, parts, by, reason, lastTry } = call.ask
       const folded = { nextIndex, parts, metadata: null, preview: store.textOf(parts) }
-      return told(await turns.stop(database, keyed(call.key), folded, { by, reason, lastTry, userId: null, round: 1 }))
+      return told(await turns.stop(database, keyed(call.key), folded, { by, reason, lastTry, userId: null, round }))
     }
+    case 'retry':
+      return told(await retry(database, { tenantId, userId: owner, ...call.key }, { ...call.ask, sendsMax: 0 }))
     case 'expire':
       return (await turns.expire(database, call.limit, failureOf('expired'))).map(({ event }) => plainEvent(event))
     case 'sweep':
@@ -103,13 +106,15 @@ export function toldByModel(call: Call, answer: unknown): unknown {
     case 'requeue':
     case 'fail':
     case 'stop':
+    case 'retry':
       return told(answer as store.Ended)
     default:
       return answer
   }
 }
 
-function acceptanceOf({ sessionId, userId, messageId, turnId, replyId, text, lane, expiresMs }: store.Acceptance) {
+function acceptanceOf({ sessionId, userId, messageId, turnId, replyId, text, ...more }: store.Acceptance) {
+  const { lane, expiresMs, whenBusy } = more
   const parts = JSON.stringify([{ type: 'text', text }])
   const ids = { tenantId, sessionId, userId, messageId, turnId, replyId }
   return {
@@ -120,7 +125,7 @@ function acceptanceOf({ sessionId, userId, messageId, turnId, replyId, text, lan
     preview: text,
     lane,
     expiresMs,
-    whenBusy: 'queue' as const,
+    whenBusy,
     sendsMax: 0,
   }
 }
@@ -142,9 +147,10 @@ function conflict(error: unknown): string {
   throw error
 }
 
-function told(answer: { outcome: string; event?: Event; seq?: number }): unknown {
-  const { outcome, event, seq } = answer
-  return { outcome, seq, event: event && plainEvent(event) }
+function told(answer: { outcome: string; event?: Event; seq?: number; interrupted?: store.Interrupted[] }): unknown {
+  const { outcome, event, seq, interrupted } = answer
+  const marked = interrupted && sorted(interrupted.map(({ messageId, round }) => `${messageId} ${round}`))
+  return { outcome, seq, event: event && plainEvent(event), marked }
 }
 
 type AnyClaim = {
@@ -155,8 +161,8 @@ type AnyClaim = {
 
 function toldClaim({ claimed, failed, dueInMs }: AnyClaim): unknown {
   return {
-    claimed: claimed.map(({ turnId, attempt, failures, checkpoint, events }) => ({
-      ...{ turnId, attempt, failures, step: checkpoint?.step ?? 0 },
+    claimed: claimed.map(({ turnId, attempt, round, failures, checkpoint, events }) => ({
+      ...{ turnId, attempt, round, failures, step: checkpoint?.step ?? 0 },
       events: events.map(plainEvent),
     })),
     failed: failed.map((events) => events.map(plainEvent)),
@@ -174,7 +180,7 @@ function plainEvent({ seq, type, turnId, position, attempt, json }: Event): unkn
   return { seq, type, turnId, position, attempt, data: keyData(type, JSON.parse(json) as Data) }
 }
 
-type Data = Record<string, Json> & { message?: { id: string; status: string; parts: Json; replyTo: string } }
+type Data = Record<string, Json> & { message?: { id: string; status: string; round: number; parts: Json } }
 
 /** Of an event's data what the model says, too. */
 function keyData(type: string, data: Data): unknown {
@@ -188,12 +194,18 @@ function keyData(type: string, data: Data): unknown {
     case 'attempt.ended':
       return { attempt: data.attempt, reason: data.reason, ...(data.code && { code: data.code }) }
     case 'message.ai_response':
-      return message ? { messageId: message.id, status: message.status, parts: message.parts } : data
+      return message
+        ? { messageId: message.id, status: message.status, round: message.round, parts: message.parts }
+        : data
     case 'message.error':
     case 'message.stopped': {
       const { userMessageId, code, by, reason } = data
-      const { status, parts } = message ?? data
-      return JSON.parse(JSON.stringify({ userMessageId, code, by, reason, status, parts })) as unknown
+      const { status, round, parts } = message ?? data
+      return JSON.parse(JSON.stringify({ userMessageId, code, by, reason, status, round, parts })) as unknown
+    }
+    case 'turn.queued': {
+      const { state, round, replyId } = (data.turn as Data | undefined) ?? data
+      return { state, round, replyId }
     }
     default:
       return data
@@ -268,7 +280,8 @@ export function stateOfModel(model: store.Model): unknown {
     ),
     turns: orNull(all.map((turn) => turnState(turn, model.nowMs))),
     usage: orNull(usage.map(({ turnId, attempt, outcome }) => ({ turnId, attempt, outcome }))),
-    messages: all.length * 2,
+    // Of each turn the user's, and a reply for each round.
+    messages: all.reduce((sum, { round }) => sum + 1 + round, 0),
     members: sessions.length,
     events: sessions.reduce((sum, { events }) => sum + events.length, 0),
     chunks: all.reduce((sum, { runs }) => sum + runs.length, 0),

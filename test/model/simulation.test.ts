@@ -7,6 +7,7 @@ import { kill, leaseMs, type Parts, type Plan, pollMs, realParts, simulate, type
 import * as store from './store.ts'
 
 const known: number[] = []
+const noCommands = { stops: 0, interrupts: 0, retries: 0 }
 
 /** Plans differ from seed to seed, so that what is rare in one is common in another. */
 function planOf(seed: number): Plan {
@@ -14,6 +15,7 @@ function planOf(seed: number): Plan {
     ...{ seed, processes: 1 + (seed % 3), turns: 2 + (seed % 5), chaosMs: 12_000 },
     ...{ databaseFails: (seed % 4) * 8, claimsLost: (seed % 3) * 10, deaths: (seed % 5) * 2, pauses: (seed % 7) * 2 },
     ...{ wakeupsLost: seed % 3 === 0 ? 100 : (seed % 4) * 25, stops: (seed % 2) * 30, errors: (seed % 6) * 10 },
+    ...{ interrupts: (seed % 4) * 20, retries: (seed % 5) * 20 },
   }
 }
 
@@ -25,7 +27,7 @@ function firstFailing(seeds: number, parts?: Parts): { seed: number; problems: s
   return null
 }
 
-it('keeps its promises in 2,000 schedules of faults (I1, I2, I3, I5, I8, I9)', () => {
+it('keeps its promises in 2,000 schedules of faults (I1, I2, I3, I5, I8, I9, I10, I11)', () => {
   const total: Partial<World['count']> = {}
   for (const seed of [...known, ...Array(2_000).keys()]) {
     const { problems, count } = simulate(planOf(seed))
@@ -40,7 +42,7 @@ it('keeps its promises in 2,000 schedules of faults (I1, I2, I3, I5, I8, I9)', (
 it('runs the turn of a dead process again within lease and poll, with every wakeup lost (I8, I9)', () => {
   let takenOver = 0
   for (let seed = 0; seed < 300; seed++) {
-    const calm = { databaseFails: 0, claimsLost: 0, deaths: 0, pauses: 0, wakeupsLost: 100, stops: 0, errors: 0 }
+    const calm = { ...noCommands, databaseFails: 0, claimsLost: 0, deaths: 0, pauses: 0, wakeupsLost: 100, errors: 0 }
     const running: { turnId: string; attempt: number }[] = []
     let diedAtMs = 0
     const world = simulate({ ...calm, seed, processes: 2, turns: 6, chaosMs: 6_000 }, realParts, (it) => {
@@ -85,7 +87,7 @@ function lossyProblems({ problems, model }: World): string[] {
 
 /** Nothing fails but claims: one in three. */
 function lossyPlanOf(seed: number): Plan {
-  const calm = { databaseFails: 0, deaths: 0, pauses: 0, wakeupsLost: 50, stops: 0, errors: 0 }
+  const calm = { ...noCommands, databaseFails: 0, deaths: 0, pauses: 0, wakeupsLost: 50, errors: 0 }
   return { ...calm, claimsLost: 33, seed, processes: 2, turns: 6, chaosMs: 8_000 }
 }
 
@@ -120,6 +122,20 @@ describe('the simulation catches', () => {
           { ...key, attempt: turn.attempt },
           { ...ask, nextIndex: turn.open ? store.nextIndexOf(turn) : 0 },
         )
+      },
+    }),
+    'a retry that ignores its round': withStore({
+      retry: (model, key, ask) => store.retry(model, key, { ...ask, round: null }),
+    }),
+    'a stop that ignores its round': withStore({
+      stop: (model, key, ask) => store.stop(model, key, { ...ask, round: store.turnOf(model, key)!.round }),
+    }),
+    'an interrupt that is not marked in the same transaction as the message': withStore({
+      accept: (model, ask) => {
+        const begun = ask.whenBusy === 'interrupt' ? store.begunIn(model, ask) : []
+        const interrupted = begun.map(({ messageId, round }) => ({ messageId, round }))
+        const answer = store.accept(model, { ...ask, whenBusy: 'queue' })
+        return answer.outcome === 'created' ? { ...answer, interrupted } : answer
       },
     }),
     'an accept that is acknowledged before it is stored': withStore({

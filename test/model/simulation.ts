@@ -6,18 +6,23 @@
  *   the database   refuses, or does what it was asked and is not heard (or only later), or does nothing and is not heard
  *   a process      dies and comes back with an empty memory, or is paused and goes on where it was
  *   a wakeup       is lost, doubled or late
+ *   a client       retries what it saw fail or stop, several times and through any process, stops what it sees, and
+ *                  interrupts it with the next message; each names the round that it saw
  */
+import { afterError, retryPolicy } from '../../src/core/backoff.ts'
 import { type ClaimInput, type Claiming, claimingNext, createClaiming } from '../../src/core/claiming.ts'
 import { type Cursor, decodeCursor, encodeCursor } from '../../src/core/cursor.ts'
+import { ReplyError } from '../../src/core/errors.ts'
 import { type ChunkRun, type Event, maySee } from '../../src/core/event.ts'
 import { createFollowing, type FollowInput, type Following, follow } from '../../src/core/following.ts'
+import { numbersOf } from '../support/random.ts'
 import { chunkOf } from './commands.ts'
 import * as store from './store.ts'
 import { missingAt, type Place, problemOf } from './witness.ts'
 
 /** What a broken variant puts in the place of the real thing. */
 export type Parts = {
-  store: Pick<typeof store, 'claim' | 'append' | 'finish' | 'stop' | 'accept'>
+  store: Pick<typeof store, 'claim' | 'append' | 'finish' | 'fail' | 'stop' | 'retry' | 'accept'>
   claimingNext: typeof claimingNext
   follow: typeof follow
   /** Where to go on after an append whose answer was lost. */
@@ -38,12 +43,16 @@ export type Plan = {
   pauses: number
   wakeupsLost: number
   stops: number
+  /** Messages that are sent to interrupt what runs. */
+  interrupts: number
   /** The provider fails for an attempt. */
   errors: number
+  /** A client that sees a failed or stopped reply asks for another one. */
+  retries: number
 }
 
 type Note = { events: Event[]; runs: ChunkRun[] }
-type Attempt = store.Key & { nextIndex: number; chunks: number; fails: boolean; over: boolean }
+type Attempt = store.Key & { failures: number; nextIndex: number; chunks: number; fails: boolean; over: boolean }
 type Process = {
   name: string
   /** Rises with each death: what was on its way to the one before does not arrive. */
@@ -72,9 +81,17 @@ export type World = {
   /** Attempts that some process runs or ran. */
   begun: Set<string>
   startedAtMs: Map<string, number>
+  /** Rounds (message and number) that somebody asked the database to stop, or that an interrupt was to end; to retry. */
+  stopsAsked: Set<string>
+  interrupted: Set<string>
+  retriesAsked: Set<string>
   problems: string[]
-  count: Record<'takeovers' | 'again' | 'unknown' | 'refused' | 'deaths' | 'lost' | 'stops' | 'late' | 'frames', number>
+  count: Record<(typeof counted)[number], number>
 }
+const counted = [
+  ...(['takeovers', 'again', 'unknown', 'refused', 'deaths', 'lost', 'stops', 'late', 'frames'] as const),
+  ...(['failed', 'interrupts', 'retries', 'lateRetries'] as const),
+]
 
 export const leaseMs = 3_000
 export const pollMs = 1_000
@@ -83,6 +100,9 @@ const userId = 'ann'
 const latencyMs = 20
 const retryMs = 250
 const epoch = 'e1'
+const expiresMs = 3_600_000
+const roundsMax = 4
+const policy = { ...retryPolicy, attemptsMax: 2 }
 
 export function simulate(plan: Plan, parts: Parts = realParts, act?: (world: World) => void): World {
   const world: World = {
@@ -93,9 +113,12 @@ export function simulate(plan: Plan, parts: Parts = realParts, act?: (world: Wor
       acknowledged: new Set(),
       begun: new Set(),
       startedAtMs: new Map(),
+      stopsAsked: new Set(),
+      interrupted: new Set(),
+      retriesAsked: new Set(),
       problems: [],
     },
-    count: { takeovers: 0, again: 0, unknown: 0, refused: 0, deaths: 0, lost: 0, stops: 0, late: 0, frames: 0 },
+    count: Object.fromEntries(counted.map((name) => [name, 0])) as World['count'],
   }
   store.createSession(world.model, sessionId, userId)
   for (let at = 0; at < plan.processes; at++) world.processes.push(born(`p${at}`))
@@ -110,15 +133,9 @@ export function simulate(plan: Plan, parts: Parts = realParts, act?: (world: Wor
 
 // Time ----------------------------------------------------------------------------------------------------------------
 
-/** Mulberry32: small, and the same everywhere. */
 function randomOf(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
+  const next = numbersOf(seed)
+  return () => next() / 2 ** 32
 }
 
 function draw({ random }: World, below: number): number {
@@ -267,54 +284,104 @@ function send(world: World, turn: number): void {
   const name = String(turn).padStart(12, '0')
   const acceptance: store.Acceptance = {
     ...{ sessionId, userId, messageId: `m${turn}`, turnId: `00000000-0000-4000-8000-${name}`, replyId: `r${turn}` },
-    ...{ text: 'hi', lane: turn % 3 === 0 ? 'ann' : 'main', audience: null, expiresMs: 3_600_000 },
+    ...{ text: 'hi', lane: turn % 3 === 0 ? 'ann' : 'main', audience: null, expiresMs },
+    // The same each time that it is sent.
+    whenBusy: (turn * 37 + world.plan.seed) % 100 < world.plan.interrupts ? 'interrupt' : 'queue',
   }
-  ask(
-    world,
-    process,
-    () => world.parts.store.accept(world.model, acceptance),
-    (answer) => {
-      if (!('ok' in answer)) return after(world, retryMs, () => send(world, turn))
-      world.acknowledged.add(acceptance.messageId)
-      if (answer.ok.outcome === 'created') tell(world, process, { events: [answer.ok.event], runs: [] })
-      if (happens(world, world.plan.stops)) after(world, draw(world, 3_000), () => stop(world, process, turn, 1))
-    },
-  )
+  const work = () => {
+    const begun = acceptance.whenBusy === 'interrupt' ? store.begunIn(world.model, acceptance).map(roundName) : []
+    const answer = world.parts.store.accept(world.model, acceptance)
+    if (answer.outcome === 'created') {
+      for (const round of begun) world.interrupted.add(round)
+      world.count.interrupts += begun.length
+    }
+    return answer
+  }
+  ask(world, process, work, (answer) => {
+    if (!('ok' in answer)) return after(world, retryMs, () => send(world, turn))
+    world.acknowledged.add(acceptance.messageId)
+    if (answer.ok.outcome === 'created') tell(world, process, { events: [answer.ok.event], runs: [] })
+    if ('interrupted' in answer.ok) {
+      for (const { messageId, round } of answer.ok.interrupted) stop(world, process, messageId, round, 1)
+    }
+    if (happens(world, world.plan.stops)) {
+      const round = draw(world, 3) > 0 ? 1 : null
+      after(world, draw(world, 3_000), () => stop(world, process, acceptance.messageId, round, 1))
+    }
+  })
   // Whoever gets no answer sends again, with the same id.
   after(world, 1_000, () => {
     if (!world.acknowledged.has(acceptance.messageId)) send(world, turn)
   })
 }
 
-function stop(world: World, process: Process, turn: number, tries: number): void {
-  const messageId = `m${turn}`
+const roundIn = ({ json }: Event) => (JSON.parse(json) as { round: number }).round
+const roundName = ({ messageId, round }: { messageId: string; round: number }) => `${messageId} ${round}`
+
+/** As src/log/stop.ts does it. `round`: only that one; null: whichever it is in. */
+function stop(world: World, process: Process, messageId: string, round: number | null, tries: number): void {
   const read = () => {
     const there = store.sessionOf(world.model, sessionId).turns.find((each) => each.messageId === messageId)!
-    return { turnId: there.id, attempt: there.attempt, nextIndex: there.open ? store.nextIndexOf(there) : 0 }
+    const nextIndex = there.open ? store.nextIndexOf(there) : 0
+    return { turnId: there.id, attempt: there.attempt, round: there.round, nextIndex }
   }
-  askAgain(world, process, read, ({ turnId, attempt, nextIndex }) => {
+  askAgain(world, process, read, ({ turnId, attempt, round: present, nextIndex }) => {
+    if (round !== null && round !== present) return
     const key = { sessionId, turnId, attempt }
-    const asked = { nextIndex, parts: [], by: userId, reason: null, lastTry: tries >= 3 }
-    askAgain(
-      world,
-      process,
-      () => world.parts.store.stop(world.model, key, asked),
-      (answer) => {
-        if (answer.outcome === 'again' || (answer.outcome === 'stopping' && tries < 4))
-          stop(world, process, turn, tries + 1)
-        if (answer.outcome === 'stopped') {
-          world.count.stops++
-          tell(world, process, { events: [answer.event], runs: [] })
-        }
-      },
-    )
+    const asked = { round: present, nextIndex, parts: [], by: userId, reason: null, lastTry: tries >= 3 }
+    const work = () => {
+      world.stopsAsked.add(roundName({ messageId, round: present }))
+      return world.parts.store.stop(world.model, key, asked)
+    }
+    askAgain(world, process, work, (answer) => {
+      if (answer.outcome === 'again' || (answer.outcome === 'stopping' && tries < 4))
+        stop(world, process, messageId, round, tries + 1)
+      if (answer.outcome === 'stopped') {
+        world.count.stops++
+        tell(world, process, { events: [answer.event], runs: [] })
+      }
+    })
   })
 }
 
 function sweep(world: World, process: Process): void {
-  for (const { messageId, stopping } of store.sessionOf(world.model, sessionId).turns) {
-    if (stopping !== null) stop(world, process, Number(messageId.slice(1)), 3)
+  for (const { messageId, round, stopping } of store.sessionOf(world.model, sessionId).turns) {
+    if (stopping !== null) stop(world, process, messageId, round, 3)
   }
+}
+
+/** A client that sees a reply fail or stop asks for another, up to three times, each time through any process. */
+function retrySome(world: World, event: Event): void {
+  const { type, turnId } = event
+  if ((type !== 'message.error' && type !== 'message.stopped') || !happens(world, world.plan.retries)) return
+  const { messageId } = store.turnOf(world.model, { sessionId, turnId: turnId! })!
+  const round = roundIn(event)
+  for (let times = 1 + draw(world, 3); times > 0; times--) {
+    after(world, draw(world, 3_000), () => retry(world, messageId, round))
+  }
+}
+
+function retry(world: World, messageId: string, round: number): void {
+  const process = world.processes[draw(world, world.processes.length)]!
+  const work = () => {
+    world.retriesAsked.add(roundName({ messageId, round }))
+    const replyId = `${messageId}.${world.order++}`
+    const asked = { round, replyId, roundsMax, expiresMs }
+    const answer = world.parts.store.retry(world.model, { sessionId, messageId }, asked)
+    if (answer.outcome === 'done' && roundIn(answer.event) !== round + 1) {
+      world.problems.push(`I10: a retry of ${messageId} ${round} made round ${roundIn(answer.event)}`)
+    }
+    return answer
+  }
+  ask(world, process, work, (answer) => {
+    if (!('ok' in answer)) return after(world, retryMs, () => retry(world, messageId, round))
+    if (answer.ok.outcome !== 'done') {
+      world.count.lateRetries++
+      return
+    }
+    world.count.retries++
+    tell(world, process, { events: [answer.ok.event], runs: [] })
+  })
 }
 
 function followInput(world: World, process: Process, input: FollowInput): void {
@@ -339,6 +406,7 @@ function followInput(world: World, process: Process, input: FollowInput): void {
       if (problem) world.problems.push(`I5: ${process.name}: ${problem}`)
       world.count.frames++
       process.lastCursor = item.cursor
+      if ('event' in item) retrySome(world, item.event)
     }
   }
 }
@@ -409,13 +477,14 @@ function held(world: World, turnId: string, attempt: number): void {
   world.leases.set(key, Math.max(world.leases.get(key) ?? 0, world.nowMs + (leaseMs * 2) / 3 - 1))
 }
 
-function begin(world: World, process: Process, { turnId, attempt, turn }: store.Claimed): void {
+function begin(world: World, process: Process, { turnId, attempt, turn, failures }: store.Claimed): void {
   const name = `${turnId} ${attempt}`
   if (world.begun.has(name)) world.problems.push(`${turn.position}:${attempt} was begun twice`)
   world.begun.add(name)
   const fails = happens(world, world.plan.errors)
-  const chunks = 2 + (turn.position % 5)
-  const begun: Attempt = { sessionId, turnId, attempt, nextIndex: 0, chunks, fails, over: false }
+  const whole = 2 + (turn.position % 5)
+  const chunks = fails ? draw(world, whole + 1) : whole
+  const begun: Attempt = { sessionId, turnId, attempt, failures, nextIndex: 0, chunks, fails, over: false }
   process.attempts.add(begun)
   write(world, process, begun)
 }
@@ -464,19 +533,27 @@ function judgeAppend(world: World, { turnId, attempt }: Attempt): void {
 }
 
 function end(world: World, process: Process, attempt: Attempt): void {
-  const { nextIndex } = attempt
-  const why: store.RequeueReason = { reason: 'error', code: 'provider_overloaded', retryMs: draw(world, 1_000) }
-  const parts: store.Part[] = [{ type: 'text', text: 'done' }]
-  const work = () =>
-    attempt.fails
-      ? store.requeue(world.model, attempt, why, null)
-      : world.parts.store.finish(world.model, attempt, nextIndex, parts, null)
+  const work = workOfEnd(world, attempt)
   askAgain(world, process, work, (answer) => {
     if (answer.outcome === 'stored') tell(world, process, { events: [answer.event], runs: [] })
+    if (answer.outcome === 'stored' && answer.event.type === 'message.error') world.count.failed++
     if (answer.outcome === 'mismatch') world.problems.push('the log does not hold what was sent')
     if (answer.outcome === 'lost') world.count.late++
     over(world, process, attempt)
   })
+}
+
+/** As src/runner/attempt-end.ts decides it, and asked again with the same arguments. */
+function workOfEnd(world: World, attempt: Attempt): () => store.Ended {
+  const { model, parts, random } = world
+  const { nextIndex, failures } = attempt
+  if (!attempt.fails) {
+    return () => parts.store.finish(model, attempt, nextIndex, [{ type: 'text', text: 'done' }], null)
+  }
+  const next = afterError(new ReplyError('provider_overloaded', 'on purpose'), failures, policy, random())
+  if ('failure' in next) return () => parts.store.fail(model, attempt, next.failure.code, [], null)
+  const why: store.RequeueReason = { reason: 'error', code: 'provider_overloaded', retryMs: next.retryMs }
+  return () => store.requeue(model, attempt, why, null)
 }
 
 function over(world: World, process: Process, attempt: Attempt): void {
@@ -509,20 +586,43 @@ function renewAll(world: World, process: Process, done: () => void, failed: () =
 
 // The end -------------------------------------------------------------------------------------------------------------
 
-const outcomes = ['message.ai_response', 'message.error', 'message.stopped']
-
 function judgeEnd(world: World): void {
   const session = store.sessionOf(world.model, sessionId)
   for (const messageId of world.acknowledged) {
     if (!session.turns.some((turn) => turn.messageId === messageId)) world.problems.push(`I1: ${messageId} is gone`)
   }
-  for (const { id, position, state, attempt } of session.turns) {
-    const ends = session.events.filter((event) => event.turnId === id && outcomes.includes(event.type))
-    if (ends.length !== 1)
-      world.problems.push(`I2: turn ${position} is ${state} at ${attempt}, with ${ends.length} outcomes`)
+  for (const turn of session.turns) {
+    const events = session.events.filter((event) => event.turnId === turn.id)
+    for (const [at, ofRound] of roundsOf(events).entries()) judgeRound(world, turn, at + 1, ofRound)
   }
   for (const { name, place } of world.processes) {
     const missing = missingAt(place, session, userId)
     if (missing) world.problems.push(`I8: ${name}: ${missing}`)
   }
+}
+
+/** A turn's events, split where each of its rounds begins. */
+function roundsOf(events: Event[]): Event[][] {
+  const rounds: Event[][] = [[]]
+  for (const event of events) {
+    if (event.type === 'turn.queued') rounds.push([])
+    rounds.at(-1)!.push(event)
+  }
+  return rounds
+}
+
+function judgeRound(world: World, turn: store.Turn, round: number, events: Event[]): void {
+  const { messageId, state, attempt } = turn
+  const name = roundName({ messageId, round })
+  const problem = (text: string) => world.problems.push(`${text} (round ${name}, ${state} at ${attempt})`)
+  const [outcome, ...others] = events.filter(({ type }) => store.outcomeTypes.includes(type))
+  if (!outcome || others.length > 0) problem(`I2: ${outcome ? others.length + 1 : 'no'} outcomes`)
+  if (outcome && roundIn(outcome) !== round) problem('I2: the outcome is of another')
+  if (round > 1 && roundIn(events[0]!) !== round) problem('I10: it is not the next')
+  if (round > 1 && !world.retriesAsked.has(roundName({ messageId, round: round - 1 }))) {
+    problem('I10: nobody has asked for it')
+  }
+  const isStopped = outcome?.type === 'message.stopped'
+  if (isStopped && !world.stopsAsked.has(name)) problem('I11: nobody has asked to stop it')
+  if (!isStopped && world.interrupted.has(name)) problem('I11: it was interrupted, and is not stopped')
 }

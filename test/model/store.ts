@@ -16,7 +16,8 @@ export type Turn = {
   readonly id: string
   readonly sessionId: string
   readonly messageId: string
-  readonly replyId: string
+  /** Of its round: each has a reply of its own. */
+  replyId: string
   readonly userId: string
   readonly position: number
   readonly lane: string
@@ -172,14 +173,15 @@ function settle(model: Model, turn: Turn, state: Outcome, parts: Part[]): void {
 function settleFailed(model: Model, turn: Turn, code: string, parts: Part[]): Event {
   settle(model, turn, 'failed', parts)
   turn.errorCode = code
-  return writeEvent(model, turn, 'message.error', { userMessageId: turn.messageId, code, status: 'failed', parts })
+  const { messageId: userMessageId, round } = turn
+  return writeEvent(model, turn, 'message.error', { userMessageId, code, status: 'failed', round, parts })
 }
 
 function lastEvent(model: Model, turn: Turn, types: string[]): Event {
   const { events } = model.sessions.get(turn.sessionId)!
   return events.findLast((event) => event.turnId === turn.id && types.includes(event.type))!
 }
-const outcomeTypes = ['message.ai_response', 'message.error', 'message.stopped']
+export const outcomeTypes = ['message.ai_response', 'message.error', 'message.stopped']
 
 function recordUsage(model: Model, key: Key, outcome: string, report: Report): void {
   const name = `${key.turnId} ${key.attempt} 0`
@@ -192,22 +194,19 @@ function recordUsage(model: Model, key: Key, outcome: string, report: Report): v
 }
 
 function lostTo(model: Model, turn: Turn | undefined, attempt: number): string {
-  const ends = ['attempt.ended', ...outcomeTypes]
-  const end = model.sessions
-    .get(turn?.sessionId ?? '')
-    ?.events.find((event) => event.turnId === turn?.id && ends.includes(event.type) && event.attempt === attempt)
-  if (!end) return turn?.attempt === attempt && turn.stopping !== null ? 'stopped' : 'lost'
-  const { reason } = JSON.parse(end.json) as { reason?: string }
-  switch (end.type) {
-    case 'message.ai_response':
-      return 'complete'
-    case 'message.error':
-      return 'failed'
-    case 'message.stopped':
-      return 'stopped'
-    default:
-      return reason === 'error' ? 'failed' : reason === 'handover' ? 'handover' : 'lost'
-  }
+  const events = model.sessions.get(turn?.sessionId ?? '')?.events ?? []
+  // The first: what ends a later round before an attempt of it begins names the same attempt.
+  const ended = events.find(
+    (event) =>
+      event.turnId === turn?.id && event.attempt === attempt && ['attempt.ended', ...outcomeTypes].includes(event.type),
+  )
+  if (ended) return namedAs[ended.type] ?? namedAs[(JSON.parse(ended.json) as { reason: string }).reason]!
+  return turn?.attempt === attempt && turn.stopping !== null ? 'stopped' : 'lost'
+}
+/** By the event that ended an attempt, or the reason of its `attempt.ended`: what the ledger says. */
+const namedAs: Record<string, string> = {
+  ...{ 'message.ai_response': 'complete', 'message.error': 'failed', 'message.stopped': 'stopped' },
+  ...{ error: 'failed', handover: 'handover', crashed: 'lost' },
 }
 
 function lost(model: Model, key: Key, report: Report): Ended {
@@ -227,19 +226,31 @@ export type Acceptance = {
   lane: string
   audience: string | null
   expiresMs: number
+  whenBusy: 'queue' | 'interrupt' | 'reject'
 }
+/** A user's message, and the round that was marked: to be stopped now. */
+export type Interrupted = { messageId: string; round: number }
 export type Accepted =
-  | { outcome: 'created'; event: Event }
-  | { outcome: 'same'; seq: number }
-  | { outcome: 'conflict' | 'not_found' }
+  | { outcome: 'created'; event: Event; interrupted: Interrupted[] }
+  | { outcome: 'same'; seq: number; interrupted: Interrupted[] }
+  | { outcome: 'conflict' | 'busy' | 'not_found' }
 
 export function accept(model: Model, ask: Acceptance): Accepted {
   const { sessionId, userId, messageId, turnId, replyId, lane, audience } = ask
   const session = model.sessions.get(sessionId)
   if (session?.owner !== userId) return { outcome: 'not_found' }
   const there = session.turns.find((turn) => turn.messageId === messageId)
-  if (there) return there.bodyHash === ask.text ? { outcome: 'same', seq: there.position } : { outcome: 'conflict' }
-  const isBehind = laneOf(model, { sessionId, lane }).length > 0
+  const inLane = laneOf(model, { sessionId, lane })
+  if (there) {
+    if (there.bodyHash !== ask.text) return { outcome: 'conflict' }
+    // Those that are marked still, for the sender whose first answer was lost.
+    const marked = inLane.filter(({ stopping }) => ask.whenBusy === 'interrupt' && stopping?.reason === 'interrupted')
+    return { outcome: 'same', seq: there.position, interrupted: marked.map(interruptedOf) }
+  }
+  const isBehind = inLane.length > 0
+  if (isBehind && ask.whenBusy === 'reject') return { outcome: 'busy' }
+  const begun = ask.whenBusy === 'interrupt' ? begunIn(model, ask) : []
+  for (const each of begun) each.stopping = { by: userId, reason: 'interrupted' }
   const turn: Turn = {
     id: turnId,
     ...{
@@ -265,11 +276,20 @@ export function accept(model: Model, ask: Acceptance): Accepted {
   return {
     outcome: 'created',
     event: writeEvent(model, turn, 'message.created', { messageId, status: 'pending', state: 'queued' }),
+    interrupted: begun.map(interruptedOf),
   }
+}
+
+const interruptedOf = ({ messageId, round }: Turn): Interrupted => ({ messageId, round })
+
+/** What an interrupt ends: all that have begun. What waits for a new round has not. */
+export function begunIn(model: Model, of: Pick<Turn, 'sessionId' | 'lane'>): Turn[] {
+  return laneOf(model, of).filter((turn) => turn.stopping === null && (turn.open || turn.state === 'waiting'))
 }
 
 export type Claimed = Key & {
   turn: Turn
+  round: number
   failures: number
   checkpoint: Checkpoint | null
   events: Event[]
@@ -318,8 +338,8 @@ export function claim(model: Model, ask: ClaimAsk): ClaimAnswer {
 }
 
 function claimedOf(turn: Turn, events: Event[]): Claimed {
-  const { sessionId, id: turnId, attempt, failures, checkpoint } = turn
-  return { sessionId, turnId, attempt, turn, failures, checkpoint, events }
+  const { sessionId, id: turnId, attempt, round, failures, checkpoint } = turn
+  return { sessionId, turnId, attempt, turn, round, failures, checkpoint, events }
 }
 
 /** What claims took whose answers were lost, with what those had written. */
@@ -427,7 +447,8 @@ export function finish(model: Model, key: Key, nextIndex: number, parts: Part[],
   recordUsage(model, key, 'complete', report)
   settle(model, turn, 'complete', parts)
   countReply(model, turn, textOf(parts))
-  const event = writeEvent(model, turn, 'message.ai_response', { messageId: turn.replyId, status: 'complete', parts })
+  const { replyId: messageId, round } = turn
+  const event = writeEvent(model, turn, 'message.ai_response', { messageId, status: 'complete', round, parts })
   return { outcome: 'stored', event }
 }
 
@@ -446,7 +467,8 @@ export type RequeueReason = { reason: 'error' | 'handover'; code: string | null;
 export function requeue(model: Model, key: Key, why: RequeueReason, report: Report): Ended {
   const turn = turnOf(model, key)
   if (!turn) return { outcome: 'lost' }
-  if (turn.attempt === key.attempt && turn.state === 'queued') {
+  // Not open: another round, which this attempt knows nothing of.
+  if (turn.attempt === key.attempt && turn.state === 'queued' && turn.open) {
     return { outcome: 'stored', event: lastEvent(model, turn, ['attempt.ended']) }
   }
   if (!isHeld(turn, key.attempt)) return lost(model, key, report)
@@ -456,6 +478,8 @@ export function requeue(model: Model, key: Key, why: RequeueReason, report: Repo
     turn.failures++
     turn.crashes = 0
   }
+  // An earlier turn that is retried goes first.
+  promote(model, turn)
   const { reason, code } = why
   const event = writeEvent(model, turn, 'attempt.ended', { attempt: key.attempt, reason, ...(code && { code }) })
   return { outcome: 'stored', event }
@@ -476,12 +500,21 @@ export function report(model: Model, key: Key, usage: Usage): void {
   recordUsage(model, key, lostTo(model, turnOf(model, key), key.attempt), usage)
 }
 
-export type StopAsk = { nextIndex: number; parts: Part[]; by: string; reason: string | null; lastTry: boolean }
+export type StopAsk = {
+  /** The one that was read: a retry keeps the attempt's number until it begins. */
+  round: number
+  nextIndex: number
+  parts: Part[]
+  by: string
+  reason: string | null
+  lastTry: boolean
+}
 export type StopAnswer = { outcome: 'stopped' | 'late'; event: Event } | { outcome: 'again' | 'stopping' | 'not_found' }
 
-export function stop(model: Model, key: Key, { nextIndex, parts, by, reason, lastTry }: StopAsk): StopAnswer {
+export function stop(model: Model, key: Key, { round, nextIndex, parts, by, reason, lastTry }: StopAsk): StopAnswer {
   const turn = turnOf(model, key)
   if (!turn) return { outcome: 'not_found' }
+  if (turn.round !== round) return { outcome: 'again' }
   if (!active(turn)) return { outcome: 'late', event: lastEvent(model, turn, outcomeTypes) }
   if (turn.attempt !== key.attempt || (turn.open ? nextIndexOf(turn) : 0) !== nextIndex) {
     if (!lastTry) return { outcome: 'again' }
@@ -492,8 +525,43 @@ export function stop(model: Model, key: Key, { nextIndex, parts, by, reason, las
   settle(model, turn, 'stopped', parts)
   if (parts.length > 0) countReply(model, turn, textOf(parts))
   const why = asked.reason === null ? {} : { reason: asked.reason }
-  const data = { userMessageId: turn.messageId, by: asked.by, ...why, status: 'stopped', parts }
+  const data = { userMessageId: turn.messageId, by: asked.by, ...why, status: 'stopped', round, parts }
   return { outcome: 'stopped', event: writeEvent(model, turn, 'message.stopped', data) }
+}
+
+export type RetryAsk = { round: number | null; replyId: string; roundsMax: number; expiresMs: number }
+/** `same`: it changes nothing. `rounds`: no more are allowed. */
+export type RetryAnswer = { outcome: 'done'; event: Event } | { outcome: 'same' | 'rounds' | 'not_found' }
+
+/** A turn that failed or was stopped is tried again, in its place, as a new round. `round`: only if that is its round. */
+export function retry(
+  model: Model,
+  { sessionId, messageId }: { sessionId: string; messageId: string },
+  { round, replyId, roundsMax, expiresMs }: RetryAsk,
+): RetryAnswer {
+  const turn = model.sessions.get(sessionId)?.turns.find((each) => each.messageId === messageId)
+  if (!turn) return { outcome: 'not_found' }
+  if ((turn.state !== 'failed' && turn.state !== 'stopped') || (round !== null && round !== turn.round)) {
+    return { outcome: 'same' }
+  }
+  if (turn.round >= roundsMax) return { outcome: 'rounds' }
+  Object.assign(turn, {
+    ...{ state: 'queued', round: turn.round + 1, replyId, replyStatus: 'pending', replyParts: [], errorCode: null },
+    ...{ failures: 0, crashes: 0, bestSteps: 0, bestChunks: 0, checkpoint: null, dueAtMs: null, stopping: null },
+    expiresAtMs: clock(model) + expiresMs,
+  })
+  renewPreview(model.sessions.get(sessionId)!)
+  promote(model, turn)
+  return {
+    outcome: 'done',
+    event: writeEvent(model, turn, 'turn.queued', { state: 'queued', round: turn.round, replyId }),
+  }
+}
+
+/** What is to be seen last. (A turn's old replies are not shown, nor are other branches known here.) */
+function renewPreview(session: Session): void {
+  const { replyParts, bodyHash: said } = session.turns.at(-1)!
+  session.lastPreview = replyParts.length > 0 ? textOf(replyParts) : said
 }
 
 // The sweeper's jobs ------------------------------------------------------------------------------------------------
@@ -530,12 +598,11 @@ export function wait(model: Model, key: Key, parts: Part[]): Ended {
   return { outcome: 'stored', event: writeEvent(model, turn, 'turn.waiting', { parts }) }
 }
 
-/** A waiting turn was answered, or one that failed or was stopped is to be tried again in a new round. */
-export function queueAgain(model: Model, { sessionId, turnId }: Omit<Key, 'attempt'>): Event | null {
+/** That person has answered. */
+export function answerWait(model: Model, { sessionId, turnId }: Omit<Key, 'attempt'>): Event | null {
   const turn = turnOf(model, { sessionId, turnId })
-  if (!turn || turn.state === 'queued' || turn.state === 'running' || turn.state === 'complete') return null
-  if (turn.state !== 'waiting') Object.assign(turn, { round: turn.round + 1, checkpoint: null, errorCode: null })
-  Object.assign(turn, { state: 'queued', failures: 0, crashes: 0 })
+  if (turn?.state !== 'waiting') return null
+  turn.state = 'queued'
   promote(model, turn)
   return writeEvent(model, turn, 'turn.queued', { state: 'queued' })
 }
