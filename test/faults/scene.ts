@@ -66,9 +66,9 @@ export const textIn = (outcome: Frame): string => textOf(outcome.data.message.pa
 
 export const ofType = ({ frames }: Watcher, type: string): Frame[] => frames.filter((frame) => frame.type === type)
 
-/** Lines of the servers' logs: how often a write of an attempt that had lost its turn was refused. */
-export const refusals = (...servers: TestServer[]): number =>
-  servers.flatMap(({ lines }) => lines).filter((line) => line.includes('stale write refused')).length
+/** Lines of the servers' logs: each says which write of an attempt that had lost its turn was refused. */
+export const refusalsOf = (...servers: TestServer[]): string[] =>
+  servers.flatMap(({ lines }) => lines).filter((line) => line.includes('stale write refused'))
 
 /**
  * Kills the runner, and resolves to when the lease of its turn (the only one that runs) ends, by the database's clock.
