@@ -42,7 +42,7 @@ describe.each(postgresVersions)('control on PostgreSQL %i', (version) => {
     } finally {
       await stored.close()
     }
-  })
+  }, 120_000)
 })
 
 const nameOf = (pair: readonly [Name, Name]) => pair.join(' and ')
