@@ -1,44 +1,32 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
-import axe from 'axe-core'
-import type { Browser, BrowserContext, Page } from 'playwright-core'
+import type { BrowserContext, Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { eventually } from '../support/eventually.ts'
-import { freshDatabase } from '../support/postgres.ts'
-import { type Provider, type ProviderRequest, startProvider } from '../support/provider.mjs'
+import type { Provider, ProviderRequest } from '../support/provider.mjs'
 import { expectShownIsStored as expectShownIsStoredOn, type Stored, storedOf, words } from './page.ts'
-import { type Assets, buildWeb, type Site, startBrowser, startSite } from './support.ts'
+import { faultsOf, openStage, openTab, type Stage } from './stage.ts'
+import type { Site } from './support.ts'
 
-let assets: Assets
-let browser: Browser
+let stage: Stage
 let provider: Provider
-let database: { url: string; drop(): Promise<void> }
 let site: Site
 let context: BrowserContext
 let page: Page
-/** What the browser complained about: refused by the policy, or thrown. */
 let complaints: string[]
 
 beforeAll(async () => {
-  ;[assets, browser, provider, database] = await Promise.all([
-    buildWeb('app'),
-    startBrowser(),
-    startProvider(),
-    freshDatabase(18),
-  ])
-  site = await startSite({ dir: assets.dir, database: database.url, provider: provider.url })
+  stage = await openStage()
+  ;({ provider, site } = stage)
 })
-afterAll(async () => {
-  await site.close()
-  await Promise.all([browser.close(), provider.stop(), assets.remove(), database.drop()])
-})
+afterAll(() => stage.close())
 
 // Each test is a guest of its own.
 beforeEach(async () => {
   site.passed.length = 0
   site.setDown(false)
-  context = await browser.newContext({ viewport: { width: 1280, height: 800 } })
+  context = await stage.browser.newContext({ viewport: { width: 1280, height: 800 } })
   complaints = []
   page = await newTab()
 })
@@ -49,15 +37,7 @@ afterEach(async () => {
   expect(complaints).toEqual([])
 })
 
-async function newTab(path = '/'): Promise<Page> {
-  const tab = await context.newPage()
-  tab.on('pageerror', (error) => complaints.push(String(error)))
-  tab.on('console', (message) => {
-    if (/Content Security Policy|violates/i.test(message.text())) complaints.push(message.text())
-  })
-  await tab.goto(site.origin + path)
-  return tab
-}
+const newTab = (path = '/') => openTab(context, site.origin + path, complaints)
 
 /** A reply in two halves; the second comes when the test says so. */
 function inTwoHalves(): { open(): void } {
@@ -414,17 +394,6 @@ test('a failed attempt counts down to the next one; a failed reply says what hap
   await page.getByText('Change the message and send it as a new one. Your message is kept.').waitFor()
 })
 
-test('stop ends the reply, and what was written stays (I11)', async () => {
-  inTwoHalves()
-  await send('stop me')
-  await untilShown('word39')
-  await page.getByRole('button', { name: 'Stop', exact: true }).click()
-  await untilStatus('stopped')
-  await page.getByText('Stopped. What was written is kept.').waitFor()
-  await page.getByRole('button', { name: 'Stop', exact: true }).waitFor({ state: 'detached' })
-  await expectShownIsStored()
-})
-
 test('the composer: Shift+Enter is a new line, a draft stays per chat, a refused text is given back', async () => {
   provider.script([{ text: 'fine' }])
   const composer = page.getByLabel('Message', { exact: true })
@@ -596,23 +565,7 @@ test('a reply is read out by finished paragraphs, each once, and not letter by l
 
 test('axe finds nothing serious: empty, streaming, complete, failed, on a phone and wide, light and dark', async () => {
   const found: string[] = []
-  const check = async (state: string) => {
-    for (const colorScheme of ['light', 'dark'] as const) {
-      for (const width of [390, 1280]) {
-        await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
-        await page.setViewportSize({ width, height: 844 })
-        await page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)))
-        const results = await page.evaluate<{
-          violations: { id: string; impact: string; nodes: { html: string }[] }[]
-        }>(`${axe.source}; axe.run()`)
-        for (const { id, impact, nodes } of results.violations) {
-          if (impact === 'serious' || impact === 'critical') {
-            found.push(`${state} ${colorScheme} ${width}: ${id} ${nodes.map(({ html }) => html).join(' ')}`)
-          }
-        }
-      }
-    }
-  }
+  const check = async (state: string) => found.push(...(await faultsOf(page, state)))
   await page.getByText('You are free to leave.').waitFor()
   await check('empty')
   const half = inTwoHalves()
@@ -637,14 +590,16 @@ test('axe finds nothing serious: empty, streaming, complete, failed, on a phone 
 })
 
 test('the first load is under 200 KB gzipped, all of it files of our own', async () => {
-  const html = await readFile(join(assets.dir, 'index.html'), 'utf8')
+  const html = await readFile(join(stage.assets.dir, 'index.html'), 'utf8')
   expect(html).not.toMatch(/<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=/i)
   const first = [...html.matchAll(/(?:src|href)="\/([^"]+)"/g)].map(([, path]) => path!)
   expect(first.length).toBeGreaterThan(1)
-  const sizes = await Promise.all(first.map(async (path) => gzipSync(await readFile(join(assets.dir, path))).length))
+  const sizes = await Promise.all(
+    first.map(async (path) => gzipSync(await readFile(join(stage.assets.dir, path))).length),
+  )
   const total = sizes.reduce((sum, size) => sum + size, gzipSync(html).length)
   expect(total).toBeLessThan(200 * 1024)
   // The renderer is among those that come later.
-  expect((await readdir(join(assets.dir, 'assets'))).some((name) => name.startsWith('markdown-'))).toBe(true)
+  expect((await readdir(join(stage.assets.dir, 'assets'))).some((name) => name.startsWith('markdown-'))).toBe(true)
   expect(html).not.toContain('markdown-')
 })

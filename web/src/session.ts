@@ -13,6 +13,7 @@ import {
   type View,
   viewOf,
 } from './view.ts'
+import { backOffMs, sleeper } from './waits.ts'
 
 /** `unreachable`: no answer came. Else the server's own problem document. */
 export type Problem = { code: string; detail: string; retryable: boolean; status?: number; retryAfterMs?: number }
@@ -71,10 +72,13 @@ export async function command(
   for (let tries = 1; ; tries++) {
     const answer = await call<Stand>('POST', path, body)
     if (answer.ok || tries === commandTriesMax || !isUnknown(answer.problem)) return answer
-    await new Promise((resolve) => setTimeout(resolve, backOffMs(tries)))
+    await commandWaits.sleep(backOffMs(backoff, tries))
   }
 }
 const commandTriesMax = 8
+const commandWaits = sleeper()
+/** The server answers again: what waits to be given again is given now. */
+export const hurryCommands = () => commandWaits.wake()
 
 /** Whether it has happened nobody can tell. */
 export const isUnknown = ({ status }: Problem) => status === undefined || status >= 500
@@ -147,9 +151,7 @@ export type Following = {
 
 type Control = { type: 'caught-up' } | { type: 'reset' } | { type: 'reconnect'; afterMs: number }
 
-const backoffMs = { first: 250, most: 5_000 }
-const backOffMs = (failures: number) =>
-  Math.min(backoffMs.most, backoffMs.first * 2 ** failures) * (0.5 + Math.random() / 2)
+const backoff = { first: 250, most: 5_000 }
 /** Three of the comments that a quiet stream brings (PROTOCOL.md): after so long without a word it is dead. */
 const silentMs = 45_000
 
@@ -162,21 +164,13 @@ export function followSession(sessionId: string, follower: Follower): Following 
   let awayMs = 0
   let failures = 0
   let leave: (() => void) | undefined
-  let wake: (() => void) | undefined
+  const waits = sleeper()
 
   const show = (next: View) => {
     view = next
     follower.onView(next)
   }
-  const pause = (ms: number) =>
-    new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, ms)
-      wake = () => {
-        clearTimeout(timer)
-        resolve()
-      }
-    })
-  const backOff = () => pause(backOffMs(failures++))
+  const backOff = () => waits.sleep(backOffMs(backoff, failures++))
 
   /** Resolves when the connection has ended, however it did. `away`: it never came to be live. `stale`: only a snapshot helps. */
   const connect = async (from: View): Promise<'ended' | 'away' | 'stale'> => {
@@ -246,7 +240,7 @@ export function followSession(sessionId: string, follower: Follower): Following 
         continue
       }
       follower.onConnection('reconnecting')
-      await pause(awayMs)
+      await waits.sleep(awayMs)
       awayMs = 0
       if (outcome === 'away') await backOff()
     }
@@ -264,13 +258,13 @@ export function followSession(sessionId: string, follower: Follower): Following 
     },
     hurry: () => {
       failures = 0
-      wake?.()
+      waits.wake()
       leave?.()
     },
     stop: () => {
       control.abort()
       leave?.()
-      wake?.()
+      waits.wake()
     },
   }
 }

@@ -1,5 +1,5 @@
 /** A turn's life as steps to be drawn: the server's events, and the gaps in which this page could not reach it. */
-import type { TurnEvent, TurnView } from './view.ts'
+import { outcomes, type TurnEvent, type TurnView } from './view.ts'
 
 /** Server time in ms; `to` is null while it lasts. `cut` and `killed`: by the page itself, the connection or the server. */
 export type Absence = { from: number; to: number | null; reason: 'cut' | 'killed' | 'lost' }
@@ -23,11 +23,7 @@ export type Step = {
   note?: string
 }
 
-const outcomes: { [type: string]: [StepKind, string] } = {
-  'message.ai_response': ['complete', 'Complete'],
-  'message.error': ['failed', 'Failed'],
-  'message.stopped': ['stopped', 'Stopped'],
-}
+const outcomeLabels = { complete: 'Complete', failed: 'Failed', stopped: 'Stopped' }
 
 const endings: { [reason: string]: string } = { error: 'Broke off', handover: 'Handed over' }
 
@@ -73,7 +69,7 @@ function away(absence: Absence): Step {
 
 function stepsOfEvent({ type, attempt, reason, code }: TurnEvent, at: number): Step[] {
   const outcome = outcomes[type]
-  if (outcome) return [{ kind: outcome[0], label: outcome[1], at }]
+  if (outcome) return [{ kind: outcome, label: outcomeLabels[outcome], at }]
   if (type === 'message.created') {
     return [
       { kind: 'stored', label: 'Stored', at },

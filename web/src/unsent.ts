@@ -5,6 +5,7 @@
  */
 import { createSession, type Problem, sendMessage, type WhenBusy } from './session.ts'
 import { newId, recallAll, remember } from './storage.ts'
+import { backOffMs, sleeper } from './waits.ts'
 
 export type Unsent = {
   sessionId: string
@@ -26,7 +27,7 @@ let list: readonly Unsent[] = read()
 const hearers = new Set<() => void>()
 const refusalHearers = new Set<(refusal: Refusal) => void>()
 const sending = new Set<string>()
-const wakers = new Set<() => void>()
+const waits = sleeper()
 
 /** Each message lies under a key of its own: tabs know nothing of each other's lists, and must not write over them. */
 function read(): Unsent[] {
@@ -78,12 +79,12 @@ export const unsent = {
     const known = new Set(list.map(({ id }) => id))
     const left = read().filter(({ id }) => !known.has(id))
     if (left.length > 0) set([...list, ...left])
-    for (const wake of wakers) wake()
+    waits.wake()
     for (const { sessionId } of list) void sendAll(sessionId)
   },
 }
 
-const backoffMs = { first: 400, most: 8_000 }
+const backoff = { first: 400, most: 8_000 }
 const titleLength = 60
 
 /** One at a time for each session, so that messages arrive in the order in which they were written. */
@@ -93,7 +94,7 @@ async function sendAll(sessionId: string): Promise<void> {
   for (let next = firstOf(sessionId), tries = 0; next !== undefined; next = firstOf(sessionId)) {
     const problem = await sendOne(next)
     if (problem === null) tries = 0
-    else if (problem.retryable) await cool(next, problem, problem.retryAfterMs ?? backOff(tries++))
+    else if (problem.retryable) await cool(next, problem, problem.retryAfterMs ?? backOffMs(backoff, tries++))
     else refuse(next, problem)
   }
   sending.delete(sessionId)
@@ -101,24 +102,10 @@ async function sendAll(sessionId: string): Promise<void> {
 
 const firstOf = (sessionId: string) => list.find((each) => each.sessionId === sessionId && each.state === 'sending')
 
-const backOff = (tries: number) => Math.min(backoffMs.most, backoffMs.first * 2 ** tries) * (0.5 + Math.random() / 2)
-
 async function cool({ id }: Unsent, { code }: Problem, ms: number): Promise<void> {
   const cooldown = Date.now() + ms
   if (code === 'rate_limited') set(list.map((each) => (each.id === id ? { ...each, cooldown } : each)))
-  await pause(ms)
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => {
-    const wake = () => {
-      clearTimeout(timer)
-      wakers.delete(wake)
-      resolve()
-    }
-    const timer = setTimeout(wake, ms)
-    wakers.add(wake)
-  })
+  await waits.sleep(ms)
 }
 
 /** Null: acknowledged. A session that is made again is the one that is there. */

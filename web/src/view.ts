@@ -284,7 +284,12 @@ export function textOf(parts: readonly Part[]): string {
 
 // Turns
 
-const outcomes = new Set(['message.ai_response', 'message.error', 'message.stopped'])
+/** What ends a turn's round, and how. */
+export const outcomes: { [type: string]: 'complete' | 'failed' | 'stopped' } = {
+  'message.ai_response': 'complete',
+  'message.error': 'failed',
+  'message.stopped': 'stopped',
+}
 
 function withEvent(view: View, frame: EventFrame): View {
   const { turnId, seq, type, at, data } = frame
@@ -300,7 +305,7 @@ function withEvent(view: View, frame: EventFrame): View {
 }
 
 function changeOf({ type, data }: EventFrame): Partial<TurnView> {
-  if (outcomes.has(type)) return { isOpen: false, retryAt: null }
+  if (outcomes[type]) return { isOpen: false, retryAt: null }
   switch (type) {
     case 'attempt.started':
       return { hasBegun: true, retryAt: null, attempt: data.attempt as number }

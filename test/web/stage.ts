@@ -1,0 +1,69 @@
+/** What the tests of the app share: everything that one needs is up, tabs that complain, and what axe finds. */
+import axe from 'axe-core'
+import type { Browser, BrowserContext, Page } from 'playwright-core'
+import { freshDatabase } from '../support/postgres.ts'
+import { type Provider, startProvider } from '../support/provider.mjs'
+import { type Assets, buildWeb, type Site, startBrowser, startSite } from './support.ts'
+
+export type Stage = {
+  assets: Assets
+  browser: Browser
+  provider: Provider
+  database: { url: string }
+  site: Site
+  close(): Promise<void>
+}
+
+export async function openStage(): Promise<Stage> {
+  const [assets, browser, provider, database] = await Promise.all([
+    buildWeb('app'),
+    startBrowser(),
+    startProvider(),
+    freshDatabase(18),
+  ])
+  const site = await startSite({ dir: assets.dir, database: database.url, provider: provider.url })
+  return {
+    ...{ assets, browser, provider, database, site },
+    async close() {
+      await site.close()
+      await Promise.all([browser.close(), provider.stop(), assets.remove(), database.drop()])
+    },
+  }
+}
+
+/** `complaints` gets what the browser says of it: refused by the policy, or thrown. */
+export async function openTab(context: BrowserContext, url: string, complaints: string[]): Promise<Page> {
+  const tab = await context.newPage()
+  tab.on('pageerror', (error) => complaints.push(String(error)))
+  tab.on('console', (message) => {
+    if (/Content Security Policy|violates/i.test(message.text())) complaints.push(message.text())
+  })
+  await tab.goto(url)
+  return tab
+}
+
+/** What axe finds serious, on a phone and wide, light and dark, and what is wider than the page. */
+export async function faultsOf(page: Page, state: string): Promise<string[]> {
+  const found: string[] = []
+  for (const colorScheme of ['light', 'dark'] as const) {
+    for (const width of [390, 1280]) {
+      await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
+      await page.setViewportSize({ width, height: 844 })
+      await page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)))
+      const results = await page.evaluate<{ violations: { id: string; impact: string; nodes: { html: string }[] }[] }>(
+        `${axe.source}; axe.run()`,
+      )
+      for (const { id, impact, nodes } of results.violations) {
+        if (impact !== 'serious' && impact !== 'critical') continue
+        found.push(`${state} ${colorScheme} ${width}: ${id} ${nodes.map(({ html }) => html).join(' ')}`)
+      }
+      const wide = await page.evaluate(() =>
+        [...document.querySelectorAll('main *')]
+          .filter((each) => !each.closest('.sr-only, pre, table') && each.getBoundingClientRect().right > innerWidth)
+          .map(({ outerHTML }) => outerHTML.slice(0, 100)),
+      )
+      found.push(...wide.map((html) => `${state} ${width}: too wide ${html}`))
+    }
+  }
+  return found
+}
