@@ -307,7 +307,7 @@ create function holdfast.message_json(m holdfast.messages) returns json language
 $$;
 
 create function holdfast.turn_json(t holdfast.turns) returns json language sql stable parallel safe as $$
-  select case when t.state = 'queued' and t.attempt > 0 and t.due_at is not null
+  select case when t.state = 'queued' and t.open and t.due_at is not null
     then json_build_object('id', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'state', t.state,
       'attempt', t.attempt, 'round', t.round, 'dueAt', holdfast.iso(t.due_at))
     else json_build_object('id', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'state', t.state,

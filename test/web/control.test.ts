@@ -3,9 +3,20 @@ import type { BrowserContext, Page, Route } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { gate } from '../faults/scene.ts'
 import { eventually } from '../support/eventually.ts'
-import type { Provider, ProviderRequest, Script } from '../support/provider.mjs'
-import { expectShownIsStored, storedOf, words } from './page.ts'
-import { faultsOf, openStage, openTab, type Stage } from './stage.ts'
+import type { Provider, ProviderRequest } from '../support/provider.mjs'
+import {
+  buttonOn,
+  composerOn,
+  expectShownIsStored,
+  ownOn,
+  repliedOn,
+  sendOn,
+  storedOf,
+  untilStatusOn,
+  untilStreamingOn,
+  words,
+} from './page.ts'
+import { faultsOf, gatesOf, openStage, openTab, type Stage, type Step } from './stage.ts'
 import { type Site, startSite } from './support.ts'
 
 let stage: Stage
@@ -37,22 +48,11 @@ afterEach(async () => {
 
 const newTab = (at = site) => openTab(context, at.origin, complaints)
 
-const gates = new Map<string, { passed: Promise<void>; open(): void }>()
+const gates = gatesOf()
 /** What `wait` and its number say goes on when this is called. */
-const goOn = (said: string) => gateOf(said).open()
-function gateOf(said: string) {
-  let open!: () => void
-  const passed = new Promise<void>((resolve) => {
-    open = resolve
-  })
-  const there = gates.get(said) ?? { passed, open }
-  gates.set(said, there)
-  return there
-}
+const goOn = (said: string) => gates.of(said).open()
 /** From now on what failed is answered. */
 let mended = false
-
-type Step = Extract<Script, unknown[]>[number]
 
 function answerTo({ body, index }: ProviderRequest): Step[] {
   const said: string = body.messages.findLast(({ role }: { role: string }) => role === 'user').content
@@ -61,22 +61,17 @@ function answerTo({ body, index }: ProviderRequest): Step[] {
   if (said.includes('limited') && !mended) return [{ status: 429, headers: { 'retry-after': '120' } }]
   if (said.includes('overloaded') && !mended) return [{ status: 503, headers: { 'retry-after': '30' } }]
   if (said.includes('wait'))
-    return [{ text: `${words(0, 40)} ` }, { wait: gateOf(said).passed }, { text: words(40, 80) }]
+    return [{ text: `${words(0, 40)} ` }, { wait: gates.of(said).passed }, { text: words(40, 80) }]
   return [{ text: `Re ${said} ${index}` }]
 }
 
-const composer = (tab = page) => tab.getByLabel('Message', { exact: true })
-async function send(text: string, tab = page): Promise<void> {
-  await composer(tab).fill(text)
-  await tab.keyboard.press('Enter')
-}
-const own = (text: string, tab = page) => tab.locator('article.own').filter({ hasText: text })
-const button = (name: string, tab = page) => tab.getByRole('button', { name, exact: true })
-const untilStatus = (status: string, tab = page) =>
-  tab.locator(`article.reply[data-status="${status}"]`).last().waitFor()
-const untilStreaming = (tab = page) =>
-  tab.locator('article.reply[data-status="streaming"]').getByText('word39').waitFor()
-const replied = (text: RegExp, tab = page) => tab.locator('article.reply').getByText(text)
+const composer = (tab = page) => composerOn(tab)
+const send = (text: string, tab = page) => sendOn(tab, text)
+const own = (text: string, tab = page) => ownOn(tab, text)
+const button = (name: string, tab = page) => buttonOn(tab, name)
+const untilStatus = (status: string, tab = page) => untilStatusOn(tab, status)
+const untilStreaming = (tab = page) => untilStreamingOn(tab)
+const replied = (text: RegExp, tab = page) => repliedOn(tab, text)
 /** What has the keyboard, by its label. */
 const untilFocused = (name: string) =>
   eventually(async () => (await page.evaluate(() => document.activeElement?.getAttribute('aria-label'))) === name)
@@ -289,7 +284,7 @@ test('a message may be sent now: it stops the reply that is written, and is answ
 test('Stop right after sending stops or withdraws, and the text is in the chat or in the composer (I11, I16)', async () => {
   await send('hello')
   await untilStatus('complete')
-  provider.script(() => [{ wait: gateOf('x').passed }, { text: 'late' }])
+  provider.script(() => [{ wait: gates.of('x').passed }, { text: 'late' }])
   await send('too quick')
   await button('Stop').click()
   await button('Stop').waitFor({ state: 'detached' })

@@ -1,9 +1,26 @@
 /** What a test reads off the page, and what the server has stored of the same chat. */
+import { isDeepStrictEqual } from 'node:util'
 import type { Page } from 'playwright-core'
 import { expect } from 'vitest'
+import { possible } from '../../web/src/possible.ts'
+import { type Snapshot, textOf, type View, viewOf } from '../../web/src/view.ts'
+import { eventually } from '../support/eventually.ts'
 
 export const words = (from: number, to: number) =>
   Array.from({ length: to - from }, (_, index) => `word${from + index}`).join(' ')
+
+export const composerOn = (tab: Page) => tab.getByLabel('Message', { exact: true })
+export async function sendOn(tab: Page, text: string): Promise<void> {
+  await composerOn(tab).fill(text)
+  await tab.keyboard.press('Enter')
+}
+export const ownOn = (tab: Page, text: string) => tab.locator('article.own').filter({ hasText: text })
+export const buttonOn = (tab: Page, name: string) => tab.getByRole('button', { name, exact: true })
+export const untilStatusOn = (tab: Page, status: string) =>
+  tab.locator(`article.reply[data-status="${status}"]`).last().waitFor()
+export const untilStreamingOn = (tab: Page) =>
+  tab.locator('article.reply[data-status="streaming"]').getByText('word39').waitFor()
+export const repliedOn = (tab: Page, text: RegExp) => tab.locator('article.reply').getByText(text)
 
 export type StoredMessage = {
   id: string
@@ -26,17 +43,75 @@ export async function storedOf(page: Page): Promise<Stored> {
   return (await answer.json()) as Stored
 }
 
-/** Every message on the page reads as it is stored: plain words in these tests, so that markdown changes nothing. */
+type Shown = { id: string; text: string; status: string | null; controls: string[] }
+
+/**
+ * Every message on the page reads as it is stored (plain words in these tests, so that markdown changes nothing), has
+ * that status, and offers what is possible as the server has it now: a page that followed shows what a new one would.
+ */
 export async function expectShownIsStored(page: Page): Promise<void> {
-  const { messages } = await storedOf(page)
-  const own = await page.locator('article.own .own-text').allTextContents()
-  const replies = await page.locator('article.reply .reply-text').allTextContents()
-  const textsOf = (role: string) =>
-    messages
-      .filter((message) => message.role === role)
-      .map(({ parts }) => parts.flatMap(({ type, text }) => (type === 'text' ? [text] : [])).join(''))
-      // A space at the end of a paragraph is nothing in markdown.
-      .map((text) => (role === 'user' ? text : text.trimEnd()))
-  expect(own).toEqual(textsOf('user'))
-  expect(replies).toEqual(textsOf('assistant').filter(Boolean))
+  const look = async (): Promise<[Shown[], Shown[]]> => {
+    const shown = await shownOn(page)
+    return [shown, wantedOf(viewOf((await storedOf(page)) as unknown as Snapshot))]
+  }
+  // A frame may be on its way.
+  await eventually(async () => isDeepStrictEqual(...(await look())), 5_000).catch(() => undefined)
+  const [shown, wanted] = await look()
+  expect(shown).toEqual(wanted)
+}
+
+function shownOn(page: Page): Promise<Shown[]> {
+  return page.locator('main article').evaluateAll((articles) =>
+    articles.map((article) => {
+      const { message, reply, status = null } = (article as HTMLElement).dataset
+      const text = article.querySelector('.own-text, .reply-text')?.textContent ?? ''
+      const controls = [...article.querySelectorAll('button, fieldset')]
+        .map((it) => it.getAttribute('aria-label') ?? it.textContent?.trim() ?? '')
+        .filter((label) => !/^Copy|^Previous|^Next/.test(label))
+      return { id: message ?? reply ?? '', text, status, controls: controls.sort() }
+    }),
+  )
+}
+
+function wantedOf(view: View): Shown[] {
+  return view.messages.flatMap((message): Shown[] => {
+    const can = possible(view, message)
+    const { id, role, status, branch } = message
+    const isQueued = (can.place ?? 0) > 0
+    if (role === 'assistant' && status === 'pending' && isQueued && !can.switch) return []
+    const noun = role === 'user' ? 'version' : 'reply'
+    const controls = [
+      can.edit && 'Edit message',
+      can.withdraw && 'Withdraw',
+      can.stop && isQueued && 'Stop',
+      can.retry && 'Retry',
+      can.another && 'Another reply',
+      branch && `${noun} ${branch.index + 1} of ${branch.count}`,
+    ]
+    // A space at the end of a paragraph is nothing in markdown.
+    const text = role === 'user' ? textOf(message.parts) : textOf(message.parts).trimEnd()
+    const shown = { id, text, status: role === 'user' ? null : status }
+    return [{ ...shown, controls: controls.filter((each) => typeof each === 'string').sort() }]
+  })
+}
+
+/** What the page does not offer the server refuses, or it changes nothing: asked of it, all of it. */
+export async function expectNotOfferedIsRefused(page: Page): Promise<void> {
+  const { origin, hash } = new URL(page.url())
+  const snapshot = (await storedOf(page)) as unknown as Snapshot
+  const view = viewOf(snapshot)
+  const ask = async (id: string, command: string, data: object) => {
+    const path = `${origin}/v1/sessions/${hash.slice(2)}/messages/${id}/${command}`
+    return (await page.context().request.post(path, { data })).status()
+  }
+  for (const message of view.messages) {
+    const { edit, retry, another } = possible(view, message)
+    const { id, role } = message
+    const newId = `not-offered-${id}`
+    if (role === 'user' && !edit) expect([403, 409, 410]).toContain(await ask(id, 'edit', { id: newId, text: 'no' }))
+    if (role === 'assistant' && !retry && !another) {
+      expect([200, 409, 410, 429]).toContain(await ask(id, 'retry', { round: message.round ?? 1 }))
+    }
+  }
+  expect(((await storedOf(page)) as unknown as Snapshot).cursor).toBe(snapshot.cursor)
 }

@@ -1,8 +1,9 @@
 /** What the tests of the app share: everything that one needs is up, tabs that complain, and what axe finds. */
 import axe from 'axe-core'
 import type { Browser, BrowserContext, Page } from 'playwright-core'
+import { gate } from '../faults/scene.ts'
 import { freshDatabase } from '../support/postgres.ts'
-import { type Provider, startProvider } from '../support/provider.mjs'
+import { type Provider, type Script, startProvider } from '../support/provider.mjs'
 import { type Assets, buildWeb, type Site, startBrowser, startSite } from './support.ts'
 
 export type Stage = {
@@ -40,6 +41,21 @@ export async function openTab(context: BrowserContext, url: string, complaints: 
   })
   await tab.goto(url)
   return tab
+}
+
+export type Step = Extract<Script, unknown[]>[number]
+
+/** Gates by name: who waits at one passes when it is opened, before or after. */
+export function gatesOf() {
+  const gates = new Map<string, { passed: Promise<void>; open(): void }>()
+  return {
+    of(name: string) {
+      const there = gates.get(name) ?? gate()
+      gates.set(name, there)
+      return there
+    },
+    clear: () => gates.clear(),
+  }
 }
 
 /** What axe finds serious, on a phone and wide, light and dark, and what is wider than the page. */

@@ -86,18 +86,22 @@ export type SiteSettings = {
   provider: string
   /** Default: as many as they like. */
   sendsPerMinute?: number
+  env?: Record<string, string>
 }
 
 type Child = { port: number; kill(): Promise<void> }
 
 /** The real server, for guests. Unlike those of test/support/server.ts it lives for all tests of a file. */
-async function startChild({ database, provider, sendsPerMinute = 0 }: SiteSettings, port: number): Promise<Child> {
+async function startChild(
+  { database, provider, sendsPerMinute = 0, env = {} }: SiteSettings,
+  port: number,
+): Promise<Child> {
   const { PATH, HOME, TMPDIR } = process.env
   const child = spawn(process.execPath, [here('../../dist/cli/main.js'), 'serve'], {
     env: {
       ...{ PATH, HOME, TMPDIR, DATABASE_URL: database, PORT: String(port), HOST: '127.0.0.1', LOG_LEVEL: 'warn' },
       ...{ OPENAI_API_KEY: 'a-key-of-the-tests', OPENAI_BASE_URL: provider, HOLDFAST_LEASE_MS: '1000' },
-      HOLDFAST_SENDS_PER_MINUTE: String(sendsPerMinute),
+      ...{ HOLDFAST_SENDS_PER_MINUTE: String(sendsPerMinute), ...env },
     },
     stdio: ['ignore', 'pipe', 'inherit'],
   })

@@ -164,6 +164,7 @@ test('a new round takes the place of the old reply, clears the error, and is fir
   expect(idsOf(again)).toEqual(['u1', 'r2'])
   expect(again.messages[0]?.error).toBe(null)
   expect(again.messages[1]).toMatchObject({ status: 'pending', parts: [], round: 2 })
+  expect(again.messages[1]?.branch).toEqual({ index: 1, count: 2, previous: 'r1', next: null })
   expect(again.turns.get(turnId)).toMatchObject({ isOpen: true, hasBegun: false, replyId: 'r2', retryAt: null })
   // What stays behind it only the snapshot tells: retry keeps it, another reply does not.
   const frames = chain([created, started(1), failed, second('u2'), queuedAgain])
@@ -208,6 +209,15 @@ test('a message that is edited while it waits is replaced in its place', () => {
   const view = play(chain([created, second('u2'), changed]))
   expect(idsOf(view)).toEqual(['u1', 'r1', 'u2', 'r-u2'])
   expect(textOf(view.messages[2]!.parts)).toBe('new')
+})
+
+test('what an attempt hands over is due at once, and goes on as the same reply; a round that waits has not begun', () => {
+  const handover = { type: 'attempt.ended', second: 3, data: { turnId, attempt: 1, reason: 'handover' } }
+  const over = play(chain([created, started(1), text(1, 0, 'one '), handover]))
+  expect(over.turns.get(turnId)).toMatchObject({ isOpen: true, hasBegun: true, retryAt: timeOf(3) })
+  const turn = { id: turnId, messageId: 'u1', replyId: 'r2', state: 'queued', attempt: 1, round: 2 }
+  const waiting = viewOf({ ...empty, turns: [turn] })
+  expect(waiting.turns.get(turnId)).toMatchObject({ isOpen: true, hasBegun: false, retryAt: null })
 })
 
 test('a past that was read further than the stream has come changes nothing: the turn ends when its outcome comes (I2)', () => {

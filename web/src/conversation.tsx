@@ -7,6 +7,7 @@ import { DownIcon, Mark, MenuIcon } from './icons.tsx'
 import { type Direction, OwnMessage, Reply, UnsentMessage } from './message.tsx'
 import { isDemoModel, Panel } from './panel.tsx'
 import { keepPlace } from './place.ts'
+import { possibleIn } from './possible.ts'
 import { type DemoInfo, earlierMessages, type WhenBusy } from './session.ts'
 import { unsent } from './unsent.ts'
 import { lineOf, type TurnView, takeEarlier, turnOfReply, type View } from './view.ts'
@@ -181,10 +182,7 @@ type MessagesProps = {
 
 function Messages({ view, line, waiting, clockAheadMs, conversation, commands, onDone }: MessagesProps) {
   const { scroller, isAway, toEnd } = useEnd(view, waiting.length)
-  const messages = view?.messages ?? []
-  const errors = new Map(messages.map(({ id, error }) => [id, error]))
-  const placeOf = new Map(line.map(({ messageId }, place) => [messageId, place]))
-  const lastOpen = messages.findLastIndex(({ id }) => placeOf.has(id))
+  const possible = useMemo(() => view && possibleIn(view), [view])
   const cooldown = waiting.find((each) => each.cooldown)?.cooldown
 
   // On a phone the keyboard would slide in over what was just changed.
@@ -218,33 +216,22 @@ function Messages({ view, line, waiting, clockAheadMs, conversation, commands, o
       <section ref={scroller} className="messages" tabIndex={0} aria-label="Messages">
         <div className="column">
           {view?.before && <Earlier view={view} conversation={conversation} />}
-          {view?.messages.map((message, at) => {
-            const place = placeOf.get(message.repliesTo ?? message.id)
-            const shared = { message, commands, onDone: done, onSelect: select }
-            if (message.role === 'user') {
-              return (
-                <OwnMessage
+          {possible &&
+            view?.messages.map((message) => {
+              const can = possible(message)
+              const turn = can.place === null ? undefined : line[can.place]
+              const shared = { message, can, commands, onDone: done, onSelect: select }
+              return message.role === 'user' ? (
+                <OwnMessage key={message.id} {...shared} turn={turn} />
+              ) : (
+                <Reply
                   key={message.id}
                   {...shared}
-                  turn={place === undefined ? undefined : line[place]}
-                  place={place ?? 0}
-                  isBusy={at <= lastOpen}
+                  turn={turn?.replyId === message.id ? turn : undefined}
+                  clockAheadMs={clockAheadMs}
                 />
               )
-            }
-            // Its message says that it waits.
-            if (place && message.status === 'pending') return null
-            return (
-              <Reply
-                key={message.id}
-                {...shared}
-                turn={turnOfReply(view, message.id)}
-                isBusy={Math.max(0, at - 1) <= lastOpen}
-                failure={errors.get(message.repliesTo ?? '') ?? null}
-                clockAheadMs={clockAheadMs}
-              />
-            )
-          })}
+            })}
           {waiting.map(({ id, text, state, sentAt }) => (
             <UnsentMessage key={id} text={text} state={state} sentAt={sentAt} cooldown={cooldown} />
           ))}

@@ -12,6 +12,7 @@ import {
   StopIcon,
   UndoIcon,
 } from './icons.tsx'
+import type { Possible } from './possible.ts'
 import { ReplyText } from './reply-text.tsx'
 import type { Problem } from './session.ts'
 import { clockOf, useNow } from './times.ts'
@@ -20,26 +21,28 @@ import { type Failure, type Message, type TurnView, textOf } from './view.ts'
 
 type Shared = {
   message: Message
+  /** Its own, while it has no outcome. */
   turn: TurnView | undefined
+  can: Possible
   commands: Commands
-  /** The reply to it, or to something after it, is still to be written: then it has no alternatives. */
-  isBusy: boolean
   /** A command took away what had the focus. */
   onDone(): void
   onSelect(messageId: string, by: Direction): Promise<Problem | null>
 }
-type OwnProps = Shared & {
-  /** How many turns are answered before it. */
-  place: number
+
+/** What may be done is found out anew with each frame, and is mostly the same. */
+function isSame(before: Shared, now: Shared): boolean {
+  const areSame = <T extends object>(a: T, b: T) =>
+    (Object.keys(b) as (keyof T)[]).every((key) => key === 'can' || Object.is(a[key], b[key]))
+  return areSame(before, now) && areSame(before.can, now.can)
 }
 
-export const OwnMessage = memo(({ message, turn, place, commands, isBusy, onDone, onSelect }: OwnProps) => {
+export const OwnMessage = memo(({ message, turn, can, commands, onDone, onSelect }: Shared) => {
   const [isEditing, setEditing] = useState(false)
   const { isBusy: isGiving, problem, give } = useCommand()
   const editButton = useRef<HTMLButtonElement>(null)
   const text = textOf(message.parts)
-  const isQueued = place > 0 && turn !== undefined
-  const isUntouched = isQueued && turn.attempt === 0
+  const isQueued = can.place !== null && can.place > 0
   const close = () => {
     setEditing(false)
     requestAnimationFrame(() => editButton.current?.focus())
@@ -59,7 +62,7 @@ export const OwnMessage = memo(({ message, turn, place, commands, isBusy, onDone
         <Editor
           text={text}
           isBusy={isGiving}
-          hint={isUntouched ? 'It keeps its place.' : 'The old text stays, in a branch of its own.'}
+          hint={editHints[can.edit ?? 'later']}
           onSave={(edited) => void save(edited)}
           onCancel={close}
         />
@@ -71,35 +74,39 @@ export const OwnMessage = memo(({ message, turn, place, commands, isBusy, onDone
           <div className="status">
             {isQueued ? (
               <>
-                <ClockIcon /> <span>Queued, {place === 1 ? 'next in line' : `${ordinal(place)} in line`}</span>
+                <ClockIcon /> <span>{placeWords(can.place ?? 0)}</span>
               </>
             ) : (
               <>
                 <CheckIcon /> Sent <time dateTime={message.createdAt}>{clockOf(message.createdAt)}</time>
+                {can.isSteered && <span>· Taken into the reply above</span>}
+                {can.withdraw && <span className="is-late">· Its reply has not begun</span>}
               </>
             )}
-            {(isUntouched || !isBusy) && (
+            {can.edit !== null && (
               <button
                 ref={editButton}
                 type="button"
-                className="quiet-button"
+                className={can.withdraw && !isQueued ? 'quiet-button is-late' : 'quiet-button'}
                 aria-label="Edit message"
                 onClick={() => setEditing(true)}
               >
                 <PencilIcon />
               </button>
             )}
-            {isQueued && (
+            {can.withdraw && (
+              <button
+                type="button"
+                className={isQueued ? 'text-button' : 'text-button is-late'}
+                aria-disabled={isGiving}
+                onClick={() => void takeBack()}
+              >
+                <UndoIcon /> Withdraw
+              </button>
+            )}
+            {can.stop && isQueued && (
               <button type="button" className="text-button" aria-disabled={isGiving} onClick={() => void takeBack()}>
-                {isUntouched ? (
-                  <>
-                    <UndoIcon /> Withdraw
-                  </>
-                ) : (
-                  <>
-                    <StopIcon /> Stop
-                  </>
-                )}
+                <StopIcon /> Stop
               </button>
             )}
             <Branches message={message} noun="version" onSelect={(id, by) => void give(() => onSelect(id, by))} />
@@ -109,8 +116,15 @@ export const OwnMessage = memo(({ message, turn, place, commands, isBusy, onDone
       <Refused problem={problem} />
     </article>
   )
-})
+}, isSame)
 
+const editHints = {
+  'in place': 'It keeps its place.',
+  beside: 'The old text stays, in a branch of its own.',
+  later: 'It can be saved when no reply is written here.',
+}
+
+export const placeWords = (place: number) => `Queued, ${place === 1 ? 'next' : ordinal(place)} in line`
 const ordinal = (place: number) => `${place}${place === 2 ? 'nd' : place === 3 ? 'rd' : 'th'}`
 
 type UnsentProps = Pick<Unsent, 'text' | 'state' | 'sentAt' | 'cooldown'>
@@ -245,72 +259,67 @@ function Branches({ message: { id, branch }, noun, onSelect }: BranchesProps) {
   )
 }
 
-type ReplyProps = Shared & { failure: Failure | null; clockAheadMs: number }
+type ReplyProps = Shared & { clockAheadMs: number }
 
-export const Reply = memo(
-  ({ message, turn, commands, isBusy, failure, clockAheadMs, onDone, onSelect }: ReplyProps) => {
-    const { isBusy: isGiving, problem, give } = useCommand()
-    const text = textOf(message.parts)
-    const { status, branch } = message
-    const isOpen = status === 'pending' || status === 'streaming'
-    // Of several replies the last is its turn's, the others are over.
-    const isLatest = branch === null || branch.index === branch.count - 1
-    const canRetry = isLatest && (status === 'stopped' || (status === 'failed' && failure?.canRetry === true))
-    const hasTools = !isOpen && !isBusy
-    const reasoning = message.parts.filter(({ type, text: said }) => type === 'reasoning' && said)
-    const run = async (ask: () => Promise<Problem | null>) => {
-      if (!isGiving && (await give(ask))) onDone()
-    }
-    const retry = (
-      <button
-        type="button"
-        className="small-button"
-        aria-disabled={isGiving}
-        onClick={() => void run(() => commands.retry(message))}
-      >
-        <ReloadIcon /> Retry
-      </button>
-    )
-    return (
-      <article className="reply" aria-label="Reply" aria-busy={isOpen} data-status={status} data-reply={message.id}>
-        {reasoning.length > 0 && (
-          <details className="reasoning">
-            <summary>Thoughts</summary>
-            <p className="whitespace-pre-wrap">{reasoning.map((part) => part.text).join('\n\n')}</p>
-          </details>
+export const Reply = memo(({ message, turn, can, commands, clockAheadMs, onDone, onSelect }: ReplyProps) => {
+  const { isBusy: isGiving, problem, give } = useCommand()
+  const text = textOf(message.parts)
+  const { status } = message
+  const isOpen = status === 'pending' || status === 'streaming'
+  /** Its message says that it waits behind another. */
+  const isWaiting = status === 'pending' && can.place !== null && can.place > 0
+  if (isWaiting && !can.switch) return null
+  const reasoning = message.parts.filter(({ type, text: said }) => type === 'reasoning' && said)
+  const run = async (ask: () => Promise<Problem | null>) => {
+    if (!isGiving && (await give(ask))) onDone()
+  }
+  const retry = (
+    <button
+      type="button"
+      className="small-button"
+      aria-disabled={isGiving}
+      onClick={() => void run(() => commands.retry(message))}
+    >
+      <ReloadIcon /> Retry
+    </button>
+  )
+  return (
+    <article className="reply" aria-label="Reply" aria-busy={isOpen} data-status={status} data-reply={message.id}>
+      {reasoning.length > 0 && (
+        <details className="reasoning">
+          <summary>Thoughts</summary>
+          <p className="whitespace-pre-wrap">{reasoning.map((part) => part.text).join('\n\n')}</p>
+        </details>
+      )}
+      {text !== '' && <ReplyText text={text} isStreaming={isOpen} />}
+      {isOpen && !isWaiting && text === '' && <Dots />}
+      {status === 'failed' && (
+        <Failed failure={can.failure} message={message} hasText={text !== ''}>
+          {can.retry && retry}
+        </Failed>
+      )}
+      <div className="status">
+        {!isWaiting && <ReplyStatus message={message} turn={turn} hasText={text !== ''} clockAheadMs={clockAheadMs} />}
+        {!isOpen && text !== '' && <CopyButton text={text} label="Copy reply" />}
+        {can.another && (
+          <button
+            type="button"
+            className="quiet-button"
+            aria-label="Another reply"
+            title="Another reply"
+            aria-disabled={isGiving}
+            onClick={() => void run(() => commands.regenerate(message))}
+          >
+            <ReloadIcon />
+          </button>
         )}
-        {text !== '' && <ReplyText text={text} isStreaming={isOpen} />}
-        {isOpen && text === '' && <Dots />}
-        {status === 'failed' && (
-          <Failed failure={failure} message={message} hasText={text !== ''}>
-            {canRetry && retry}
-          </Failed>
-        )}
-        <div className="status">
-          <ReplyStatus message={message} turn={turn} hasText={text !== ''} clockAheadMs={clockAheadMs} />
-          {!isOpen && text !== '' && <CopyButton text={text} label="Copy reply" />}
-          {hasTools && (status === 'complete' || !isLatest) && (
-            <button
-              type="button"
-              className="quiet-button"
-              aria-label="Another reply"
-              title="Another reply"
-              aria-disabled={isGiving}
-              onClick={() => void run(() => commands.regenerate(message))}
-            >
-              <ReloadIcon />
-            </button>
-          )}
-          {status === 'stopped' && canRetry && retry}
-          {!isOpen && (
-            <Branches message={message} noun="reply" onSelect={(id, by) => void give(() => onSelect(id, by))} />
-          )}
-        </div>
-        <Refused problem={problem} />
-      </article>
-    )
-  },
-)
+        {status === 'stopped' && can.retry && retry}
+        <Branches message={message} noun="reply" onSelect={(id, by) => void give(() => onSelect(id, by))} />
+      </div>
+      <Refused problem={problem} />
+    </article>
+  )
+}, isSame)
 
 /** They are drawn wherever the server says that a reply is owed: after a reload, on another device, in a new tab. */
 const Dots = () => (
@@ -355,7 +364,8 @@ function Again({ atMs, attempt }: { atMs: number; attempt: number }) {
   const seconds = Math.ceil((atMs - now) / 1000)
   return (
     <span className="text-amber">
-      Attempt {attempt} failed, {seconds > 0 ? `again in ${seconds} s` : 'again now'}
+      {/* One that was handed over is due at once: it did not fail. */}
+      Attempt {attempt} {seconds > 0 ? `failed, again in ${seconds} s` : 'ended, the next one begins'}
     </span>
   )
 }

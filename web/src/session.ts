@@ -9,6 +9,7 @@ import {
   type Session,
   type Snapshot,
   type Turn,
+  takeEarlier,
   takeFrame,
   type View,
   viewOf,
@@ -83,11 +84,13 @@ export const hurryCommands = () => commandWaits.wake()
 /** Whether it has happened nobody can tell. */
 export const isUnknown = ({ status }: Problem) => status === undefined || status >= 500
 
-export const earlierMessages = (sessionId: string, before: string) =>
+export const earlierMessages = (sessionId: string, before: string, limit?: number) =>
   call<{ data: Message[]; before: string | null }>(
     'GET',
-    `${pathOf(sessionId)}/messages?before=${encodeURIComponent(before)}`,
+    `${pathOf(sessionId)}/messages?before=${encodeURIComponent(before)}${limit === undefined ? '' : `&limit=${limit}`}`,
   )
+/** PROTOCOL.md, Limits. */
+const pageMost = 200
 
 export type DemoInfo = { supervised: true; model: string; store: string; url: string }
 export const demoInfo = () => call<DemoInfo>('GET', '/demo/info')
@@ -209,11 +212,26 @@ export function followSession(sessionId: string, follower: Follower): Following 
     }
   }
 
+  /** As far back as was shown before. Loaded again: what has changed there no frame will tell. Null: not now. */
+  const withEarlier = async (fresh: View): Promise<View | null> => {
+    const known = view?.messages ?? []
+    for (let next = fresh; ; ) {
+      const missing = known.length - next.messages.length
+      const isThere = next.messages.some(({ id }) => id === known[0]?.id)
+      if (isThere || missing <= 0 || next.before === null) return next
+      const page = await earlierMessages(sessionId, next.before, Math.min(missing, pageMost))
+      if (!page.ok) return null
+      next = takeEarlier(next, page.value)
+    }
+  }
+
   const load = async (): Promise<'loaded' | 'missing' | 'later'> => {
     const loaded = await call<Snapshot>('GET', pathOf(sessionId))
     if (signal.aborted) return 'later'
     if (loaded.ok) {
-      show(viewOf(loaded.value, view))
+      const next = await withEarlier(viewOf(loaded.value, view))
+      if (signal.aborted || next === null) return 'later'
+      show(next)
       isStale = false
       follower.onSnapshot()
       return 'loaded'

@@ -83,7 +83,7 @@ export type TurnView = {
   hasBegun: boolean
   attempt: number
   round: number
-  /** While it backs off: when the next attempt is due. */
+  /** While it waits to be tried again, or was handed over: when the next attempt is due. */
   retryAt: string | null
   events: readonly TurnEvent[]
 }
@@ -120,7 +120,7 @@ export function viewOf(snapshot: Snapshot, known: View | null = null): View {
 }
 
 function turnViewOf({ id, messageId, replyId, state, attempt, round, dueAt }: Turn): TurnView {
-  const retryAt = state === 'queued' && attempt > 0 ? (dueAt ?? null) : null
+  const retryAt = state === 'queued' ? (dueAt ?? null) : null
   const isRunning = state === 'running' || state === 'waiting'
   const isOpen = isRunning || state === 'queued'
   const hasBegun = isRunning || retryAt !== null
@@ -203,13 +203,25 @@ function queuedAgain(
   view: View,
   { turn: { messageId, replyId, round }, shown }: { turn: Turn; shown: boolean },
 ): View | 'gap' {
-  // Of its replies another one was selected since, which stays.
-  if (!shown) return withReply(view, messageId, (own) => ({ ...own, error: null }))
-  const at = view.messages.findIndex(({ id }) => id === messageId)
-  const own = view.messages[at]
-  if (own === undefined || at < view.messages.length - 2) return 'gap'
-  const asked = { ...own, error: null }
-  return { ...view, messages: [...view.messages.slice(0, at), asked, pendingReply(own, replyId, round)] }
+  if (!shown) return withAnother(view, messageId, replyId)
+  const [own, old] = view.messages.slice(-2)
+  // Which alternatives there are only the last one of them tells.
+  if (own?.id !== messageId || old === undefined || (old.branch && old.branch.next !== null)) return 'gap'
+  const index = old.branch?.count ?? 1
+  const branch = { index, count: index + 1, previous: old.id, next: null }
+  const reply = { ...pendingReply(own, replyId, round), branch }
+  return { ...view, messages: [...view.messages.slice(0, -2), { ...own, error: null }, reply] }
+}
+
+/** Of the replies to a message another one was selected since, which stays, with the new one behind it. */
+function withAnother(view: View, messageId: string, replyId: string): View {
+  const messages = view.messages.map((each) => {
+    if (each.id === messageId) return { ...each, error: null }
+    if (each.repliesTo !== messageId) return each
+    const { index, count, previous, next } = each.branch ?? { index: 0, count: 1, previous: null, next: null }
+    return { ...each, branch: { index, count: count + 1, previous, next: next ?? replyId } }
+  })
+  return { ...view, messages }
 }
 
 function stopped(
@@ -304,13 +316,13 @@ function withEvent(view: View, frame: EventFrame): View {
   return { ...view, turns: new Map(view.turns).set(turnId, turn) }
 }
 
-function changeOf({ type, data }: EventFrame): Partial<TurnView> {
+function changeOf({ type, at, data }: EventFrame): Partial<TurnView> {
   if (outcomes[type]) return { isOpen: false, retryAt: null }
   switch (type) {
     case 'attempt.started':
       return { hasBegun: true, retryAt: null, attempt: data.attempt as number }
     case 'attempt.ended':
-      return { retryAt: (data.retryAt as string | undefined) ?? null }
+      return { retryAt: (data.retryAt as string | undefined) ?? (data.reason === 'handover' ? at : null) }
     case 'turn.queued': {
       const { replyId, round } = (data as { turn: Turn }).turn
       return { isOpen: true, hasBegun: false, retryAt: null, replyId, round }
@@ -345,11 +357,12 @@ export function takeEarlier(view: View, page: { data: Message[]; before: string 
 
 /**
  * The turns without an outcome in the order in which they are answered: the first is being answered, or backs off, or
- * is about to begin. One that is retried stands where its message does.
+ * is about to begin. One that is retried stands where its message does, also before one that backs off.
  */
 export function lineOf(view: View): TurnView[] {
   const placeOf = new Map(view.messages.map(({ id }, at) => [id, at]))
-  const rank = ({ hasBegun, messageId }: TurnView) => (hasBegun ? -1 : (placeOf.get(messageId) ?? 0))
+  const rank = ({ hasBegun, retryAt, messageId }: TurnView) =>
+    hasBegun && retryAt === null ? -1 : (placeOf.get(messageId) ?? 0)
   return [...view.turns.values()].filter(({ isOpen }) => isOpen).sort((a, b) => rank(a) - rank(b))
 }
 

@@ -1,0 +1,153 @@
+import { expect, test } from 'vitest'
+import { type Possible, possible } from '../../web/src/possible.ts'
+import { type Branch, type Failure, type Message, type Snapshot, type Turn, viewOf } from '../../web/src/view.ts'
+
+const at = '2026-01-01T00:00:00.000Z'
+const later = '2026-01-01T00:00:05.000Z'
+const none = { parts: [], metadata: null, error: null, branch: null, model: null, createdAt: at, updatedAt: at }
+const failure = (canRetry: boolean): Failure => ({ code: 'provider_timeout', error: 'No answer.', canRetry })
+const alternative = (index: number, count: number): Branch => ({
+  index,
+  count,
+  previous: index > 0 ? `v${index - 1}` : null,
+  next: index < count - 1 ? `v${index + 1}` : null,
+})
+
+/** A message `u1`, `u2`, … and the reply to it, as one of `statuses`, and their turn where it has no outcome. */
+type Pair = {
+  reply: Message['status'] | 'none'
+  turn?: Partial<Turn>
+  error?: Failure
+  ownBranch?: Branch
+  replyBranch?: Branch
+}
+
+function canOf(pairs: Pair[]): (id: string) => string {
+  const messages = pairs.flatMap(({ reply, error = null, ownBranch = null, replyBranch = null }, index): Message[] => {
+    const [id, replyId] = [`u${index + 1}`, `r${index + 1}`]
+    const own: Message = { ...none, id, role: 'user', status: 'complete', repliesTo: null, round: null }
+    const answer = { ...none, id: replyId, role: 'assistant' as const, repliesTo: id, round: 1, branch: replyBranch }
+    const asked = { ...own, error, branch: ownBranch }
+    return reply === 'none' ? [asked] : [asked, { ...answer, status: reply }]
+  })
+  const turns = pairs.flatMap(({ turn }, index): Turn[] => {
+    const id = String(index + 1)
+    const open = { id: `t${id}`, messageId: `u${id}`, replyId: `r${id}`, state: 'queued', attempt: 0, round: 1 }
+    return turn ? [{ ...open, ...turn }] : []
+  })
+  const session = { id: 's', title: null, updatedAt: at, lastPreview: null }
+  const snapshot: Snapshot = { session, messages, before: null, turns, open: [], cursor: 'c' }
+  const view = viewOf(snapshot)
+  return (id) => told(possible(view, messages.find((each) => each.id === id)!))
+}
+
+function told({ place, edit, withdraw, stop, retry, another, switch: isSwitch, failure: why, isSteered }: Possible) {
+  const said = { withdraw, stop, retry, another, switch: isSwitch, failure: why !== null, steered: isSteered }
+  const can = Object.entries(said).flatMap(([name, is]) => (is ? [name] : []))
+  return [...(place === null ? [] : [`place ${place}`]), ...(edit ? [`edit ${edit}`] : []), ...can].join(', ')
+}
+
+const running = { state: 'running', attempt: 1 }
+const done: Pair = { reply: 'complete' }
+
+const states: { state: string; pairs: Pair[]; can: { [id: string]: string } }[] = [
+  {
+    state: 'complete',
+    pairs: [done],
+    can: { u1: 'edit beside', r1: 'another' },
+  },
+  {
+    state: 'the head, that nobody has begun',
+    pairs: [{ reply: 'pending', turn: {} }],
+    can: { u1: 'place 0, edit in place, withdraw', r1: 'place 0' },
+  },
+  {
+    state: 'running, and one queued behind it',
+    pairs: [
+      { reply: 'streaming', turn: running },
+      { reply: 'pending', turn: {} },
+    ],
+    can: { u1: 'place 0, stop', r1: 'place 0', u2: 'place 1, edit in place, withdraw', r2: 'place 1' },
+  },
+  {
+    state: 'backing off',
+    pairs: [{ reply: 'streaming', turn: { attempt: 1, dueAt: later } }],
+    can: { u1: 'place 0, stop', r1: 'place 0' },
+  },
+  {
+    state: 'an earlier one that is retried goes before one that backs off',
+    pairs: [
+      { reply: 'pending', turn: { attempt: 1, round: 2 }, replyBranch: alternative(1, 2) },
+      { reply: 'streaming', turn: { attempt: 1, dueAt: later } },
+    ],
+    can: { u1: 'place 0, stop', u2: 'place 1, stop' },
+  },
+  {
+    state: 'failed, and may be tried again',
+    pairs: [{ reply: 'failed', error: failure(true) }],
+    can: { u1: 'edit beside', r1: 'retry, failure' },
+  },
+  {
+    state: 'failed for good',
+    pairs: [{ reply: 'failed', error: failure(false) }],
+    can: { u1: 'edit beside', r1: 'failure' },
+  },
+  {
+    state: 'expired: it failed without an attempt, and waits again in round 2',
+    pairs: [done, { reply: 'pending', turn: { attempt: 0, round: 2 }, replyBranch: alternative(1, 2) }],
+    can: { u2: 'place 0, stop', r2: 'place 0, switch' },
+  },
+  {
+    state: 'round 2, that waits behind another',
+    pairs: [
+      { reply: 'streaming', turn: running },
+      { reply: 'pending', turn: { attempt: 1, round: 2 }, replyBranch: alternative(1, 2) },
+    ],
+    can: { u2: 'place 1, stop', r2: 'place 1, switch' },
+  },
+  {
+    state: 'taken into the reply before it, while that is written and after it',
+    pairs: [{ reply: 'streaming', turn: running }, { reply: 'none' }],
+    can: { u1: 'place 0, stop', u2: 'steered' },
+  },
+  {
+    state: 'taken into a reply that is over',
+    pairs: [done, { reply: 'none' }],
+    can: { u1: 'edit beside', r1: 'another', u2: 'steered' },
+  },
+  {
+    state: 'stopped',
+    pairs: [{ reply: 'stopped' }],
+    can: { u1: 'edit beside', r1: 'retry' },
+  },
+  {
+    state: 'in the middle, while a later one runs: retry keeps what comes after, an edit would not',
+    pairs: [done, { reply: 'failed', error: failure(true) }, { reply: 'streaming', turn: running }, done],
+    can: { u1: '', r1: '', u2: '', r2: 'retry, failure', u4: 'edit beside', r4: 'another' },
+  },
+  {
+    state: 'the last of several replies, which failed',
+    pairs: [{ reply: 'failed', error: failure(true), replyBranch: alternative(2, 3) }],
+    can: { r1: 'retry, switch, failure' },
+  },
+  {
+    state: 'an old reply that failed: the error is not its own any more, and its turn is over',
+    pairs: [{ reply: 'failed', error: failure(true), replyBranch: alternative(0, 3) }],
+    can: { r1: 'another, switch' },
+  },
+  {
+    state: 'an old reply, while the next one is written',
+    pairs: [{ reply: 'complete', replyBranch: alternative(0, 2), turn: { ...running, replyId: 'other' } }],
+    can: { u1: 'place 0, stop', r1: 'place 0, switch' },
+  },
+  {
+    state: 'versions of a message, and of the reply to it, while that is written',
+    pairs: [{ reply: 'streaming', turn: running, ownBranch: alternative(1, 2), replyBranch: alternative(1, 2) }],
+    can: { u1: 'place 0, stop, switch', r1: 'place 0, switch' },
+  },
+]
+
+test.each(states)('what may be done: $state', ({ pairs, can }) => {
+  const of = canOf(pairs)
+  expect(Object.fromEntries(Object.keys(can).map((id) => [id, of(id)]))).toEqual(can)
+})
