@@ -227,6 +227,46 @@ test('a connection that is dead without a word is left after three missed commen
   await expectOnlyPrefixesShown()
 })
 
+test('a tab that nobody sees leaves its connection to others, and follows on from its cursor when it is seen again (I5)', async () => {
+  await page.clock.install()
+  await page.reload()
+  const half = inTwoHalves()
+  await send('behind another tab')
+  await untilShown('word39')
+  await untilLive()
+  const show = (isHidden: boolean) =>
+    page.evaluate((hidden) => {
+      Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden })
+      document.dispatchEvent(new Event('visibilitychange'))
+    }, isHidden)
+  await show(true)
+  await page.clock.fastForward(10_000)
+  await show(false)
+  expect(site.openStreams()).toBe(1)
+  await show(true)
+  await page.clock.fastForward(31_000)
+  await eventually(async () => site.openStreams() === 0)
+  half.open()
+  await eventually(async () => (await stored()).messages.at(-1)?.status === 'complete')
+  expect(await reply().getAttribute('data-status')).toBe('streaming')
+  const loaded = site.passed.filter((line) => /^GET \/v1\/sessions\/[^/?]+$/.test(line)).length
+  await show(false)
+  await untilStatus('complete')
+  expect(site.passed.filter((line) => /^GET \/v1\/sessions\/[^/?]+$/.test(line))).toHaveLength(loaded)
+  await expectShownIsStored()
+})
+
+test('a snapshot that does not come is left when the network is back, and asked for anew', async () => {
+  await send('hello')
+  await untilStatus('complete')
+  let asked = 0
+  await page.route(/\/v1\/sessions\/[^/?]+$/, (route) => (asked++ === 0 ? undefined : route.continue()))
+  await page.reload()
+  await eventually(async () => asked === 1)
+  await page.evaluate(() => window.dispatchEvent(new Event('online')))
+  await untilStatus('complete')
+})
+
 test('the panel kills the server, and another process takes the reply over while the page watches (I9)', async () => {
   const half = inTwoHalves()
   await watchTexts()
@@ -252,7 +292,7 @@ test('while a message waits behind another the timeline is that of the one being
   await send('the first')
   await untilShown('word39')
   await send('the second')
-  await page.getByText('Queued, next in line').waitFor()
+  await page.locator('article.own').getByText('Queued, next in line').waitFor()
   const steps = page.getByRole('list', { name: 'What happened to the last message' }).locator('.knot-label')
   expect(await steps.allTextContents()).toEqual(['Stored', 'Queued', 'Attempt 1', 'now'])
   half.open()
@@ -386,7 +426,9 @@ test('a failed attempt counts down to the next one; a failed reply says what hap
       : [{ status: 400, body: { error: {} } }]
   provider.script(failsTwice)
   await send('this will fail')
-  await page.getByText(/Attempt 1 failed, again in [123] s/).waitFor()
+  await reply()
+    .getByText(/Attempt 1 failed, again in [123] s/)
+    .waitFor()
   await untilStatus('failed')
   await page.getByText('Change the message and send it as a new one. Your message is kept.').waitFor()
   await expectShownIsStored()

@@ -172,6 +172,150 @@ test('a stop that cannot reach the server says so, and is carried out when it is
   await expectShownIsStored(page)
 })
 
+test('a stop that is still tried says nothing of the next reply, which can be stopped meanwhile (R2.3, I11)', async () => {
+  await send('wait 1')
+  await untilStreaming()
+  await send('wait 2')
+  await own('wait 2').getByText('Queued').waitFor()
+  const [{ id: first } = { id: '' }] = (await storedOf(page)).messages
+  let asked = 0
+  await page.route(`**/${first}/stop`, (route) => {
+    asked++
+    return route.abort()
+  })
+  await button('Stop').last().click()
+  await eventually(async () => asked >= 1)
+  goOn('wait 1')
+  await untilStatus('complete')
+  await replied(/word39/)
+    .nth(1)
+    .waitFor()
+  await page.locator('[aria-keyshortcuts="Escape"]:not([aria-disabled="true"])').waitFor()
+  expect(await page.getByRole('alert').count()).toBe(0)
+  await page.keyboard.press('Escape')
+  await untilStatus('stopped')
+  await expectShownIsStored(page)
+})
+
+test('a stop that waits to be tried again is tried at once when the connection is back (R2.3, I11)', async () => {
+  await page.clock.install()
+  await page.reload()
+  await send('wait')
+  await untilStreaming()
+  await page.getByRole('status').getByText('Live', { exact: true }).waitFor()
+  await page.clock.pauseAt(Date.now() + 3_600_000)
+  await page.route('**/stop', (route) => route.abort(), { times: 1 })
+  const failed = page.waitForEvent('requestfailed', (request) => request.url().endsWith('/stop'))
+  await page.keyboard.press('Escape')
+  await failed
+  site.setDown(true)
+  site.setDown(false)
+  // Less than the shortest pause in all: what is due at once happens, and what waits does not.
+  let ranMs = 0
+  await eventually(async () => {
+    if (ranMs < 200) await page.clock.runFor(10)
+    ranMs += 10
+    return commands('stop').length === 1
+  })
+  await page.clock.resume()
+  await untilStatus('stopped')
+})
+
+test('Escape means one thing at a time: it stops the reply from the list of chats, but not what it has closed there or in an editor', async () => {
+  await send('hello')
+  await untilStatus('complete')
+  await send('wait')
+  await untilStreaming()
+  await send('behind')
+  const isStreaming = () => page.locator('article.reply[data-status="streaming"]').count()
+  const name = await page.locator('nav .session .font-medium').first().textContent()
+  await button(`Rename “${name}”`).press('Enter')
+  await page.getByRole('textbox', { name: 'Title' }).press('Escape')
+  await page.locator('.session-open:focus').waitFor()
+  await button(`Delete “${name}”`).press('Enter')
+  await button('Keep').press('Escape')
+  await page.locator('.session-open:focus').waitFor()
+
+  await own('behind').getByRole('button', { name: 'Edit message' }).click()
+  await button('Cancel').focus()
+  await page.keyboard.down('Escape')
+  // Held down: the browser sends it again and again.
+  await page.keyboard.down('Escape')
+  await page.keyboard.up('Escape')
+  await own('behind').getByRole('button', { name: 'Edit message' }).waitFor()
+  expect(commands('stop')).toEqual([])
+  expect(await isStreaming()).toBe(1)
+
+  await page.locator('.session-open').focus()
+  await page.keyboard.press('Escape')
+  await page.locator('article.reply[data-status="stopped"]').waitFor()
+})
+
+test('a retry, or another reply, that comes too soon counts down and can be given again then (R2.3)', async () => {
+  await page.clock.install()
+  await page.reload()
+  await send('hello')
+  await untilStatus('complete')
+  const problem = {
+    status: 429,
+    code: 'rate_limited',
+    detail: 'At most 1 a minute.',
+    retryable: true,
+    retryAfterMs: 30_000,
+  }
+  const tooSoon = (route: Route) =>
+    route.fulfill({ status: 429, contentType: 'application/problem+json', json: problem })
+  await page.route('**/regenerate', tooSoon, { times: 1 })
+  await button('Another reply').click()
+  await replied(/You can try again in (30|2\d) s/).waitFor()
+  expect(await page.getByRole('status').getByText('Too many at once').isVisible()).toBe(true)
+  await button('Another reply').click({ force: true })
+  expect(commands('regenerate')).toEqual([])
+  await page.clock.fastForward(30_000)
+  await replied(/You can try again/).waitFor({ state: 'detached' })
+  await button('Another reply').click()
+  await page.getByRole('group', { name: 'reply 2 of 2' }).waitFor()
+  await untilStatus('complete')
+})
+
+test('a screen reader is told what waits, for how long, and what was given back', async () => {
+  const log = page.getByRole('log').locator('p')
+  await send('wait')
+  await untilStreaming()
+  await send('second')
+  await log.getByText('Queued, next in line.').waitFor()
+  await own('second').getByRole('button', { name: 'Withdraw' }).click()
+  await log.getByText('Its text is back in the field.').waitFor()
+  goOn('wait')
+  await log.getByText('The reply is complete.').waitFor()
+  await send('overloaded')
+  await log.getByText(/Attempt 1 failed, again in (30|2\d) s/).waitFor()
+  await page.reload()
+  await page.getByText(/Attempt 1 failed/).waitFor()
+  expect(await log.count()).toBe(1)
+  await button('Stop').click()
+  await untilStatus('stopped')
+})
+
+test('who writes on while another branch is loaded keeps the keyboard there', async () => {
+  await send('first')
+  await untilStatus('complete')
+  await button('Another reply').click()
+  await page.getByRole('group', { name: 'reply 2 of 2' }).waitFor()
+  await untilStatus('complete')
+  const shown = gate()
+  await page.route(/\/v1\/sessions\/[^/?]+$/, async (route) => {
+    await shown.passed
+    await route.continue()
+  })
+  await button('Previous reply').click()
+  await composer().pressSequentially('I am wri')
+  shown.open()
+  await page.getByRole('group', { name: 'reply 1 of 2' }).waitFor()
+  await page.keyboard.type('ting')
+  expect(await composer().inputValue()).toBe('I am writing')
+})
+
 test('Escape stops the reply: its text stays, is marked as stopped in every tab, and may be tried again (R0.6, I11)', async () => {
   await send('wait')
   await untilStreaming()
@@ -190,9 +334,9 @@ test('Escape stops the reply: its text stays, is marked as stopped in every tab,
 
 test('a reply that backs off counts down, over a reload too, and can be stopped (R2.3, I11)', async () => {
   await send('overloaded')
-  await page.getByText(/Attempt 1 failed, again in (30|2\d) s/).waitFor()
+  await replied(/Attempt 1 failed, again in (30|2\d) s/).waitFor()
   await page.reload()
-  await page.getByText(/Attempt 1 failed, again in (30|[12]\d) s/).waitFor()
+  await replied(/Attempt 1 failed, again in (30|[12]\d) s/).waitFor()
   await button('Stop').click()
   await page.getByText('Stopped before anything was written.').waitFor()
   await button('Retry').waitFor()

@@ -147,6 +147,31 @@ test('a message that was answered as often as it may be says so, in the serverâ€
   await strict.close()
 })
 
+test('a message that is added to the reply is shown as taken into it, has no commands of its own, also after a reload', async () => {
+  await sendOn(page, 'wait')
+  await untilStreamingOn(page)
+  await composerOn(page).fill('and this')
+  await buttonOn(page, 'Add to this reply').click()
+  await ownOn(page, 'and this').getByText('Queued, next in line').waitFor()
+  await expectShownIsStored(page)
+  // What the runner does at a border of two steps, which a reply without tools does not have.
+  const client = new pg.Client({ connectionString: stage.database.url })
+  await client.connect()
+  await client.query(
+    `select holdfast.take_steering(tenant_id, session_id, id, attempt) from holdfast.turns where state = 'running'`,
+  )
+  await client.end()
+  for (const look of ['as it came', 'after a reload']) {
+    if (look === 'after a reload') await page.reload()
+    await ownOn(page, 'and this').getByText('Taken into the reply above').waitFor()
+    await expectShownIsStored(page)
+  }
+  await expectNotOfferedIsRefused(page)
+  gates.of('wait').open()
+  await untilStatusOn(page, 'complete')
+  await expectShownIsStored(page)
+})
+
 test('an older reply does not say why a later one failed', async () => {
   await sendOn(page, 'fail')
   await untilStatusOn(page, 'failed')

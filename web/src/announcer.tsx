@@ -1,25 +1,44 @@
 import { useEffect, useRef, useState } from 'react'
+import { placeWords } from './message.tsx'
 import { plainText } from './plain-text.ts'
-import { type Message, textOf } from './view.ts'
+import { type Message, type TurnView, textOf } from './view.ts'
 
 type AnnouncerProps = {
   messages: readonly Message[]
   /** The reply that is being written, or was last. */
   replyId: string | null
+  line: readonly TurnView[]
+  clockAheadMs: number
+  /** How often the text of a message was put back into the composer. */
+  givenBack: number
 }
 
 /**
  * Reads a reply to a screen reader as it is written, without babble: each paragraph once, when it is finished, and the
  * last one with the outcome. The text on screen changes many times a second, so it is no live region itself.
  */
-export function Announcer({ messages, replyId }: AnnouncerProps) {
+export function Announcer({ messages, replyId, line, clockAheadMs, givenBack }: AnnouncerProps) {
   const [said, setSaid] = useState<readonly { id: number; text: string }[]>([])
   /** Of the reply that is read. */
   const progress = useRef({ replyId: null as string | null, paragraphs: 0, next: 0 })
+  /** Of each turn that waits: what was last said of it. */
+  const waits = useRef<Map<string, string> | null>(null)
+  const lastGivenBack = useRef(givenBack)
 
   useEffect(() => {
     const { current } = progress
     const lines: string[] = []
+    if (messages.length > 0) {
+      // What was there before the page came is not said, and who moves up in the line is not either.
+      const said = waits.current
+      waits.current = new Map(line.map((turn, place) => [turn.id, waitOf(turn, place)]))
+      for (const [place, turn] of line.entries()) {
+        const wait = waitOf(turn, place)
+        if (said && wait !== said.get(turn.id)) lines.push(...wordsOf(turn, place, !said.has(turn.id), clockAheadMs))
+      }
+    }
+    if (givenBack > lastGivenBack.current) lines.push('Its text is back in the field.')
+    lastGivenBack.current = givenBack
     const read = (reply: Message) => {
       const paragraphs = spokenParagraphs(textOf(reply.parts))
       const outcome = outcomeOf(reply, messages)
@@ -46,7 +65,7 @@ export function Announcer({ messages, replyId }: AnnouncerProps) {
     if (lines.length === 0) return
     const fresh = lines.map((text) => ({ id: current.next++, text }))
     setSaid((before) => [...before, ...fresh].slice(-linesMax))
-  }, [messages, replyId])
+  }, [messages, replyId, line, clockAheadMs, givenBack])
 
   return (
     <div className="sr-only" role="log" aria-label="New in this chat" aria-live="polite" aria-relevant="additions">
@@ -58,6 +77,14 @@ export function Announcer({ messages, replyId }: AnnouncerProps) {
 }
 
 const linesMax = 12
+
+const waitOf = ({ retryAt }: TurnView, place: number) => retryAt ?? (place > 0 ? 'queued' : 'begun')
+
+function wordsOf({ retryAt, attempt }: TurnView, place: number, isNew: boolean, clockAheadMs: number): string[] {
+  const seconds = retryAt === null ? 0 : Math.ceil((Date.parse(retryAt) + clockAheadMs - Date.now()) / 1000)
+  if (seconds > 0) return [`Attempt ${attempt} failed, again in ${seconds} s.`]
+  return isNew && place > 0 ? [`${placeWords(place)}.`] : []
+}
 
 function outcomeOf({ status, repliesTo }: Message, messages: readonly Message[]): string | null {
   switch (status) {

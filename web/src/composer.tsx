@@ -1,5 +1,16 @@
-import { type FormEvent, type KeyboardEvent, type Ref, useEffect, useImperativeHandle, useRef, useState } from 'react'
-import { AlertIcon, BoltIcon, SendIcon, StopIcon } from './icons.tsx'
+import {
+  type FormEvent,
+  type KeyboardEvent,
+  type Ref,
+  useCallback,
+  useEffect,
+  useImperativeHandle,
+  useLayoutEffect,
+  useRef,
+  useState,
+} from 'react'
+import { behind, composerOf } from './drafts.ts'
+import { AlertIcon, BoltIcon, SendIcon, SteerIcon, StopIcon } from './icons.tsx'
 import { fit } from './message.tsx'
 import type { WhenBusy } from './session.ts'
 import { recall, remember } from './storage.ts'
@@ -16,12 +27,14 @@ type ComposerProps = {
   notice: string | null
   isRunning: boolean
   isStopping: boolean
+  /** Something was put behind what is written. */
+  onGivenBack(): void
   onSend(text: string, whenBusy: WhenBusy): void
   onStop(): void
 }
 
 /** What is written stays, per session, until the page has taken charge of sending it. */
-export function Composer({ ref, draftKey, notice, isRunning, isStopping, onSend, onStop }: ComposerProps) {
+export function Composer({ ref, draftKey, notice, isRunning, isStopping, onGivenBack, onSend, onStop }: ComposerProps) {
   const [text, setText] = useState(() => recall(draftKey) ?? '')
   const area = useRef<HTMLTextAreaElement>(null)
   const isEmpty = text.trim() === ''
@@ -35,16 +48,18 @@ export function Composer({ ref, draftKey, notice, isRunning, isStopping, onSend,
     remember(draftKey, text === '' ? null : text)
   }, [text, draftKey])
 
-  useImperativeHandle(ref, () => ({
-    giveBack(given) {
-      const now = area.current?.value ?? ''
-      const next = now.trim() === '' ? given : `${now}\n\n${given}`
+  const take = useCallback(
+    (given: string) => {
+      const next = behind(area.current?.value ?? '', given)
       // At once: whoever gives it back forgets it next.
       remember(draftKey, next)
       setText(next)
+      onGivenBack()
     },
-    focus: () => area.current?.focus(),
-  }))
+    [draftKey, onGivenBack],
+  )
+  useLayoutEffect(() => composerOf(draftKey, take), [draftKey, take])
+  useImperativeHandle(ref, () => ({ giveBack: take, focus: () => area.current?.focus() }))
 
   const send = (whenBusy: WhenBusy) => {
     area.current?.focus()
@@ -72,7 +87,17 @@ export function Composer({ ref, draftKey, notice, isRunning, isStopping, onSend,
       )}
       {isRunning && !isEmpty && (
         <div className="busy-choice">
-          <span id="busy-choice">It waits for the reply to end.</span>
+          <span id="busy-choice" className="flex-auto">
+            It waits for the reply to end.
+          </span>
+          <button
+            type="button"
+            className="text-button"
+            title="Handed to the reply that is being written, at its next step. If it ends first, this has its own."
+            onClick={() => send('steer')}
+          >
+            <SteerIcon /> Add to this reply
+          </button>
           <button
             type="button"
             className="text-button"

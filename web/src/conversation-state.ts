@@ -21,6 +21,8 @@ export type Conversation = {
   start(options: { fresh: boolean }): void
   /** From now on the turns have their past, too. */
   showPast(): void
+  /** Leaves its connection to others until it is hurried. */
+  rest(): void
   hurry(): void
   cut(awayMs: number): void
   /** Kills the server, which the demo's lets be done. */
@@ -119,6 +121,7 @@ export function openConversation(sessionId: string): Conversation {
       wantsPast = true
       if (state.view) void loadPast()
     },
+    rest: () => following?.rest(),
     hurry: () => following?.hurry(),
     cut(awayMs) {
       reason = 'cut'

@@ -1,10 +1,11 @@
 import { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react'
 import { Announcer } from './announcer.tsx'
-import { type Commands, commandsOf, useCommand } from './commands.ts'
+import { type Commands, commandsOf, useCommand, useStop } from './commands.ts'
 import { Composer, type ComposerHandle } from './composer.tsx'
 import { type Conversation, type ConversationState, openConversation } from './conversation-state.ts'
+import { draftKeyOf } from './drafts.ts'
 import { DownIcon, Mark, MenuIcon } from './icons.tsx'
-import { type Direction, OwnMessage, Reply, UnsentMessage } from './message.tsx'
+import { type Direction, OwnMessage, Refused, Reply, UnsentMessage } from './message.tsx'
 import { isDemoModel, Panel } from './panel.tsx'
 import { keepPlace } from './place.ts'
 import { possibleIn } from './possible.ts'
@@ -48,7 +49,10 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
     keepPlace()
     unsent.add(sessionId, text, view === null && isNew, whenBusy)
   }
-  const [commands] = useState(() => commandsOf(sessionId, (text) => composer.current?.giveBack(text)))
+  const [commands] = useState(() => commandsOf(sessionId))
+  const take = useCallback((text: string) => composer.current?.giveBack(text), [])
+  const [givenBack, setGivenBack] = useState(0)
+  const onGivenBack = useCallback(() => setGivenBack((count) => count + 1), [])
   useEffect(() => {
     if (timesLive > 0) commands.resume()
   }, [timesLive, commands])
@@ -56,10 +60,8 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   const isEmpty = messages.length === 0 && waiting.length === 0
   const line = useMemo(() => (view ? lineOf(view) : []), [view])
   const running = line[0]
-  const stopping = useCommand()
-  const stop = () => {
-    if (running && !stopping.isBusy) void stopping.give(() => commands.stop(running))
-  }
+  const stopping = useStop(commands, running)
+  const stop = () => void stopping.stop()
   useEscape(stop, running !== undefined && !isCovered)
   /** Whose life the timeline draws and the announcer reads: a message that waits behind another has none to speak of. */
   const told =
@@ -91,19 +93,27 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
             clockAheadMs={clockAheadMs}
             conversation={conversation}
             commands={commands}
+            onGiveBack={take}
             onDone={() => composer.current?.focus()}
           />
         )}
         <Composer
           ref={composer}
-          draftKey={`draft:${isNew && isEmpty && view === null ? 'new' : sessionId}`}
-          notice={running && stopping.problem ? `Not stopped. ${stopping.problem.detail}` : notice}
+          draftKey={draftKeyOf(isNew && isEmpty && view === null ? 'new' : sessionId)}
+          notice={stopping.problem ? `Not stopped. ${stopping.problem.detail}` : notice}
           isRunning={running !== undefined && connection !== 'connecting'}
           isStopping={stopping.isBusy}
+          onGivenBack={onGivenBack}
           onSend={send}
           onStop={stop}
         />
-        <Announcer messages={messages} replyId={told?.id ?? null} />
+        <Announcer
+          messages={messages}
+          replyId={told?.id ?? null}
+          line={line}
+          clockAheadMs={clockAheadMs}
+          givenBack={givenBack}
+        />
       </main>
       {demo && (
         <Panel
@@ -127,12 +137,38 @@ function useEscape(act: () => void, isOn: boolean): void {
   useEffect(() => {
     if (!isOn) return
     const onKey = (event: KeyboardEvent) => {
-      const isTaken = event.defaultPrevented || event.isComposing || (event.target as Element).closest?.('nav')
+      // Held down it is still the press that has closed something.
+      const isTaken = event.defaultPrevented || event.isComposing || event.repeat
       if (event.key === 'Escape' && !isTaken) latest.current()
     }
     window.addEventListener('keydown', onKey)
     return () => window.removeEventListener('keydown', onKey)
   }, [isOn])
+}
+
+/** A browser has six connections to a server for all its tabs: those that nobody sees leave theirs. */
+const hiddenMs = 30_000
+
+/** A device that sleeps fires no timers: how long it was is looked at when it is back. */
+function whenHidden(ms: number, { rest, hurry }: { rest(): void; hurry(): void }): () => void {
+  let timer: ReturnType<typeof setTimeout> | undefined
+  let since: number | null = null
+  const look = () => {
+    clearTimeout(timer)
+    if (document.hidden) {
+      since = Date.now()
+      timer = setTimeout(rest, ms)
+      return
+    }
+    if (since !== null && Date.now() - since >= ms) hurry()
+    since = null
+  }
+  look()
+  document.addEventListener('visibilitychange', look)
+  return () => {
+    clearTimeout(timer)
+    document.removeEventListener('visibilitychange', look)
+  }
 }
 
 function useConversation(sessionId: string, isNew: boolean, onChanged: () => Promise<void>) {
@@ -150,8 +186,10 @@ function useConversation(sessionId: string, isNew: boolean, onChanged: () => Pro
     conversation.start({ fresh: !mayBegin })
     const hurry = () => conversation.hurry()
     window.addEventListener('online', hurry)
+    const unwatch = whenHidden(hiddenMs, { rest: () => conversation.rest(), hurry })
     return () => {
       window.removeEventListener('online', hurry)
+      unwatch()
       conversation.end()
     }
   }, [conversation])
@@ -177,10 +215,11 @@ type MessagesProps = {
   clockAheadMs: number
   conversation: Conversation
   commands: Commands
+  onGiveBack(text: string): void
   onDone(): void
 }
 
-function Messages({ view, line, waiting, clockAheadMs, conversation, commands, onDone }: MessagesProps) {
+function Messages({ view, line, waiting, clockAheadMs, conversation, commands, onGiveBack, onDone }: MessagesProps) {
   const { scroller, isAway, toEnd } = useEnd(view, waiting.length)
   const possible = useMemo(() => view && possibleIn(view), [view])
   const cooldown = waiting.find((each) => each.cooldown)?.cooldown
@@ -193,23 +232,35 @@ function Messages({ view, line, waiting, clockAheadMs, conversation, commands, o
     else scroller.current?.focus()
   }, [scroller])
   /** The button that was pressed, on the message that takes the place of its own. */
-  const wanted = useRef<string | null>(null)
+  const wanted = useRef<{ messageId: string; by: Direction } | null>(null)
   const select = useCallback(
     async (messageId: string, by: Direction) => {
-      wanted.current = `${messageId} ${by}`
+      wanted.current = { messageId, by }
       const problem = await commands.select(messageId)
       if (problem) wanted.current = null
       return problem
     },
     [commands],
   )
-  // biome-ignore lint/correctness/useExhaustiveDependencies: other messages are shown
   useEffect(() => {
-    const button = wanted.current && scroller.current?.querySelector<HTMLElement>(`[data-branch="${wanted.current}"]`)
-    if (!button) return
+    if (!wanted.current || !view?.messages.some(({ id }) => id === wanted.current?.messageId)) return
+    const { messageId, by } = wanted.current
     wanted.current = null
-    button.focus()
-  }, [view?.messages])
+    // Who went elsewhere meanwhile stays there.
+    if (document.activeElement !== document.body) return
+    scroller.current?.querySelector<HTMLElement>(`[data-branch="${messageId} ${by}"]`)?.focus()
+  }, [view?.messages, scroller])
+  const takeBack = useCallback(
+    (id: string) => {
+      const back = unsent.takeBack(id)
+      if (back === null) return
+      onGiveBack(back.text)
+      if (back.mayBeStored) commands.disown(id)
+      done()
+    },
+    [commands, onGiveBack, done],
+  )
+  const isHeld = waiting.some((each) => each.isHeld)
   return (
     <div className="relative min-h-0 flex-1">
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
@@ -232,8 +283,12 @@ function Messages({ view, line, waiting, clockAheadMs, conversation, commands, o
                 />
               )
             })}
-          {waiting.map(({ id, text, state, sentAt }) => (
-            <UnsentMessage key={id} text={text} state={state} sentAt={sentAt} cooldown={cooldown} />
+          {waiting.map(({ id, text, state, sentAt, isAsking }) => (
+            <UnsentMessage
+              key={id}
+              {...{ id, text, state, sentAt, isAsking, cooldown }}
+              onTakeBack={isHeld ? takeBack : null}
+            />
           ))}
         </div>
       </section>
@@ -247,15 +302,20 @@ function Messages({ view, line, waiting, clockAheadMs, conversation, commands, o
 }
 
 function Earlier({ view, conversation }: { view: View; conversation: Conversation }) {
+  const { isBusy, refusal, give } = useCommand()
   const load = async () => {
-    if (view.before === null) return
+    if (view.before === null) return null
     const page = await earlierMessages(view.session.id, view.before)
     if (page.ok) conversation.change((now) => takeEarlier(now, page.value))
+    return page.ok ? null : page.problem
   }
   return (
-    <button type="button" className="small-button mx-auto" onClick={() => void load()}>
-      Earlier messages
-    </button>
+    <div>
+      <button type="button" className="small-button mx-auto" aria-disabled={isBusy} onClick={() => void give(load)}>
+        Earlier messages
+      </button>
+      <Refused refusal={refusal} />
+    </div>
   )
 }
 

@@ -22,6 +22,7 @@ export const PlusIcon = icon(<path d="M10 4.500v11M4.5 10h11" />)
 export const MenuIcon = icon(<path d="M3.5 6h13M3.5 10h13M3.5 14h8" />)
 export const CloseIcon = icon(<path d="M5 5l10 10M15 5L5 15" />)
 export const SendIcon = icon(<path d="M10 16V4.500M5 9.300l5-5 5 5" />)
+export const SteerIcon = icon(<path d="M5 4.500v5a3 3 0 0 0 3 3h7M11.500 9l3.500 3.500-3.500 3.500" />)
 export const StopIcon = icon(<rect x="6" y="6" width="8" height="8" rx="1.5" fill="currentColor" />)
 export const CopyIcon = icon(
   <>

@@ -1,6 +1,15 @@
-import { type KeyboardEvent, memo, type ReactNode, useEffect, useLayoutEffect, useRef, useState } from 'react'
+import {
+  type KeyboardEvent,
+  memo,
+  type ReactNode,
+  useEffect,
+  useLayoutEffect,
+  useRef,
+  useSyncExternalStore,
+} from 'react'
 import { CopyButton } from './code-block.tsx'
-import { type Commands, useCommand } from './commands.ts'
+import { type Commands, type Refusal, useCommand } from './commands.ts'
+import { subscribeEdits } from './edits.ts'
 import {
   AlertIcon,
   BackIcon,
@@ -38,33 +47,41 @@ function isSame(before: Shared, now: Shared): boolean {
 }
 
 export const OwnMessage = memo(({ message, turn, can, commands, onDone, onSelect }: Shared) => {
-  const [isEditing, setEditing] = useState(false)
-  const { isBusy: isGiving, problem, give } = useCommand()
+  const { isBusy: isGiving, refusal, give } = useCommand()
+  const { edits } = commands
+  const edit = useSyncExternalStore(subscribeEdits, () => edits.of(message.id))
+  /** One that an earlier page left open takes the keyboard from nobody. */
+  const wasAskedFor = useRef(false)
   const editButton = useRef<HTMLButtonElement>(null)
   const text = textOf(message.parts)
   const isQueued = can.place !== null && can.place > 0
-  const close = () => {
-    setEditing(false)
+  const open = () => {
+    wasAskedFor.current = true
+    edits.set(message.id, { text, asked: null, ...edit, isOpen: true })
+  }
+  const close = (isKept: boolean) => {
+    edits.set(message.id, isKept && edit && edit.text !== text ? { ...edit, isOpen: false } : null)
     requestAnimationFrame(() => editButton.current?.focus())
   }
   const save = async (edited: string) => {
-    if (edited === text) return close()
-    if (!(await give(() => commands.edit(message, edited)))) return
-    setEditing(false)
-    onDone()
+    if (edited === text) close(false)
+    else if (await give(() => commands.edit(message, edited))) onDone()
   }
   const takeBack = async () => {
     if (turn && (await give(() => commands.stop(turn)))) onDone()
   }
   return (
     <article className={isQueued ? 'own is-queued' : 'own'} aria-label="You" data-message={message.id}>
-      {isEditing ? (
+      {edit?.isOpen ? (
         <Editor
-          text={text}
+          edited={edit.text}
+          takesFocus={wasAskedFor.current}
           isBusy={isGiving}
           hint={editHints[can.edit ?? 'later']}
-          onSave={(edited) => void save(edited)}
-          onCancel={close}
+          onChange={(edited) => edits.set(message.id, { text: edited, isOpen: true, asked: null })}
+          onSave={() => void save(edit.text)}
+          onPutAside={() => close(true)}
+          onCancel={() => close(false)}
         />
       ) : (
         <>
@@ -89,7 +106,7 @@ export const OwnMessage = memo(({ message, turn, can, commands, onDone, onSelect
                 type="button"
                 className={can.withdraw && !isQueued ? 'quiet-button is-late' : 'quiet-button'}
                 aria-label="Edit message"
-                onClick={() => setEditing(true)}
+                onClick={open}
               >
                 <PencilIcon />
               </button>
@@ -113,7 +130,7 @@ export const OwnMessage = memo(({ message, turn, can, commands, onDone, onSelect
           </div>
         </>
       )}
-      <Refused problem={problem} />
+      <Refused refusal={refusal} />
     </article>
   )
 }, isSame)
@@ -127,73 +144,90 @@ const editHints = {
 export const placeWords = (place: number) => `Queued, ${place === 1 ? 'next' : ordinal(place)} in line`
 const ordinal = (place: number) => `${place}${place === 2 ? 'nd' : place === 3 ? 'rd' : 'th'}`
 
-type UnsentProps = Pick<Unsent, 'text' | 'state' | 'sentAt' | 'cooldown'>
+type UnsentProps = Pick<Unsent, 'id' | 'text' | 'state' | 'sentAt' | 'cooldown' | 'isAsking'> & {
+  /** Null: it is only just being sent. */
+  onTakeBack: ((id: string) => void) | null
+}
 
-export const UnsentMessage = memo(({ text, state, sentAt, cooldown }: UnsentProps) => (
+export const UnsentMessage = memo(({ id, text, state, sentAt, cooldown, isAsking, onTakeBack }: UnsentProps) => (
   <article className="own" aria-label="You">
     <p className="own-text" dir="auto">
       {text}
     </p>
-    <p className="status">
+    <div className="status">
       {state === 'sent' ? (
         <>
           <CheckIcon /> Sent <time dateTime={sentAt}>{clockOf(sentAt)}</time>
         </>
       ) : cooldown ? (
-        <Cooldown until={cooldown} />
+        <Cooldown until={cooldown} then="Sent by itself" />
       ) : (
         <>
           <ClockIcon /> Sending…
         </>
       )}
-    </p>
+      {state === 'sending' && onTakeBack && (
+        <button type="button" className="text-button" aria-disabled={isAsking} onClick={() => onTakeBack(id)}>
+          <UndoIcon /> Withdraw
+        </button>
+      )}
+    </div>
   </article>
 ))
 
 /** Counts down for the eye; said once to a screen reader. */
-function Cooldown({ until }: { until: number }) {
+function Cooldown({ until, then }: { until: number; then: 'Sent by itself' | 'You can try again' }) {
   const seconds = Math.max(0, Math.ceil((until - useNow(250, true)) / 1000))
   return (
     <span className="cooldown">
       <ClockIcon />
       <span role="status">
-        Too many at once. <span className="sr-only">It is sent by itself in a moment.</span>
+        Too many at once. <span className="sr-only">{then}, in a moment.</span>
       </span>
-      <span aria-hidden="true">Sent by itself in {seconds} s</span>
+      <span aria-hidden="true">
+        {then} in {seconds} s
+      </span>
     </span>
   )
 }
 
 type EditorProps = {
-  text: string
+  edited: string
+  takesFocus: boolean
   isBusy: boolean
   hint: string
-  onSave(text: string): void
+  onChange(edited: string): void
+  onSave(): void
+  /** Closes it, and what was written stays. */
+  onPutAside(): void
   onCancel(): void
 }
 
-function Editor({ text, isBusy, hint, onSave, onCancel }: EditorProps) {
-  const [edited, setEdited] = useState(text)
+function Editor({ edited, takesFocus, isBusy, hint, onChange, onSave, onPutAside, onCancel }: EditorProps) {
   const area = useRef<HTMLTextAreaElement>(null)
   const isEmpty = edited.trim() === ''
   useEffect(() => {
+    if (!takesFocus) return
     area.current?.focus()
     area.current?.setSelectionRange(-1, -1)
-  }, [])
+  }, [takesFocus])
   // biome-ignore lint/correctness/useExhaustiveDependencies: it grows with what is written
   useLayoutEffect(() => fit(area.current), [edited])
   const save = () => {
-    if (!isEmpty && !isBusy) onSave(edited)
+    if (!isEmpty && !isBusy) onSave()
   }
   const onKeyDown = (event: KeyboardEvent) => {
-    if (event.nativeEvent.isComposing) return
-    if (event.key !== 'Escape' && (event.key !== 'Enter' || event.shiftKey)) return
+    if (event.key !== 'Enter' || event.shiftKey || event.nativeEvent.isComposing) return
     event.preventDefault()
-    if (event.key === 'Escape') onCancel()
-    else save()
+    save()
+  }
+  const onEscape = (event: KeyboardEvent) => {
+    if (event.key !== 'Escape' || event.nativeEvent.isComposing) return
+    event.preventDefault()
+    if (!event.repeat) onPutAside()
   }
   return (
-    <div className="editor">
+    <fieldset className="editor" onKeyDown={onEscape}>
       <textarea
         ref={area}
         rows={1}
@@ -201,7 +235,7 @@ function Editor({ text, isBusy, hint, onSave, onCancel }: EditorProps) {
         value={edited}
         aria-label="Edit message"
         enterKeyHint="done"
-        onChange={(event) => setEdited(event.currentTarget.value)}
+        onChange={(event) => onChange(event.currentTarget.value)}
         onKeyDown={onKeyDown}
       />
       <div className="editor-tools">
@@ -213,7 +247,7 @@ function Editor({ text, isBusy, hint, onSave, onCancel }: EditorProps) {
           Save
         </button>
       </div>
-    </div>
+    </fieldset>
   )
 }
 
@@ -262,7 +296,7 @@ function Branches({ message: { id, branch }, noun, onSelect }: BranchesProps) {
 type ReplyProps = Shared & { clockAheadMs: number }
 
 export const Reply = memo(({ message, turn, can, commands, clockAheadMs, onDone, onSelect }: ReplyProps) => {
-  const { isBusy: isGiving, problem, give } = useCommand()
+  const { isBusy: isGiving, refusal, give } = useCommand()
   const text = textOf(message.parts)
   const { status } = message
   const isOpen = status === 'pending' || status === 'streaming'
@@ -316,7 +350,7 @@ export const Reply = memo(({ message, turn, can, commands, clockAheadMs, onDone,
         {status === 'stopped' && can.retry && retry}
         <Branches message={message} noun="reply" onSelect={(id, by) => void give(() => onSelect(id, by))} />
       </div>
-      <Refused problem={problem} />
+      <Refused refusal={refusal} />
     </article>
   )
 }, isSame)
@@ -391,9 +425,14 @@ function Failed({ failure, message, hasText, children }: FailedProps) {
 }
 
 /** Why a command was not done, in the server's words, where it was given. */
-const Refused = ({ problem }: { problem: Problem | null }) =>
-  problem && (
+export const Refused = ({ refusal }: { refusal: Refusal | null }) =>
+  refusal &&
+  (refusal.until === null ? (
     <p className="failure" role="alert">
-      <AlertIcon /> <span>{problem.detail}</span>
+      <AlertIcon /> <span>{refusal.detail}</span>
     </p>
-  )
+  ) : (
+    <p className="status">
+      <Cooldown until={refusal.until} then="You can try again" />
+    </p>
+  ))

@@ -23,11 +23,15 @@ export type Answer<T> = { ok: true; value: T } | { ok: false; problem: Problem }
 const unreachable: Problem = { code: 'unreachable', detail: 'The server does not answer.', retryable: true }
 const requestMs = 20_000
 
-async function call<T>(method: string, path: string, body?: unknown): Promise<Answer<T>> {
+async function call<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Answer<T>> {
+  const control = new AbortController()
+  const leave = () => control.abort()
+  const timer = setTimeout(leave, requestMs)
+  signal?.addEventListener('abort', leave)
   try {
     const response = await fetch(path, {
       method,
-      signal: AbortSignal.timeout(requestMs),
+      signal: control.signal,
       headers: { accept: 'application/json', ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     })
@@ -36,6 +40,9 @@ async function call<T>(method: string, path: string, body?: unknown): Promise<An
     return { ok: true, value: (await response.json()) as T }
   } catch {
     return { ok: false, problem: unreachable }
+  } finally {
+    clearTimeout(timer)
+    signal?.removeEventListener('abort', leave)
   }
 }
 
@@ -53,8 +60,11 @@ export const listSessions = (before?: string) =>
 export const createSession = (id: string, title: string) => call<Session>('POST', '/v1/sessions', { id, title })
 export const renameSession = (id: string, title: string) => call<Session>('PATCH', pathOf(id), { title })
 export const deleteSession = (id: string) => call<void>('DELETE', pathOf(id))
-/** `interrupt`: what is being answered is stopped for it, instead of being waited for. */
-export type WhenBusy = 'queue' | 'interrupt'
+/**
+ * `interrupt`: what is being answered is stopped for it, instead of being waited for. `steer`: it is handed to the reply
+ * that is being written, at its next step; where that ends first it has a reply of its own.
+ */
+export type WhenBusy = 'queue' | 'interrupt' | 'steer'
 export const sendMessage = (sessionId: string, id: string, text: string, whenBusy: WhenBusy) =>
   call<{ message: Message }>('POST', `${pathOf(sessionId)}/messages`, { id, text, whenBusy })
 
@@ -147,6 +157,8 @@ export type Following = {
   change(change: (view: View) => View): void
   /** Closes the connection and stays away so long; then comes back by the cursor. */
   cut(awayMs: number): void
+  /** Leaves, and stays away until it is hurried: nobody looks. */
+  rest(): void
   /** Connects again now, whatever it is doing: the network is back, and what was open before it went is not. */
   hurry(): void
   stop(): void
@@ -166,6 +178,7 @@ export function followSession(sessionId: string, follower: Follower): Following 
   let isStale = true
   let awayMs = 0
   let failures = 0
+  let isResting = false
   let leave: (() => void) | undefined
   const waits = sleeper()
 
@@ -226,7 +239,10 @@ export function followSession(sessionId: string, follower: Follower): Following 
   }
 
   const load = async (): Promise<'loaded' | 'missing' | 'later'> => {
-    const loaded = await call<Snapshot>('GET', pathOf(sessionId))
+    const leaving = new AbortController()
+    leave = () => leaving.abort()
+    const loaded = await call<Snapshot>('GET', pathOf(sessionId), undefined, leaving.signal)
+    leave = undefined
     if (signal.aborted) return 'later'
     if (loaded.ok) {
       const next = await withEarlier(viewOf(loaded.value, view))
@@ -241,11 +257,15 @@ export function followSession(sessionId: string, follower: Follower): Following 
 
   const run = async () => {
     while (!signal.aborted) {
+      if (isResting) {
+        await waits.sleep(Number.POSITIVE_INFINITY)
+        continue
+      }
       if (view === null || isStale) {
         const outcome = await load()
         if (signal.aborted) return
         if (outcome === 'missing') return follower.onView(null)
-        if (outcome === 'later') {
+        if (outcome === 'later' && !isResting) {
           follower.onConnection('reconnecting')
           await backOff()
         }
@@ -257,6 +277,7 @@ export function followSession(sessionId: string, follower: Follower): Following 
         isStale = true
         continue
       }
+      if (isResting) continue
       follower.onConnection('reconnecting')
       await waits.sleep(awayMs)
       awayMs = 0
@@ -274,7 +295,12 @@ export function followSession(sessionId: string, follower: Follower): Following 
       awayMs = ms
       leave?.()
     },
+    rest: () => {
+      isResting = true
+      leave?.()
+    },
     hurry: () => {
+      isResting = false
       failures = 0
       waits.wake()
       leave?.()

@@ -1,4 +1,4 @@
-import { type FormEvent, useEffect, useRef, useState } from 'react'
+import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from 'react'
 import { CloseIcon, Mark, PencilIcon, PlusIcon, TrashIcon } from './icons.tsx'
 import { plainText } from './plain-text.ts'
 import { deleteSession, renameSession } from './session.ts'
@@ -26,7 +26,9 @@ export function Sidebar(props: SidebarProps) {
     if (!isOpen) return
     const before = document.activeElement
     close.current?.focus()
-    const onKey = ({ key }: KeyboardEvent) => key === 'Escape' && onClose()
+    const onKey = (event: globalThis.KeyboardEvent) => {
+      if (event.key === 'Escape' && !event.defaultPrevented) onClose()
+    }
     window.addEventListener('keydown', onKey)
     // Where there is room it stands beside the chat, and covers nothing.
     const wide = matchMedia('(width >= 48rem)')
@@ -139,6 +141,13 @@ function Row({ session, currentId, onOpen, onChanged, onDeleted }: RowProps) {
 
 type AskedProps = { session: Session; title: string; onDone(): void }
 
+/** It means this alone: nothing else is closed or stopped by it. */
+function onEscape(event: KeyboardEvent, act: () => void): void {
+  if (event.key !== 'Escape') return
+  event.preventDefault()
+  act()
+}
+
 const Problem = ({ children }: { children: string | null }) =>
   children === null ? null : (
     <p className="mt-1.5 text-clay" role="alert">
@@ -157,11 +166,22 @@ function Delete({ session, title, onDone, onDeleted }: AskedProps & Pick<Sidebar
     <li className="rounded-xl bg-sunken px-3 py-2.5 text-sm">
       <p className="truncate">Delete “{title}” for good?</p>
       <div className="mt-2 flex gap-2">
-        <button type="button" className="small-button is-danger" onClick={() => void remove()}>
+        <button
+          type="button"
+          className="small-button is-danger"
+          onClick={() => void remove()}
+          onKeyDown={(event) => onEscape(event, onDone)}
+        >
           Delete
         </button>
-        {/* biome-ignore lint/a11y/noAutofocus: the question was just asked for, and its safe answer is this */}
-        <button type="button" className="small-button" onClick={onDone} autoFocus>
+        <button
+          type="button"
+          className="small-button"
+          onClick={onDone}
+          onKeyDown={(event) => onEscape(event, onDone)}
+          // biome-ignore lint/a11y/noAutofocus: the question was just asked for, and its safe answer is this
+          autoFocus
+        >
           Keep
         </button>
       </div>
@@ -195,7 +215,7 @@ function Rename({ session, title, onDone, onChanged }: AskedProps & Pick<Sidebar
           autoFocus
           onFocus={(event) => event.currentTarget.select()}
           onChange={(event) => setText(event.currentTarget.value)}
-          onKeyDown={(event) => event.key === 'Escape' && onDone()}
+          onKeyDown={(event) => onEscape(event, onDone)}
           onBlur={(event) => event.currentTarget.form?.requestSubmit()}
         />
         <Problem>{problem}</Problem>

@@ -3,8 +3,8 @@
  * until it is acknowledged or refused; so it is stored once, however often it was sent, from however many tabs. They
  * lie in the browser's storage: a reload in between goes on with them.
  */
-import { createSession, type Problem, sendMessage, type WhenBusy } from './session.ts'
-import { newId, recallAll, remember } from './storage.ts'
+import { createSession, isUnknown, type Problem, sendMessage, type WhenBusy } from './session.ts'
+import { newId, recall, recallAll, remember } from './storage.ts'
 import { backOffMs, sleeper } from './waits.ts'
 
 export type Unsent = {
@@ -19,6 +19,12 @@ export type Unsent = {
   whenBusy: WhenBusy
   /** The server takes no more of this user's at the moment: when it is sent again, in ms. */
   cooldown?: number
+  /** A request with it is under way. */
+  isAsking?: boolean
+  /** It could not be sent so far. */
+  isHeld?: boolean
+  /** A try had no answer: whether it arrived nobody can tell. */
+  mayBeStored?: boolean
 }
 export type Refusal = { sessionId: string; text: string; problem: Problem }
 
@@ -29,6 +35,9 @@ const refusalHearers = new Set<(refusal: Refusal) => void>()
 const sending = new Set<string>()
 const waits = sleeper()
 
+/** So long what was running when it was written may be what is meant by it. */
+const freshMs = 60_000
+
 /** Each message lies under a key of its own: tabs know nothing of each other's lists, and must not write over them. */
 function read(): Unsent[] {
   return recallAll(prefix)
@@ -38,7 +47,8 @@ function read(): Unsent[] {
 
 function parsed(text: string): Unsent[] {
   try {
-    return [JSON.parse(text) as Unsent]
+    // What runs by now is not what it was to interrupt.
+    return [{ ...(JSON.parse(text) as Unsent), whenBusy: 'queue', isAsking: false, isHeld: true, cooldown: undefined }]
   } catch {
     // Written by nobody of us.
     return []
@@ -64,9 +74,18 @@ export const unsent = {
   add(sessionId: string, text: string, isFirst: boolean, whenBusy: WhenBusy): void {
     const sentAt = new Date().toISOString()
     const message: Unsent = { sessionId, id: newId(), text, state: 'sending', sentAt, isFirst, whenBusy }
-    remember(prefix + message.id, JSON.stringify(message))
     set([...list, message])
+    keep(message)
     void sendAll(sessionId)
+  },
+  /** Its writer wants it back. Null: it is under way, or the server has it. */
+  takeBack(id: string): Unsent | null {
+    const there = list.find((each) => each.id === id)
+    if (there?.state !== 'sending' || there.isAsking) return null
+    // Another tab may have tried, too.
+    const [kept = there] = [recall(prefix + id) ?? ''].flatMap(parsed)
+    forget(id)
+    return { ...there, mayBeStored: kept.mayBeStored ?? false }
   },
   /** Its message has been seen in the log. */
   seen(ids: ReadonlySet<string>): void {
@@ -103,22 +122,52 @@ async function sendAll(sessionId: string): Promise<void> {
 const firstOf = (sessionId: string) => list.find((each) => each.sessionId === sessionId && each.state === 'sending')
 
 async function cool({ id }: Unsent, { code }: Problem, ms: number): Promise<void> {
-  const cooldown = Date.now() + ms
-  if (code === 'rate_limited') set(list.map((each) => (each.id === id ? { ...each, cooldown } : each)))
+  change(id, { cooldown: code === 'rate_limited' ? Date.now() + ms : undefined, isHeld: true })
   await waits.sleep(ms)
 }
 
-/** Null: acknowledged. A session that is made again is the one that is there. */
-async function sendOne({ sessionId, id, text, isFirst, whenBusy }: Unsent): Promise<Problem | null> {
-  if (isFirst) {
-    const created = await createSession(sessionId, titleOf(text))
-    if (!created.ok) return created.problem
-  }
-  const answer = await sendMessage(sessionId, id, text, whenBusy)
-  if (!answer.ok) return answer.problem
+function change(id: string, to: Partial<Unsent>): void {
+  set(list.map((each) => (each.id === id ? { ...each, ...to } : each)))
+}
+
+function keep(message: Unsent): void {
+  remember(prefix + message.id, JSON.stringify(message))
+}
+
+function forget(id: string): void {
   remember(prefix + id, null)
-  set(list.map((each) => (each.id === id ? { ...each, state: 'sent', cooldown: undefined } : each)))
-  return null
+  set(list.filter((each) => each.id !== id))
+}
+
+/** Another tab has sent it, or has given it back. */
+window.addEventListener('storage', ({ key, newValue }) => {
+  const mine = list.find(({ id }) => key === `holdfast:${prefix}${id}`)
+  if (newValue === null && mine?.state === 'sending' && !mine.isAsking) forget(mine.id)
+})
+
+/** Null: acknowledged. A session that is made again is the one that is there. */
+async function sendOne(message: Unsent): Promise<Problem | null> {
+  const { id, sessionId, text, isFirst, whenBusy, sentAt, mayBeStored } = message
+  change(id, { isAsking: true })
+  const created = isFirst ? await createSession(sessionId, titleOf(text)) : null
+  if (created?.ok === false) {
+    change(id, { isAsking: false })
+    return created.problem
+  }
+  // First of all: the page may not live to hear the answer.
+  keep({ ...message, mayBeStored: true })
+  const isFresh = Date.now() - Date.parse(sentAt) < freshMs
+  const answer = await sendMessage(sessionId, id, text, isFresh ? whenBusy : 'queue')
+  if (answer.ok) {
+    remember(prefix + id, null)
+    change(id, { state: 'sent', isAsking: false, cooldown: undefined })
+    return null
+  }
+  const told = { isAsking: false, mayBeStored: mayBeStored || isUnknown(answer.problem) }
+  change(id, told)
+  // Unless it was seen in the log meanwhile.
+  if (list.some((each) => each.id === id)) keep({ ...message, ...told })
+  return answer.problem
 }
 
 function titleOf(text: string): string {
@@ -127,7 +176,6 @@ function titleOf(text: string): string {
 }
 
 function refuse({ sessionId, id, text }: Unsent, problem: Problem): void {
-  remember(prefix + id, null)
-  set(list.filter((each) => each.id !== id))
+  forget(id)
   for (const hear of refusalHearers) hear({ sessionId, text, problem })
 }
