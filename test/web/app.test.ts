@@ -480,6 +480,12 @@ test('who reads the end still reads it when the text grows or the phone is turne
     await eventually(atEnd)
     expect(await page.getByRole('button', { name: 'To the latest message' }).count()).toBe(0)
   }
+  const field = page.getByLabel('Message', { exact: true })
+  await field.fill('so many words that they take more than one line of a phone')
+  await page.setViewportSize({ width: 390, height: 800 })
+  await eventually(() => field.evaluate((it) => it.scrollHeight <= it.clientHeight && it.clientHeight > 50))
+  await page.setViewportSize({ width: 1280, height: 800 })
+  await eventually(() => field.evaluate((it) => it.clientHeight < 50))
   // The text grows by more than a little between a scroll and the word of it.
   await page.locator('.messages').evaluate((it) => {
     const more = document.createElement('div')

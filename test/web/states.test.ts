@@ -151,7 +151,7 @@ test('a message that is added to the reply is shown as taken into it, has no com
   await sendOn(page, 'wait')
   await untilStreamingOn(page)
   await composerOn(page).fill('and this')
-  await buttonOn(page, 'Add to this reply').click()
+  await buttonOn(page, 'Add to reply').click()
   await ownOn(page, 'and this').getByText('Queued, next in line').waitFor()
   await expectShownIsStored(page)
   // What the runner does at a border of two steps, which a reply without tools does not have.

@@ -11,7 +11,7 @@ import {
 } from 'react'
 import { behind, composerOf } from './drafts.ts'
 import { AlertIcon, BoltIcon, SendIcon, SteerIcon, StopIcon } from './icons.tsx'
-import { fit } from './message.tsx'
+import { useFit } from './message.tsx'
 import type { WhenBusy } from './session.ts'
 import { recall, remember } from './storage.ts'
 
@@ -43,10 +43,8 @@ export function Composer({ ref, draftKey, notice, isRunning, isStopping, onGiven
   useEffect(() => {
     if (matchMedia('(hover: hover)').matches) area.current?.focus()
   }, [])
-  useEffect(() => {
-    fit(area.current)
-    remember(draftKey, text === '' ? null : text)
-  }, [text, draftKey])
+  useFit(area, text)
+  useEffect(() => remember(draftKey, text === '' ? null : text), [text, draftKey])
 
   const take = useCallback(
     (given: string) => {
@@ -88,7 +86,7 @@ export function Composer({ ref, draftKey, notice, isRunning, isStopping, onGiven
       {isRunning && !isEmpty && (
         <div className="busy-choice">
           <span id="busy-choice" className="flex-auto">
-            It waits for the reply to end.
+            Waits for the reply.
           </span>
           <button
             type="button"
@@ -96,7 +94,7 @@ export function Composer({ ref, draftKey, notice, isRunning, isStopping, onGiven
             title="Handed to the reply that is being written, at its next step. If it ends first, this has its own."
             onClick={() => send('steer')}
           >
-            <SteerIcon /> Add to this reply
+            <SteerIcon /> Add to reply
           </button>
           <button
             type="button"

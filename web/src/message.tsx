@@ -2,6 +2,7 @@ import {
   type KeyboardEvent,
   memo,
   type ReactNode,
+  type RefObject,
   useEffect,
   useLayoutEffect,
   useRef,
@@ -95,8 +96,8 @@ export const OwnMessage = memo(({ message, turn, can, commands, onDone, onSelect
               </>
             ) : (
               <>
-                <CheckIcon /> Sent <time dateTime={message.createdAt}>{clockOf(message.createdAt)}</time>
-                {can.isSteered && <span>· Taken into the reply above</span>}
+                <CheckIcon /> {can.isSteered ? 'Taken into the reply above' : 'Sent'}{' '}
+                <time dateTime={message.createdAt}>{clockOf(message.createdAt)}</time>
                 {can.withdraw && <span className="is-late">· Its reply has not begun</span>}
               </>
             )}
@@ -211,8 +212,7 @@ function Editor({ edited, takesFocus, isBusy, hint, onChange, onSave, onPutAside
     area.current?.focus()
     area.current?.setSelectionRange(-1, -1)
   }, [takesFocus])
-  // biome-ignore lint/correctness/useExhaustiveDependencies: it grows with what is written
-  useLayoutEffect(() => fit(area.current), [edited])
+  useFit(area, edited)
   const save = () => {
     if (!isEmpty && !isBusy) onSave()
   }
@@ -251,8 +251,19 @@ function Editor({ edited, takesFocus, isBusy, hint, onChange, onSave, onPutAside
   )
 }
 
-/** As high as what is written in it. */
-export function fit(area: HTMLTextAreaElement | null): void {
+/** As high as what is written in it, also where a phone is turned or a button takes some of its width. */
+export function useFit(area: RefObject<HTMLTextAreaElement | null>, text: string): void {
+  // biome-ignore lint/correctness/useExhaustiveDependencies: it grows with what is written
+  useLayoutEffect(() => fit(area.current), [text])
+  useEffect(() => {
+    // In the next picture: what an observer changes at once it would have to observe again.
+    const watcher = new ResizeObserver(() => requestAnimationFrame(() => fit(area.current)))
+    if (area.current) watcher.observe(area.current)
+    return () => watcher.disconnect()
+  }, [area])
+}
+
+function fit(area: HTMLTextAreaElement | null): void {
   if (!area) return
   area.style.height = 'auto'
   area.style.height = `${area.scrollHeight}px`
