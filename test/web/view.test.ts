@@ -178,6 +178,8 @@ test('a new round in a branch that is not shown changes nothing of what is, but 
   const again = play(chain([created, started(1), failed, aside]))
   expect(idsOf(again)).toEqual(['u1', 'r1'])
   expect(again.messages[0]?.error).toBe(null)
+  // It stands behind the one that is shown, and may be selected.
+  expect(again.messages[1]?.branch).toEqual({ index: 0, count: 2, previous: null, next: 'r2' })
 })
 
 test('a message that is withdrawn goes away with its reply, one that steered goes on without; both leave the line (I11)', () => {
