@@ -1,6 +1,14 @@
 import type { Json } from '../core/json.ts'
 import { isToolPart, type MessagePart, toolNameOf, type UserOrAssistantMessage } from '../reply/message.ts'
-import { type FilePart, fileNote, stepsOf, type ToolResult, toolResultsOf } from './conversation.ts'
+import {
+  base64Of,
+  type FilePart,
+  fileNote,
+  stepsOf,
+  type ToolResult,
+  textOfFile,
+  toolResultsOf,
+} from './conversation.ts'
 
 type ProviderMessage = { role: 'user' | 'assistant'; content: Json[] }
 
@@ -32,16 +40,25 @@ function textBlocks(text: string): Json[] {
   return text.trim() === '' ? [] : [{ type: 'text', text }]
 }
 
+/** With any other the whole request is refused. */
+const imageTypes = new Set(['image/jpeg', 'image/png', 'image/gif', 'image/webp'])
+
 function fileBlock(part: FilePart): Json {
-  if (part.mediaType.startsWith('image')) return { type: 'image', source: sourceOf(part) }
+  const text = textOfFile(part)
+  if (text !== null) return { type: 'text', text }
+  if (part.mediaType.startsWith('image')) {
+    if (base64Of(part) !== null && !imageTypes.has(part.mediaType)) return { type: 'text', text: fileNote(part) }
+    return { type: 'image', source: sourceOf(part) }
+  }
   if (part.mediaType === 'application/pdf') return { type: 'document', source: sourceOf(part) }
   return { type: 'text', text: fileNote(part) }
 }
 
-function sourceOf({ url, mediaType }: FilePart): Json {
-  const data = /^data:([^;,]+);base64,/.exec(url)
-  if (data === null) return { type: 'url', url }
-  return { type: 'base64', media_type: data[1] ?? mediaType, data: url.slice(data[0].length) }
+function sourceOf(part: FilePart): Json {
+  const file = base64Of(part)
+  return file === null
+    ? { type: 'url', url: part.url }
+    : { type: 'base64', media_type: file.mediaType, data: file.data }
 }
 
 function assistantMessages(parts: MessagePart[]): ProviderMessage[] {

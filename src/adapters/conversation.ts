@@ -39,6 +39,21 @@ function textOfOutput(output: unknown): string {
 
 export type FilePart = Extract<MessagePart, { type: 'file' }>
 
+/** What a `data:` URL holds. Null: the file is somewhere else. */
+export function base64Of({ url, mediaType }: FilePart): { mediaType: string; data: string } | null {
+  const head = /^data:([^;,]*);base64,/.exec(url)
+  if (head === null) return null
+  return { mediaType: head[1] || mediaType, data: url.slice(head[0].length) }
+}
+
+/** The text of a file that is one, an SVG's, too: no provider takes those as images. Null: it is none, or elsewhere. */
+export function textOfFile(part: FilePart): string | null {
+  if (!part.mediaType.startsWith('text/') && part.mediaType !== 'image/svg+xml') return null
+  const file = base64Of(part)
+  if (file === null) return null
+  return `${part.filename ?? 'An attached file'}:\n\n${Buffer.from(file.data, 'base64').toString('utf8')}`
+}
+
 /** Stands for a file that the provider's API cannot take, so that the model knows that there is one. */
 export function fileNote({ filename, mediaType }: FilePart): string {
   return `[An attached file that cannot be shown here: ${filename ?? 'unnamed'}, ${mediaType}]`

@@ -1,6 +1,14 @@
 import type { Json } from '../core/json.ts'
 import { type MessagePart, toolNameOf, type UserOrAssistantMessage } from '../reply/message.ts'
-import { fileNote, stepsOf, type ToolResult, toolResultsOf } from './conversation.ts'
+import {
+  base64Of,
+  type FilePart,
+  fileNote,
+  stepsOf,
+  type ToolResult,
+  textOfFile,
+  toolResultsOf,
+} from './conversation.ts'
 
 /** A conversation in the words of OpenAI's chat completions. Reasoning is not sent back. */
 export function openaiMessages(messages: UserOrAssistantMessage[], system: string | undefined): Json[] {
@@ -15,13 +23,24 @@ function userMessages(parts: MessagePart[]): Json[] {
   return [{ role: 'user', content: content.length === 1 && first.type === 'text' ? first.text : content }]
 }
 
-type Content = { type: 'text'; text: string } | { type: 'image_url'; image_url: { url: string } }
+type Content =
+  | { type: 'text'; text: string }
+  | { type: 'image_url'; image_url: { url: string } }
+  | { type: 'file'; file: { filename: string; file_data: string } }
 
 function userContent(part: MessagePart): Content[] {
   if (part.type === 'text' && part.text !== '') return [{ type: 'text', text: part.text }]
-  if (part.type !== 'file') return []
-  if (part.mediaType.startsWith('image')) return [{ type: 'image_url', image_url: { url: part.url } }]
-  return [{ type: 'text', text: fileNote(part) }]
+  return part.type === 'file' ? [fileContent(part)] : []
+}
+
+function fileContent(part: FilePart): Content {
+  const text = textOfFile(part)
+  if (text !== null) return { type: 'text', text }
+  if (part.mediaType.startsWith('image')) return { type: 'image_url', image_url: { url: part.url } }
+  if (part.mediaType === 'application/pdf' && base64Of(part) !== null) {
+    return { type: 'file', file: { filename: part.filename ?? 'document.pdf', file_data: part.url } }
+  }
+  return { type: 'text', text: fileNote(part) }
 }
 
 function assistantMessages(parts: MessagePart[]): Json[] {

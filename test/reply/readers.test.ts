@@ -199,6 +199,44 @@ test('the readers send their key, headers, system and body as each provider want
   expect(asked.body.messages[0]).toEqual({ role: 'system', content: 'Be brief.' })
 })
 
+test('the readers send the files that their providers take, texts as text, and of others a note', async () => {
+  provider.script([{ text: 'Hi' }])
+  const file = (mediaType: string, content: string, filename?: string) => ({
+    type: 'file' as const,
+    mediaType,
+    url: `data:${mediaType};base64,${Buffer.from(content).toString('base64')}`,
+    ...(filename === undefined ? {} : { filename }),
+  })
+  const pdf = file('application/pdf', '%PDF')
+  const files = [
+    file('text/csv', 'é;1', 'a.csv'),
+    file('image/svg+xml', '<svg/>'),
+    pdf,
+    file('application/zip', 'PK', 'a.zip'),
+    file('image/tiff', 'II*'),
+  ]
+  const message = { ...userMessage('x'), parts: files }
+  const sent = async (name: 'openai' | 'anthropic') => {
+    await written(writers[name](provider.url), { messages: [message], message })
+    return provider.requests.at(-1)!.body.messages[0].content as object[]
+  }
+  const text = (said: string) => ({ type: 'text', text: said })
+  const texts = [text('a.csv:\n\né;1'), text('An attached file:\n\n<svg/>')]
+  const zip = text('[An attached file that cannot be shown here: a.zip, application/zip]')
+  expect(await sent('openai')).toEqual([
+    ...texts,
+    { type: 'file', file: { filename: 'document.pdf', file_data: pdf.url } },
+    zip,
+    { type: 'image_url', image_url: { url: files[4]!.url } },
+  ])
+  expect(await sent('anthropic')).toEqual([
+    ...texts,
+    { type: 'document', source: { type: 'base64', media_type: 'application/pdf', data: 'JVBERg==' } },
+    zip,
+    text('[An attached file that cannot be shown here: unnamed, image/tiff]'),
+  ])
+})
+
 test('the anthropic reader keeps the signature of the thinking and sends it back', async () => {
   provider.script([{ reasoning: 'Hmm.' }, { text: 'Hi' }])
   const first = await written(writers.anthropic(provider.url))
