@@ -197,7 +197,8 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
       reachedBeyondLoopback ||= !isLoopbackHost(host)
       await engine()
       server = createServer(
-        { requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
+        // A file of 8 MB over half a megabit per second takes two minutes.
+        { requestTimeout: 120_000, headersTimeout: 10_000, keepAliveTimeout: 65_000 },
         (incoming, outgoing) => {
           const answer = async () => before(incoming, outgoing) || (await node(incoming, outgoing))
           answer().catch((error: unknown) => {

@@ -22,6 +22,13 @@ export const limits = {
   /** Waiting in a follower's socket: beyond this nothing is read for it until it has drained. */
   sendBufferBytesMax: 256 * 1024,
   replyBytesMax: 1024 * 1024,
+  fileBytesMax: 8 * 1024 * 1024,
+  filenameCharactersMax: 255,
+  /** Of one session. */
+  filesMax: 1_000,
+  filesBytesMax: 200 * 1024 * 1024,
+  /** Of the files in one prompt: as base64 they are 32 MB, which is what Anthropic takes as a request (November 2026). */
+  promptFileBytesMax: 24 * 1024 * 1024,
 } as const
 
 /** Ids made by a client: of sessions and of messages. `.` and `..` would vanish from a URL's path. */

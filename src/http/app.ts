@@ -7,6 +7,7 @@ import { DatabaseError } from '../store/database.ts'
 import { type Role, roleOf } from '../store/sessions.ts'
 import { controlRoutes } from './control.ts'
 import { eventRoutes } from './events.ts'
+import { fileRoutes } from './files.ts'
 import { messageRoutes } from './messages.ts'
 import type { Authenticate } from './principal.ts'
 import { Problem, problemOf, problemResponse } from './problem.ts'
@@ -20,6 +21,7 @@ export const routes: readonly Route[] = [
   ...controlRoutes,
   ...eventRoutes,
   ...useChatRoutes,
+  ...fileRoutes,
 ]
 
 export type HttpEnv = { Bindings: { outgoing?: ServerResponse } }

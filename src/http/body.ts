@@ -2,6 +2,7 @@
 import type { IncomingMessage } from 'node:http'
 import * as z from 'zod'
 import { cleanText } from '../core/clean.ts'
+import { fileAt } from '../core/file-path.ts'
 import type { Json } from '../core/json.ts'
 import { idPattern, limits } from '../core/limits.ts'
 import { Problem } from './problem.ts'
@@ -53,9 +54,14 @@ function bytesOf(body: unknown): Buffer {
 }
 
 async function readText(request: Request, max: number): Promise<string> {
-  const tooLarge = () => new Problem('too_large', `The body may have at most ${max} bytes.`)
+  return decodeUtf8(await readBytes(request, max, `The body may have at most ${max} bytes.`))
+}
+
+/** The body as it came. More than `max` bytes are refused with this sentence, without waiting for the rest. */
+export async function readBytes(request: Request, max: number, sentence: string): Promise<Buffer> {
+  const tooLarge = () => new Problem('too_large', sentence)
   if (Number(request.headers.get('content-length') ?? 0) > max) throw tooLarge()
-  if (!request.body) return ''
+  if (!request.body) return Buffer.alloc(0)
   const pieces: Uint8Array[] = []
   let bytes = 0
   try {
@@ -69,7 +75,7 @@ async function readText(request: Request, max: number): Promise<string> {
     // The client went away in the middle of it: nobody's fault here, and nobody hears the answer.
     throw new Problem('invalid_request', 'The body broke off.')
   }
-  return decodeUtf8(Buffer.concat(pieces))
+  return Buffer.concat(pieces)
 }
 
 function decodeUtf8(bytes: Uint8Array): string {
@@ -141,16 +147,39 @@ export const idSchema = z.string().regex(idPattern, 'expected 1 to 128 of A-Z a-
 /** Its values are JSON already, and were bounded when the body was read. */
 export const metadataSchema = z.record(z.string(), z.custom<Json>())
 
+export const filenameSchema = z
+  .string()
+  .min(1)
+  .max(limits.filenameCharactersMax)
+  .refine((name) => cleanText(name) === name, 'expected valid Unicode without NUL')
+
+/** As long as the body lets it be, and read by `takeOutFiles`. */
+const dataUrlSchema = z.string().regex(/^data:/i)
+const storedFileSchema = z
+  .string()
+  .max(limits.urlCharactersMax)
+  .refine((url) => fileAt(url) !== null)
+const webUrlSchema = z.url({ protocol: /^https?$/ }).max(limits.urlCharactersMax)
+
+const filePartSchema = z
+  .strictObject({
+    type: z.literal('file'),
+    mediaType: z.string().max(200),
+    url: z.union([dataUrlSchema, storedFileSchema, webUrlSchema], {
+      error: `expected an http or https URL of at most ${limits.urlCharactersMax} characters, a data: URL, or the path of a file of this session`,
+    }),
+    filename: filenameSchema.optional(),
+  })
+  .refine(({ mediaType, url }) => mediaType !== '' || /^data:/i.test(url), {
+    path: ['mediaType'],
+    message: 'expected a type, which only a data: URL says by itself',
+  })
+
 export const partSchema = z.discriminatedUnion(
   'type',
-  [
-    z.strictObject({ type: z.literal('text'), text: z.string().min(1) }),
-    z.strictObject({
-      type: z.literal('file'),
-      mediaType: z.string().min(1).max(200),
-      url: z.url({ protocol: /^https?$/, message: 'expected an http or https URL' }).max(limits.urlCharactersMax),
-      filename: z.string().min(1).max(255).optional(),
-    }),
-  ],
+  [z.strictObject({ type: z.literal('text'), text: z.string().min(1) }), filePartSchema],
   { error: 'expected a part of type "text" or "file"' },
 )
+
+/** As clients send it: files may still be `data:` URLs. What is stored has gone through `takeOutFiles`. */
+export type UserPart = z.infer<typeof partSchema>

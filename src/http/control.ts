@@ -8,6 +8,7 @@ import type { Allowance } from '../store/accept.ts'
 import { type Controlled, edit, type MessageKey, regenerate, retry, selectBranch } from '../store/control.ts'
 import { messagePair, type Pair } from '../store/messages.ts'
 import { idSchema, readBody } from './body.ts'
+import { filePlaceOf } from './files.ts'
 import { contentOf, contentSchema, pairResponse } from './messages.ts'
 import { Problem } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
@@ -38,7 +39,7 @@ async function stopRoute(call: Call): Promise<Response> {
 
 async function editRoute(call: Call): Promise<Response> {
   const body = await readBody(call.request, contentSchema)
-  const content = contentOf(body)
+  const content = await contentOf(filePlaceOf(call), body)
   const { expiresMs, sendsPerMinute: sendsMax } = call.parts
   const ask = { ...content, id: body.id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, sendsMax }
   const edited = await edit(call.parts.database, keyOf(call), ask)

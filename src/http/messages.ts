@@ -14,6 +14,7 @@ import { DatabaseError } from '../store/database.ts'
 import { type MessagePlace, messagePage, type Pair } from '../store/messages.ts'
 import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
 import { withinToken } from './events.ts'
+import { type FilePlace, filePlaceOf, takeOutFiles } from './files.ts'
 import { Problem } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
 import { type Call, json, jsonText, locationOf, type Route, sessionOf } from './route.ts'
@@ -43,7 +44,7 @@ async function send(call: Call): Promise<Response> {
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: id })
   const acceptance = {
     ...sessionOf(call),
-    ...contentOf(body),
+    ...(await contentOf(filePlaceOf(call), body)),
     messageId: id,
     turnId: uuidv7(),
     replyId: uuidv7(),
@@ -102,8 +103,9 @@ export function laneOf(call: Call): string {
   throw new TypeError(`The option lane must answer 'main' or 'author', not ${String(lane)}.`)
 }
 
-/** What a message says, as it is stored, and what a repeated one is compared with. */
-export function contentOf({ text, parts = [{ type: 'text', text: text! }], metadata }: z.infer<typeof contentSchema>) {
+/** What a message says, as it is stored, and what a repeated one is compared with. Its files are stored by then. */
+export async function contentOf(place: FilePlace, { text, parts: said, metadata }: z.infer<typeof contentSchema>) {
+  const parts = said === undefined ? [{ type: 'text', text: text! }] : await takeOutFiles(place, said)
   const body = canonicalJson({ parts: parts as Json[], metadata: metadata ?? null })
   return {
     parts: JSON.stringify(parts),

@@ -18,8 +18,9 @@ import { stopTurn } from '../log/stop.ts'
 import { edit, regenerate, retry } from '../store/control.ts'
 import { messagePair, type Pair } from '../store/messages.ts'
 import { createSession, roleOf } from '../store/sessions.ts'
-import { checked, checkValue, idSchema, partSchema, readJson } from './body.ts'
+import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } from './body.ts'
 import { pairNow, roundOf, type StateAfter, stateAfter } from './control.ts'
+import { filePlaceOf, takeOutFiles } from './files.ts'
 import { acceptSurely, contentOf, interrupt, laneOf, pairResponse } from './messages.ts'
 import { Problem, problemOf, problemResponse } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
@@ -49,7 +50,7 @@ const looseMessage = z.object({
 
 type Asked = {
   id: string
-  parts: Json[]
+  parts: UserPart[]
   metadata: Json | undefined
   regenerates: boolean
   /** What `sendMessage({messageId})` and `regenerate({messageId})` name. */
@@ -62,7 +63,7 @@ async function chat(call: Call): Promise<Response> {
     const inSession = { ...call, params: { sessionId } }
     if (call.parts.isDraining())
       throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: asked.id })
-    const done = await perform(inSession, asked)
+    const done = await perform(inSession, { ...asked, parts: await withoutData(inSession, asked.parts) })
     if ('refused' in done) return await plain(call, done.refused)
     if (wantsJson(call)) return pairResponse(inSession, done.pair, done.headers)
     return tellReplies(inSession, [done.pair], sdkOf(call), done.headers)
@@ -88,8 +89,8 @@ async function readChat(request: Request): Promise<{ sessionId: string; asked: A
   const message = checked(given, looseMessage)
   const parts = message.parts.flatMap(partOf)
   for (const part of parts) checkValue(part)
-  const content = checked(parts, z.array(partSchema).min(1, 'expected text or a file').max(limits.partsMax)) as Json[]
-  if (Buffer.byteLength(JSON.stringify(content)) > limits.requestBytesMax) {
+  const content = checked(parts, z.array(partSchema).min(1, 'expected text or a file').max(limits.partsMax))
+  if (Buffer.byteLength(JSON.stringify(content.filter((part) => !isData(part)))) > limits.requestBytesMax) {
     throw new Problem('too_large', `A message may have at most ${limits.requestBytesMax} bytes.`)
   }
   const metadata = message.metadata as Json | undefined
@@ -105,6 +106,27 @@ async function readChat(request: Request): Promise<{ sessionId: string; asked: A
       named: body.messageId ?? undefined,
     },
   }
+}
+
+const isData = (part: UserPart) => part.type === 'file' && /^data:/i.test(part.url)
+
+/** Before anything is compared: what is stored has paths, and so has what the client means by the same files. */
+async function withoutData(call: Call, parts: UserPart[]): Promise<UserPart[]> {
+  const place = filePlaceOf(call)
+  try {
+    return await takeOutFiles(place, parts)
+  } catch (error) {
+    if (!(error instanceof Problem) || error.code !== 'not_found') throw error
+    await makeSession(call)
+    return await takeOutFiles(place, parts)
+  }
+}
+
+/** A chat begins with its first message. A foreign one is not found. */
+async function makeSession(call: Call): Promise<void> {
+  const { tenantId, sessionId: id, userId } = sessionOf(call)
+  const ask = { tenantId, id, userId, title: null, metadata: {} }
+  if ((await createSession(call.parts.database, ask)).outcome === 'conflict') throw new Problem('not_found')
 }
 
 function roleIn(message: Json | undefined): unknown {
@@ -149,23 +171,26 @@ function pairOf(call: Call, messageId: string): Promise<Pair | null> {
 }
 
 function saysSame({ message }: Pair, { parts }: Asked): boolean {
-  return canonicalJson(message.parts as Json) === canonicalJson(parts)
+  return canonicalJson(message.parts as Json) === canonicalJson(parts as Json[])
 }
 
 const idCharactersKept = 90
 
 function editedId({ id, parts }: Asked): string {
-  const says = createHash('sha256').update(canonicalJson(parts)).digest('base64url').slice(0, 22)
+  const says = createHash('sha256')
+    .update(canonicalJson(parts as Json[]))
+    .digest('base64url')
+    .slice(0, 22)
   return `${id.slice(0, idCharactersKept)}~${says}`
 }
 
 async function send(call: Call, asked: Asked): Promise<StateAfter> {
-  const { tenantId, sessionId, userId } = sessionOf(call)
-  const { database, expiresMs, sendsPerMinute, wakeups } = call.parts
+  const { tenantId, sessionId } = sessionOf(call)
+  const { expiresMs, sendsPerMinute, wakeups } = call.parts
   const { id, parts, metadata } = asked
   const acceptance = {
     ...sessionOf(call),
-    ...contentOf({ id, parts: parts as never, metadata: metadata as never }),
+    ...(await contentOf(filePlaceOf(call), { id, parts, metadata: metadata as never })),
     messageId: id,
     turnId: uuidv7(),
     replyId: uuidv7(),
@@ -176,8 +201,7 @@ async function send(call: Call, asked: Asked): Promise<StateAfter> {
   }
   let accepted = await acceptSurely(call, acceptance)
   if (accepted.outcome === 'not_found') {
-    const created = await createSession(database, { tenantId, id: sessionId, userId, title: null, metadata: {} })
-    if (created.outcome === 'conflict') throw new Problem('not_found')
+    await makeSession(call)
     accepted = await acceptSurely(call, acceptance)
   }
   switch (accepted.outcome) {
@@ -233,7 +257,7 @@ async function retryOf(call: Call, { message }: Pair): Promise<StateAfter> {
 async function editTo(call: Call, { message }: Pair, asked: Asked): Promise<StateAfter> {
   const { expiresMs, sendsPerMinute: sendsMax, database } = call.parts
   const id = editedId(asked)
-  const content = contentOf({ id, parts: asked.parts as never, metadata: asked.metadata as never })
+  const content = await contentOf(filePlaceOf(call), { id, parts: asked.parts, metadata: asked.metadata as never })
   const ask = { ...content, id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, sendsMax }
   const edited = await edit(database, keyOf(call, message.id), ask)
   return await stateAfter(call, edited, edited.messageId ?? message.id)

@@ -19,7 +19,8 @@ export type ReplyContext = {
   /**
    * The conversation up to and including `message`, oldest first. What may follow is there after a takeover: the partial
    * assistant message with `replyId` where `stepsDone` is not 0, which holds the finished steps and is to be continued;
-   * and what was handed over (`steering`), before it where one of its steps was told of it, else after it.
+   * and what was handed over (`steering`), before it where one of its steps was told of it, else after it. Files that
+   * users sent are `data:` URLs, of 24 MB together at most: the newest, and a line of text for each that was left out.
    */
   messages: UserOrAssistantMessage[]
   /** The user's message that is being answered. */

@@ -7,6 +7,7 @@ import { point } from '#points'
 import type { Chunk } from '../core/chunk.ts'
 import { cleanUsage } from '../core/clean.ts'
 import { ReplyError } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
 import type { StepUsage } from '../core/message.ts'
 import { readReply } from '../reply/chunks.ts'
 import { classify } from '../reply/classify.ts'
@@ -20,6 +21,7 @@ import { type Claimed, checkpointIfHeld } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, beginAttempt, pushChunk } from './attempt.ts'
 import { endAttempt, reportLate, type Went, wentBy } from './attempt-end.ts'
+import { openPromptFiles, type PromptFiles } from './prompt-files.ts'
 import { startWatchdog } from './watchdog.ts'
 
 /** Resolves when the attempt has ended in one way or another; never rejects. `handover` aborted: give the turn back. */
@@ -100,10 +102,16 @@ async function promptOf(options: AttemptOptions, attempt: Attempt): Promise<Repl
     askAgain(() => promptMessages(database, claimed), log.ended),
     askAgain(() => promptSession(database, tenantId, sessionId), log.ended),
   ])
-  const before = rows.filter((row) => !row.steered).map(replyMessage)
+  const files = openPromptFiles(database, claimed, {
+    bytesMax: limits.promptFileBytesMax,
+    until: log.ended,
+    onLeftOut: (count) => options.log('files left out of a prompt', { turnId, attempt: claimed.attempt, count }),
+  })
+  const all = await files.give(rows.map(replyMessage))
+  const before = all.filter((_, at) => !rows[at]!.steered)
   const message = before.at(-1)
   if (!session || message?.id !== messageId) throw new ReplyError('internal', 'the session was deleted')
-  const steered = rows.filter((row) => row.steered).map(replyMessage)
+  const steered = all.filter((_, at) => rows[at]!.steered)
   const asked = {
     messages: [...before, ...steered],
     message,
@@ -126,21 +134,22 @@ async function promptOf(options: AttemptOptions, attempt: Attempt): Promise<Repl
     ],
     stepsDone: checkpoint?.step ?? 0,
     signal: stop.signal,
-    steering: () => takeSteering(options, attempt, asked),
+    steering: () => takeSteering(options, attempt, asked, files),
     usage: (report) => noteUsage(database, attempt, report),
   }
 }
 
 /** Those that the reply has not been given yet. They stand in what it was asked, too: its app is told of the whole. */
-async function takeSteering(options: AttemptOptions, attempt: Attempt, asked: Asked) {
+async function takeSteering(options: AttemptOptions, attempt: Attempt, asked: Asked, files: PromptFiles) {
   const { claimed, log, handedAt } = attempt
   await point('steer.send')
   const { messages, events } = await askAgain(() => takeSteeringIfHeld(options.database, claimed), log.ended)
   await point('steer.answered')
   for (const event of events) options.onEvent(claimed, event)
-  const fresh = messages
-    .filter(({ id }) => !handedAt.has(id))
-    .map((message) => replyMessage({ role: 'user', ...message }))
+  const isFresh = ({ id }: { id: string }) => !handedAt.has(id)
+  const given = await files.give(messages.filter(isFresh).map((message) => replyMessage({ role: 'user', ...message })))
+  // Asked twice at a time, both were answered with them.
+  const fresh = given.filter(isFresh)
   // After the database's answer: the end of a step that came before the question has been taken in meanwhile.
   for (const { id } of fresh) handedAt.set(id, attempt.step)
   asked.messages.push(...fresh)

@@ -5,6 +5,7 @@
  *   turns  2  claims and outcomes, which nobody's command makes wait
  *   accept 2  what clients ask for: messages coming in, and commands on them. They wait for a session's lock, up to 2 s
  *   read   4  followers, snapshots, history (what is left of `poolMax`)
+ *   files  2  contents of files, a few MB at a time; closed when they have had nothing to do for a while
  *   listen 1  notifications, held by `listen`
  *   (one)     transactions: migrations at the start, a new epoch, a runner's look at statistics; closed when it has had
  *             nothing to do for a while
@@ -14,7 +15,7 @@
  */
 import pg from 'pg'
 
-export type Purpose = 'flush' | 'turns' | 'accept' | 'read'
+export type Purpose = 'flush' | 'turns' | 'accept' | 'read' | 'files'
 
 /** A statement is prepared once per connection under its name; values are always parameters. */
 export type Statement = { name: string; text: string }
@@ -84,6 +85,7 @@ export function openDatabase(
     turns: pool(2, hotSettings),
     accept: pool(2, hotSettings),
     read: pool(Math.max(1, options.poolMax - 5), hotSettings),
+    files: pool(2, hotSettings, coldIdleMs),
   }
   const cold = pool(1, common, coldIdleMs)
   let closed: Promise<void> | undefined

@@ -57,6 +57,23 @@ const place = (at: string, id = 's') => Buffer.from(JSON.stringify([at, id])).to
 /** Route, what is wrong with it, the request, and what the answer's `detail` has to say. */
 type Bad = [path: string, what: string, init: RequestInit, detail: RegExp, status?: number]
 const send = '/v1/sessions/:s/messages'
+/** As the URL of a file in a message. */
+const fileUrls: [what: string, url: string, detail: RegExp, status?: number][] = [
+  ['a data URL without content', 'data:text/plain', /"parts.1.url": this data: URL cannot be read/],
+  ['a data URL that is no base64', `data:text/plain;base64,${secret}!`, /"parts.1.url": this data: URL cannot be read/],
+  ['a data URL that was cut', 'data:text/plain;base64,aGVsb', /"parts.1.url": this data: URL cannot be read/],
+  ['a data URL with broken escapes', 'data:text/plain,%F', /"parts.1.url": this data: URL cannot be read/],
+  ['a data URL whose type is none', 'data:text,hello', /"parts.1.url": this data: URL cannot be read/],
+  ['a data URL of nothing', 'data:text/plain,', /"parts.1.url": the file is empty/],
+  ['a data URL of another type', 'data:text/html;base64,aGk=', /"parts.1.mediaType": expected the type that/],
+  [
+    'a file of another session',
+    `/v1/sessions/other/files/${'a'.repeat(43)}`,
+    /"parts.1.url": this session has no such file/,
+  ],
+  ['a path that is no file’s', '/v1/sessions', /"parts.1.url": expected an http/],
+  ['a file on another host', `//evil.example/v1/sessions/s/files/${'a'.repeat(43)}`, /"parts.1.url": expected an http/],
+]
 const bad: Bad[] = [
   [send, 'no body', { method: 'POST', headers: json }, /not valid JSON/],
   [send, 'no JSON', raw(`{"id":"${secret}"`), /not valid JSON/],
@@ -160,6 +177,37 @@ const bad: Bad[] = [
   [send, 'no content type', raw('{}', { 'content-type': '' }), /expected content-type application\/json, got none/i],
   [send, 'too many bytes', post({ id: 'a', text: 'x'.repeat(limits.requestBytesMax) }), /at most 262144 bytes/, 413],
   [send, 'too many bytes in chunks', chunked(limits.requestBytesMax + 16_384), /at most 262144 bytes/, 413],
+  ...fileUrls.map(([what, url, detail, status = 400]): Bad => {
+    const parts = [
+      { type: 'text', text: 'look' },
+      { type: 'file', mediaType: 'text/plain', url },
+    ]
+    return [send, what, post({ id: 'a', parts }), detail, status]
+  }),
+  [
+    send,
+    'a file of no type',
+    post({ id: 'a', parts: [{ type: 'file', mediaType: '', url: 'https://a.example' }] }),
+    /"parts.0.mediaType"/,
+  ],
+  ['/v1/sessions/:s/files', 'no file', raw('', { 'content-type': 'text/plain' }), /file is empty/],
+  ['/v1/sessions/:s/files', 'no type', raw('x', { 'content-type': '' }), /content-type that it has, got none/],
+  ['/v1/sessions/:s/files', 'a type that is none', raw('x', { 'content-type': 'png' }), /got "png"/],
+  [
+    '/v1/sessions/:s/files',
+    'a form',
+    raw('x', { 'content-type': 'multipart/form-data; boundary=x' }),
+    /the file itself/,
+  ],
+  [
+    '/v1/sessions/:s/files',
+    'a text from another site',
+    raw('x', { 'content-type': 'text/plain', 'sec-fetch-site': 'cross-site' }),
+    /the file itself/,
+  ],
+  ['/v1/sessions/:s/files?filename=', 'no name', raw('x', { 'content-type': 'text/plain' }), /"filename"/],
+  ['/v1/sessions/:s/files?filename=%00', 'a NUL', raw('x', { 'content-type': 'text/plain' }), /"filename".*NUL/],
+  ['/v1/sessions/:s/files/none', 'a file that cannot be', {}, /nothing here/, 404],
   ['/v1/sessions', 'an id with a slash', post({ id: 'a/b' }), /"id": expected 1 to 128 of/],
   ['/v1/sessions', 'a title that is a number', post({ title: 1 }), /"title".*expected string, received number/],
   ['/v1/sessions', 'an empty title', post({ title: '' }), /"title".*>=1 characters/],
@@ -295,6 +343,9 @@ const fuzzed: [string, string][] = [
   ['GET', '/v1/sessions/:s'],
   ['GET', '/v1/sessions/:s/messages'],
   ['GET', '/v1/sessions/:s/events'],
+  ['POST', '/v1/sessions/:s/files'],
+  ['GET', '/v1/sessions/:s/files'],
+  ['GET', '/v1/sessions/:s/files/x'],
 ]
 
 test('whatever is sent, each route answers with a success or a problem document, never a 5xx', {

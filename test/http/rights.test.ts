@@ -21,6 +21,8 @@ type Row = {
   stranger?: number
 }
 
+const newFile = () => ({ file: randomUUID() })
+
 const matrix: Record<string, Row> = {
   'sessions.create': { right: 'none', asks: [{ body: () => ({}), ok: 201 }] },
   'sessions.list': { right: 'none', asks: [{ ok: 200 }, { query: '?changedSince=2020-01-01T00:00:00Z', ok: 200 }] },
@@ -59,6 +61,15 @@ const matrix: Record<string, Row> = {
   },
   'chat.resume': { right: 'read', asks: [{ ok: 200 }], stranger: 204 },
   'chat.stop': { right: 'write', asks: [{ body: () => ({}), ok: 200 }] },
+  'files.upload': {
+    right: 'write',
+    asks: [
+      { body: newFile, ok: 201 },
+      { query: '?filename=a.json', body: newFile, ok: 201 },
+    ],
+  },
+  'files.list': { right: 'read', asks: [{ ok: 200 }] },
+  'files.serve': { right: 'read', asks: [{ ok: 200 }] },
   'events.follow': {
     right: 'read',
     asks: [
@@ -140,7 +151,7 @@ async function makeCallers(): Promise<Caller[]> {
   ]
 }
 
-type Place = { sessionId: string; messageId: string }
+type Place = { sessionId: string; messageId: string; fileId: string }
 type Answer = { status: number; text: string; headers: string[] }
 
 /** Ann's session with a member and a reader, and zoe's, each with a message. */
@@ -150,7 +161,13 @@ async function makePlaces(): Promise<{ own: Place; foreign: Place }> {
     const sessionId = await api.createSession(randomUUID())
     const messageId = randomUUID()
     await api.send(sessionId, 'hello', messageId)
-    return { sessionId, messageId }
+    const file = await api.request(`/v1/sessions/${sessionId}/files`, {
+      method: 'POST',
+      headers: { 'content-type': 'text/plain' },
+      body: `of ${userId}`,
+    })
+    const { id: fileId } = (await file.json()) as { id: string }
+    return { sessionId, messageId, fileId }
   }
   const [own, foreign] = [await place('ann'), await place('zoe')]
   await sql.query(
@@ -162,7 +179,7 @@ async function makePlaces(): Promise<{ own: Place; foreign: Place }> {
 }
 
 async function ask(route: Route, { headers, query = '', body }: Row['asks'][number], caller: Caller, place: Place) {
-  const path = route.path.replace(':sessionId', place.sessionId).replace(':messageId', place.messageId)
+  const path = Object.entries(place).reduce((path, [name, id]) => path.replace(`:${name}`, id), route.path)
   const control = new AbortController()
   const response = await fetch(`${url}${path}${query}`, {
     method: route.method,
@@ -188,12 +205,12 @@ test.each(routes.map((route) => [route.name, route] as const))(
   async (name, route) => {
     const row = matrix[name]!
     const concernsSession = route.path.includes(':sessionId')
-    const missing: Place = { sessionId: randomUUID(), messageId: randomUUID() }
+    const missing: Place = { sessionId: randomUUID(), messageId: randomUUID(), fileId: randomUUID() }
     for (const each of row.asks) {
       const { own, foreign } = await makePlaces()
       const before = await rowsOf(foreign.sessionId)
-      const childMissing: Place = { sessionId: own.sessionId, messageId: missing.messageId }
-      const childForeign: Place = { sessionId: own.sessionId, messageId: foreign.messageId }
+      const childMissing: Place = { ...missing, sessionId: own.sessionId }
+      const childForeign: Place = { ...foreign, sessionId: own.sessionId }
       for (const caller of callers) {
         const answers = {
           foreign: await ask(route, each, caller, foreign),
@@ -207,7 +224,7 @@ test.each(routes.map((route) => [route.name, route] as const))(
           caller: caller.name,
           ...expected(caller, row.right, caller.role === 'member' ? (each.ofAnother ?? each.ok) : each.ok, {
             concernsSession,
-            hasChild: route.path.includes(':messageId'),
+            hasChild: route.path.includes(':messageId') || route.path.includes(':fileId'),
             stranger: row.stranger ?? 404,
           }),
         })
@@ -246,7 +263,7 @@ function expected(
 
 /** Everything that is stored of a session. */
 async function rowsOf(sessionId: string): Promise<unknown[]> {
-  const tables = ['sessions', 'members', 'messages', 'turns', 'events']
+  const tables = ['sessions', 'members', 'messages', 'turns', 'events', 'files']
   const found: unknown[] = []
   for (const table of tables) {
     const column = table === 'sessions' ? 'id' : 'session_id'

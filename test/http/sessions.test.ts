@@ -160,7 +160,9 @@ test('delete takes everything that was said away, tells followers, and later req
     { text: 'reply' },
   ])
   const watcher = ann.watch(session)
-  await ann.send(session, 'hi', 'm1')
+  const file = { type: 'file', mediaType: 'text/plain', url: 'data:text/plain,hello' }
+  await ann.send(session, '', 'm1', { text: undefined, parts: [file] })
+  expect(await tables.countsOf(session)).toMatchObject({ files: 1 })
   await watcher.until(({ type }) => type === 'chunk')
   expect(
     await tables.query('select count(*)::int as n from holdfast.chunks c join holdfast.turns t on t.id = c.turn_id'),
@@ -173,7 +175,14 @@ test('delete takes everything that was said away, tells followers, and later req
   await eventually(async () => watcher.connections > 2)
   await watcher.close()
   expect((await polling).frames).toContainEqual({ type: 'reset', reason: 'gone' })
-  expect(await tables.countsOf(session)).toEqual({ sessions: 0, members: 0, messages: 0, turns: 0, events: 0 })
+  expect(await tables.countsOf(session)).toEqual({
+    sessions: 0,
+    members: 0,
+    messages: 0,
+    turns: 0,
+    events: 0,
+    files: 0,
+  })
   for (const [path, init] of [
     ['', {}],
     ['', { method: 'DELETE' }],

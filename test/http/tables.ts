@@ -10,7 +10,7 @@ export type Tables = {
   close(): Promise<void>
 }
 
-const bySession = ['members', 'messages', 'turns', 'events']
+const bySession = ['members', 'messages', 'turns', 'events', 'files']
 
 export async function openTables(url: string): Promise<Tables> {
   const client = new Client({ connectionString: url })

@@ -1,9 +1,11 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
+import { isDeepStrictEqual } from 'node:util'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import type { SdkMajor } from '../../src/core/ui-chunks.ts'
 import { writtenAgain } from '../../src/core/ui-stream.ts'
 import { type Reply, ReplyError } from '../../src/index.ts'
 import { type Chat, openChat } from '../support/chat.ts'
+import { apiOf } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { startProxy, type TcpProxy } from '../support/proxy.ts'
 import { sdkChat, shownBy, textOf } from './sdk.ts'
@@ -185,6 +187,41 @@ describe.each(majors)('useChat of AI SDK %i, unmodified', (major) => {
     expect(shownBy(chat)).toEqual(await stored(scene))
   })
 
+  it('a file that it sends is stored once, is its path to others, and the same message again is the same (P90, P96)', async () => {
+    const given: object[] = []
+    const reply: Reply = ({ message }) => {
+      given.push(message.parts)
+      return `Reply ${given.length}`
+    }
+    const { url, ann } = await openChat({ reply })
+    const id = randomUUID()
+    const chat = await sdkChat(major, { url, id })
+    const data = `data:image/png;base64,${randomBytes(1_000_000).toString('base64')}`
+    const files = [{ type: 'file', mediaType: 'image/png', url: data, filename: 'a.png' }]
+    const again = async (message: object, named: object = {}) => {
+      const body = { id, messages: [message], trigger: 'submit-message', ...named }
+      const response = await ann.request('/api/chat', { method: 'POST', body: JSON.stringify(body) })
+      return response.ok && (await response.text()).includes(`Reply ${given.length}`)
+    }
+    await chat.sendMessage({ text: 'look', files })
+    const [first] = chat.messages
+    expect(await again(first!)).toBe(true)
+    // Edited, with the file as the client still has it.
+    await chat.sendMessage({ text: 'look again', files, messageId: first!.id })
+    expect([chat.status, textOf(chat.messages[1])]).toEqual(['ready', 'Reply 2'])
+    expect(await again(chat.messages[0]!, { messageId: first!.id })).toBe(true)
+    const said = (text: string) => [...files, { type: 'text', text }]
+    expect(isDeepStrictEqual(given, [said('look'), said('look again')])).toBe(true)
+    const list = await ann.request(`/v1/sessions/${id}/files`)
+    const { data: listed } = (await list.json()) as { data: { url: string }[] }
+    expect(listed).toHaveLength(1)
+    // As a page that was loaded again has it.
+    const [shown] = (await ann.snapshot(id)).messages
+    expect(shown!.parts[0]).toEqual({ ...files[0], url: listed[0]!.url })
+    expect(await again({ id: shown!.id, role: 'user', parts: shown!.parts })).toBe(true)
+    expect(given).toHaveLength(2)
+  })
+
   it('a second message while a reply is written waits its turn and is held open (R2.6)', async () => {
     const scene = await openScene()
     const chat = await sdkChat(major, { url: scene.url, id: scene.id })
@@ -274,6 +311,23 @@ describe('POST /api/chat', () => {
       expect(await response.text()).toMatch(sentence)
     }
     expect((await scene.ann.request(`/v1/sessions/${scene.id}`)).status).toBe(404)
+  })
+
+  it('stores no file in a foreign chat, and says nothing else of it than of a message (I15)', async () => {
+    const scene = await openScene()
+    await scene.ann.createSession(scene.id)
+    const zoe = await apiOf(scene.url, 'zoe')
+    const file = { type: 'file', mediaType: 'text/plain', url: 'data:text/plain,hello' }
+    const asked = (parts: object[]) =>
+      zoe.request('/api/chat', {
+        method: 'POST',
+        body: JSON.stringify({ id: scene.id, messages: [{ id: 'm1', role: 'user', parts }] }),
+      })
+    const [withFile, withText] = [await asked([file]), await asked([{ type: 'text', text: 'hello' }])]
+    expect([withFile.status, await withFile.text()]).toEqual([withText.status, await withText.text()])
+    expect(withFile.status).toBe(404)
+    const files = await scene.ann.request(`/v1/sessions/${scene.id}/files`)
+    expect(await files.json()).toMatchObject({ data: [] })
   })
 
   it('reads nothing of the history but the last message: 5 MB of it, as deep as it likes', async () => {
