@@ -3,6 +3,8 @@ export const limits = {
   requestBytesMax: 256 * 1024,
   /** On `/api/chat`, where a client sends its whole history each time. */
   chatRequestBytesMax: 16 * 1024 * 1024,
+  /** Of all bodies that a process is reading: sixteen files of the largest size. */
+  bodiesBytesMax: 128 * 1024 * 1024,
   jsonDepthMax: 32,
   idCharactersMax: 128,
   partsMax: 64,

@@ -57,6 +57,9 @@ async function readText(request: Request, max: number): Promise<string> {
   return decodeUtf8(await readBytes(request, max, `The body may have at most ${max} bytes.`))
 }
 
+/** Of bodies that are being read at this moment. Who sends slowly holds no more than they have sent. */
+let beingRead = 0
+
 /** The body as it came. More than `max` bytes are refused with this sentence, without waiting for the rest. */
 export async function readBytes(request: Request, max: number, sentence: string): Promise<Buffer> {
   const tooLarge = () => new Problem('too_large', sentence)
@@ -67,15 +70,25 @@ export async function readBytes(request: Request, max: number, sentence: string)
   try {
     for await (const piece of request.body as unknown as AsyncIterable<Uint8Array>) {
       bytes += piece.byteLength
+      beingRead += piece.byteLength
       if (bytes > max) throw tooLarge()
+      if (beingRead > limits.bodiesBytesMax) throw tooManyBodies()
       pieces.push(piece)
     }
   } catch (error) {
     if (error instanceof Problem) throw error
     // The client went away in the middle of it: nobody's fault here, and nobody hears the answer.
     throw new Problem('invalid_request', 'The body broke off.')
+  } finally {
+    beingRead -= bytes
   }
   return Buffer.concat(pieces)
+}
+
+function tooManyBodies(): Problem {
+  return new Problem('rate_limited', 'Too much is being uploaded to this server at the moment. Send it again later.', {
+    retryAfterMs: 1_000,
+  })
 }
 
 function decodeUtf8(bytes: Uint8Array): string {

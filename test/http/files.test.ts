@@ -1,5 +1,6 @@
 /** Files of a session: taken out of messages or uploaded, stored once, served safely, and gone with the session. */
 import { createHash, randomBytes } from 'node:crypto'
+import { request } from 'node:http'
 import { Client } from 'pg'
 import { expect, onTestFinished, test } from 'vitest'
 import { limits } from '../../src/core/limits.ts'
@@ -9,6 +10,7 @@ import { openChat } from '../support/chat.ts'
 import { type Api, apiOf, type Problem } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { freshDatabase } from '../support/postgres.ts'
+import { tokenOf } from '../support/server.ts'
 import { openTables } from './tables.ts'
 
 type Stored = { id: string; url: string; mediaType: string; size: number }
@@ -339,4 +341,27 @@ test('behind a base path the part has the path as clients reach it, also where t
   expect((await bytesOf(await fetch(`${url}${path}`))).equals(png)).toBe(true)
   const older = filePart('image/png', path.replace('/chat', '/before/that'))
   expect((await ann.send(session, '', 'm2', parts(older))).message.parts[1]!.url).toBe(path)
+})
+
+test('so much is read into memory at a time: more is told to come later, and has room when senders go away (P95)', async () => {
+  const { url, session, upload, rows } = await openFiles()
+  const most = limits.fileBytesMax
+  const authorization = `Bearer ${await tokenOf('ann')}`
+  const headers = { authorization, 'content-type': 'image/png', 'content-length': most }
+  // All but the last byte: the server holds what was sent, and waits.
+  const slow = Array.from({ length: limits.bodiesBytesMax / most }, () => {
+    const asked = request(`${url}/v1/sessions/${session}/files`, { method: 'POST', headers })
+    asked.on('error', () => undefined)
+    asked.write(Buffer.alloc(most - 1))
+    return asked
+  })
+  const small = Buffer.alloc(1_000, 'y')
+  const refused = await eventually(async () => {
+    const response = await upload(small)
+    return response.status === 429 && (await problemOf(response))
+  })
+  expect(refused).toMatchObject({ code: 'rate_limited', retryAfterMs: 1_000, retryable: true })
+  for (const each of slow) each.destroy()
+  await eventually(async () => (await upload(small)).ok)
+  expect((await rows()).map(({ size }) => size)).toEqual([1_000])
 })

@@ -8,6 +8,7 @@ import { failureOf } from '../../src/core/errors.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
 import { appendIfHeld, renewIfHeld, stillHeld } from '../../src/store/chunks.ts'
 import { type Database, hotSettings, type Statement } from '../../src/store/database.ts'
+import { fileContent, fileOfMember, fileSizes, filesThere, listFiles, storeFile } from '../../src/store/files.ts'
 import { pollFollowed, readNow, readPage, snapshotRow } from '../../src/store/log.ts'
 import { messagePage, messagePair, promptMessages } from '../../src/store/messages.ts'
 import { isFirstUntitledReply, roleOf, stillMembers } from '../../src/store/sessions.ts'
@@ -96,6 +97,8 @@ async function fill({ query }: Stored, sessions: number): Promise<void> {
     select tenant_id, session_id, position + k, 'x', id, position, 1, '{}' from holdfast.turns, generate_series(0, 2) k`)
   await query(`insert into holdfast.chunks (tenant_id, turn_id, attempt, index, n, data)
     select tenant_id, id, 1, k, 1, '[]' from holdfast.turns, generate_series(0, 1) k`)
+  await query(`insert into holdfast.files (tenant_id, session_id, id, media_type, bytes, author)
+    select tenant_id, id, 'f', 'text/plain', 'f', 'u1' from holdfast.sessions`)
   await query('analyze')
 }
 
@@ -144,6 +147,13 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   await roleOf(spy, tenantId, session!, userId)
   await stillMembers(spy, [place])
   await isFirstUntitledReply(spy, { ...place, seq: 3 })
+  const file = { ...place, fileId: 'a', mediaType: 'text/plain', filename: null, bytes: Buffer.from('a') }
+  await storeFile(spy, { ...file, filesMax: 10, bytesMax: 10 })
+  await filesThere(spy, { ...place, fileIds: ['a'] })
+  await fileOfMember(spy, { ...file, withBytes: true })
+  await listFiles(spy, place)
+  await fileSizes(spy, place, ['a'])
+  await fileContent(spy, place, 'a')
   await turnsStopping(spy, 10)
   await repair(spy, 10)
   await sweep(spy, 10)
@@ -193,6 +203,8 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('requeue', [...key, 'error', null, 0, '[]'])
   await call('fail', [...key, '{}', '[]', null, null, '[]'])
   await call('report', [key[0], key[1], userId, key[2], key[3], '[]'])
+  await call('store_file', [tenantId, 'q0', userId, 'a', 'text/plain', null, Buffer.from('a'), 10, 10])
+  await call('delete_session', [tenantId, 'q1', userId])
   await call('give_title', [tenantId, 'q0', 'a title'])
   await call('stop', [...key, 0, '[]', null, null, userId, null, true, null, 1])
   const toWithdraw = keyOf({ ...waiting, attempt: 0 })
