@@ -10,7 +10,16 @@ import { point } from '#points'
 import { fileAt, filePath } from '../core/file-path.ts'
 import { limits } from '../core/limits.ts'
 import type { Database } from '../store/database.ts'
-import { fileOfMember, filesThere, type ListedFile, listFiles, type ServedFile, storeFile } from '../store/files.ts'
+import {
+  fileOfMember,
+  fileSliceBytes,
+  fileSliceOfMember,
+  filesThere,
+  type ListedFile,
+  listFiles,
+  type StoredFile,
+  storeFile,
+} from '../store/files.ts'
 import { filenameSchema, readBytes, readQuery, type UserPart } from './body.ts'
 import { mediaTypeOf, readDataUrl } from './data-url.ts'
 import { Problem } from './problem.ts'
@@ -144,15 +153,37 @@ async function list(call: Call): Promise<Response> {
 }
 
 async function serve(call: Call): Promise<Response> {
-  const { database, ...place } = filePlaceOf(call)
+  const place = filePlaceOf(call)
   const fileId = call.params.fileId!
   const etag = `"${fileId}"`
   const isKnown = (call.request.headers.get('if-none-match') ?? '').split(/\s*,\s*(?:W\/)?|^W\//).includes(etag)
-  const withBytes = !isKnown && call.request.method !== 'HEAD'
-  const file = await fileOfMember(database, { ...place, fileId, withBytes })
+  const file = await fileOfMember(place.database, { ...place, fileId })
   if (file === null) throw new Problem('not_found')
   if (isKnown) return new Response(null, { status: 304, headers: { etag, ...cached } })
-  return new Response(file.bytes as Uint8Array<ArrayBuffer> | null, { headers: { etag, ...cached, ...served(file) } })
+  const body = call.request.method === 'HEAD' ? null : slices(call, fileId, file.size)
+  return new Response(body, { headers: { etag, ...cached, ...served(file) } })
+}
+
+/**
+ * Each is judged anew. Where there is none any more, or the database fails, the connection breaks off before
+ * `content-length`. Node's response is ended by itself: of an error in the stream its glue prints the whole.
+ */
+function slices(call: Call, fileId: string, size: number): ReadableStream<Uint8Array> {
+  const { database, ...place } = filePlaceOf(call)
+  let from = 0
+  return new ReadableStream({
+    async pull(controller) {
+      const bytes = await fileSliceOfMember(database, { ...place, fileId, from }).catch(() => null)
+      if (bytes === null) {
+        if (call.outgoing) call.outgoing.destroy()
+        else controller.error(new Error('The file cannot be read any more.'))
+        return
+      }
+      controller.enqueue(bytes)
+      from += fileSliceBytes
+      if (from >= size) controller.close()
+    },
+  })
 }
 
 /** A path stands for one content for ever. Kept by the user's own device, and used only for who asked for it. */
@@ -166,7 +197,7 @@ const cached = { 'cache-control': 'private, max-age=86400, immutable', vary: 'au
 const inline = new Set(['image/png', 'image/jpeg', 'image/gif', 'image/webp', 'image/avif', 'text/plain'])
 const isInline = (mediaType: string) => inline.has(mediaType) || /^(?:audio|video)\/[\w-]+$/.test(mediaType)
 
-function served({ mediaType, filename, size }: ServedFile): Record<string, string> {
+function served({ mediaType, filename, size }: StoredFile): Record<string, string> {
   const how = isInline(mediaType) ? 'inline' : 'attachment'
   const name = filename === null ? '' : `; filename*=UTF-8''${escaped(filename)}`
   return {

@@ -6,7 +6,7 @@
 import { fileAt } from '../core/file-path.ts'
 import type { MessagePart, UserOrAssistantMessage } from '../reply/message.ts'
 import type { Database } from '../store/database.ts'
-import { fileContent, fileSizes } from '../store/files.ts'
+import { fileSlice, fileSliceBytes, promptFiles } from '../store/files.ts'
 import { askAgain } from './ask-again.ts'
 
 export type PromptFiles = {
@@ -22,10 +22,14 @@ export function openPromptFiles(
   let left = options.bytesMax
   const urls = new Map<string, string>()
 
-  const read = async (fileId: string) => {
-    if (urls.has(fileId)) return
-    const file = await askAgain(() => fileContent(database, session, fileId), options.until)
-    if (file) urls.set(fileId, `data:${file.mediaType};base64,${file.bytes.toString('base64')}`)
+  const read = async (fileId: string, { mediaType, size }: { mediaType: string; size: number }) => {
+    let url = `data:${mediaType};base64,`
+    for (let from = 0; from < size; from += fileSliceBytes) {
+      const bytes = await askAgain(() => fileSlice(database, session, fileId, from), options.until)
+      if (bytes === null) return undefined
+      url += bytes.toString('base64')
+    }
+    return url
   }
 
   return {
@@ -33,15 +37,16 @@ export function openPromptFiles(
       const asked = messages.flatMap(filesIn(session.sessionId))
       if (asked.length === 0) return messages
       const ids = [...new Set(asked.map(({ fileId }) => fileId))]
-      const sizes = await askAgain(() => fileSizes(database, session, ids), options.until)
+      const there = await askAgain(() => promptFiles(database, session, ids), options.until)
       const given = new Map<MessagePart, string>()
       for (const { part, fileId } of asked.reverse()) {
-        const size = sizes.get(fileId) ?? Number.POSITIVE_INFINITY
-        if (size > left) continue
-        left -= size
-        await read(fileId)
-        const url = urls.get(fileId)
-        if (url !== undefined) given.set(part, url)
+        const file = there.get(fileId)
+        if (file === undefined || file.size > left) continue
+        left -= file.size
+        const url = urls.get(fileId) ?? (await read(fileId, file))
+        if (url === undefined) continue
+        urls.set(fileId, url)
+        given.set(part, url)
       }
       if (given.size < asked.length) options.onLeftOut(asked.length - given.size)
       const out = new Set<MessagePart>(asked.map(({ part }) => part))

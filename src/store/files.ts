@@ -47,25 +47,48 @@ export async function filesThere(
   return row ? { role: row.role, types: new Map(Object.entries(row.types)) } : null
 }
 
-const serveStatement: Statement = {
-  name: 'serve-file',
+const oneStatement: Statement = {
+  name: 'file-of-member',
   text: `
-    select f.media_type as "mediaType", f.filename, f.size, case when $5 then f.bytes end as bytes
+    select f.media_type as "mediaType", f.filename, f.size
       from holdfast.members m
       join holdfast.files f on f.tenant_id = m.tenant_id and f.session_id = m.session_id and f.id = $4
      where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3`,
 }
 
-export type ServedFile = { mediaType: string; filename: string | null; size: number; bytes: Buffer | null }
+export type StoredFile = { mediaType: string; filename: string | null; size: number }
 
-/** Null: no such file, or none that the user may read. `bytes` only where they are asked for. */
+/** Null: no such file, or none that the user may read. */
 export async function fileOfMember(
   database: Database,
-  ask: SessionKey & { userId: string; fileId: string; withBytes: boolean },
-): Promise<ServedFile | null> {
-  const values = [ask.tenantId, ask.sessionId, ask.userId, ask.fileId, ask.withBytes]
-  const rows = await database.query<ServedFile>(ask.withBytes ? 'files' : 'read', serveStatement, values)
-  return rows[0] ?? null
+  ask: SessionKey & { userId: string; fileId: string },
+): Promise<StoredFile | null> {
+  const values = [ask.tenantId, ask.sessionId, ask.userId, ask.fileId]
+  return (await database.query<StoredFile>('read', oneStatement, values))[0] ?? null
+}
+
+/**
+ * How much of a file is read at a time. The driver reads bytes as text of twice the length, and a whole file kept
+ * everything else in the process waiting for 0.2 s. (Of 3 bytes each: pieces of base64 can be put together.)
+ */
+export const fileSliceBytes = 3 * 128 * 1024
+
+const memberSliceStatement: Statement = {
+  name: 'file-slice-of-member',
+  text: `
+    select substring(f.bytes from $5::int + 1 for ${fileSliceBytes}) as bytes
+      from holdfast.members m
+      join holdfast.files f on f.tenant_id = m.tenant_id and f.session_id = m.session_id and f.id = $4
+     where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3`,
+}
+
+/** What stands from there on in the file. Null: it is gone, or the user may not read it any more. */
+export async function fileSliceOfMember(
+  database: Database,
+  ask: SessionKey & { userId: string; fileId: string; from: number },
+): Promise<Buffer | null> {
+  const values = [ask.tenantId, ask.sessionId, ask.userId, ask.fileId, ask.from]
+  return (await database.query<{ bytes: Buffer }>('files', memberSliceStatement, values))[0]?.bytes ?? null
 }
 
 const listStatement: Statement = {
@@ -89,35 +112,38 @@ export function listFiles(database: Database, { tenantId, sessionId }: SessionKe
   return database.query('read', listStatement, [tenantId, sessionId])
 }
 
-const sizesStatement: Statement = {
-  name: 'file-sizes',
-  text: 'select id, size from holdfast.files where tenant_id = $1 and session_id = $2 and id = any($3::text[])',
+const promptStatement: Statement = {
+  name: 'prompt-files',
+  text: `
+    select id, media_type as "mediaType", size from holdfast.files
+     where tenant_id = $1 and session_id = $2 and id = any($3::text[])`,
 }
 
 /** For a prompt, which is the session's own: nobody's rights are asked. */
-export async function fileSizes(
+export async function promptFiles(
   database: Database,
   { tenantId, sessionId }: SessionKey,
   fileIds: string[],
-): Promise<Map<string, number>> {
-  type Row = { id: string; size: number }
-  const rows = await database.query<Row>('read', sizesStatement, [tenantId, sessionId, fileIds])
-  return new Map(rows.map(({ id, size }) => [id, size]))
+): Promise<Map<string, { mediaType: string; size: number }>> {
+  type Row = { id: string; mediaType: string; size: number }
+  const rows = await database.query<Row>('read', promptStatement, [tenantId, sessionId, fileIds])
+  return new Map(rows.map((row) => [row.id, row]))
 }
 
-const contentStatement: Statement = {
-  name: 'file-content',
+const sliceStatement: Statement = {
+  name: 'file-slice',
   text: `
-    select media_type as "mediaType", bytes from holdfast.files
+    select substring(bytes from $4::int + 1 for ${fileSliceBytes}) as bytes from holdfast.files
      where tenant_id = $1 and session_id = $2 and id = $3`,
 }
 
-/** Null: the session was deleted. */
-export async function fileContent(
+/** For a prompt: what stands from there on in the file. Null: the session was deleted. */
+export async function fileSlice(
   database: Database,
   { tenantId, sessionId }: SessionKey,
   fileId: string,
-): Promise<{ mediaType: string; bytes: Buffer } | null> {
-  type Row = { mediaType: string; bytes: Buffer }
-  return (await database.query<Row>('files', contentStatement, [tenantId, sessionId, fileId]))[0] ?? null
+  from: number,
+): Promise<Buffer | null> {
+  const values = [tenantId, sessionId, fileId, from]
+  return (await database.query<{ bytes: Buffer }>('files', sliceStatement, values))[0]?.bytes ?? null
 }

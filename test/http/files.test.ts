@@ -1,6 +1,7 @@
 /** Files of a session: taken out of messages or uploaded, stored once, served safely, and gone with the session. */
 import { createHash, randomBytes } from 'node:crypto'
-import { request } from 'node:http'
+import { once } from 'node:events'
+import { type IncomingMessage, request } from 'node:http'
 import { Client } from 'pg'
 import { expect, onTestFinished, test } from 'vitest'
 import { limits } from '../../src/core/limits.ts'
@@ -188,6 +189,22 @@ test('whoever may not read a session finds none of its files, nor whether they a
   expect((await upload(Buffer.from('x'), 'text/plain', '', zoe)).status).toBe(404)
   expect((await upload(Buffer.from('x'), 'text/plain', '', rita)).status).toBe(403)
   expect(await rows()).toHaveLength(1)
+})
+
+test('whoever is no member any more gets no more of a file that is under way, and knows that it is not whole (I15)', async () => {
+  const { url, upload, tables, join } = await openFiles()
+  const { url: path } = (await (await upload(randomBytes(limits.fileBytesMax))).json()) as Stored
+  const rita = await join('rita', 'reader')
+  const asked = request(`${url}${path}`, { headers: { authorization: `Bearer ${await tokenOf('rita')}` } }).end()
+  const [response] = (await once(asked, 'response')) as [IncomingMessage]
+  // Not read until then: what the sockets hold is less than the file.
+  await tables.query("delete from holdfast.members where user_id = 'rita'")
+  let bytes = 0
+  response.on('data', (piece: Buffer) => {
+    bytes += piece.length
+  })
+  await expect(once(response, 'end')).rejects.toThrow('aborted')
+  expect([bytes < limits.fileBytesMax, (await rita.request(path)).status]).toEqual([true, 404])
 })
 
 test('8 MB are taken, and one byte more is refused with a sentence and stores nothing (P95)', async () => {

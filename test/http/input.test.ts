@@ -349,7 +349,7 @@ const fuzzed: [string, string][] = [
 ]
 
 test('whatever is sent, each route answers with a success or a problem document, never a 5xx', {
-  timeout: 120_000,
+  timeout: 240_000,
 }, async () => {
   await withPlace(async ({ ann, session }) => {
     const statuses = new Set<number>()

@@ -154,7 +154,7 @@ test('a file that stands in a prompt twice is read once', async () => {
   const messages: UserOrAssistantMessage[] = [{ id: 'm1', role: 'user', parts: [part(), part()] }]
   const whole = [{ id: 'm1', role: 'user', parts: Array(2).fill(file('data:image/png;base64,Ynl0ZXM=')) }]
   expect([await files.give(messages), await files.give(messages)]).toEqual([whole, whole])
-  expect(reads.filter((name) => name === 'file-content')).toHaveLength(1)
+  expect(reads.filter((name) => name === 'file-slice')).toHaveLength(1)
 })
 
 let provider: Awaited<ReturnType<typeof startProvider>>

@@ -8,7 +8,15 @@ import { failureOf } from '../../src/core/errors.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
 import { appendIfHeld, renewIfHeld, stillHeld } from '../../src/store/chunks.ts'
 import { type Database, hotSettings, type Statement } from '../../src/store/database.ts'
-import { fileContent, fileOfMember, fileSizes, filesThere, listFiles, storeFile } from '../../src/store/files.ts'
+import {
+  fileOfMember,
+  fileSlice,
+  fileSliceOfMember,
+  filesThere,
+  listFiles,
+  promptFiles,
+  storeFile,
+} from '../../src/store/files.ts'
 import { pollFollowed, readNow, readPage, snapshotRow } from '../../src/store/log.ts'
 import { messagePage, messagePair, promptMessages } from '../../src/store/messages.ts'
 import { isFirstUntitledReply, roleOf, stillMembers } from '../../src/store/sessions.ts'
@@ -150,10 +158,11 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   const file = { ...place, fileId: 'a', mediaType: 'text/plain', filename: null, bytes: Buffer.from('a') }
   await storeFile(spy, { ...file, filesMax: 10, bytesMax: 10 })
   await filesThere(spy, { ...place, fileIds: ['a'] })
-  await fileOfMember(spy, { ...file, withBytes: true })
+  await fileOfMember(spy, file)
+  await fileSliceOfMember(spy, { ...file, from: 0 })
   await listFiles(spy, place)
-  await fileSizes(spy, place, ['a'])
-  await fileContent(spy, place, 'a')
+  await promptFiles(spy, place, ['a'])
+  await fileSlice(spy, place, 'a', 0)
   await turnsStopping(spy, 10)
   await repair(spy, 10)
   await sweep(spy, 10)
