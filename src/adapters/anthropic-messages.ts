@@ -40,7 +40,7 @@ function textBlocks(text: string): Json[] {
   return text.trim() === '' ? [] : [{ type: 'text', text }]
 }
 
-/** With any other the whole request is refused. */
+/** Those that docs.anthropic.com names for its messages API (read November 2026). */
 const imageTypes = new Set(['image/jpeg', 'image/png', 'image/gif', 'image/webp'])
 
 function fileBlock(part: FilePart): Json {

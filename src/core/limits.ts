@@ -29,7 +29,7 @@ export const limits = {
   /** Of one session. */
   filesMax: 1_000,
   filesBytesMax: 200 * 1024 * 1024,
-  /** Of the files in one prompt: as base64 they are 32 MB, which is what Anthropic takes as a request (November 2026). */
+  /** Of the files in one prompt: three of the largest, 32 MB as base64. A provider may take less. */
   promptFileBytesMax: 24 * 1024 * 1024,
 } as const
 

@@ -191,8 +191,8 @@ const cached = { 'cache-control': 'private, max-age=86400, immutable', vary: 'au
 
 /**
  * What a user sent is never a page of ours: it runs nothing, loads nothing, is taken for nothing else than it says, and is
- * shown in the browser only where that is known to be harmless; all else is saved. SVG and HTML hold scripts, and a PDF
- * is not shown in a sandbox at all. An `img` shows an image either way.
+ * shown in the browser only where that is known to be harmless; all else is saved. SVG and HTML hold scripts, and
+ * Chromium shows no PDF in a sandbox. An `img` shows an image either way.
  */
 const inline = new Set(['image/png', 'image/jpeg', 'image/gif', 'image/webp', 'image/avif', 'text/plain'])
 const isInline = (mediaType: string) => inline.has(mediaType) || /^(?:audio|video)\/[\w-]+$/.test(mediaType)

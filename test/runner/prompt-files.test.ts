@@ -80,7 +80,7 @@ test('a file somewhere else stays where it is', async () => {
   expect(asked[0]!.message.parts).toEqual([file('https://a.example/b.png')])
 })
 
-test('onReply and title are given the files, too', async () => {
+test('onReply is given the files, too', async () => {
   const seen: object[] = []
   const { answered } = await openKept({
     onReply: (_, { message }) => {
