@@ -3,7 +3,7 @@ import * as https from 'node:https'
 import { Readable } from 'node:stream'
 import { createParser } from 'eventsource-parser'
 import type { Chunk } from '../core/chunk.ts'
-import { ReplyError } from '../core/errors.ts'
+import { isReplyError, ReplyError } from '../core/errors.ts'
 import type { Json } from '../core/json.ts'
 import type { StepUsage } from '../core/message.ts'
 import { classify, classifyResponse } from '../reply/classify.ts'
@@ -208,7 +208,7 @@ function folded(reading: ProviderReading, data: string): Chunk[] {
   try {
     return reading.event(parsed(data))
   } catch (cause) {
-    if (cause instanceof ReplyError) throw cause
+    if (isReplyError(cause)) throw cause
     throw new ReplyError('provider_truncated', 'The provider sent an event of an unexpected shape.', { cause })
   }
 }

@@ -25,7 +25,8 @@ export function afterError(
     return { failure: failureOf(error.code, retryAfterMs) }
   }
   const ceiling = Math.min(policy.backoffMaxMs, policy.backoffMinMs * 2 ** failures)
-  return { retryMs: Math.max(wanted, Math.round(random * ceiling)) }
+  // Also after the provider's own wait: it says the same to all whom it refuses, and they would all come back at once.
+  return { retryMs: wanted + Math.round(random * ceiling) }
 }
 
 /** An app's own error may say anything; the store takes whole milliseconds. */

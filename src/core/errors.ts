@@ -205,17 +205,42 @@ export function failureOf(code: TurnCode, retryAfterMs?: number): Failure {
   return { code, error: sentence, canRetry, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) }
 }
 
+/** What every `ReplyError` has, whichever copy of this module made it: a second bundle of an app has its own. */
+const brand = Symbol.for('holdfast.replyError')
+
 /**
  * Thrown by what reads a provider (and by apps' `reply` functions, if they know better than the classifier): the
- * attempt ends with this code. `retryAfterMs` is the provider's own word on when to come back.
+ * attempt ends with this code. `retryAfterMs` is the provider's own word on when to come back. `detail` is for
+ * operators and holds no content.
+ *
+ * A code that there is not becomes `internal`, and the detail says which there are: plain JavaScript finds out only here,
+ * and a reply that failed must have an outcome all the same (I2).
  */
 export class ReplyError extends Error {
+  static {
+    Object.defineProperty(ReplyError.prototype, brand, { value: true })
+  }
   override readonly name = 'ReplyError'
   readonly code: TurnCode
   readonly retryAfterMs: number | undefined
   constructor(code: TurnCode, detail: string, options: { retryAfterMs?: number; cause?: unknown } = {}) {
-    super(detail, { cause: options.cause })
-    this.code = code
+    super(isTurnCode(code) ? detail : noSuchCode(code, detail), { cause: options.cause })
+    this.code = isTurnCode(code) ? code : 'internal'
     this.retryAfterMs = options.retryAfterMs
   }
+}
+
+/** In place of `instanceof`, which knows only those of its own bundle. */
+export function isReplyError(error: unknown): error is ReplyError {
+  return typeof error === 'object' && error !== null && brand in error
+}
+
+function isTurnCode(code: unknown): code is TurnCode {
+  return typeof code === 'string' && Object.hasOwn(turnErrors, code)
+}
+
+function noSuchCode(code: unknown, detail: string): string {
+  const known = Object.keys(turnErrors).join(', ')
+  const got = typeof code === 'string' ? `"${code}"` : typeof code
+  return `ReplyError: expected one of the codes ${known}, got ${got}. ${detail}`
 }

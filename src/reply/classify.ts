@@ -1,8 +1,8 @@
-import { ReplyError, type TurnCode } from '../core/errors.ts'
+import { isReplyError, ReplyError, type TurnCode } from '../core/errors.ts'
 
 /**
- * Why a provider failed, told from what it or its SDK threw: the provider's own error code first, then the HTTP
- * status, then the error's name, then the network's code. Errors are recognised by their fields, so that any version
+ * Why a provider failed, told from what it or its SDK threw: the provider's own error code first, then names that say
+ * more than a status, then the HTTP status, then the error's name, then the network's code. Errors are recognised by their fields, so that any version
  * of an SDK will do. Texts are read in one place only, where a provider gives nothing else.
  */
 
@@ -48,6 +48,12 @@ const byStatus = new Map<number, TurnCode>([
   [504, 'provider_timeout'],
 ])
 
+/** Of the message: a file that cannot be had, or of a kind that this model cannot read. Its status is not the provider's. */
+const byTellingName = new Map<string, TurnCode>([
+  ['AI_DownloadError', 'provider_rejected'],
+  ['AI_UnsupportedFunctionalityError', 'provider_rejected'],
+])
+
 const byName = new Map<string, TurnCode>([
   ['TimeoutError', 'provider_timeout'],
   // Not by our signal, whose abort is never classified: the app's or the SDK's own time limit.
@@ -61,6 +67,8 @@ const byName = new Map<string, TurnCode>([
   ['AI_TypeValidationError', 'provider_truncated'],
   ['AI_StreamProviderError', 'provider_truncated'],
   ['AI_LoadAPIKeyError', 'provider_auth'],
+  ['AI_LoadSettingError', 'provider_auth'],
+  ['AI_NoSuchModelError', 'provider_auth'],
 ])
 
 const byNetworkCode = new Map<string, TurnCode>([
@@ -93,9 +101,9 @@ const causesMax = 5
  * providers write may hold keys and content; the error itself is its `cause`.
  */
 export function classify(error: unknown, otherwise: TurnCode = 'internal'): ReplyError {
-  if (error instanceof ReplyError) return error
+  if (isReplyError(error)) return error
   const inner = unwrapped(error)
-  if (inner instanceof ReplyError) return inner
+  if (isReplyError(inner)) return inner
   const facts = factsOf(inner)
   const retryAfterMs = retryAfterOf(facts.headers)
   return new ReplyError(codeOf(facts) ?? otherwise, sentenceOf(facts), { retryAfterMs, cause: error })
@@ -120,6 +128,7 @@ type Facts = {
 function codeOf(facts: Facts): TurnCode | undefined {
   return (
     firstIn(byProviderCode, facts.providerCodes) ??
+    codeOfTellingName(facts) ??
     codeOfStatus(facts) ??
     firstIn(byVagueCode, facts.providerCodes) ??
     (facts.status === undefined ? undefined : 'provider_truncated') ??
@@ -127,6 +136,16 @@ function codeOf(facts: Facts): TurnCode | undefined {
     firstIn(byNetworkCode, facts.networkCodes) ??
     (facts.isRetryable ? 'provider_unreachable' : undefined)
   )
+}
+
+function codeOfTellingName({ name, status, networkCodes }: Facts): TurnCode | undefined {
+  const mayPass = status === undefined ? firstIn(byNetworkCode, networkCodes) !== undefined : isPassing(status)
+  // The host of a file may be better in a moment, as a provider may.
+  return name === undefined || mayPass ? undefined : byTellingName.get(name)
+}
+
+function isPassing(status: number): boolean {
+  return status >= 500 || status === 408 || status === 429
 }
 
 function codeOfStatus({ status, text }: Facts): TurnCode | undefined {

@@ -83,7 +83,8 @@ async function finish(options: AttemptOptions, attempt: Attempt): Promise<Ended>
 
 async function afterFailure(options: AttemptOptions, attempt: Attempt, error: ReplyError): Promise<Ended> {
   const { claimed } = attempt
-  options.log('attempt failed', { turnId: claimed.turnId, attempt: claimed.attempt, code: error.code })
+  const { code, message: detail } = error
+  options.log('attempt failed', { turnId: claimed.turnId, attempt: claimed.attempt, code, detail })
   const next = afterError(error, claimed.failures, options.retry, options.random())
   if ('failure' in next) return await fail(options, attempt, next.failure)
   return await requeue(options, attempt, { reason: 'error', code: error.code, retryMs: next.retryMs })

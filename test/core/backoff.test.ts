@@ -22,11 +22,12 @@ it('waits by full jitter: anything from nothing to a ceiling that doubles with e
   expect(afterError(errorOf('provider_overloaded'), 1, policy, 0.9999)).toEqual({ retryMs: 1_000 })
 })
 
-it('never comes back before the provider wants it, and fails where that is more than a minute', () => {
+it('never comes back before the provider wants it but a little later, and fails where that is more than a minute', () => {
   fc.assert(
     fc.property(transientCode, anyRandom, fc.integer({ min: 0, max: 200_000 }), (code, random, retryAfterMs) => {
       const next = afterError(errorOf(code, retryAfterMs), 0, policy, random)
-      if (retryAfterMs <= 60_000) expect('retryMs' in next && next.retryMs >= retryAfterMs).toBe(true)
+      // All whom it refuses are told the same, and must not come back at the same moment.
+      if (retryAfterMs <= 60_000) expect(next).toEqual({ retryMs: retryAfterMs + Math.round(random * 500) })
       else expect(next).toMatchObject({ failure: { code, retryAfterMs } })
     }),
   )
@@ -41,11 +42,19 @@ it('gives a wait that the store takes, whatever an app says when to come back', 
       (code, random, wanted) => {
         const next = afterError(errorOf(code, wanted), 0, policy, random)
         if ('failure' in next) expect(wanted).toBeGreaterThan(60_000)
-        else expect(Number.isInteger(next.retryMs) && next.retryMs >= 0 && next.retryMs <= 60_000).toBe(true)
+        else expect(Number.isInteger(next.retryMs) && next.retryMs >= 0 && next.retryMs <= 60_500).toBe(true)
       },
     ),
     { numRuns: 1_000 },
   )
+})
+
+it('ends the round as internal for a code that there is not, and the error says which there are', () => {
+  for (const code of ['rate_limited', 'toString', undefined, 7n]) {
+    const error = errorOf(code as TurnCode)
+    expect(error).toMatchObject({ code: 'internal', message: expect.stringContaining('provider_rate_limited, ') })
+    expect(afterError(error, 0, policy, 0)).toMatchObject({ failure: { code: 'internal' } })
+  }
 })
 
 it('tries no more than the attempts that a round has, and not at all what is not transient', () => {

@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { ReplyError } from '../../src/core/errors.ts'
 import { classify, classifyResponse } from '../../src/reply/classify.ts'
 
@@ -68,6 +68,14 @@ test.each([
   ['a response that is not what the SDK expects', named('AI_TypeValidationError'), 'provider_truncated'],
   ['an answer without a body', named('AI_EmptyResponseBodyError'), 'provider_truncated'],
   ['a missing key', named('AI_LoadAPIKeyError'), 'provider_auth'],
+  ['a missing setting', named('AI_LoadSettingError'), 'provider_auth'],
+  ['a model that the SDK does not know', named('AI_NoSuchModelError', { modelId: 'x' }), 'provider_auth'],
+  ["a user's file that is not there", named('AI_DownloadError', { statusCode: 404 }), 'provider_rejected'],
+  ["a user's file that is not for us", named('AI_DownloadError', { statusCode: 403 }), 'provider_rejected'],
+  ['a file whose address is refused', named('AI_DownloadError'), 'provider_rejected'],
+  ['a file whose host is busy', named('AI_DownloadError', { statusCode: 503 }), 'provider_overloaded'],
+  ['a file whose host is away', named('AI_DownloadError', { cause: fetchError('ECONNRESET') }), 'provider_unreachable'],
+  ['a kind of file that the model cannot read', named('AI_UnsupportedFunctionalityError'), 'provider_rejected'],
   ['a number that came as a code, as some routers send it', { code: 429, message: 'no' }, 'provider_rate_limited'],
   ['a bug', new TypeError('x is not a function'), 'internal'],
   ['a text', 'no', 'internal'],
@@ -89,6 +97,15 @@ describe('what wraps an error', () => {
     const own = new ReplyError('content_filtered', 'Not this.')
     expect(classify(own)).toBe(own)
     expect(classify(named('AI_RetryError', { lastError: own }))).toBe(own)
+  })
+
+  test('one of a second bundle of the app, which has a class of its own, is one as well', async () => {
+    vi.resetModules()
+    const other = await import('../../src/core/errors.ts')
+    const theirs = new other.ReplyError('provider_rate_limited', 'Wait.', { retryAfterMs: 7_000 })
+    expect(theirs).not.toBeInstanceOf(ReplyError)
+    expect(classify(theirs)).toBe(theirs)
+    expect(classify(named('AI_RetryError', { lastError: theirs }))).toBe(theirs)
   })
 
   test('causes that point at each other do not hold it up', () => {
