@@ -30,10 +30,20 @@ export { ReplyError } from './core/errors.ts'
 export type { Json, JsonObject } from './core/json.ts'
 export type { Message, MessageStatus, StepUsage } from './core/message.ts'
 export type { AppAuthenticate, AppPrincipal, TokenSettings } from './http/principal.ts'
+export type { LaneOf } from './http/route.ts'
 export type { HoldfastOptions, Limits, Log, Role } from './options.ts'
 export { OptionError } from './options.ts'
 export type { AiResponse, FinishedContext, FinishedReply, OnReply, Title, TitleContext } from './reply/finished.ts'
-export type { Reply, ReplyContext, ReplyValue } from './reply/reply.ts'
+export type { MessagePart, UserOrAssistantMessage } from './reply/message.ts'
+export type {
+  Reply,
+  ReplyChunk,
+  ReplyContext,
+  ReplyValue,
+  StreamTextPart,
+  StreamTextResult,
+  UiStreamOptions,
+} from './reply/reply.ts'
 export { steerSteps } from './reply/steer-steps.ts'
 
 export type Holdfast = {

@@ -126,6 +126,8 @@ function pulledSource(
 type StreamTextNotes = {
   /** The first `error` part's raw error; its chunk has only a text. */
   failure?: { error: unknown }
+  /** What became a text last: where an app's own writing failed, there is no part. (A failed tool's does, too.) */
+  told?: { error: unknown }
   finish?: StreamTextPart
 }
 
@@ -135,7 +137,10 @@ function streamTextSource(result: StreamTextResult, context: ReplyContext): Sour
     generateMessageId: () => context.replyId,
     originalMessages: context.messages,
     // The SDK's own default, said aloud: a failed tool's text goes to people, and the tool's errors may hold secrets.
-    onError: () => 'An error occurred.',
+    onError: (error) => {
+      notes.told = { error }
+      return 'An error occurred.'
+    },
     messageMetadata: ({ part }) => {
       if (part.type === 'finish-step') context.usage(stepUsageOf(part))
       if (part.type === 'finish') notes.finish = part
@@ -215,6 +220,7 @@ function chunkForm(replyId: string, notes: StreamTextNotes | undefined): Form {
         finish = chunk
         return
       default:
+        if (isTextless(chunk)) throw textless(chunk.type)
         if (!begun) start(undefined, into)
         into.push(chunk)
     }
@@ -241,12 +247,12 @@ type FinishChunk = Extract<Chunk, { type: 'finish' }>
 const reasonsOfSuccess = new Set(['stop', 'length', 'content-filter', 'tool-calls'])
 
 /**
- * A provider that just ends looks like `other` without a raw reason. Only `streamText`'s parts tell the raw one, so in
- * a bare stream of chunks `other` is never believed; `finish` without a reason is the app's own word.
+ * A provider that just ends looks like `other` without a raw reason. Only `streamText`'s parts tell the raw one, so
+ * without them `other` is never believed; `finish` without a reason is then the app's own word.
  */
 function isSuccess(finish: FinishChunk, notes: StreamTextNotes | undefined): boolean {
   const reason = notes?.finish?.finishReason ?? finish.finishReason
-  if (reason === undefined) return notes === undefined
+  if (reason === undefined) return notes?.finish === undefined
   return reasonsOfSuccess.has(reason) || (reason === 'other' && notes?.finish?.rawFinishReason !== undefined)
 }
 
@@ -267,7 +273,7 @@ function truncated(finish: FinishChunk | undefined): ReplyError {
 
 /** An error that only exists as a text or a plain object was sent by the provider in the middle of its answer. */
 function failureOf(errorText: string, notes: StreamTextNotes | undefined): ReplyError {
-  const raw = notes?.failure === undefined ? { message: errorText } : notes.failure.error
+  const { error: raw } = notes?.failure ?? notes?.told ?? { error: { message: errorText } }
   return classify(raw, raw instanceof Error ? 'internal' : 'provider_truncated')
 }
 
@@ -276,6 +282,26 @@ function asChunk(piece: unknown): Chunk {
     return unsupported(piece)
   }
   return piece as Chunk
+}
+
+/** `fullStream` has parts of these types with other fields: taken as chunks, they would be a reply of "undefined". */
+function isTextless(chunk: Chunk): boolean {
+  switch (chunk.type) {
+    case 'text-delta':
+    case 'reasoning-delta':
+      return typeof chunk.delta !== 'string'
+    case 'tool-input-delta':
+      return typeof chunk.inputTextDelta !== 'string'
+    default:
+      return false
+  }
+}
+
+function textless(type: string): ReplyError {
+  return new ReplyError(
+    'internal',
+    `A ${type} must have its text in delta (tool-input-delta: inputTextDelta), as UI message chunks have. Of streamText give the result itself, not its fullStream.`,
+  )
 }
 
 function unsupported(value: unknown): never {

@@ -56,7 +56,7 @@ export type ReplyContext = {
 /**
  * What a reply may be: a string; a stream of strings; a stream of AI SDK UI message chunks, one or several at a time,
  * which is complete only if it has a `finish` chunk; or the result of `streamText` (major 6 or 7), recognised by its
- * shape.
+ * shape, which an app's own object may have (see `StreamTextResult`).
  */
 export type ReplyValue =
   | string
@@ -77,7 +77,29 @@ export const pour: unique symbol = Symbol.for('holdfast.pour')
 /** A chunk of ours or of any version of the AI SDK, whose types differ in details that are never read. */
 export type ReplyChunk = Chunk | { type: Chunk['type'] }
 
-/** As much of `streamText`'s result as is used; `ai` itself is never imported. */
+/**
+ * As much of `streamText`'s result as is used; `ai` itself is never imported. An app that writes parts of its own beside
+ * the model's answers an object of this shape, and passes the options on: by them Holdfast hears why the provider
+ * failed, when it wants to be asked again, and what each step used, none of which is in the chunks.
+ *
+ * ```ts
+ * const reply: Reply = ({ messages, signal }) => ({
+ *   toUIMessageStream: (options) =>
+ *     createUIMessageStream({
+ *       onError: options.onError,
+ *       execute: async ({ writer }) => {
+ *         writer.write({ type: 'data-sources', data: await sourcesFor(messages) })
+ *         const result = streamText({ model, messages: await convertToModelMessages(messages), abortSignal: signal, maxRetries: 0 })
+ *         writer.merge(result.toUIMessageStream(options))
+ *       },
+ *     }),
+ * })
+ * ```
+ *
+ * With message metadata of its own: `{ ...options, messageMetadata: (at) => options.messageMetadata(at) ?? mine(at) }`.
+ * Other options (`sendReasoning`, `sendSources`) may stand beside them. A stream without a model's finish needs a
+ * `finish` chunk.
+ */
 export type StreamTextResult = {
   toUIMessageStream(options: UiStreamOptions): ReadableStream<unknown> | AsyncIterable<unknown>
 }
@@ -85,8 +107,10 @@ export type StreamTextResult = {
 export type UiStreamOptions = {
   generateMessageId: () => string
   originalMessages: UserOrAssistantMessage[]
+  /** Takes an error and answers the text for people. For `createUIMessageStream`, too. */
   onError: (error: unknown) => string
-  messageMetadata: (options: { part: StreamTextPart }) => undefined
+  /** To be called with every part of the model's stream. Answers undefined: Holdfast has no metadata of its own. */
+  messageMetadata: (options: { part: StreamTextPart }) => JsonObject | undefined
 }
 
 /** As much of `TextStreamPart` as is read, in both majors. */

@@ -124,6 +124,19 @@ test.each([
   expect(error).toMatchObject({ code: 'internal', message: expect.stringContaining('A reply must be a string, ') })
 })
 
+test.each([
+  ['text-delta', { id: 't', text: 'Hi' }],
+  ['reasoning-delta', { id: 'r', text: 'Hm' }],
+  ['tool-input-delta', { toolCallId: 'c', delta: '{' }],
+])(
+  'a %s of another shape fails as internal and says what was expected, instead of being a text "undefined"',
+  async (type, fields) => {
+    const { chunks, error } = await written(() => chunksOf({ type: 'start' }, { type, ...fields }, { type: 'finish' }))
+    expect(error).toMatchObject({ code: 'internal', message: expect.stringContaining('not its fullStream') })
+    expect(chunks).toEqual([{ type: 'start', messageId: replyId }])
+  },
+)
+
 test('what the reply throws is classified, and a ReplyError passes as it is', async () => {
   const own = new ReplyError('content_filtered', 'Not this.')
   const throwing =
