@@ -165,6 +165,7 @@ create index turns_blocked on holdfast.turns (tenant_id, session_id, lane, posit
 create index turns_open on holdfast.turns (tenant_id, session_id, position) where open;
 create index turns_expiring on holdfast.turns (expires_at) where expires_at is not null;
 create index turns_to_sweep on holdfast.turns (sweep_at) where sweep_at is not null;
+create index turns_failed on holdfast.turns (updated_at, id) where state = 'failed';
 create index turns_stopping on holdfast.turns (updated_at) where stopping is not null;
 -- The safety net, not the mechanism: two turns of a lane never hold it at once.
 create unique index one_turn_holds_a_lane on holdfast.turns (tenant_id, session_id, lane)
@@ -798,7 +799,7 @@ begin
   end if;
 
   if (select paused from holdfast.meta where only_row) then
-    return next json_build_object('kind', 'next', 'seenAt', now(), 'dueInMs', null);
+    return next json_build_object('kind', 'next', 'seenAt', now(), 'dueInMs', null, 'paused', true);
     return;
   end if;
 

@@ -1,4 +1,6 @@
 /** The database that a command works on: the one of the settings, whether a server runs on it or not. */
+import { existsSync } from 'node:fs'
+import { join, resolve } from 'node:path'
 import { databaseOf, OptionError } from '../options.ts'
 import { type Address, type Database, DatabaseError, openDatabase } from '../store/database.ts'
 import { readSettings } from './settings.ts'
@@ -28,9 +30,14 @@ export async function withDatabase(running: boolean, work: (database: Database) 
 const nothingThere =
   'There is no Holdfast in this database: set DATABASE_URL or HOLDFAST_DATA_DIR to the one that you mean.'
 
+const nothingIn = (dataDir: string) =>
+  `There is no Holdfast in ${dataDir}: go to the folder of the one that you mean, or set HOLDFAST_DATA_DIR or DATABASE_URL.`
+
 /** Loaded only where it is used, as in the server. */
 async function embedded(dataDir = '.holdfast', running: boolean): Promise<{ address: Address; stop(): Promise<void> }> {
   const { addressIfRunning, startEmbedded } = await import('../store/embedded.ts')
+  // To start one would make it, in whatever folder this is.
+  if (!existsSync(join(dataDir, 'data'))) throw new OptionError(nothingIn(resolve(dataDir)))
   const there = running ? await addressIfRunning(dataDir) : undefined
   if (there) return { address: there, stop: async () => undefined }
   const own = await startEmbedded({ dataDir, log: () => undefined })

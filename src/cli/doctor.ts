@@ -3,8 +3,9 @@ import { accessSync, constants, existsSync, statSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { defineCommand } from 'citty'
 import { databaseOf } from '../options.ts'
-import { type Database, openDatabase } from '../store/database.ts'
+import { type Address, type Database, openDatabase } from '../store/database.ts'
 import { schemaState } from '../store/migrations.ts'
+import { isPaused } from '../store/operate.ts'
 import { exit, lineOf } from './exit.ts'
 import { type Probe, providerProbe } from './model.ts'
 import { onlyKnownArguments } from './only-known-arguments.ts'
@@ -52,15 +53,15 @@ async function embedded({ options }: Settings): Promise<Finding[]> {
     return [{ what: 'data', says: `${dataDir} cannot be written`, bad: true, advice }]
   }
   const data: Finding = { what: 'data', says: written.exists ? dataDir : `${dataDir} (made at the first start)` }
-  const { startEmbedded } = await import('../store/embedded.ts')
+  const { addressIfRunning, startEmbedded } = await import('../store/embedded.ts')
   try {
-    const running = await startEmbedded({ dataDir, log: () => undefined })
-    const database = openDatabase(running.connection, { poolMax: 6, onError: () => undefined })
-    const findings = await inspect(database).finally(() => database.close())
-    await running.stop()
+    const used = await addressIfRunning(dataDir)
+    if (used) return [{ ...data, says: `${data.says}, in use by a running server` }, ...(await lookAt(used))]
+    const own = await startEmbedded({ dataDir, log: () => undefined })
+    const findings = await lookAt(own.connection).finally(() => own.stop())
     return [data, ...findings]
   } catch (error) {
-    // In use by a running server is how it should be.
+    // One that is only starting is how it should be, too.
     const line = lineOf(error)
     if (/is in use by process/.test(line))
       return [data, { what: 'database', says: 'embedded, in use by a running server' }]
@@ -82,15 +83,16 @@ function writable(directory: string): { ok: boolean; exists: boolean } {
 }
 
 async function external(url: string): Promise<Finding[]> {
-  let database: Database | undefined
   try {
-    database = openDatabase(url, { poolMax: 6, onError: () => undefined })
-    return await inspect(database)
+    return await lookAt(url)
   } catch (error) {
     return [{ what: 'database', says: 'does not answer', bad: true, advice: lineOf(error) }]
-  } finally {
-    await database?.close()
   }
+}
+
+async function lookAt(address: Address): Promise<Finding[]> {
+  const database = openDatabase(address, { poolMax: 6, onError: () => undefined })
+  return await inspect(database).finally(() => database.close())
 }
 
 type Row = { version: number; name: string; fsync: string; commits: string; creates: boolean; standby: boolean }
@@ -104,7 +106,7 @@ async function inspect(database: Database): Promise<Finding[]> {
         where n.nspname = 'holdfast' and has_schema_privilege(n.oid, 'create')) as creates`)
     return rows[0] as Row
   })
-  return [version(row), durability(row), rights(row), await schema(database)]
+  return [version(row), durability(row), rights(row), ...(await schema(database))]
 }
 
 export function version({ version: number, name }: Pick<Row, 'version' | 'name'>): Finding {
@@ -140,15 +142,20 @@ export function rights({ creates, standby }: Pick<Row, 'creates' | 'standby'>): 
   return { what: 'rights', says: 'may not create the schema holdfast', advice }
 }
 
-async function schema(database: Database): Promise<Finding> {
+async function schema(database: Database): Promise<Finding[]> {
   const { state, pending } = await schemaState(database)
-  if (state === 'current') return { what: 'schema', says: 'up to date' }
-  if (state === 'ahead') return { what: 'schema', says: 'made by a newer version, which is fine' }
-  return {
-    what: 'schema',
-    says: `${pending.length} behind`,
-    advice: 'It is migrated at start, or in production by "holdfast migrate".',
+  if (state === 'behind') {
+    const advice = 'It is migrated at start, or in production by "holdfast migrate".'
+    return [{ what: 'schema', says: `${pending.length} behind`, advice }]
   }
+  const says = state === 'current' ? 'up to date' : 'made by a newer version, which is fine'
+  return [{ what: 'schema', says }, turns(await isPaused(database))]
+}
+
+function turns(paused: boolean): Finding {
+  if (!paused) return { what: 'turns', says: 'begin as they come' }
+  const advice = 'Run "holdfast resume" when they may begin again.'
+  return { what: 'turns', says: 'paused: messages are accepted, and none is answered', advice }
 }
 
 const answerMs = 5_000

@@ -25,29 +25,38 @@ export type Stopping = {
    * nothing out.
    */
   userId: string | null
+  /** One that has begun is left alone. Defaults to false. */
+  onlyQueued?: boolean
 }
-/** `late`: there was an outcome already, it is left as it is. `stopping`: marked, to be completed in a moment. */
+/**
+ * `late`: there was an outcome already, it is left as it is. `begun`: as was asked by `onlyQueued`. `stopping`: marked, to
+ * be completed in a moment.
+ */
 export type Stopped =
   | { outcome: 'stopped'; event: Event }
-  | { outcome: 'late' | 'stopping' | 'not_found' | 'forbidden' | 'other_round' }
+  | { outcome: 'late' | 'begun' | 'stopping' | 'not_found' | 'forbidden' | 'other_round' }
 
 const triesMax = 3
 /** What is shown in place of tool calls that were cut off, so that the history stays valid. */
 const toolErrorText = 'stopped'
 
 export async function stopTurn(database: Database, ask: Stopping): Promise<Stopped> {
-  const { by, reason, userId } = ask
+  const { by, reason, userId, onlyQueued = false } = ask
   for (let tries = 1; ; tries++) {
     const turn = await stoppable(database, ask.tenantId, ask.sessionId, ask.messageId, userId)
     if (turn === null) return { outcome: 'not_found' }
     if (ask.round !== null && ask.round !== turn.round) return { outcome: 'other_round' }
+    // A claim between this and the stop has another attempt, which is answered `again`.
+    if (onlyQueued && turn.state !== 'queued') return { outcome: 'begun' }
     const fold = createFold({ parts: turn.base, metadata: turn.metadata })
     for (const json of turn.chunks) for (const chunk of JSON.parse(json) as Chunk[]) fold.push(chunk)
     const parts = closeParts(fold.parts(), { toolErrorText })
     const key = { tenantId: ask.tenantId, sessionId: ask.sessionId, turnId: turn.turnId, attempt: turn.attempt }
     const folded = { nextIndex: turn.nextIndex, parts, metadata: fold.metadata(), preview: previewOf(parts) }
     const { round } = turn
-    const lastTry = tries >= triesMax
+    // What moves is not only queued: it is never marked.
+    if (onlyQueued && tries > triesMax) return { outcome: 'begun' }
+    const lastTry = tries >= triesMax && !onlyQueued
     const answer = await stop(database, key, folded, { by, reason, userId, lastTry, round })
     if (answer.outcome === 'stopped') return { outcome: 'stopped', event: answer.event }
     if (answer.outcome === 'late') return { outcome: 'late' }

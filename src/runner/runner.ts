@@ -74,6 +74,7 @@ export function createRunner(options: RunnerOptions): Runner {
   /** Of the last claim that was answered: its number, and when something falls due. Null: nothing is queued. */
   let seen: { claim: number; dueInMs: number | null } = { claim: 0, dueInMs: null }
   let idlers: { since: number; resolve: () => void }[] = []
+  let paused = false
 
   const attemptOptions: AttemptOptions = {
     ...options,
@@ -131,6 +132,7 @@ export function createRunner(options: RunnerOptions): Runner {
       sent = true
       const answer = await ask(effect)
       expiredBefore = answer.seenAt
+      sayPaused(answer.paused)
       await point('claim.answered')
       if (answer.claimed.length > 0) await point('claim.taken')
       for (const { tenantId, sessionId, events } of [...answer.failed, ...answer.claimed]) {
@@ -143,6 +145,13 @@ export function createRunner(options: RunnerOptions): Runner {
       options.log('claim failed', { error: String(error) })
       return { type: sent && mayBeDone(error) ? 'claim-lost' : 'claim-failed' }
     }
+  }
+
+  /** Once each time that it changes: a server that is paused looks like one that hangs. */
+  function sayPaused(isPaused: boolean): void {
+    if (isPaused === paused) return
+    paused = isPaused
+    options.log(isPaused ? 'paused: no turn begins until "holdfast resume"' : 'resumed: turns begin again', {})
   }
 
   function ask({ claim: number, lost, limit, takeExpired }: ClaimOnce): Promise<ClaimAnswer> {

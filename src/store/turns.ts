@@ -46,6 +46,8 @@ export type ClaimAnswer = {
   dueInMs: number | null
   /** The database's time that this claim judged by. */
   seenAt: string
+  /** An operator has said that no turn begins. */
+  paused: boolean
 }
 
 const claimTurns: Statement = {
@@ -81,7 +83,7 @@ export async function claim(
   type Row =
     | ({ kind: 'claimed'; events: EventJson[] } & Omit<Claimed, 'events'>)
     | { kind: 'failed'; tenantId: string; sessionId: string; events: EventJson[] }
-    | { kind: 'next'; dueInMs: number | null; seenAt: string }
+    | { kind: 'next'; dueInMs: number | null; seenAt: string; paused?: true }
   const { runner, leaseMs, limit, takeExpired, expiredBefore = 'infinity', crashesMax, crashed } = ask
   const rows = await database.query<{ row: Row }>('turns', claimTurns, [
     runner,
@@ -94,11 +96,14 @@ export async function claim(
     ask.claim,
     ask.lost,
   ])
-  const answer: ClaimAnswer = { claimed: [], failed: [], dueInMs: null, seenAt: '' }
+  const answer: ClaimAnswer = { claimed: [], failed: [], dueInMs: null, seenAt: '', paused: false }
   for (const { row } of rows) {
     if (row.kind === 'claimed') answer.claimed.push({ ...row, events: row.events.map(eventOf) })
     if (row.kind === 'failed') answer.failed.push({ ...row, events: row.events.map(eventOf) })
-    if (row.kind === 'next') Object.assign(answer, { dueInMs: row.dueInMs, seenAt: row.seenAt })
+    if (row.kind === 'next') {
+      const { dueInMs, seenAt, paused = false } = row
+      Object.assign(answer, { dueInMs, seenAt, paused })
+    }
   }
   return answer
 }

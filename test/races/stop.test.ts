@@ -75,6 +75,25 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     await finish(owner, next, 0)
   })
 
+  test('one that only what waits is stopped by leaves a turn that runs, also one that is claimed in this moment', async () => {
+    const id = await session('waiting', 2)
+    const ask = { ...stopAsk(id, `${id}-m0`), onlyQueued: true }
+    let claimed: Claimed | undefined
+    const late: Database = {
+      ...stopper,
+      async query(purpose, statement, values) {
+        if (statement.name === 'stop') claimed ??= await claimOne(owner)
+        return await stopper.query(purpose, statement, values)
+      },
+    }
+    expect(await stopTurn(late, ask)).toEqual({ outcome: 'begun' })
+    expect(claimed).toMatchObject({ messageId: `${id}-m0` })
+    expect(await stopTurn(stopper, ask)).toEqual({ outcome: 'begun' })
+    expect(await turnsStopping(stopper, 10)).toEqual([])
+    expect((await finish(owner, claimed!, 0)).outcome).toBe('stored')
+    expect((await stopTurn(stopper, { ...ask, messageId: `${id}-m1` })).outcome).toBe('stopped')
+  })
+
   test('a turn behind another ends stopped, and the one that runs is left alone (I11)', async () => {
     const id = await session('behind', 3)
     const running = await claimOne(owner)

@@ -19,6 +19,7 @@ import {
 } from '../../src/store/files.ts'
 import { pollFollowed, readNow, readPage, snapshotRow } from '../../src/store/log.ts'
 import { messagePage, messagePair, promptMessages } from '../../src/store/messages.ts'
+import { failedTurns, isPaused, queuedTurns, setPaused } from '../../src/store/operate.ts'
 import { isFirstUntitledReply, roleOf, stillMembers } from '../../src/store/sessions.ts'
 import {
   type AttemptKey,
@@ -72,7 +73,7 @@ describe.each(postgresVersions)('on Postgres %i', (version) => {
   })
 })
 
-/** What must be among the statements that were seen: the paths that every message takes. */
+/** What must be among the statements that were seen: the paths that every message takes, and an operator's. */
 const hot = [
   'accept-many',
   'append',
@@ -83,6 +84,9 @@ const hot = [
   'read-head',
   'poll-log',
   'prompt',
+  'failed-turns',
+  'queued-turns',
+  'set-paused',
 ]
 
 /** Sessions with five settled turns each, written by SQL. */
@@ -166,6 +170,10 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   await turnsStopping(spy, 10)
   await repair(spy, 10)
   await sweep(spy, 10)
+  for await (const page of failedTurns(spy, 60)) expect(page).toEqual([])
+  for await (const page of queuedTurns(spy, 60)) expect(page).toEqual([])
+  await setPaused(spy, false)
+  await isPaused(spy)
   const whole = { nextIndex: 2, parts: [], metadata: null, model: null, preview: null }
   expect((await finishIfHeld(spy, held!, whole, [])).outcome).toBe('stored')
   return statements
