@@ -431,13 +431,15 @@ begin
   return holdfast.message_json(v_reply);
 end $$;
 
+-- `p_error` is the failure and, not to be stored, `roundsMax`: in a turn's last round nobody can retry, whatever failed.
 create function holdfast.settle_failed(t holdfast.turns, p_parts jsonb, p_metadata jsonb, p_model text, p_error jsonb)
   returns int language plpgsql as $$
-declare v_message json;
+declare v_message json; v_error jsonb := p_error - 'roundsMax';
 begin
-  v_message := holdfast.settle(t, 'failed', p_parts, p_metadata, p_model, null, p_error, false);
+  if t.round >= (p_error ->> 'roundsMax')::int then v_error := v_error || '{"canRetry": false}'; end if;
+  v_message := holdfast.settle(t, 'failed', p_parts, p_metadata, p_model, null, v_error, false);
   return holdfast.write_event(t.tenant_id, t.session_id, 'message.error', t,
-    (jsonb_build_object('userMessageId', t.message_id) || p_error || jsonb_build_object('message', v_message))::json);
+    (jsonb_build_object('userMessageId', t.message_id) || v_error || jsonb_build_object('message', v_message))::json);
 end $$;
 
 -- Events as transitions answer them, so that they can be handed on without a read.

@@ -150,7 +150,7 @@ function wire(
       retry: { ...retryPolicy, attemptsMax: options.attemptsMax },
       random: Math.random,
     })
-    const sweeper = createSweeper({ database, wakeups, everyMs: sweepEveryMs, log })
+    const sweeper = createSweeper({ database, wakeups, everyMs: sweepEveryMs, roundsMax: options.roundsMax, log })
     stops.push(() => appender.stop())
     stops.push(() => sweeper.stop())
     stops.push(() => runner.stop(options.drainMs))

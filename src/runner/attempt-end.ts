@@ -83,8 +83,10 @@ async function finish(options: AttemptOptions, attempt: Attempt): Promise<Ended>
 
 async function afterFailure(options: AttemptOptions, attempt: Attempt, error: ReplyError): Promise<Ended> {
   const { claimed } = attempt
-  const { code, message: detail } = error
-  options.log('attempt failed', { turnId: claimed.turnId, attempt: claimed.attempt, code, detail })
+  const { code, cause } = error
+  // Not of what was classified: providers repeat the prompt in their errors, also in what ought to be a code.
+  const detail = cause === undefined ? { detail: error.message } : {}
+  options.log('attempt failed', { turnId: claimed.turnId, attempt: claimed.attempt, code, ...detail })
   const next = afterError(error, claimed.failures, options.retry, options.random())
   if ('failure' in next) return await fail(options, attempt, next.failure)
   return await requeue(options, attempt, { reason: 'error', code: error.code, retryMs: next.retryMs })
@@ -102,8 +104,9 @@ async function fail(options: AttemptOptions, attempt: Attempt, failure: Failure)
   const { claimed, fold, model, usage } = attempt
   const parts = closeParts(fold.parts(), { toolErrorText })
   const reply = { parts, metadata: fold.metadata(), model }
+  const failing = { ...failure, roundsMax: options.roundsMax }
   await point('fail.send')
-  const ended = await answered(options, attempt, () => failIfHeld(options.database, claimed, failure, reply, usage))
+  const ended = await answered(options, attempt, () => failIfHeld(options.database, claimed, failing, reply, usage))
   await point('fail.answered')
   return ended
 }
@@ -125,8 +128,9 @@ async function answered(options: AttemptOptions, attempt: Attempt, ask: () => Pr
 }
 
 /** The folded message cannot be stored: the turn fails without it, alone. */
-function failUnstorable({ database, log }: AttemptOptions, { claimed, usage }: Attempt): Promise<Ended> {
+function failUnstorable({ database, log, roundsMax }: AttemptOptions, { claimed, usage }: Attempt): Promise<Ended> {
   log('the reply cannot be stored', { turnId: claimed.turnId, attempt: claimed.attempt })
   const empty = { parts: [], metadata: null, model: null }
-  return askAgain(() => failIfHeld(database, claimed, failureOf('internal'), empty, usage))
+  const failing = { ...failureOf('internal'), roundsMax }
+  return askAgain(() => failIfHeld(database, claimed, failing, empty, usage))
 }

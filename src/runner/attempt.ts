@@ -21,6 +21,7 @@ export type AttemptOptions = {
   stepsMax: number
   replyBytesMax: number
   retry: RetryPolicy
+  roundsMax: number
   random: () => number
   log: (line: string, detail: object) => void
   /** Called when a write of an attempt that has lost its turn touched no row (I3). */

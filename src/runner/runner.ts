@@ -164,7 +164,7 @@ export function createRunner(options: RunnerOptions): Runner {
       takeExpired: takeExpired && expiredBefore !== undefined,
       expiredBefore,
       crashesMax,
-      crashed: failureOf('crashed'),
+      crashed: { ...failureOf('crashed'), roundsMax: options.roundsMax },
     })
   }
 

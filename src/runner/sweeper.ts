@@ -20,6 +20,7 @@ export function createSweeper(options: {
   database: Database
   wakeups: Wakeups
   everyMs: number
+  roundsMax: number
   log: (line: string, detail: object) => void
 }): Sweeper {
   const { database, wakeups, everyMs, log } = options
@@ -31,7 +32,8 @@ export function createSweeper(options: {
       // One that cannot be completed keeps nobody else waiting.
       await completeStop(stopping).catch((error: unknown) => log('stop not completed', { error: String(error) }))
     }
-    for (const { tenantId, sessionId, event } of await expire(database, rowsMax, failureOf('expired'))) {
+    const expired = { ...failureOf('expired'), roundsMax: options.roundsMax }
+    for (const { tenantId, sessionId, event } of await expire(database, rowsMax, expired)) {
       wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
     }
     const repaired = await repair(database, rowsMax)

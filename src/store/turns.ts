@@ -11,6 +11,9 @@ import { type EventJson, eventOf } from './event-rows.ts'
 /** Names one attempt: what the fence compares. */
 export type AttemptKey = { tenantId: string; sessionId: string; turnId: string; attempt: number }
 
+/** How a round ends as failed. In a turn's last round `canRetry` is stored as false; absent: any number of rounds. */
+export type Failing = Failure & { roundsMax?: number }
+
 /** Stored at the end of each step but the last: what a takeover starts from. */
 export type Checkpoint = {
   attempt: number
@@ -77,7 +80,7 @@ export async function claim(
     takeExpired: boolean
     expiredBefore?: string
     crashesMax: number
-    crashed: Failure
+    crashed: Failing
   },
 ): Promise<ClaimAnswer> {
   type Row =
@@ -184,7 +187,7 @@ const failAttempt: Statement = {
 export async function failIfHeld(
   database: Database,
   key: AttemptKey,
-  failure: Failure,
+  failure: Failing,
   reply: { parts: Part[]; metadata: JsonObject | null; model: string | null },
   usage: StepReport[],
 ): Promise<Ended> {
@@ -326,7 +329,7 @@ const expireTurns: Statement = { name: 'expire', text: 'select holdfast.expire($
 export async function expire(
   database: Database,
   limit: number,
-  expired: Failure,
+  expired: Failing,
 ): Promise<{ tenantId: string; sessionId: string; event: Event }[]> {
   const rows = await database.query<{ row: { tenantId: string; sessionId: string; event: EventJson } }>(
     'turns',

@@ -1,6 +1,6 @@
 /** Replies of the app's own making that do what they should not. */
 import { expect, test } from 'vitest'
-import type { HoldfastOptions, Reply } from '../../src/index.ts'
+import { type HoldfastOptions, type Reply, ReplyError, type TurnCode } from '../../src/index.ts'
 import { openChat } from '../support/chat.ts'
 import type { Frame } from '../support/client.ts'
 import { ofType, textIn } from './scene.ts'
@@ -64,4 +64,19 @@ test('a step too many ends the turn before anything of it is shown (I2)', async 
   )
   expect(outcome.data).toMatchObject({ code: 'budget_exceeded' })
   expect(shown.flatMap(({ delta }) => delta ?? [])).toEqual(['step 1', 'step 2'])
+})
+
+test('a code that there is not ends the turn at once, and the log says which there are (I2)', async () => {
+  const lines: object[] = []
+  const { outcome } = await answered(
+    () => {
+      throw new ReplyError('rate_limited' as TurnCode, 'The model said wait.')
+    },
+    { log: (line, detail) => void lines.push({ line, ...detail }) },
+  )
+  expect(outcome.data).toMatchObject({ code: 'internal', canRetry: true })
+  const detail = expect.stringMatching(/expected one of the codes provider_rate_limited, .*, got "rate_limited"/)
+  expect(lines).toContainEqual(
+    expect.objectContaining({ line: 'attempt failed', attempt: 1, code: 'internal', detail }),
+  )
 })

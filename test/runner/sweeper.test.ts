@@ -35,7 +35,7 @@ test('lanes are repaired and chunks swept while somebody vacuums what the planne
   const logged: string[] = []
   const log = (line: string) => void logged.push(line)
   const wakeups = createWakeups({ database, seal: createSeal('key', randomUUID()), log, enabled: false })
-  await createSweeper({ database, wakeups, everyMs: 60_000, log }).sweep()
+  await createSweeper({ database, wakeups, everyMs: 60_000, roundsMax: 10, log }).sweep()
 
   expect((await claimAll(database, 'a')).claimed.map(({ sessionId }) => sessionId)).toEqual([waiting])
   expect(await stored.query('select from holdfast.chunks')).toEqual([])
