@@ -173,7 +173,7 @@ function wire(
       wakeups,
       expiresMs: options.expiresMs,
       sendsPerMinute: options.limits.sendsPerMinute,
-      lane: options.lane,
+      lane: (ask) => app().lane(ask),
       roundsMax: options.roundsMax,
       isDraining: () => draining,
       hasNoRunner: options.hasNoRunner,

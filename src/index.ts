@@ -30,7 +30,7 @@ export { ReplyError } from './core/errors.ts'
 export type { Json, JsonObject } from './core/json.ts'
 export type { Message, MessageStatus, StepUsage } from './core/message.ts'
 export type { AppAuthenticate, AppPrincipal, TokenSettings } from './http/principal.ts'
-export type { LaneOf } from './http/route.ts'
+export type { Lane, LaneOf } from './http/route.ts'
 export type { HoldfastOptions, Limits, Log, Role } from './options.ts'
 export { OptionError } from './options.ts'
 export type { AiResponse, FinishedContext, FinishedReply, OnReply, Title, TitleContext } from './reply/finished.ts'
@@ -74,7 +74,7 @@ export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => bo
 /**
  * Makes the one Holdfast of this process and database. It is synchronous and starts nothing (no connection, no child,
  * no timer) until the first request, `start` or `listen`. Called again for the same database, as a reloaded module
- * does, it answers the one that is there, which from then on uses the newer `reply`, `onReply` and `title`. Throws an
+ * does, it answers the one that is there, which from then on uses the newer `reply`, `onReply`, `title` and `lane`. Throws an
  * `OptionError` that names the option that is wrong. `Metadata` is what `onReply` answers.
  */
 export function createHoldfast<Metadata extends object = object>(options: HoldfastOptions<Metadata>): Holdfast {

@@ -65,10 +65,7 @@ export type HoldfastOptions<Metadata extends object = object> = {
   flushMs?: number
   /** How many attempts of a round may end by an error of the provider. 1–10. Defaults to 3. */
   attemptsMax?: number
-  /**
-   * Which line of turns a message joins: `main`, one at a time in the session, or its author's own, beside the others'. A
-   * client has no say in it. Defaults to `main`.
-   */
+  /** Which lane a message joins; a client has no say in it. See `LaneOf`. Defaults to `main`, one turn at a time. */
   lane?: LaneOf
   /** How many rounds a turn may have: its first run, retries and regenerations. 1–1,000. Defaults to 10. */
   roundsMax?: number
@@ -119,7 +116,7 @@ export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limit
 type Optional = 'database' | 'authenticate' | 'tokens' | 'onReply' | 'title' | 'waitUntil'
 
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
-export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'title'>
+export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'title' | 'lane'>
 
 export class OptionError extends Error {
   override readonly name = 'OptionError'

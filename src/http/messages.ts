@@ -48,7 +48,7 @@ async function send(call: Call): Promise<Response> {
     messageId: id,
     turnId: uuidv7(),
     replyId: uuidv7(),
-    lane: laneOf(call),
+    lane: await laneOf(call),
     expiresMs: call.parts.expiresMs,
     whenBusy: body.whenBusy,
     sendsMax: call.parts.sendsPerMinute,
@@ -95,9 +95,9 @@ export function pairResponse(
 }
 
 /** No user's id makes the name of another lane: `main` has no colon. */
-export function laneOf(call: Call): string {
+export async function laneOf(call: Call): Promise<string> {
   const { tenantId, sessionId, userId } = sessionOf(call)
-  const lane = call.parts.lane({ session: { id: sessionId }, user: { id: userId, tenantId } })
+  const lane = await call.parts.lane({ session: { id: sessionId }, user: { id: userId, tenantId } })
   if (lane === 'main') return 'main'
   if (lane === 'author') return `user:${userId}`
   throw new TypeError(`The option lane must answer 'main' or 'author', not ${String(lane)}.`)

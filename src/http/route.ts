@@ -27,8 +27,17 @@ export type HttpParts = {
   keepAlive: (() => void) | undefined
 }
 
-/** Which line of turns a message of this user joins. */
-export type LaneOf = (ask: { session: { id: string }; user: { id: string; tenantId: string } }) => 'main' | 'author'
+/**
+ * The app's function that says which lane a message of this user joins: `main` (one turn at a time in the session) or
+ * `author` (the author's own, beside the others'). Called with every send, also a repeated one, and before rights are
+ * judged: the session need not be the user's, or there at all. The sender waits for it. An edit or a retry stays in the
+ * lane that its message has.
+ *
+ * Where it throws, or answers something else, nothing is stored: the send is 500, `internal`, a line in the log says why,
+ * and the client sends again with the same id. So answer `main` where it does not matter.
+ */
+export type LaneOf = (ask: { session: { id: string }; user: { id: string; tenantId: string } }) => Lane | Promise<Lane>
+export type Lane = 'main' | 'author'
 
 export type Call = {
   parts: HttpParts

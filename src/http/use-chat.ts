@@ -194,7 +194,7 @@ async function send(call: Call, asked: Asked): Promise<StateAfter> {
     messageId: id,
     turnId: uuidv7(),
     replyId: uuidv7(),
-    lane: laneOf(call),
+    lane: await laneOf(call),
     expiresMs,
     whenBusy: 'queue' as const,
     sendsMax: sendsPerMinute,

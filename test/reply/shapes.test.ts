@@ -7,7 +7,17 @@ import type {
 import type { UIMessageChunk as Chunk7, UIMessage as UIMessage7 } from 'ai7'
 import { expect, expectTypeOf, test } from 'vitest'
 import { ReplyError } from '../../src/core/errors.ts'
-import type { Reply, ReplyContext, ReplyValue } from '../../src/reply/reply.ts'
+import type {
+  HoldfastOptions,
+  LaneOf,
+  MessagePart,
+  Reply,
+  ReplyChunk,
+  ReplyContext,
+  ReplyValue,
+  StreamTextResult,
+  UserOrAssistantMessage,
+} from '../../src/index.ts'
 import { replyId, written } from './writers.ts'
 
 const whole = [
@@ -231,4 +241,12 @@ test('the types of both majors of the AI SDK fit without a cast', () => {
   expectTypeOf<ReadableStream<Chunk6>>().toExtend<ReplyValue>()
   expectTypeOf<ReadableStream<Chunk7>>().toExtend<ReplyValue>()
   expectTypeOf<Result6<ToolSet6, never>>().toExtend<ReplyValue>()
+})
+
+test('what an app has to name has a name', () => {
+  expectTypeOf<ReplyContext['messages']>().toEqualTypeOf<UserOrAssistantMessage[]>()
+  expectTypeOf<UserOrAssistantMessage['parts']>().toEqualTypeOf<MessagePart[]>()
+  expectTypeOf<AsyncIterable<ReplyChunk>>().toExtend<ReplyValue>()
+  expectTypeOf<StreamTextResult>().toExtend<ReplyValue>()
+  expectTypeOf<NonNullable<HoldfastOptions['lane']>>().toEqualTypeOf<LaneOf>()
 })
