@@ -14,7 +14,8 @@ type ProviderMessage = { role: 'user' | 'assistant'; content: Json[] }
 
 /**
  * A conversation in the words of Anthropic's messages API. Thinking is sent back only with its signature, without
- * which it is refused; blank texts are left out for the same reason; neighbours of one role become one message.
+ * which it is refused; blank texts are left out for the same reason; neighbours of one role become one message. The first
+ * is the user's, or all would be refused: where the assistant has spoken first, one is put before it.
  */
 export function anthropicMessages(messages: UserOrAssistantMessage[]): Json[] {
   const all = messages.flatMap(({ role, parts }) => (role === 'user' ? [userMessage(parts)] : assistantMessages(parts)))
@@ -24,8 +25,11 @@ export function anthropicMessages(messages: UserOrAssistantMessage[]): Json[] {
     if (last?.role === message.role) last.content.push(...message.content)
     else joined.push(message)
   }
+  if (joined[0]?.role === 'assistant') joined.unshift({ role: 'user', content: textBlocks(noFirstWord) })
   return joined
 }
+
+const noFirstWord = '(The user has said nothing yet.)'
 
 function userMessage(parts: MessagePart[]): ProviderMessage {
   return { role: 'user', content: parts.flatMap(userBlocks) }

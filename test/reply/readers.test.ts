@@ -249,6 +249,15 @@ test('the anthropic reader keeps the signature of the thinking and sends it back
   ])
 })
 
+test('to anthropic, which wants the user to begin, something of the user’s goes before what the assistant has said first', async () => {
+  provider.script([{ text: 'Hi' }])
+  const greeting: UserOrAssistantMessage = { id: 's1', role: 'assistant', parts: [{ type: 'text', text: 'Hello!' }] }
+  await written(writers.anthropic(provider.url), { messages: [greeting, userMessage('a')] })
+  const { messages } = provider.requests.at(-1)!.body
+  expect(messages.map(({ role }: { role: string }) => role)).toEqual(['user', 'assistant', 'user'])
+  expect(messages[1].content).toEqual([{ type: 'text', text: 'Hello!' }])
+})
+
 /** The majors' functions under one type, for tests that say the same of both. */
 const majors = [
   { major: 6, streamText: streamText6, createOpenAICompatible: createOpenAICompatible6 },
