@@ -284,11 +284,12 @@ create function holdfast.goes_before(e holdfast.turns, t holdfast.turns) returns
     and (holdfast.keeps_lane(e) or t.state = 'queued' and e.state = 'queued' and e.position < t.position)
 $$;
 
--- The messages of which one is chosen, this one included unless it was withdrawn.
+-- The messages of which one is chosen, this one included unless it was withdrawn. Of either role: what the assistant said
+-- by itself (0004) comes after a reply as a user's message does.
 create function holdfast.alternatives(m holdfast.messages) returns setof holdfast.messages language sql stable parallel safe
   as $$
   select * from holdfast.messages a where a.tenant_id = m.tenant_id and a.session_id = m.session_id and a.lane = m.lane
-    and a.role = m.role and a.parent = m.parent and not a.withdrawn
+    and a.parent = m.parent and not a.withdrawn
 $$;
 
 -- Which of its alternatives a message is, and those beside it, of which a snapshot holds none: they are what is selected.
@@ -622,7 +623,7 @@ begin
     select p.* from way w join holdfast.messages p on p.tenant_id = p_tenant and p.session_id = p_session and p.id = w.parent)
   update holdfast.messages u set chosen = (u.id = w.id)
     from way w
-   where u.tenant_id = p_tenant and u.session_id = p_session and u.lane = w.lane and u.role = w.role
+   where u.tenant_id = p_tenant and u.session_id = p_session and u.lane = w.lane
      and u.parent = w.parent and not u.withdrawn and u.chosen <> (u.id = w.id);
   perform holdfast.show_lane(p_tenant, p_session, m.lane);
 end $$;

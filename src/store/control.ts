@@ -8,14 +8,16 @@ import { type EventJson, eventOf } from './event-rows.ts'
 
 /** A message of a session, and who asks: whether they may is judged under the lock. */
 export type MessageKey = { tenantId: string; sessionId: string; userId: string; messageId: string }
-/** Null: the operator, who sees all and is counted nowhere. */
+/** Null: the operator or the server itself, who see all and are counted nowhere. */
 export type RetryKey = Omit<MessageKey, 'userId'> & { userId: string | null }
 
 /**
  * `done`: it has changed something, and this is what was written. Every other outcome has changed nothing. `allowance`: what
  * is left to who asked, where it was counted as a send or would have been one too many (`rate_limited`).
  */
-export type Controlled<Outcome extends string> = { outcome: 'done'; event: Event } | { outcome: Outcome }
+export type Controlled<Outcome extends string> = { outcome: 'done'; event: Event } | Nothing<Outcome>
+/** One type for each outcome, so that those that are dealt with can be told apart. */
+type Nothing<Outcome extends string> = Outcome extends string ? { outcome: Outcome } : never
 
 /** Of every command. */
 type Refused = 'not_found' | 'forbidden'
@@ -31,7 +33,7 @@ async function controlled<Outcome extends string>(
 ): Promise<Controlled<Outcome | Refused> & Pick<Answer, 'messageId' | 'allowance'>> {
   const { outcome, event, ...more } = (await database.query<{ answer: Answer }>('accept', statement, values))[0]!.answer
   if (doing.has(outcome)) return { outcome: 'done', event: eventOf(event!), ...more }
-  return { outcome: outcome as Outcome, ...more }
+  return { outcome: outcome as Outcome, ...more } as Nothing<Outcome>
 }
 
 const keyed = ({ tenantId, sessionId, userId, messageId }: RetryKey) => [tenantId, sessionId, userId, messageId]
@@ -41,7 +43,7 @@ const retryStatement: Statement = {
   text: 'select holdfast.retry($1, $2, $3, $4, $5, $6, $7, $8, $9) as answer',
 }
 
-/** A new round of a turn that failed or was stopped. `round`: only of that one. */
+/** A new round of a turn that failed or was stopped. `round`: only of that one. With no user it is the server that asks. */
 export function retry(
   database: Database,
   key: RetryKey,

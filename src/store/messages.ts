@@ -32,7 +32,8 @@ export async function messagePage(
   ask: {
     tenantId: string
     sessionId: string
-    userId: string
+    /** Null: the server itself, which sees all. */
+    userId: string | null
     limit: number
     from: { side: 'before' | 'after'; place: MessagePlace } | null
   },
@@ -125,7 +126,7 @@ const pairStatement: Statement = {
       join holdfast.sessions s on s.tenant_id = t.tenant_id and s.id = t.session_id
       join holdfast.messages u on u.tenant_id = t.tenant_id and u.session_id = t.session_id and u.id = t.message_id
       join lateral (select r.* from holdfast.messages r where r.tenant_id = t.tenant_id and r.session_id = t.session_id
-          and (r.id = t.reply_id or r.parent = t.message_id and r.role = 'assistant')
+          and (r.id = t.reply_id or r.parent = t.message_id and r.replies_to = t.message_id)
         order by r.chosen desc, r.id = t.reply_id desc limit 1) r on true
       join holdfast.turns w on w.tenant_id = t.tenant_id and w.id = r.turn_id
      where x.tenant_id = $1 and x.session_id = $2 and x.id = $3 and holdfast.may_see(t.audience, $4)`,
@@ -145,14 +146,14 @@ export type Pair = {
 /**
  * By either of them: a user's message, the reply to it that is chosen, and their turn. A reply that is being written has
  * as parts the base of its attempt, as in a snapshot: who follows from `seq` gets all chunks after it. Null: none that the
- * user may see.
+ * user may see; without a user it is the server that asks.
  */
 export async function messagePair(
   database: Database,
   tenantId: string,
   sessionId: string,
   messageId: string,
-  userId: string,
+  userId: string | null,
 ): Promise<Pair | null> {
   type Row = Pair & { base: Message['parts'] | null }
   const row = (await database.query<Row>('read', pairStatement, [tenantId, sessionId, messageId, userId]))[0]

@@ -47,6 +47,47 @@ export async function renameSession(
   return answer.outcome === 'updated' ? { ...answer, event: eventOf(answer.event) } : answer
 }
 
+/** As the server itself sees it: `unread` is some user's, and null where none is asked about. */
+export type ServerSession = Omit<Session, 'unread'> & { unread: number | null }
+
+const readStatement: Statement = {
+  name: 'read-session',
+  text: `
+    select holdfast.session_json(s, (select holdfast.unread_of(m) from holdfast.members m
+        where m.tenant_id = s.tenant_id and m.session_id = s.id and m.user_id = $3)) as session
+      from holdfast.sessions s where s.tenant_id = $1 and s.id = $2`,
+}
+
+/** Null: there is no such session, or the user is no member of it. With the server's right where no user is named. */
+export async function readSession(
+  database: Database,
+  tenantId: string,
+  id: string,
+  userId: string | null,
+): Promise<ServerSession | null> {
+  const rows = await database.query<{ session: ServerSession }>('read', readStatement, [tenantId, id, userId])
+  const session = rows[0]?.session ?? null
+  return userId !== null && session?.unread === null ? null : session
+}
+
+const updateStatement: Statement = {
+  name: 'update-session',
+  text: 'select holdfast.update_session($1, $2, $3::jsonb) as answer',
+}
+
+/** What the server itself changes of a session. `metadata` replaces what was there. */
+export async function updateSession(
+  database: Database,
+  tenantId: string,
+  id: string,
+  changes: { title?: string | null; metadata?: JsonObject },
+): Promise<{ outcome: 'updated'; session: ServerSession; event: Event } | { outcome: 'not_found' }> {
+  type Answer = { outcome: 'updated'; session: ServerSession; event: EventJson } | { outcome: 'not_found' }
+  const values = [tenantId, id, JSON.stringify(changes)]
+  const answer = (await database.query<{ answer: Answer }>('turns', updateStatement, values))[0]!.answer
+  return answer.outcome === 'updated' ? { ...answer, event: eventOf(answer.event) } : answer
+}
+
 const giveTitleStatement: Statement = {
   name: 'give-title',
   text: 'select holdfast.give_title($1, $2, $3) as event',
@@ -94,6 +135,21 @@ export async function deleteSession(
 ): Promise<'deleted' | 'not_found' | 'forbidden'> {
   type Row = { outcome: 'deleted' | 'not_found' | 'forbidden' }
   return (await database.query<Row>('turns', deleteStatement, [tenantId, id, userId]))[0]!.outcome
+}
+
+const deleteAsServerStatement: Statement = {
+  name: 'delete-session-as-server',
+  text: 'select holdfast.delete_session($1, $2) as outcome',
+}
+
+/** With the server's right. */
+export async function deleteSessionAsServer(
+  database: Database,
+  tenantId: string,
+  id: string,
+): Promise<'deleted' | 'not_found'> {
+  type Row = { outcome: 'deleted' | 'not_found' }
+  return (await database.query<Row>('turns', deleteAsServerStatement, [tenantId, id]))[0]!.outcome
 }
 
 const roleStatement: Statement = {

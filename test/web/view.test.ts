@@ -97,6 +97,17 @@ test('a later attempt begins from its base: texts of two attempts are never join
   expect(shown(play(kept))).toBe('kept')
 })
 
+test('what the assistant says by itself stands after a reply that goes on being written (P38)', () => {
+  const notice = { ...messageOf('s1', 'assistant', [{ type: 'text', text: 'a notice' }], 'complete'), repliesTo: null }
+  const said = { type: 'message.said', data: { message: notice } }
+  const frames = chain([created, started(1), text(1, 0, 'one '), said, text(1, 2, 'two'), said, complete('one two')])
+  expect(play(frames).messages.map(({ id, parts }) => [id, textOf(parts)])).toEqual([
+    ['u1', 'hi'],
+    ['r1', 'one two'],
+    ['s1', 'a notice'],
+  ])
+})
+
 test('a frame that does not come right after the last one is a gap, and so is a chunk out of place (I5)', () => {
   const frames = chain([created, started(1), text(1, 0, 'a'), text(1, 2, 'b')])
   const view = play(frames.slice(0, 2))

@@ -52,6 +52,8 @@ export function possibleIn(view: View): (message: Message) => Possible {
     const own = view.messages[indexOf.get(ownId) ?? -1]
     const place = placeOf.get(ownId) ?? null
     const shared = { ...nothing, place, switch: message.branch !== null }
+    // Said by the assistant to nobody: it has no turn that could be answered again.
+    if (message.role === 'assistant' && message.repliesTo === null) return shared
     const turn = place === null ? undefined : line[place]
     // It, or something after it, is still to be answered: then nothing can be put beside it.
     const isBusy = place !== null || (indexOf.get(ownId) ?? indexOf.get(message.id) ?? 0) <= lastOpen

@@ -151,6 +151,8 @@ function takeEvent(view: View, { type, data }: EventFrame): View | 'gap' {
       const begun = withReply(view, replyId, (reply) => ({ ...reply, parts: base, status: 'pending', error: null }))
       return { ...begun, open: new Map(view.open).set(replyId, { attempt, next: 0 }) }
     }
+    case 'message.said':
+      return said(view, (data as { message: Message }).message)
     case 'message.ai_response':
       return settled(view, (data as { message: Message }).message)
     case 'message.stopped':
@@ -191,6 +193,12 @@ function created(
   const known = view.turns.get(turn.id)
   const turns = new Map(view.turns).set(turn.id, { ...turnViewOf(turn), events: known?.events ?? [] })
   return { ...view, messages: [...view.messages, message, pendingReply(message, reply.id, turn.round)], turns }
+}
+
+/** By the assistant, to nobody: it stands after everything that is there. */
+function said(view: View, message: Message): View {
+  if (view.messages.some(({ id }) => id === message.id)) return view
+  return { ...view, messages: [...view.messages, message] }
 }
 
 function pendingReply({ id: repliesTo, createdAt, updatedAt }: Message, id: string, round: number): Message {
