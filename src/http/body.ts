@@ -13,6 +13,24 @@ export async function readBody<T>(request: Request, schema: z.ZodType<T>): Promi
   return checked(value, schema)
 }
 
+/** What is asked in code is held to what holds for a body: its JSON is what is taken. */
+export function readValue<T>(asked: object, schema: z.ZodType<T>): T {
+  const text = textOf(asked)
+  const max = limits.requestBytesMax
+  if (Buffer.byteLength(text) > max) throw new Problem('too_large', `What is asked may have at most ${max} bytes.`)
+  const value = parseJson(text)
+  checkValue(value)
+  return checked(value, schema)
+}
+
+function textOf(asked: object): string {
+  try {
+    return JSON.stringify(asked)
+  } catch {
+    throw new Problem('invalid_request', 'What is asked must be JSON: no circles and no bigint.')
+  }
+}
+
 /** Of any depth and with any text: for a body of which little is read. What is read has to pass `checked`. */
 export async function readJson(request: Request, bytesMax: number): Promise<Json> {
   const type = request.headers.get('content-type') ?? ''

@@ -7,12 +7,13 @@ import { stopTurn } from '../log/stop.ts'
 import type { Allowance } from '../store/accept.ts'
 import { type Controlled, edit, type MessageKey, regenerate, retry, selectBranch } from '../store/control.ts'
 import { messagePair, type Pair } from '../store/messages.ts'
+import { saidMessage } from '../store/say.ts'
 import { idSchema, readBody } from './body.ts'
 import { filePlaceOf } from './files.ts'
-import { contentOf, contentSchema, pairResponse } from './messages.ts'
+import { contentOf, contentSchema, cursorAfter, pairResponse } from './messages.ts'
 import { Problem } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
-import { type Call, type Route, sessionOf } from './route.ts'
+import { type Call, json, type Route, sessionOf, type Within } from './route.ts'
 
 /** No larger than the database's `int`. */
 const roundSchema = z.strictObject({ round: z.number().int().min(1).max(2_147_483_647).optional() })
@@ -21,20 +22,39 @@ const nothingSchema = z.strictObject({})
 
 async function retryRoute(call: Call): Promise<Response> {
   const { round = null } = await readBody(call.request, roundSchema)
-  const ask = { round, replyId: uuidv7(), ...roundOf(call) }
-  return await told(call, await retry(call.parts.database, keyOf(call), ask), call.params.messageId!)
+  const done = await retryTurn(call, call.params.messageId!, round)
+  return 'refused' in done ? done.refused : pairResponse(call, done.pair, done.headers)
+}
+
+export async function retryTurn(
+  call: Within<string | null>,
+  messageId: string,
+  round: number | null,
+): Promise<StateAfter> {
+  const key = { ...sessionOf(call), messageId }
+  const ask = { round, replyId: uuidv7(), ...roundOf(call), ...(key.userId === null ? { sendsMax: 0 } : {}) }
+  return await stateAfter(call, await retry(call.parts.database, key, ask), messageId)
 }
 
 async function stopRoute(call: Call): Promise<Response> {
   const { round = null } = await readBody(call.request, roundSchema)
-  const { tenantId, sessionId, userId, messageId } = keyOf(call)
-  const ask = { tenantId, sessionId, messageId, by: userId, reason: null, round, userId }
-  const stopped = await stopTurn(call.parts.database, ask)
+  const { userId, messageId } = keyOf(call)
+  const { pair, withdrawn } = await stopReply(call, messageId, { by: userId, reason: null, round })
+  return pairResponse(call, pair, {}, { withdrawn })
+}
+
+export async function stopReply(
+  call: Within<string | null>,
+  messageId: string,
+  ask: { by: string; reason: string | null; round: number | null },
+): Promise<{ pair: Pair; withdrawn: boolean }> {
+  const session = sessionOf(call)
+  const stopped = await stopTurn(call.parts.database, { ...session, messageId, ...ask })
   if (stopped.outcome === 'not_found' || stopped.outcome === 'forbidden') throw new Problem(stopped.outcome)
   if (stopped.outcome === 'stopped') tell(call, stopped.event)
   const pair = await pairNow(call, messageId)
   // Its text is given back to who wrote it, and to nobody else, whoever asks and however often.
-  return pairResponse(call, pair, {}, { withdrawn: pair.withdrawn && pair.message.author === userId })
+  return { pair, withdrawn: pair.withdrawn && pair.message.author === session.userId }
 }
 
 async function editRoute(call: Call): Promise<Response> {
@@ -54,11 +74,17 @@ async function regenerateRoute(call: Call): Promise<Response> {
 
 async function selectRoute(call: Call): Promise<Response> {
   await readBody(call.request, nothingSchema)
-  return await told(call, await selectBranch(call.parts.database, keyOf(call)), call.params.messageId!)
+  const key = keyOf(call)
+  const selected = await selectBranch(call.parts.database, key)
+  const isThere = selected.outcome === 'done' || selected.outcome === 'same'
+  const said = isThere ? await saidMessage(call.parts.database, key) : null
+  if (said === null) return await told(call, selected, key.messageId)
+  if (selected.outcome === 'done') tell(call, selected.event)
+  return json(200, { message: said.message, reply: null, turn: null, cursor: cursorAfter(call, said.seq) })
 }
 
 /** What a new round may be. */
-export function roundOf({ parts: { roundsMax, expiresMs, sendsPerMinute: sendsMax } }: Call) {
+export function roundOf({ parts: { roundsMax, expiresMs, sendsPerMinute: sendsMax } }: Pick<Within, 'parts'>) {
   return { roundsMax, expiresMs, sendsMax }
 }
 
@@ -79,7 +105,7 @@ async function told(call: Call, answer: Told, messageId: string): Promise<Respon
 export type StateAfter = { pair: Pair; headers: Record<string, string> } | { refused: Response }
 
 /** How the message stands after a command on it. Throws the `Problem` of a command that was refused. */
-export async function stateAfter(call: Call, answer: Told, messageId: string): Promise<StateAfter> {
+export async function stateAfter(call: Within<string | null>, answer: Told, messageId: string): Promise<StateAfter> {
   switch (answer.outcome) {
     case 'done':
       tell(call, answer.event)
@@ -114,13 +140,13 @@ export async function stateAfter(call: Call, answer: Told, messageId: string): P
   }
 }
 
-export function tell(call: Call, event: Event): void {
+export function tell(call: Within<string | null>, event: Event): void {
   const { tenantId, sessionId } = sessionOf(call)
   call.parts.wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
 }
 
 /** What is stored now, whoever changed it: so a repeated command, and one that came too late, see what won. */
-export async function pairNow(call: Call, messageId: string): Promise<Pair> {
+export async function pairNow(call: Within<string | null>, messageId: string): Promise<Pair> {
   const { tenantId, sessionId, userId } = sessionOf(call)
   const pair = await messagePair(call.parts.database, tenantId, sessionId, messageId, userId)
   if (pair === null) throw new Problem('not_found')

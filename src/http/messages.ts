@@ -9,7 +9,7 @@ import type { Json } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
 import { previewOf } from '../core/parts.ts'
 import { stopTurn } from '../log/stop.ts'
-import type { Acceptance, Accepted, Interrupted } from '../store/accept.ts'
+import type { Acceptance, Accepted, Allowance, Interrupted } from '../store/accept.ts'
 import { DatabaseError } from '../store/database.ts'
 import { type MessagePlace, messagePage, type Pair } from '../store/messages.ts'
 import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
@@ -17,7 +17,7 @@ import { withinToken } from './events.ts'
 import { type FilePlace, filePlaceOf, takeOutFiles } from './files.ts'
 import { Problem } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
-import { type Call, json, jsonText, locationOf, type Route, sessionOf } from './route.ts'
+import { type Call, json, jsonText, locationOf, type Route, sessionOf, type Within } from './route.ts'
 
 const contentFields = {
   id: idSchema,
@@ -25,13 +25,13 @@ const contentFields = {
   parts: z.array(partSchema).min(1).max(limits.partsMax).optional(),
   metadata: metadataSchema.optional(),
 }
-const hasEither = (body: { text?: string | undefined; parts?: unknown }) =>
+export const hasEither = (body: { text?: string | undefined; parts?: unknown }) =>
   (body.text === undefined) !== (body.parts === undefined)
-const eitherSentence = 'expected either "text" or "parts"'
+export const eitherSentence = 'expected either "text" or "parts"'
 
 /** What a message says, under an id that its client made. */
 export const contentSchema = z.strictObject(contentFields).refine(hasEither, eitherSentence)
-const sendSchema = z
+export const sendSchema = z
   .strictObject({ ...contentFields, whenBusy: z.enum(['queue', 'interrupt', 'steer', 'reject']).default('queue') })
   .refine(hasEither, eitherSentence)
 
@@ -40,6 +40,33 @@ const waitSchema = z.object({ wait: z.coerce.number().min(0).max(limits.longPoll
 async function send(call: Call): Promise<Response> {
   const { wait } = readQuery(call.url, waitSchema)
   const body = await readBody(call.request, sendSchema)
+  const taken = await takeMessage(call, body, call.parts.sendsPerMinute)
+  if (taken.outcome === 'rate_limited') return tooManySends(taken.allowance, body.id)
+  const { json: data, seq, created, allowance } = taken
+  const headers = { ...locationOf(call, sessionOf(call).sessionId), ...rateHeaders(allowance) }
+  const answered = await call.parts.waiting.outcome(
+    { ...sessionOf(call), messageId: body.id, created },
+    withinToken(call, wait * 1_000),
+    call.request.signal,
+  )
+  if (answered) return pairResponse(call, answered, headers)
+  // `data` is the JSON text of {message, reply, turn}: it goes out as it came from the database, with the cursor.
+  return jsonText(202, `${data.slice(0, -1)},"cursor":"${cursorAfter(call, seq)}"}`, headers)
+}
+
+type Taken =
+  /** `created`: null where it was stored before. `json`: the text of `{message, reply, turn}` as they are stored. */
+  | {
+      outcome: 'taken'
+      json: string
+      seq: number
+      created: { turnId: string; seq: number } | null
+      allowance: Allowance | null
+    }
+  | { outcome: 'rate_limited'; allowance: Allowance }
+
+/** Stores a message, tells of it, and stops what it interrupts. Rejects with a Problem. `sendsMax`: as in `Acceptance`. */
+export async function takeMessage(call: Within, body: z.infer<typeof sendSchema>, sendsMax: number): Promise<Taken> {
   const { id } = body
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: id })
   const acceptance = {
@@ -51,7 +78,7 @@ async function send(call: Call): Promise<Response> {
     lane: await laneOf(call),
     expiresMs: call.parts.expiresMs,
     whenBusy: body.whenBusy,
-    sendsMax: call.parts.sendsPerMinute,
+    sendsMax,
   }
   const accepted = await acceptSurely(call, acceptance)
   await point('accept.answered')
@@ -60,42 +87,43 @@ async function send(call: Call): Promise<Response> {
       userMessageId: id,
     })
   }
-  if (accepted.outcome === 'rate_limited') return tooManySends(accepted.allowance, id)
+  if (accepted.outcome === 'rate_limited') return accepted
   if (accepted.outcome === 'busy') throw new Problem('busy', undefined, { userMessageId: id })
   if (accepted.outcome === 'not_found' || accepted.outcome === 'forbidden') throw new Problem(accepted.outcome)
-  const { seq, json: data } = accepted.outcome === 'created' ? accepted.event : accepted
   if (accepted.outcome === 'created') {
     const { tenantId, sessionId } = acceptance
     call.parts.wakeups.tell({ tenantId, sessionId, events: [accepted.event], runs: [], due: true })
   }
   for (const marked of accepted.interrupted) interrupt(call, marked)
-  const allowance = accepted.outcome === 'created' ? accepted.allowance : null
-  const headers = { ...locationOf(call, acceptance.sessionId), ...rateHeaders(allowance) }
-  const created = accepted.outcome === 'created' ? { turnId: acceptance.turnId, seq } : null
-  const answered = await call.parts.waiting.outcome(
-    { ...sessionOf(call), messageId: id, created },
-    withinToken(call, wait * 1_000),
-    call.request.signal,
-  )
-  if (answered) return pairResponse(call, answered, headers)
-  // `data` is the JSON text of {message, reply, turn}: it goes out as it came from the database, with the cursor.
-  const cursor = encodeCursor({ epoch: call.parts.hub.epoch(), seq, open: new Map() })
-  return jsonText(202, `${data.slice(0, -1)},"cursor":"${cursor}"}`, headers)
+  if (accepted.outcome === 'same') {
+    return { outcome: 'taken', json: accepted.json, seq: accepted.seq, created: null, allowance: null }
+  }
+  const { event, allowance } = accepted
+  const created = { turnId: acceptance.turnId, seq: event.seq }
+  return { outcome: 'taken', json: event.json, seq: event.seq, created, allowance }
 }
 
 /** A message with its reply and turn as they are now, and the cursor from which to follow on. */
 export function pairResponse(
-  { parts: { hub } }: Call,
+  call: Call,
   pair: Pair,
   headers: Record<string, string> = {},
   more: { withdrawn?: boolean } = {},
 ): Response {
-  const cursor = encodeCursor({ epoch: hub.epoch(), seq: pair.seq, open: new Map() })
-  return json(200, { message: pair.message, reply: pair.reply, turn: pair.turn, cursor, ...more }, headers)
+  return json(200, { ...standOf(call, pair), ...more }, headers)
+}
+
+export function standOf(call: Pick<Within, 'parts'>, { message, reply, turn, seq }: Pair) {
+  return { message, reply, turn, cursor: cursorAfter(call, seq) }
+}
+
+/** From where to follow what comes after an event. */
+export function cursorAfter({ parts: { hub } }: Pick<Within, 'parts'>, seq: number): string {
+  return encodeCursor({ epoch: hub.epoch(), seq, open: new Map() })
 }
 
 /** No user's id makes the name of another lane: `main` has no colon. */
-export async function laneOf(call: Call): Promise<string> {
+export async function laneOf(call: Within): Promise<string> {
   const { tenantId, sessionId, userId } = sessionOf(call)
   const lane = await call.parts.lane({ session: { id: sessionId }, user: { id: userId, tenantId } })
   if (lane === 'main') return 'main'
@@ -116,7 +144,7 @@ export async function contentOf(place: FilePlace, { text, parts: said, metadata 
 }
 
 /** The turn is marked with the acceptance; completing the stop here makes it quick, and is not what makes it sure. */
-export function interrupt(call: Call, { messageId, round }: Interrupted): void {
+export function interrupt(call: Within, { messageId, round }: Interrupted): void {
   const { tenantId, sessionId, userId } = sessionOf(call)
   const { database, wakeups } = call.parts
   stopTurn(database, {
@@ -141,18 +169,22 @@ export function interrupt(call: Call, { messageId, round }: Interrupted): void {
 const askAgainWithinMs = 3_000
 
 /** An answer that was lost is asked for again, once, with the same ids: the second finds what the first has stored. */
-export async function acceptSurely({ parts: { acceptor } }: Call, acceptance: Acceptance): Promise<Accepted> {
+export function acceptSurely({ parts: { acceptor } }: Within, acceptance: Acceptance): Promise<Accepted> {
+  return surely(() => acceptor.accept(acceptance))
+}
+
+export async function surely<T>(ask: () => Promise<T>): Promise<T> {
   const sinceMs = performance.now()
   try {
-    return await acceptor.accept(acceptance)
+    return await ask()
   } catch (error) {
     const mayPass = error instanceof DatabaseError && (error.kind === 'unknown' || error.kind === 'conflict')
     if (!mayPass || performance.now() - sinceMs > askAgainWithinMs) throw error
-    return await acceptor.accept(acceptance)
+    return await ask()
   }
 }
 
-const historySchema = z
+export const historySchema = z
   .object({
     limit: z.coerce.number().int().min(1).max(limits.messagePageMax).default(limits.messagePageDefault),
     before: z.string().optional(),
@@ -161,7 +193,13 @@ const historySchema = z
   .refine((query) => query.before === undefined || query.after === undefined, 'expected "before" or "after", not both')
 
 async function history(call: Call): Promise<Response> {
-  const { limit, before, after } = readQuery(call.url, historySchema)
+  return json(200, await historyPage(call, readQuery(call.url, historySchema)))
+}
+
+export async function historyPage(
+  call: Within<string | null>,
+  { limit, before, after }: z.infer<typeof historySchema>,
+) {
   const from =
     before !== undefined
       ? { side: 'before' as const, place: placeOf(before) }
@@ -169,11 +207,11 @@ async function history(call: Call): Promise<Response> {
         ? { side: 'after' as const, place: placeOf(after) }
         : null
   const page = await messagePage(call.parts.database, { ...sessionOf(call), limit, from })
-  return json(200, {
+  return {
     data: page.messages,
     before: page.before && placeText(page.before),
     after: page.after && placeText(page.after),
-  })
+  }
 }
 
 /** A place in a session's messages, as pages give it: opaque to clients. */

@@ -32,8 +32,8 @@ export function appAuthenticate(authenticate: AppAuthenticate): Authenticate {
   }
 }
 
-const nameRule = 'of 1 to 255 characters without control characters'
-function isName(text: unknown): text is string {
+export const nameRule = 'of 1 to 255 characters without control characters'
+export function isName(text: unknown): text is string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: keys of the log are built with them as separators
   return typeof text === 'string' && text.length > 0 && text.length <= 255 && !/[\u0000-\u001f\u007f]/.test(text)
 }

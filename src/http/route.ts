@@ -91,7 +91,21 @@ export function locationOf({ basePath }: Call, sessionId: string): { location: s
   return { location: `${basePath}/v1/sessions/${sessionId}` }
 }
 
+/**
+ * A session to work in, and who works there: a call, or the app's own code (src/in-code.ts). Null: the server itself, which
+ * sees all and is counted nowhere.
+ */
+export type Within<User extends string | null = string> = {
+  parts: HttpParts
+  params: Record<string, string>
+  principal: { tenantId: string; userId: User }
+}
+export type SessionKey<User extends string | null = string> = { tenantId: string; sessionId: string; userId: User }
+
 /** The session in the path, as every store function wants it. */
-export function sessionOf({ params, principal }: Call): { tenantId: string; sessionId: string; userId: string } {
+export function sessionOf<User extends string | null>({
+  params,
+  principal,
+}: Omit<Within<User>, 'parts'>): SessionKey<User> {
   return { tenantId: principal.tenantId, sessionId: params.sessionId!, userId: principal.userId }
 }

@@ -2,13 +2,14 @@ import { v7 as uuidv7 } from 'uuid'
 import * as z from 'zod'
 import { limits } from '../core/limits.ts'
 import { readSnapshot } from '../log/snapshot.ts'
+import type { Database } from '../store/database.ts'
 import { createSession, deleteSession, listSessions, renameSession, type SessionPlace } from '../store/sessions.ts'
 import { idSchema, metadataSchema, readBody, readQuery } from './body.ts'
 import { placeText } from './messages.ts'
 import { Problem } from './problem.ts'
 import { type Call, json, locationOf, type Route, sessionOf } from './route.ts'
 
-const titleSchema = z.string().min(1).max(limits.titleCharactersMax)
+export const titleSchema = z.string().min(1).max(limits.titleCharactersMax)
 const createSchema = z.strictObject({
   id: idSchema.optional(),
   title: titleSchema.optional(),
@@ -32,18 +33,25 @@ const timeSchema = z.iso
   })
   .transform((at) => at.toISOString())
 
-const listSchema = z.object({
+export const listSchema = z.object({
   changedSince: timeSchema.optional(),
   before: z.string().max(400).optional(),
   limit: z.coerce.number().int().min(1).max(limits.sessionPageMax).default(limits.sessionPageDefault),
 })
 
 async function list({ url, parts, principal }: Call): Promise<Response> {
-  const { changedSince = null, before, limit } = readQuery(url, listSchema)
-  const { tenantId, userId } = principal
+  return json(200, await sessionPage(parts.database, principal, readQuery(url, listSchema)))
+}
+
+export async function sessionPage(
+  database: Database,
+  { tenantId, userId }: { tenantId: string; userId: string },
+  { changedSince, before, limit }: z.infer<typeof listSchema>,
+) {
   const place = before === undefined ? null : decodePlace(before)
-  const page = await listSessions(parts.database, { tenantId, userId, changedSince, before: place, limit })
-  return json(200, { data: page.sessions, before: page.before && encodePlace(page.before), after: null })
+  const since = changedSince ?? null
+  const page = await listSessions(database, { tenantId, userId, changedSince: since, before: place, limit })
+  return { data: page.sessions, before: page.before && encodePlace(page.before), after: null }
 }
 
 /** As PostgreSQL writes a time, to the microsecond: a page ends between two sessions of one millisecond. */

@@ -15,9 +15,7 @@ export type RetryKey = Omit<MessageKey, 'userId'> & { userId: string | null }
  * `done`: it has changed something, and this is what was written. Every other outcome has changed nothing. `allowance`: what
  * is left to who asked, where it was counted as a send or would have been one too many (`rate_limited`).
  */
-export type Controlled<Outcome extends string> = { outcome: 'done'; event: Event } | Nothing<Outcome>
-/** One type for each outcome, so that those that are dealt with can be told apart. */
-type Nothing<Outcome extends string> = Outcome extends string ? { outcome: Outcome } : never
+export type Controlled<Outcome extends string> = { outcome: 'done'; event: Event } | { outcome: Outcome }
 
 /** Of every command. */
 type Refused = 'not_found' | 'forbidden'
@@ -33,7 +31,7 @@ async function controlled<Outcome extends string>(
 ): Promise<Controlled<Outcome | Refused> & Pick<Answer, 'messageId' | 'allowance'>> {
   const { outcome, event, ...more } = (await database.query<{ answer: Answer }>('accept', statement, values))[0]!.answer
   if (doing.has(outcome)) return { outcome: 'done', event: eventOf(event!), ...more }
-  return { outcome: outcome as Outcome, ...more } as Nothing<Outcome>
+  return { outcome: outcome as Outcome, ...more }
 }
 
 const keyed = ({ tenantId, sessionId, userId, messageId }: RetryKey) => [tenantId, sessionId, userId, messageId]
