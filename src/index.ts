@@ -2,6 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { resolve } from 'node:path'
 import { getRequestListener } from '@hono/node-server'
 import { pino } from 'pino'
+import type { JsonObject } from './core/json.ts'
 import { type Engine, startEngine } from './engine.ts'
 import { createApp, type HttpEnv } from './http/app.ts'
 import { restoreBody } from './http/body.ts'
@@ -14,6 +15,8 @@ import {
   isLoopbackName,
   tokenAuthenticate,
 } from './http/principal.ts'
+import { Problem } from './http/problem.ts'
+import { type InCode, inCode } from './in-code.ts'
 import {
   type AppFunctions,
   type HoldfastOptions,
@@ -25,12 +28,14 @@ import {
 import { DatabaseError } from './store/database.ts'
 
 export type { Chunk, Part } from './core/chunk.ts'
-export type { Failure, TurnCode } from './core/errors.ts'
+export type { Failure, RequestCode, TurnCode } from './core/errors.ts'
 export { ReplyError } from './core/errors.ts'
 export type { Json, JsonObject } from './core/json.ts'
-export type { Message, MessageStatus, StepUsage } from './core/message.ts'
+export type { Message, MessageStatus, StepUsage, Turn } from './core/message.ts'
 export type { AppAuthenticate, AppPrincipal, TokenSettings } from './http/principal.ts'
 export type { Lane, LaneOf } from './http/route.ts'
+export type { Content, InCode, Page, Said, SayAsk, SendAsk, Sent, Stand, Stopped, UseChatMessage } from './in-code.ts'
+export { HoldfastError } from './in-code.ts'
 export type { HoldfastOptions, Limits, Log, Role } from './options.ts'
 export { OptionError } from './options.ts'
 export type { AiResponse, FinishedContext, FinishedReply, OnReply, Title, TitleContext } from './reply/finished.ts'
@@ -45,8 +50,11 @@ export type {
   UiStreamOptions,
 } from './reply/reply.ts'
 export { steerSteps } from './reply/steer-steps.ts'
+export type { WhenBusy } from './store/accept.ts'
+export type { ServerSession, Session } from './store/sessions.ts'
 
-export type Holdfast = {
+/** `Metadata` is what `onReply` answers: messages have it, as far as `typeof chat` knows. */
+export type Holdfast<Metadata extends object = object> = InCode<Metadata> & {
   /** Answers a web request: for Next.js, Hono, Bun. Never rejects. */
   fetch(request: Request): Promise<Response>
   /** `fetch` by method: in Next.js `export const { GET, POST, PATCH, DELETE, HEAD, OPTIONS } = chat.handlers`. */
@@ -77,7 +85,9 @@ export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => bo
  * does, it answers the one that is there, which from then on uses the newer `reply`, `onReply`, `title` and `lane`. Throws an
  * `OptionError` that names the option that is wrong. `Metadata` is what `onReply` answers.
  */
-export function createHoldfast<Metadata extends object = object>(options: HoldfastOptions<Metadata>): Holdfast {
+export function createHoldfast<Metadata extends object = JsonObject>(
+  options: HoldfastOptions<Metadata>,
+): Holdfast<Metadata> {
   const { env } = process
   const resolved = resolveOptions(options, {
     production: env.NODE_ENV === 'production',
@@ -88,12 +98,12 @@ export function createHoldfast<Metadata extends object = object>(options: Holdfa
   const running = registry().get(key)
   if (running) {
     running.app = resolved
-    return running.holdfast
+    return running.holdfast as Holdfast<Metadata>
   }
   const entry: Entry = { app: resolved, holdfast: undefined as unknown as Holdfast }
   entry.holdfast = makeHoldfast(resolved, entry, () => registry().delete(key))
   registry().set(key, entry)
-  return entry.holdfast
+  return entry.holdfast as Holdfast<Metadata>
 }
 
 type Entry = { app: AppFunctions; holdfast: Holdfast }
@@ -163,10 +173,15 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     leaving = Promise.allSettled([leaving, left])
     options.onDatabaseLost(error)
   }
+  const parts = async () => (await engine().catch(toldToClients)).parts
+  const partsInCode = async () => {
+    if (closing) throw new Problem('draining', 'This Holdfast was closed. Make another one with createHoldfast.')
+    return await parts()
+  }
   const app = createApp({
     basePath: options.basePath,
     authenticate: authenticateOf(options, (request) => reachedBeyondLoopback || fromElsewhere.has(request)),
-    parts: async () => (await engine().catch(toldToClients)).parts,
+    parts,
     isReady: () =>
       engine().then(
         (started) => started.isReady(),
@@ -198,6 +213,7 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
 
   const fetch = async (request: Request) => app.fetch(request)
   return {
+    ...inCode(partsInCode),
     fetch,
     handlers: { GET: fetch, POST: fetch, PATCH: fetch, DELETE: fetch, HEAD: fetch, OPTIONS: fetch },
     node,

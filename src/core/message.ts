@@ -4,22 +4,25 @@ import type { JsonObject } from './json.ts'
 
 export type MessageStatus = 'pending' | 'streaming' | 'complete' | 'failed' | 'stopped'
 
-/** A message as every route and event shows it. The AI SDK's `UIMessage` is its `id`, `role`, `parts`, `metadata`. */
-export type Message = {
+/**
+ * A message as every route and event shows it. The AI SDK's `UIMessage` is its `id`, `role`, `parts`, `metadata`.
+ * `Metadata` is the app's: what `onReply` answers. A user's message has what its sender gave.
+ */
+export type Message<Metadata extends object = JsonObject> = {
   id: string
   sessionId: string
   /** The `seq` of the event that created it; a user's message and its first reply share one. */
   seq: number
   role: 'user' | 'assistant'
   parts: Part[]
-  metadata: JsonObject | null
+  metadata: Metadata | null
   /** A user's message is always `complete`; the assistant's follows its turn's round. */
   status: MessageStatus
   /** On the user's message while its turn is failed, else null. */
   error: Failure | null
   author: string | null
   lane: string
-  /** On the assistant's message: the id of the user's message that it answers. */
+  /** On the assistant's message: the id of the user's message that it answers; null where it was said by itself. */
   repliesTo: string | null
   /** Null: it has no alternatives. `previous` and `next` are what `select` is asked for; null at the ends. */
   branch: { index: number; count: number; previous: string | null; next: string | null } | null
@@ -29,6 +32,18 @@ export type Message = {
   outputTokens: number | null
   createdAt: string
   updatedAt: string
+}
+
+/** The work on a reply, as every route and event shows it. */
+export type Turn = {
+  id: string
+  messageId: string
+  replyId: string
+  state: 'queued' | 'running' | 'complete' | 'failed' | 'stopped'
+  attempt: number
+  round: number
+  /** While it waits to be tried again: when. */
+  dueAt?: string
 }
 
 /** What a provider reported for one step. Absent numbers were not reported, never guessed. */

@@ -103,14 +103,21 @@ async function answer(
     const parts = await options.parts()
     const call: Call = { parts, basePath, request, url: new URL(request.url), params, principal, setCookie, outgoing }
     if (route.judgedBy === 'route') await judge(route, call)
-    if (route.asksForReply && parts.hasNoRunner) throw new Problem('no_runner', noRunner)
-    const response = await route.handle(call)
-    if (route.asksForReply) parts.keepAlive?.()
+    const handle = () => route.handle(call)
+    const response = route.asksForReply ? await askingForReply(parts, handle) : await handle()
     if (setCookie !== undefined && response !== RESPONSE_ALREADY_SENT) response.headers.append('set-cookie', setCookie)
     return response
   } catch (error) {
     return failed(options, route.name, error)
   }
+}
+
+/** Around all that asks for a reply: nothing is asked where nobody would write it. */
+export async function askingForReply<T>({ hasNoRunner, keepAlive }: HttpParts, work: () => Promise<T>): Promise<T> {
+  if (hasNoRunner) throw new Problem('no_runner', noRunner)
+  const answer = await work()
+  keepAlive?.()
+  return answer
 }
 
 const noRunner =
