@@ -1,10 +1,11 @@
 /** Sending, reading, stopping and retrying in the app's own code, with the server's rights. */
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { textOf } from '../../src/core/parts.ts'
-import { HoldfastError, ReplyError } from '../../src/index.ts'
+import { createHoldfast, HoldfastError, ReplyError } from '../../src/index.ts'
 import { gate } from '../faults/scene.ts'
 import { openChat } from '../support/chat.ts'
 import { apiOf } from '../support/client.ts'
+import { freshDatabase } from '../support/postgres.ts'
 
 const errorOf = (asked: Promise<unknown>): Promise<HoldfastError> =>
   asked.then(
@@ -153,6 +154,24 @@ test('stop ends the running reply and keeps its text; too late, it shows what wo
   expect(await errorOf(chat.stop(session, 'm2', { reason: 'withdrawn' }))).toMatchObject({ code: 'invalid_request' })
 })
 
+test('a message that nobody has begun to answer stays where the server stops it, and leaves where its author does (P34)', async () => {
+  const { chat, session, watcher, goOn } = await openHeld()
+  const { reply } = await chat.send(session, { id: 'm1', userId: 'ann', text: 'wait' })
+  await watcher.until(({ type, messageId }) => type === 'chunk' && messageId === reply.id)
+  for (const id of ['m2', 'm3']) await chat.send(session, { id, userId: 'ann', text: id })
+  expect(await chat.stop(session, 'm2')).toMatchObject({ turn: { state: 'stopped' }, withdrawn: false })
+  expect(await errorOf(chat.stop(session, 'm3', { userId: 'zoe' }))).toMatchObject({ code: 'not_found' })
+  expect(await chat.stop(session, 'm3', { userId: 'ann' })).toMatchObject({ message: { id: 'm3' }, withdrawn: true })
+  expect(texts(await chat.messages.forUseChat(session, { userId: 'ann' })).slice(-2)).toEqual([
+    'user: wait',
+    'user: m2',
+  ])
+  expect(await errorOf(chat.retry(session, 'm3'))).toMatchObject({ code: 'gone', status: 410 })
+  expect((await chat.retry(session, 'm2')).turn).toMatchObject({ state: 'queued', round: 2 })
+  goOn()
+  await watcher.until(({ type, data }) => type === 'message.ai_response' && data.message.repliesTo === 'm2')
+})
+
 test('retry makes one new round of what was stopped, and changes nothing else (I10)', async () => {
   const { chat, session, watcher, goOn } = await openHeld()
   const { reply } = await chat.send(session, { id: 'm1', userId: 'ann', text: 'wait' })
@@ -171,7 +190,12 @@ test('retry makes one new round of what was stopped, and changes nothing else (I
     await chat.send(session, { id: 'm2', userId: 'ann', text: 'fail', waitMs: 60_000 })
   }
   const refused = await errorOf(chat.retry(session, 'm2'))
-  expect(refused).toMatchObject({ code: 'budget_exceeded', status: 429, message: expect.stringContaining('10 times') })
+  expect(refused).toMatchObject({
+    code: 'budget_exceeded',
+    status: 429,
+    retryable: false,
+    message: expect.stringContaining('10 times'),
+  })
 })
 
 const wrong: [string, object, RegExp][] = [
@@ -200,6 +224,17 @@ test('a body may be as large as a request’s, and no larger', async () => {
   const { chat, session } = await openChat()
   const error = await errorOf(chat.send(session, { userId: 'ann', text: 'x'.repeat(262_144) }))
   expect(error).toMatchObject({ code: 'too_large', status: 413 })
+})
+
+test('where the engine cannot start, the error has the reason as its cause', async () => {
+  const database = await freshDatabase(18)
+  const chat = createHoldfast({ database: database.url, migrate: 'check', log: () => undefined, reply: () => '' })
+  onTestFinished(async () => {
+    await chat.close()
+    await database.drop()
+  })
+  const error = await errorOf(chat.sessions.create({ userId: 'ann' }))
+  expect([error.code, String(error.cause)]).toEqual(['internal', expect.stringContaining('holdfast migrate')])
 })
 
 test('an error of code is known by its class in every bundle, and after close a sentence says what happened', async () => {

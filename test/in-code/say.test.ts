@@ -5,6 +5,7 @@ import { createHoldfast, type Holdfast, type HoldfastError, type HoldfastOptions
 import { gate } from '../faults/scene.ts'
 import { openChat } from '../support/chat.ts'
 import { type Api, apiOf } from '../support/client.ts'
+import { dropAnswerAfter, startProxy } from '../support/proxy.ts'
 import { jwtSecret } from '../support/server.ts'
 import { disorder, lostHeads, openStored } from '../support/stored.ts'
 
@@ -172,7 +173,7 @@ test('where the message before it is withdrawn, it takes that one’s place besi
     'assistant: ',
     'assistant: A notice',
   ])
-  await idle.stop(session, 'm2b')
+  expect((await idle.stop(session, 'm2b', { userId: 'ann' })).withdrawn).toBe(true)
   const withNotice = ['user: m1', 'assistant: Re m1', 'assistant: A notice']
   expect(await shownIn(idle, session)).toEqual(withNotice)
   const [, , notice] = (await idle.messages.list(session)).data
@@ -192,6 +193,58 @@ test('where the message before it is withdrawn, it takes that one’s place besi
   onTestFinished(() => again.close())
   await again.send(session, { userId: 'ann', text: 'on', waitMs: 60_000 })
   expect(told.at(-1)).toEqual([...withNotice, 'user: on'])
+})
+
+test('what is said before a message that is handed to the running reply comes after it, once it is (I13)', async () => {
+  const { passed, open } = gate()
+  const told: string[][] = []
+  const { chat, session, watcher } = await openChat({
+    async *reply({ messages, message, steering }) {
+      told.push(texts(messages))
+      yield { type: 'start-step' }
+      yield { type: 'text-start', id: 't' }
+      yield { type: 'text-delta', id: 't', delta: `Re ${textOf(message.parts)}` }
+      yield { type: 'text-end', id: 't' }
+      yield { type: 'finish-step' }
+      if (textOf(message.parts) === 'wait') await passed
+      await steering()
+      yield { type: 'finish', finishReason: 'stop' }
+    },
+  })
+  await chat.send(session, { id: 'm1', userId: 'ann', text: 'wait' })
+  await watcher.until(({ type }) => type === 'chunk')
+  await chat.send(session, { id: 'm2', userId: 'ann', text: 'and this', whenBusy: 'steer' })
+  await chat.say(session, { text: 'A notice' })
+  open()
+  expect((await watcher.outcome('m2')).data.reason).toBe('steered')
+  await watcher.outcome('m1')
+  const shown = ['user: wait', 'assistant: Re wait', 'user: and this', 'assistant: A notice']
+  expect(await shownIn(chat, session)).toEqual(shown)
+  await chat.send(session, { id: 'm3', userId: 'ann', text: 'on', waitMs: 60_000 })
+  expect(told.at(-1)).toEqual([...shown, 'user: on'])
+  // The pair of a steered message is the reply that it was handed to, not what was said after it.
+  expect((await chat.stop(session, 'm2')).reply.repliesTo).toBe('m1')
+})
+
+test('said, and the database’s answer is lost: it is asked again by itself, and is said once (FD2, I10)', async () => {
+  const { chat, session, database, watcher } = await openTold()
+  await chat.close()
+  const target = new URL(database)
+  const proxy = await startProxy({ target: { host: target.hostname, port: Number(target.port) } })
+  target.hostname = proxy.host
+  target.port = String(proxy.port)
+  const lossy = createHoldfast({ database: target.href, log: () => undefined, drainMs: 0, reply: () => '' })
+  onTestFinished(async () => {
+    await watcher.close()
+    await lossy.close()
+    await proxy.close()
+  })
+  await lossy.start()
+  const lost = dropAnswerAfter(proxy, (bytes) => bytes.includes('\0say\0'))
+  const { message } = await lossy.say(session, { text: 'A notice' })
+  await lost
+  const { data } = await lossy.messages.list(session)
+  expect(data).toEqual([message])
 })
 
 test('what is said in an author’s own line stands in it; others are told it in the order of turns (I13)', async () => {

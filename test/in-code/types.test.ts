@@ -83,7 +83,7 @@ test('chat.say', () => {
 
 test('chat.stop and chat.retry', () => {
   type Stand = Answer<Chat['stop']>
-  expectTypeOf<Answer<Chat['retry']>>().toEqualTypeOf<Stand>()
+  expectTypeOf<Answer<Chat['retry']>>().toEqualTypeOf<Omit<Stand, 'withdrawn'>>()
   expectTypeOf<Stand['reply']>().toEqualTypeOf<Message<Offers>>()
   expectTypeOf<Stand['turn']['state']>().toEqualTypeOf<'queued' | 'running' | 'complete' | 'failed' | 'stopped'>()
   // @ts-expect-error a retry has no reason

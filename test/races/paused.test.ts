@@ -97,6 +97,28 @@ const calls: Call[] = [
     done: ({ outcome }: { outcome: string }) => outcome === 'updated',
   },
   {
+    name: 'say',
+    module: 'say',
+    function: 'say',
+    arguments: (scene) => {
+      const { parts, metadata, bodyHash, preview } = acceptanceOf(scene.sessionId)
+      const messageId = `${newOf(scene)}-said`
+      return [{ tenantId, sessionId: scene.sessionId, messageId, parts, metadata, bodyHash, preview, lane: 'main' }]
+    },
+    blocks: 'event',
+    holdsTurn: false,
+    done: ({ outcome }: { outcome: string }) => outcome === 'said',
+  },
+  {
+    name: 'update',
+    module: 'sessions',
+    function: 'updateSession',
+    arguments: ({ sessionId }) => [tenantId, sessionId, { title: 'Another' }],
+    blocks: 'event',
+    holdsTurn: false,
+    done: ({ outcome }: { outcome: string }) => outcome === 'updated',
+  },
+  {
     name: 'delete',
     module: 'sessions',
     function: 'deleteSession',
