@@ -52,6 +52,8 @@ test('without a runner nothing is stored that nobody answers: 503 no_runner, and
     expect([path, response.status, code]).toEqual([path, 503, 'no_runner'])
     expect(detail).toContain('waitUntil')
   }
+  const sent = chat.send('s', { id: 'm', userId: 'ann', text: 'hi' })
+  await expect(sent).rejects.toMatchObject({ code: 'no_runner', message: expect.stringContaining('waitUntil') })
   expect(await statusOf(chat)).toEqual([])
 })
 

@@ -221,7 +221,9 @@ test('what is said before a message that is handed to the running reply comes af
   const shown = ['user: wait', 'assistant: Re wait', 'user: and this', 'assistant: A notice']
   expect(await shownIn(chat, session)).toEqual(shown)
   await chat.send(session, { id: 'm3', userId: 'ann', text: 'on', waitMs: 60_000 })
-  expect(told.at(-1)).toEqual([...shown, 'user: on'])
+  // What was handed over is told before what answers it; what was said is told after both.
+  const last = ['user: wait', 'user: and this', 'assistant: Re wait', 'assistant: A notice', 'user: on']
+  expect(told.at(-1)).toEqual(last)
   // The pair of a steered message is the reply that it was handed to, not what was said after it.
   expect((await chat.stop(session, 'm2')).reply.repliesTo).toBe('m1')
 })
