@@ -151,3 +151,13 @@ test.each(states)('what may be done: $state', ({ pairs, can }) => {
   const of = canOf(pairs)
   expect(Object.fromEntries(Object.keys(can).map((id) => [id, of(id)]))).toEqual(can)
 })
+
+test('what the assistant has said by itself is answered by no other reply, and may be switched to (P38)', () => {
+  const said: Message = { ...none, id: 's1', role: 'assistant', status: 'complete', repliesTo: null, round: null }
+  const session = { id: 's', title: null, updatedAt: at, lastPreview: null }
+  const view = (message: Message) =>
+    viewOf({ session, messages: [message], before: null, turns: [], open: [], cursor: 'c' })
+  expect(told(possible(view(said), said))).toBe('')
+  const beside = { ...said, branch: alternative(0, 2) }
+  expect(told(possible(view(beside), beside))).toBe('switch')
+})
