@@ -167,6 +167,7 @@ function wire(
   return {
     parts: {
       database,
+      basePath: options.basePath,
       acceptor: createAcceptor(database),
       hub,
       waiting: createWaiting(hub, database),

@@ -325,7 +325,7 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
     say: failing(async (sessionId, ask) => {
       const { tenantId, lane, ...content } = readValue({ ...ask, sessionId }, sayAskSchema)
       const own = within(await parts(), tenantId, sessionId, null)
-      const saying = { tenantId, sessionId, ...contentOf(content), messageId: content.id, lane }
+      const saying = { tenantId, sessionId, ...(await contentOf(null, content)), messageId: content.id, lane }
       const said = await surely(() => say(own.parts.database, saying))
       if (said.outcome === 'not_found') throw new Problem('not_found')
       if (said.outcome === 'conflict') {

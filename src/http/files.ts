@@ -23,13 +23,14 @@ import {
 import { filenameSchema, readBytes, readQuery, type UserPart } from './body.ts'
 import { mediaTypeOf, readDataUrl } from './data-url.ts'
 import { Problem } from './problem.ts'
-import { type Call, json, type Route, sessionOf } from './route.ts'
+import { type Call, json, type Route, sessionOf, type Within } from './route.ts'
 
 /** Whose files, for whom, and what lies before their paths. */
 export type FilePlace = { database: Database; basePath: string; tenantId: string; sessionId: string; userId: string }
 
-export function filePlaceOf(call: Call): FilePlace {
-  return { database: call.parts.database, basePath: call.basePath, ...sessionOf(call) }
+export function filePlaceOf(call: Within): FilePlace {
+  const { database, basePath } = call.parts
+  return { database, basePath, ...sessionOf(call) }
 }
 
 type FilePart = Extract<UserPart, { type: 'file' }>

@@ -131,9 +131,19 @@ export async function laneOf(call: Within): Promise<string> {
   throw new TypeError(`The option lane must answer 'main' or 'author', not ${String(lane)}.`)
 }
 
-/** What a message says, as it is stored, and what a repeated one is compared with. Its files are stored by then. */
-export async function contentOf(place: FilePlace, { text, parts: said, metadata }: z.infer<typeof contentSchema>) {
-  const parts = said === undefined ? [{ type: 'text', text: text! }] : await takeOutFiles(place, said)
+/**
+ * What a message says, as it is stored, and what a repeated one is compared with. Its files are stored by then. No place:
+ * it is nobody's, and may only name files that are elsewhere.
+ */
+export async function contentOf(
+  place: FilePlace | null,
+  { text, parts: said, metadata }: z.infer<typeof contentSchema>,
+) {
+  if (place === null && said?.some((part) => part.type === 'file' && !/^https?:/i.test(part.url))) {
+    throw new Problem('invalid_request', '"parts": expected files by an http or https URL.')
+  }
+  const parts =
+    said === undefined ? [{ type: 'text', text: text! }] : place === null ? said : await takeOutFiles(place, said)
   const body = canonicalJson({ parts: parts as Json[], metadata: metadata ?? null })
   return {
     parts: JSON.stringify(parts),

@@ -9,6 +9,8 @@ import type { Waiting } from './wait.ts'
 /** What the routes work with: made once, in engine. */
 export type HttpParts = {
   database: Database
+  /** Lies before every route's path. */
+  basePath: string
   acceptor: Acceptor
   hub: Hub
   waiting: Waiting
