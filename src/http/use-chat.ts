@@ -15,11 +15,11 @@ import { limits } from '../core/limits.ts'
 import type { SdkMajor } from '../core/ui-chunks.ts'
 import { readSnapshot } from '../log/snapshot.ts'
 import { stopTurn } from '../log/stop.ts'
-import { edit, regenerate, retry } from '../store/control.ts'
+import { edit, regenerate, retry, selectBranch } from '../store/control.ts'
 import { messagePair, type Pair } from '../store/messages.ts'
 import { createSession, roleOf } from '../store/sessions.ts'
 import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } from './body.ts'
-import { pairNow, roundOf, type StateAfter, stateAfter } from './control.ts'
+import { pairNow, roundOf, type StateAfter, stateAfter, tell } from './control.ts'
 import { filePlaceOf, takeOutFiles } from './files.ts'
 import { acceptSurely, contentOf, interrupt, laneOf, pairResponse } from './messages.ts'
 import { Problem, problemOf, problemResponse } from './problem.ts'
@@ -152,6 +152,7 @@ async function perform(call: Call, asked: Asked): Promise<StateAfter> {
   await mayWrite(call)
   const { pair, isSame } = there
   if (!isSame) return await editTo(call, pair, asked)
+  await show(call, pair)
   if (asked.regenerates) return await again(call, pair, asked)
   return await settle(call, pair, true)
 }
@@ -231,6 +232,12 @@ async function settle(call: Call, pair: Pair, isNamed: boolean): Promise<StateAf
   // Sent again by the browser itself, when a connection died, a stop by another device must not be undone.
   if (state === 'failed' || (state === 'stopped' && isNamed)) return await retryOf(call, pair)
   return { pair, headers: {} }
+}
+
+/** Edited back to what it said before, or asked about where another device shows another branch: the client goes on from it. */
+async function show(call: Call, { message }: Pair): Promise<void> {
+  const selected = await selectBranch(call.parts.database, keyOf(call, message.id))
+  if (selected.outcome === 'done') tell(call, selected.event)
 }
 
 /** What runs is attached to, what failed is tried again, and what ended is written once more. */

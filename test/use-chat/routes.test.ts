@@ -222,6 +222,21 @@ describe.each(majors)('useChat of AI SDK %i, unmodified', (major) => {
     expect(given).toHaveLength(2)
   })
 
+  it('edited back to what it said before, shows that branch again, and what follows builds on it (I13)', async () => {
+    const scene = await openScene()
+    const chat = await sdkChat(major, { url: scene.url, id: scene.id })
+    await chat.sendMessage({ text: 'hello' })
+    const { id } = chat.messages[0]!
+    for (const text of ['goodbye', 'farewell', 'goodbye', 'hello']) {
+      await chat.sendMessage({ text, messageId: id })
+      expect(shownBy(chat)).toEqual([`user: ${text}`, `assistant: Re ${text}, whole.`])
+      expect(await stored(scene)).toEqual(shownBy(chat))
+    }
+    await chat.sendMessage({ text: 'more' })
+    expect(await stored(scene)).toEqual(shownBy(chat))
+    expect(scene.asked).toEqual(['hello', 'goodbye', 'farewell', 'more'])
+  })
+
   it('a second message while a reply is written waits its turn and is held open (R2.6)', async () => {
     const scene = await openScene()
     const chat = await sdkChat(major, { url: scene.url, id: scene.id })
