@@ -18,12 +18,16 @@ const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 export type Assets = { dir: string; remove(): Promise<void> }
 
 /** Builds the app (or the page of its tests) as a release would, beside the one that may be in web/dist. */
-export async function buildWeb(which: 'app' | 'renderer'): Promise<Assets> {
+export function buildWeb(which: 'app' | 'renderer'): Promise<Assets> {
+  return buildPage(which === 'app' ? here('../../web/vite.config.ts') : here('../../web/test/vite.config.ts'))
+}
+
+/** Builds what a configuration of vite in web/ says. */
+export async function buildPage(config: string, settings: Record<string, string> = {}): Promise<Assets> {
   const dir = await mkdtemp(join(tmpdir(), 'holdfast-test-web-'))
-  const config = which === 'app' ? here('../../web/vite.config.ts') : here('../../web/test/vite.config.ts')
   const { NODE_ENV: _testing, VITEST: _vitest, ...env } = process.env
   const args = [here('../../node_modules/vite/bin/vite.js'), 'build', '-c', config, '--outDir', dir, '--emptyOutDir']
-  await promisify(execFile)(process.execPath, args, { cwd: here('../../web'), env })
+  await promisify(execFile)(process.execPath, args, { cwd: here('../../web'), env: { ...env, ...settings } })
   return { dir, remove: () => rm(dir, { recursive: true, force: true }) }
 }
 
