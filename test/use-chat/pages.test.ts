@@ -258,14 +258,18 @@ describe.each(majors)('useChat of AI SDK %i in a browser', (major) => {
     await expectWhole(visit, tab, 1)
   })
 
-  it('a message that never reached the server is sent by regenerate()', async () => {
+  it('a message that never reached the server is sent by regenerate(), also when the SDK took its error away', async () => {
     const visit = await come({ major })
     await untilStatus(visit.tab, 'ready')
     site.proxy.refuse()
     site.proxy.cutAll()
+    await setVisible(visit.tab, false)
     await say(visit.tab, 'hello')
     await untilStatus(visit.tab, 'error')
     site.proxy.accept()
+    await setVisible(visit.tab, true)
+    await untilStatus(visit.tab, 'ready')
+    expect(await storedIn(site.origin, visit.id)).toEqual([])
     await press(visit.tab, 'Try again')
     await untilShown(visit.tab, 'Reply 1 to hello, to its end.')
     await expectWhole(visit, visit.tab, 1)
