@@ -91,7 +91,7 @@ export function createHoldfast<Metadata extends object = JsonObject>(
   const { env } = process
   const resolved = resolveOptions(options, {
     production: env.NODE_ENV === 'production',
-    isFrozen: env.VERCEL !== undefined || env.AWS_LAMBDA_FUNCTION_NAME !== undefined,
+    isFrozen: isFrozenBy(env),
     log: defaultLog(),
   })
   const key = resolved.database ?? `embedded:${resolve(resolved.dataDir)}`
@@ -104,6 +104,11 @@ export function createHoldfast<Metadata extends object = JsonObject>(
   entry.holdfast = makeHoldfast(resolved, entry, () => registry().delete(key))
   registry().set(key, entry)
   return entry.holdfast as Holdfast<Metadata>
+}
+
+/** `vercel env pull` and `vercel dev` set the variable on a developer's machine, where nothing is frozen. */
+function isFrozenBy({ VERCEL, VERCEL_ENV, AWS_LAMBDA_FUNCTION_NAME }: NodeJS.ProcessEnv): boolean {
+  return (VERCEL === '1' && VERCEL_ENV !== 'development') || Boolean(AWS_LAMBDA_FUNCTION_NAME)
 }
 
 type Entry = { app: AppFunctions; holdfast: Holdfast }

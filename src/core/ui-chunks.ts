@@ -60,6 +60,12 @@ const fields: { [type: string]: readonly [of6: readonly string[] | null, of7: re
 }
 const dataFields = ['id', 'data', 'transient']
 
+/** The parts that this client can show. */
+export function partsFor(parts: readonly Part[], major: SdkMajor): readonly Part[] {
+  return major === 7 ? parts : parts.filter(({ type }) => !onlyOf7.has(type))
+}
+const onlyOf7 = new Set(['custom', 'reasoning-file', 'steering-message'])
+
 /** Fields in which null is a value of the app's. Anywhere else it is fatal to a client. */
 const mayBeNull = new Set(['input', 'output', 'data', 'messageMetadata', 'approvalDescriptor', 'inputSchemaInput'])
 const finishReasons = new Set(['stop', 'length', 'content-filter', 'tool-calls', 'error', 'other'])
@@ -173,26 +179,36 @@ function callChunks(part: Part, major: SdkMajor): Chunk[] {
  * them is told as `chunksOf` tells it.
  */
 export function compacted(chunks: readonly Chunk[]): Chunk[] {
-  const inputs = new Map<Json, Json>()
-  const answered = new Set<Json>()
-  for (const chunk of chunks) {
-    if (chunk.type === 'tool-input-available') inputs.set(chunk.toolCallId, chunk.input)
-    if (isResult(chunk)) answered.add(chunk.toolCallId)
-  }
-  const begun = new Set<Json>()
-  return chunks.flatMap((chunk): Chunk[] => {
+  const calls = callsOf(chunks)
+  const begun = new Set<Call>()
+  return chunks.flatMap((chunk, at): Chunk[] => {
     if (chunk.type.startsWith('data-') && 'transient' in chunk && chunk.transient === true) return []
-    if (!isInput(chunk)) return [chunk]
-    const { toolCallId } = chunk
-    const input = answered.has(toolCallId) ? inputs.get(toolCallId) : undefined
-    if (input === undefined) return [chunk]
-    if (begun.has(toolCallId) || !('toolName' in chunk)) return []
-    begun.add(toolCallId)
+    const call = calls[at]
+    if (!call?.isAnswered || call.input === undefined || !isInput(chunk)) return [chunk]
+    if (begun.has(call) || !('toolName' in chunk)) return []
+    begun.add(call)
     const { type: _type, inputEncoding: _encoding, input: _input, ...named } = chunk as { [field: string]: Json }
     return [
       { type: 'tool-input-start', ...named } as Chunk,
-      { type: 'tool-input-delta', toolCallId, inputTextDelta: JSON.stringify(input) },
+      { type: 'tool-input-delta', toolCallId: chunk.toolCallId, inputTextDelta: JSON.stringify(call.input) },
     ]
+  })
+}
+
+type Call = { input: Json | undefined; isAnswered: boolean }
+
+/** By chunk, the call that it is of. Providers that number the calls of a step use an id again in the next. */
+function callsOf(chunks: readonly Chunk[]): (Call | undefined)[] {
+  const latest = new Map<Json, Call>()
+  return chunks.map((chunk) => {
+    const isResulting = isResult(chunk)
+    if (!isResulting && !isInput(chunk)) return undefined
+    const there = latest.get(chunk.toolCallId)
+    const call = there && (isResulting || !there.isAnswered) ? there : { input: undefined, isAnswered: false }
+    latest.set(chunk.toolCallId, call)
+    if (isResulting) call.isAnswered = true
+    if (chunk.type === 'tool-input-available') call.input = chunk.input
+    return call
   })
 }
 

@@ -11,7 +11,7 @@ import type { Chunk, Part } from './chunk.ts'
 import { createFold } from './fold.ts'
 import type { Json, JsonObject } from './json.ts'
 import type { Message } from './message.ts'
-import { chunksOf, compacted, forSdk, type SdkMajor } from './ui-chunks.ts'
+import { chunksOf, compacted, forSdk, partsFor, type SdkMajor } from './ui-chunks.ts'
 
 export type UiStream = {
   /** An attempt began, or a finished reply is told: `base` is what stands before its first chunk. */
@@ -106,7 +106,8 @@ export function createUiStream(major: SdkMajor): UiStream {
   }
 
   /** Brings what the client shows to `target`. `goesOn`: more is being written after it. */
-  function bringTo(target: readonly Part[], goesOn: boolean): void {
+  function bringTo(parts: readonly Part[], goesOn: boolean): void {
+    const target = partsFor(parts, major)
     const rest = restOf(shown.parts(), target, open, major)
     if (rest !== null) {
       markerStands = false
@@ -127,6 +128,13 @@ export function createUiStream(major: SdkMajor): UiStream {
 
   function closeOpen(): void {
     for (const { end, id } of [...open.values()]) emit({ type: end, id })
+  }
+
+  /** A client that goes on by itself after results would ask again: nothing waits for it. */
+  function keepFromGoingOn(): void {
+    if (!endsInResults(shown.parts())) return
+    markerStands = false
+    emit({ type: 'start-step' })
   }
 
   /** Answers what `say` emitted. */
@@ -161,6 +169,7 @@ export function createUiStream(major: SdkMajor): UiStream {
       saying(() => {
         begin(id, metadata)
         bringTo(parts, false)
+        keepFromGoingOn()
         if (stepIsOpen) emit({ type: 'finish-step' })
         emit({
           type: 'finish',
@@ -173,14 +182,10 @@ export function createUiStream(major: SdkMajor): UiStream {
         // Nothing of it was ever begun: an empty message would say less than none.
         if (begun || parts.length > 0) {
           begin(id, metadata)
-          const rest = restOf(shown.parts(), parts, open, major)
+          const rest = restOf(shown.parts(), partsFor(parts, major), open, major)
           if (rest) emitAll(rest)
           closeOpen()
-          // A client that goes on by itself after results would ask again and again.
-          if (endsInResults(shown.parts())) {
-            markerStands = false
-            emit({ type: 'start-step' })
-          }
+          keepFromGoingOn()
           emit({ type: 'message-metadata', messageMetadata: { status: 'stopped' } })
         }
         emit({ type: 'abort', ...(reason === undefined ? {} : { reason }) })

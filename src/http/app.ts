@@ -10,7 +10,7 @@ import { eventRoutes } from './events.ts'
 import { fileRoutes } from './files.ts'
 import { messageRoutes } from './messages.ts'
 import type { Authenticate } from './principal.ts'
-import { Problem, problemOf, problemResponse } from './problem.ts'
+import { inWords, Problem, problemOf, problemResponse } from './problem.ts'
 import { type Call, type HttpParts, type Route, sessionOf } from './route.ts'
 import { sessionRoutes } from './sessions.ts'
 import { useChatRoutes } from './use-chat.ts'
@@ -108,16 +108,20 @@ async function answer(
     if (setCookie !== undefined && response !== RESPONSE_ALREADY_SENT) response.headers.append('set-cookie', setCookie)
     return response
   } catch (error) {
-    return failed(options, route.name, error)
+    const refusal = failed(options, route.name, error)
+    return route.refusesInWords ? await inWords(refusal, request) : refusal
   }
 }
 
 /** Around all that asks for a reply: nothing is asked where nobody would write it. */
 export async function askingForReply<T>({ hasNoRunner, keepAlive }: HttpParts, work: () => Promise<T>): Promise<T> {
   if (hasNoRunner) throw new Problem('no_runner', noRunner)
-  const answer = await work()
-  keepAlive?.()
-  return answer
+  try {
+    return await work()
+  } finally {
+    // Also where it failed: the message may be stored.
+    keepAlive?.()
+  }
 }
 
 const noRunner =

@@ -53,3 +53,17 @@ export function problemResponse(problem: Problem): Response {
   if (retryAfterMs !== undefined) headers.set('retry-after', String(Math.ceil(retryAfterMs / 1000)))
   return new Response(JSON.stringify(body), { status, headers })
 }
+
+export function wantsJson({ headers }: Request): boolean {
+  return /application\/(problem\+)?json/.test(headers.get('accept') ?? '')
+}
+
+/** A refusal as its sentence, for clients that show the whole body to people; as it is where JSON is asked for. */
+export async function inWords(refusal: Response, request: Request): Promise<Response> {
+  if (wantsJson(request)) return refusal
+  const { detail } = (await refusal.json()) as { detail: string }
+  const headers = new Headers(refusal.headers)
+  headers.set('content-type', 'text/plain; charset=utf-8')
+  headers.delete('content-length')
+  return new Response(detail, { status: refusal.status, headers })
+}

@@ -70,6 +70,8 @@ export type Route = {
   judgedBy: 'route' | 'statement'
   /** Its answer may have no end, so there is no HEAD of it. */
   endless?: true
+  /** Its client shows the whole body of a refusal to people. */
+  refusesInWords?: true
   /** It asks for a reply to be written. */
   asksForReply?: true
   /** Somebody without a guest cookie becomes a guest here. */

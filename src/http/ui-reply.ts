@@ -34,11 +34,14 @@ export function tellReplies(
     outgoing.writeHead(200, all)
     outgoing.on('close', leave)
     outgoing.on('error', leave)
+    // Who left while it was accepted has been told so already.
+    if (outgoing.destroyed) leave()
     write(call, pairs, major, nodeWriter(outgoing), left)
     return RESPONSE_ALREADY_SENT
   }
   const web = webWriter(leave)
   request.signal.addEventListener('abort', leave)
+  if (request.signal.aborted) leave()
   write(call, pairs, major, web.writer, left)
   return new Response(web.stream, { headers: all })
 }
@@ -50,7 +53,11 @@ function write(call: Call, pairs: readonly Pair[], major: SdkMajor, writer: Writ
   const expiry = call.principal.expiresAt
   const expires = expiry === undefined ? undefined : setTimeout(() => left.abort(), timerMs(expiry - Date.now()))
   const told = async () => {
-    for (const pair of pairs) if (!(await tellReply(call, pair, major, writer, left.signal))) return false
+    for (const pair of pairs) {
+      const how = await tellReply(call, pair, major, writer, left.signal)
+      // After an error such a client reads nothing more.
+      if (how !== 'whole') return how === 'failed'
+    }
     return true
   }
   const end = (whole: boolean) => {
@@ -68,22 +75,24 @@ function timerMs(ms: number): number {
   return Math.min(Math.max(0, ms), 2 ** 31 - 1)
 }
 
-/** Resolves to whether it was told to its end. */
+/** Resolves to how it ended: told to its end, or to the error that it ended with, or cut. */
 async function tellReply(
   call: Call,
-  { message, reply, turn }: Pair,
+  { message, reply, replyTurnId: turnId }: Pair,
   major: SdkMajor,
   writer: Writer,
   left: AbortSignal,
-): Promise<boolean> {
+): Promise<'whole' | 'failed' | 'cut'> {
   const ui = createUiStream(major)
+  let failed = false
   const say = (chunks: Chunk[]) => {
     if (chunks.length === 0) return
+    failed ||= chunks.at(-1)!.type === 'error'
     writer.write(chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join(''))
   }
-  if (!ended.has(reply.status)) return await followReply(call, { reply, turnId: turn.id }, ui, say, writer, left)
-  say(tellWhole(ui, message, reply))
-  return true
+  if (ended.has(reply.status)) say(tellWhole(ui, message, reply))
+  else if (!(await followReply(call, { reply, turnId }, ui, say, writer, left))) return 'cut'
+  return failed ? 'failed' : 'whole'
 }
 
 function tellWhole(ui: UiStream, message: Message, reply: Message): Chunk[] {
@@ -109,6 +118,15 @@ function followReply(
     /** What was stored before the client came, until all of it is here. Null: it is. */
     let missed: Chunk[] | null = []
     let isOver = false
+    // One for all that asks while it is full: each flush does.
+    let draining: Promise<void> | null = null
+    const room = () => {
+      if (!writer.isFull()) return null
+      draining ??= writer.whenDrained().then(() => {
+        draining = null
+      })
+      return draining
+    }
     const over = (whole: boolean) => {
       if (isOver) return
       isOver = true
@@ -146,7 +164,7 @@ function followReply(
         if (word.type === 'caught-up') tellMissed(false)
         else over(false)
       },
-      room: () => (writer.isFull() ? writer.whenDrained() : null),
+      room,
       end: gone,
     }
     left.addEventListener('abort', gone)

@@ -22,7 +22,7 @@ import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } fr
 import { pairNow, roundOf, type StateAfter, stateAfter, tell } from './control.ts'
 import { filePlaceOf, takeOutFiles } from './files.ts'
 import { acceptSurely, contentOf, interrupt, laneOf, pairResponse } from './messages.ts'
-import { Problem, problemOf, problemResponse } from './problem.ts'
+import { inWords, Problem, wantsJson } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
 import { type Call, type Route, sessionOf } from './route.ts'
 import { tellReplies } from './ui-reply.ts'
@@ -58,19 +58,14 @@ type Asked = {
 }
 
 async function chat(call: Call): Promise<Response> {
-  try {
-    const { sessionId, asked } = await readChat(call.request)
-    const inSession = { ...call, params: { sessionId } }
-    if (call.parts.isDraining())
-      throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: asked.id })
-    const done = await perform(inSession, { ...asked, parts: await withoutData(inSession, asked.parts) })
-    if ('refused' in done) return await plain(call, done.refused)
-    if (wantsJson(call)) return pairResponse(inSession, done.pair, done.headers)
-    return tellReplies(inSession, [done.pair], sdkOf(call), done.headers)
-  } catch (error) {
-    if (problemOf(error).code === 'internal') throw error
-    return plain(call, problemResponse(problemOf(error)))
-  }
+  const { sessionId, asked } = await readChat(call.request)
+  const inSession = { ...call, params: { sessionId } }
+  if (call.parts.isDraining())
+    throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: asked.id })
+  const done = await perform(inSession, { ...asked, parts: await withoutData(inSession, asked.parts) })
+  if ('refused' in done) return await inWords(done.refused, call.request)
+  if (wantsJson(call.request)) return pairResponse(inSession, done.pair, done.headers)
+  return tellReplies(inSession, [done.pair], sdkOf(call), done.headers)
 }
 
 async function readChat(request: Request): Promise<{ sessionId: string; asked: Asked }> {
@@ -90,11 +85,12 @@ async function readChat(request: Request): Promise<{ sessionId: string; asked: A
   const parts = message.parts.flatMap(partOf)
   for (const part of parts) checkValue(part)
   const content = checked(parts, z.array(partSchema).min(1, 'expected text or a file').max(limits.partsMax))
-  if (Buffer.byteLength(JSON.stringify(content.filter((part) => !isData(part)))) > limits.requestBytesMax) {
-    throw new Problem('too_large', `A message may have at most ${limits.requestBytesMax} bytes.`)
-  }
   const metadata = message.metadata as Json | undefined
   if (metadata !== undefined) checkValue(metadata)
+  const said = { parts: content.filter((part) => !isData(part)), metadata }
+  if (Buffer.byteLength(JSON.stringify(said)) > limits.requestBytesMax) {
+    throw new Problem('too_large', `A message may have at most ${limits.requestBytesMax} bytes.`)
+  }
   const isObject = typeof metadata === 'object' && metadata !== null && !Array.isArray(metadata)
   return {
     sessionId: body.id,
@@ -178,11 +174,11 @@ function saysSame({ message }: Pair, { parts }: Asked): boolean {
 const idCharactersKept = 90
 
 function editedId({ id, parts }: Asked): string {
-  const says = createHash('sha256')
-    .update(canonicalJson(parts as Json[]))
-    .digest('base64url')
-    .slice(0, 22)
-  return `${id.slice(0, idCharactersKept)}~${says}`
+  return `${id.slice(0, idCharactersKept)}~${hashOf([id, parts])}`
+}
+
+function hashOf(value: Json): string {
+  return createHash('sha256').update(canonicalJson(value)).digest('base64url').slice(0, 22)
 }
 
 async function send(call: Call, asked: Asked): Promise<StateAfter> {
@@ -243,21 +239,23 @@ async function show(call: Call, { message }: Pair): Promise<void> {
 /** What runs is attached to, what failed is tried again, and what ended is written once more. */
 async function again(call: Call, pair: Pair, { named }: Asked): Promise<StateAfter> {
   const { message, reply, turn } = pair
-  if (turn.state === 'failed') return await retryOf(call, pair)
-  if (turn.state !== 'complete' && turn.state !== 'stopped') return { pair, headers: {} }
+  // What is shown may be of an earlier round than the turn's last.
+  if (reply.status === 'failed' && reply.id === turn.replyId) return await retryOf(call, pair)
+  if (reply.status === 'pending' || reply.status === 'streaming') return { pair, headers: {} }
   const isUnseen =
-    named === undefined && turn.state === 'complete' && Date.now() - Date.parse(reply.updatedAt) < unseenWithinMs
+    named === undefined && reply.status === 'complete' && Date.now() - Date.parse(reply.updatedAt) < unseenWithinMs
   // Named is a reply that another device has had written again meanwhile: the newer one is what was asked for.
   const isReplaced = named !== undefined && named !== reply.id && named !== message.id
   if (isUnseen || isReplaced) return { pair, headers: {} }
   // The same for all who ask for the next round of this reply: it is one round.
-  const replyId = `${reply.id.slice(0, idCharactersKept)}~again`
+  const replyId = `again~${hashOf([reply.id, turn.round])}`
   const ask = { replyId, ...roundOf(call) }
   return await stateAfter(call, await regenerate(call.parts.database, keyOf(call, message.id), ask), message.id)
 }
 
-async function retryOf(call: Call, { message }: Pair): Promise<StateAfter> {
-  const ask = { round: null, replyId: uuidv7(), ...roundOf(call) }
+async function retryOf(call: Call, { message, turn }: Pair): Promise<StateAfter> {
+  // Only of the round that was seen: whoever else tries again at the same time begins the same one.
+  const ask = { round: turn.round, replyId: uuidv7(), ...roundOf(call) }
   return await stateAfter(call, await retry(call.parts.database, keyOf(call, message.id), ask), message.id)
 }
 
@@ -290,7 +288,8 @@ async function resume(call: Call): Promise<Response> {
   // A page that loads shows any other status as its error, so a foreign chat is answered like an empty one.
   if (snapshot === null) return nothing()
   const pairs: Pair[] = []
-  const messages = snapshot.messages as Pair['reply'][]
+  // What the assistant said by itself is no reply, and stands as it is.
+  const messages = (snapshot.messages as Pair['reply'][]).filter(({ role, repliesTo }) => role === 'user' || repliesTo)
   const now = Date.now()
   for (const reply of messages) {
     const isOpen = reply.status === 'pending' || reply.status === 'streaming'
@@ -331,20 +330,6 @@ function sdkOf({ request, url }: Call): SdkMajor {
   return said !== null && /^\d+/.test(said) && Number.parseInt(said, 10) >= 7 ? 7 : 6
 }
 
-function wantsJson({ request }: Call): boolean {
-  return /application\/(problem\+)?json/.test(request.headers.get('accept') ?? '')
-}
-
-/** `useChat` shows the whole body of a refusal as its error: a sentence, unless the client asks for more. */
-async function plain(call: Call, response: Response): Promise<Response> {
-  if (response.ok || wantsJson(call)) return response
-  const { detail } = (await response.json()) as { detail: string }
-  const headers = new Headers(response.headers)
-  headers.set('content-type', 'text/plain; charset=utf-8')
-  headers.delete('content-length')
-  return new Response(detail, { status: response.status, headers })
-}
-
 export const useChatRoutes: Route[] = [
   {
     name: 'chat.send',
@@ -354,6 +339,7 @@ export const useChatRoutes: Route[] = [
     judgedBy: 'statement',
     asksForReply: true,
     makesGuests: true,
+    refusesInWords: true,
     handle: chat,
   },
   {
@@ -365,6 +351,7 @@ export const useChatRoutes: Route[] = [
     // A page resumes before its user has ever said anything.
     makesGuests: true,
     endless: true,
+    refusesInWords: true,
     handle: resume,
   },
   {
@@ -373,6 +360,7 @@ export const useChatRoutes: Route[] = [
     path: '/api/chat/:sessionId/stop',
     right: 'write',
     judgedBy: 'route',
+    refusesInWords: true,
     handle: stop,
   },
 ]

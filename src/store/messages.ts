@@ -135,7 +135,7 @@ const pairStatement: Statement = {
 export type Pair = {
   message: Message
   reply: Message
-  turn: { id: string; state: string }
+  turn: { id: string; state: string; replyId: string; round: number }
   /** Whose reply it is: another turn's, where the message was handed to that one. */
   replyTurnId: string
   seq: number

@@ -27,7 +27,7 @@ const ask = (chat: Holdfast, method: 'GET' | 'POST', path: string, body?: object
   chat.handlers[method](
     new Request(`https://app.example${path}`, {
       method,
-      headers: { 'content-type': 'application/json' },
+      headers: { 'content-type': 'application/json', accept: 'application/json' },
       ...(body ? { body: JSON.stringify(body) } : {}),
     }),
   )

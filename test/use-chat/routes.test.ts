@@ -318,6 +318,7 @@ describe('POST /api/chat', () => {
       [{ id: scene.id, messages: [{ ...user('x'), parts: [{ type: 'tool-x' }] }] }, 400, /"text" or "file"/],
       [{ id: scene.id, messages: [user('nul \u0000')] }, 400, /Unicode/],
       [{ id: scene.id, messages: [user('x'.repeat(300_000))] }, 413, /bytes/],
+      [{ id: scene.id, messages: [{ ...user('x'), metadata: { long: 'x'.repeat(300_000) } }] }, 413, /bytes/],
       [{ id: scene.id, messages: [user('x'), { id: 'a', role: 'assistant', parts: [] }] }, 409, /Nothing waits/],
     ]
     for (const [body, status, sentence] of bad) {
@@ -343,6 +344,25 @@ describe('POST /api/chat', () => {
     expect(withFile.status).toBe(404)
     const files = await scene.ann.request(`/v1/sessions/${scene.id}/files`)
     expect(await files.json()).toMatchObject({ data: [] })
+  })
+
+  it('says a refusal in words also where the session was never asked: nobody is signed in', async () => {
+    const scene = await openScene()
+    const nobody = await fetch(`${scene.url}/api/chat/${scene.id}/stop`, { method: 'POST' })
+    expect([nobody.status, await nobody.text()]).toEqual([401, expect.stringContaining('Sign in first')])
+  })
+
+  it('writes another reply each time it is asked to, also of one that was chosen again (I10)', async () => {
+    const scene = await openScene()
+    const chat = await sdkChat(7, { url: scene.url, id: scene.id })
+    await chat.sendMessage({ text: 'hello' })
+    const first = chat.messages[1]!.id
+    await chat.regenerate({ messageId: first })
+    await scene.ann.command(scene.id, first, 'select')
+    await chat.regenerate({ messageId: chat.messages[0]!.id })
+    expect(scene.asked).toHaveLength(3)
+    const { messages } = await scene.ann.snapshot(scene.id)
+    expect(messages[1]?.branch).toMatchObject({ index: 2, count: 3 })
   })
 
   it('reads nothing of the history but the last message: 5 MB of it, as deep as it likes', async () => {
