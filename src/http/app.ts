@@ -94,11 +94,12 @@ async function answer(
   }: { request: Request; params: Record<string, string>; outgoing: ServerResponse | undefined },
 ): Promise<Response> {
   try {
-    const caller = await options.authenticate(request, route.makesGuests === true)
+    const caller = await options.authenticate(request, route.makesGuests !== undefined)
     if (caller === null) throw new Problem('unauthorized')
     // An id that cannot exist is answered like one that does not.
     if (Object.values(params).some((id) => !idPattern.test(id))) throw new Problem('not_found')
-    const { principal, setCookie } = caller
+    const { principal } = caller
+    const setCookie = route.makesGuests === 'passing' ? undefined : caller.setCookie
     const { basePath } = options
     const parts = await options.parts()
     const call: Call = { parts, basePath, request, url: new URL(request.url), params, principal, setCookie, outgoing }

@@ -74,8 +74,11 @@ export type Route = {
   refusesInWords?: true
   /** It asks for a reply to be written. */
   asksForReply?: true
-  /** Somebody without a guest cookie becomes a guest here. */
-  makesGuests?: true
+  /**
+   * Somebody without a guest cookie becomes a guest here. `passing`: for this answer only, without a cookie, which might
+   * come after that of a message that was sent beside it and take its chat away.
+   */
+  makesGuests?: true | 'passing'
   handle(call: Call): Promise<Response>
 }
 

@@ -349,7 +349,7 @@ export const useChatRoutes: Route[] = [
     right: 'read',
     judgedBy: 'statement',
     // A page resumes before its user has ever said anything.
-    makesGuests: true,
+    makesGuests: 'passing',
     endless: true,
     refusesInWords: true,
     handle: resume,
