@@ -31,8 +31,11 @@ export const eitherSentence = 'expected either "text" or "parts"'
 
 /** What a message says, under an id that its client made. */
 export const contentSchema = z.strictObject(contentFields).refine(hasEither, eitherSentence)
+/** What becomes of a message whose lane is busy. */
+export const whenBusySchema = z.enum(['queue', 'interrupt', 'steer', 'reject']).default('queue')
+export type WhenBusy = z.infer<typeof whenBusySchema>
 export const sendSchema = z
-  .strictObject({ ...contentFields, whenBusy: z.enum(['queue', 'interrupt', 'steer', 'reject']).default('queue') })
+  .strictObject({ ...contentFields, whenBusy: whenBusySchema })
   .refine(hasEither, eitherSentence)
 
 const waitSchema = z.object({ wait: z.coerce.number().min(0).max(limits.longPollMax).default(0) })

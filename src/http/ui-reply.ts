@@ -1,15 +1,13 @@
 /**
- * Replies told to `useChat`: follows the log for each of them in turn and writes the chunks that `core/ui-stream` makes
+ * Replies told to `useChat`: follows the log for each of them in turn and writes the chunks that `core/ui-follower` makes
  * of it as server-sent events. Everything but chunks is a comment, because such a client reads all that `data:` holds.
  * A stream that ends before its reply did is cut, never ended.
  */
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
-import type { Chunk, Part } from '../core/chunk.ts'
-import { failureOf } from '../core/errors.ts'
-import type { ChunkRun, Event } from '../core/event.ts'
+import type { Chunk } from '../core/chunk.ts'
 import type { Message } from '../core/message.ts'
 import type { SdkMajor } from '../core/ui-chunks.ts'
-import { createUiStream, type UiStream } from '../core/ui-stream.ts'
+import { createUiFollower, hasEnded, type ReplyEventData, type UiFollower } from '../core/ui-follower.ts'
 import type { Follow, Sink } from '../log/hub.ts'
 import type { Pair } from '../store/messages.ts'
 import { type Call, sessionOf } from './route.ts'
@@ -17,7 +15,6 @@ import { nodeWriter, sseHeaders, type Writer, webWriter } from './sse.ts'
 
 const heartbeatMs = 15_000
 const headers = { ...sseHeaders, 'x-vercel-ai-ui-message-stream': 'v1' }
-const ended = new Set(['complete', 'failed', 'stopped'])
 
 /** The answer is begun now, and holds these replies one after the other. More than one only for a page that was loaded. */
 export function tellReplies(
@@ -83,31 +80,23 @@ async function tellReply(
   writer: Writer,
   left: AbortSignal,
 ): Promise<'whole' | 'failed' | 'cut'> {
-  const ui = createUiStream(major)
+  const follower = createUiFollower(reply.id, major)
   let failed = false
   const say = (chunks: Chunk[]) => {
     if (chunks.length === 0) return
     failed ||= chunks.at(-1)!.type === 'error'
     writer.write(chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join(''))
   }
-  if (ended.has(reply.status)) say(tellWhole(ui, message, reply))
-  else if (!(await followReply(call, { reply, turnId }, ui, say, writer, left))) return 'cut'
+  if (hasEnded(reply)) say(follower.stands(message, reply))
+  else if (!(await followReply(call, { reply, turnId }, follower, say, writer, left))) return 'cut'
   return failed ? 'failed' : 'whole'
-}
-
-function tellWhole(ui: UiStream, message: Message, reply: Message): Chunk[] {
-  const { id: replyId, parts, metadata } = reply
-  if (reply.status === 'stopped') return ui.stopped(reply)
-  const chunks = ui.started({ replyId, base: parts, metadata })
-  if (reply.status === 'complete') return [...chunks, ...ui.complete(reply)]
-  return [...chunks, ...ui.failed(message.error?.error ?? failureOf('internal').error)]
 }
 
 /** From the event that made the reply: what was missed and what comes are the same log. */
 function followReply(
   call: Call,
   { reply, turnId }: { reply: Message; turnId: string },
-  ui: UiStream,
+  follower: UiFollower,
   say: (chunks: Chunk[]) => void,
   writer: Writer,
   left: AbortSignal,
@@ -115,8 +104,6 @@ function followReply(
   const { hub } = call.parts
   return new Promise((resolve) => {
     let following: Follow | null = null
-    /** What was stored before the client came, until all of it is here. Null: it is. */
-    let missed: Chunk[] | null = []
     let isOver = false
     // One for all that asks while it is full: each flush does.
     let draining: Promise<void> | null = null
@@ -135,33 +122,20 @@ function followReply(
       resolve(whole)
     }
     const gone = () => over(false)
-    const tellMissed = (goesOn: boolean) => {
-      if (missed !== null && missed.length > 0) say(ui.chunks(missed, true))
-      missed = goesOn ? [] : null
-    }
-    const takeRun = (run: ChunkRun) => {
-      const chunks = JSON.parse(run.json) as Chunk[]
-      if (missed !== null) missed.push(...chunks)
-      else say(ui.chunks(chunks, false))
-    }
-    const takeEvent = (event: Event) => {
-      const told = toldBy(event, reply, ui)
-      if (told === null) return
-      tellMissed(missed !== null)
-      say(told())
-      if (ui.isOver) over(true)
-    }
     const sink: Sink = {
       send(frames) {
         for (const { item } of frames) {
           if (isOver) return
           if ('run' in item) {
-            if (item.run.turnId === turnId) takeRun(item.run)
-          } else if (item.event.turnId === turnId) takeEvent(item.event)
+            if (item.run.turnId === turnId) say(follower.chunks(JSON.parse(item.run.json) as Chunk[]))
+          } else if (item.event.turnId === turnId) {
+            say(follower.event(item.event.type, JSON.parse(item.event.json) as ReplyEventData))
+          }
+          if (follower.isOver) over(true)
         }
       },
       control(word) {
-        if (word.type === 'caught-up') tellMissed(false)
+        if (word.type === 'caught-up') say(follower.caughtUp())
         else over(false)
       },
       room,
@@ -178,23 +152,4 @@ function followReply(
       }
     }, gone)
   })
-}
-
-/** What an event says of this reply, or null. The turn may have had other rounds, and get others. */
-function toldBy(event: Event, reply: Message, ui: UiStream): (() => Chunk[]) | null {
-  type Data = { replyId?: string; base?: Part[]; message?: Message; error?: string; reason?: string }
-  const data = JSON.parse(event.json) as Data
-  switch (event.type) {
-    case 'attempt.started':
-      return data.replyId === reply.id ? () => ui.started({ replyId: reply.id, base: data.base ?? [] }) : null
-    case 'message.ai_response':
-      return data.message?.id === reply.id ? () => ui.complete(data.message!) : null
-    case 'message.stopped':
-      // One that was handed to another reply has no message of its own any more.
-      return () => ui.stopped(data.message?.id === reply.id ? data.message : { ...reply, parts: [] }, data.reason)
-    case 'message.error':
-      return data.message?.id === reply.id ? () => ui.failed(data.error ?? failureOf('internal').error) : null
-    default:
-      return null
-  }
 }

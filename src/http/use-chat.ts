@@ -10,6 +10,7 @@ import { createHash } from 'node:crypto'
 import { v7 as uuidv7 } from 'uuid'
 import * as z from 'zod'
 import { canonicalJson } from '../core/canonical.ts'
+import { encodeCursor } from '../core/cursor.ts'
 import type { Json } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
 import type { SdkMajor } from '../core/ui-chunks.ts'
@@ -21,10 +22,10 @@ import { createSession, roleOf } from '../store/sessions.ts'
 import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } from './body.ts'
 import { pairNow, roundOf, type StateAfter, stateAfter, tell } from './control.ts'
 import { filePlaceOf, takeOutFiles } from './files.ts'
-import { acceptSurely, contentOf, interrupt, laneOf, pairResponse } from './messages.ts'
+import { acceptSurely, contentOf, interrupt, laneOf, type WhenBusy, whenBusySchema } from './messages.ts'
 import { inWords, Problem, wantsJson } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
-import { type Call, type Route, sessionOf } from './route.ts'
+import { type Call, json, type Route, sessionOf } from './route.ts'
 import { tellReplies } from './ui-reply.ts'
 
 /** A reply that ended so long ago is told whole to a page that comes: it may have been loaded before the end. */
@@ -40,7 +41,10 @@ const bodySchema = z.object({
   message: z.custom<Json>().optional(),
   trigger: z.string().optional(),
   messageId: z.string().nullish(),
+  whenBusy: whenBusySchema,
 })
+/** Anything else is what the SDK's own stop route is sent; it is not read. */
+const stopSchema = z.object({ replyId: z.string() })
 const looseMessage = z.object({
   id: idSchema,
   role: z.string(),
@@ -55,6 +59,7 @@ type Asked = {
   regenerates: boolean
   /** What `sendMessage({messageId})` and `regenerate({messageId})` name. */
   named: string | undefined
+  whenBusy: WhenBusy
 }
 
 async function chat(call: Call): Promise<Response> {
@@ -64,7 +69,7 @@ async function chat(call: Call): Promise<Response> {
     throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: asked.id })
   const done = await perform(inSession, { ...asked, parts: await withoutData(inSession, asked.parts) })
   if ('refused' in done) return await inWords(done.refused, call.request)
-  if (wantsJson(call.request)) return pairResponse(inSession, done.pair, done.headers)
+  if (wantsJson(call.request)) return json(200, fromItsStart(call, done.pair), done.headers)
   return tellReplies(inSession, [done.pair], sdkOf(call), done.headers)
 }
 
@@ -100,6 +105,7 @@ async function readChat(request: Request): Promise<{ sessionId: string; asked: A
       metadata: isObject ? metadata : undefined,
       regenerates: body.trigger === 'regenerate-message',
       named: body.messageId ?? undefined,
+      whenBusy: body.whenBusy,
     },
   }
 }
@@ -184,7 +190,7 @@ function hashOf(value: Json): string {
 async function send(call: Call, asked: Asked): Promise<StateAfter> {
   const { tenantId, sessionId } = sessionOf(call)
   const { expiresMs, sendsPerMinute, wakeups } = call.parts
-  const { id, parts, metadata } = asked
+  const { id, parts, metadata, whenBusy } = asked
   const acceptance = {
     ...sessionOf(call),
     ...(await contentOf(filePlaceOf(call), { id, parts, metadata: metadata as never })),
@@ -193,7 +199,7 @@ async function send(call: Call, asked: Asked): Promise<StateAfter> {
     replyId: uuidv7(),
     lane: await laneOf(call),
     expiresMs,
-    whenBusy: 'queue' as const,
+    whenBusy,
     sendsMax: sendsPerMinute,
   }
   let accepted = await acceptSurely(call, acceptance)
@@ -299,20 +305,32 @@ async function resume(call: Call): Promise<Response> {
     const pair = await pairOf(call, reply.id)
     if (pair !== null && pair.turn.state !== 'waiting') pairs.push(pair)
   }
-  return pairs.length === 0 ? nothing() : tellReplies(call, pairs, sdkOf(call))
+  if (pairs.length === 0) return nothing()
+  if (wantsJson(call.request)) return json(200, { data: pairs.map((pair) => fromItsStart(call, pair)) })
+  return tellReplies(call, pairs, sdkOf(call))
+}
+
+/** For a client that follows the log itself: from this cursor it is told the reply from its beginning. */
+function fromItsStart({ parts: { hub } }: Call, { message, reply, turn, replyTurnId }: Pair) {
+  const cursor = encodeCursor({ epoch: hub.epoch(), seq: reply.seq, open: new Map() })
+  return { message, reply, turn, replyTurnId, cursor }
 }
 
 function nothing(): Response {
   return new Response(null, { status: 204, headers: { 'cache-control': 'no-store' } })
 }
 
-/** Ends what is being written, on every device. What a client says about it is not read: the log is the truth. */
+/** Ends what is being written, on every device; with the id of a reply that one or nothing, so that it may be repeated. */
 async function stop(call: Call): Promise<Response> {
   const { database, hub, wakeups } = call.parts
   const { tenantId, sessionId, userId } = sessionOf(call)
   const snapshot = await readSnapshot(database, hub.epoch(), { tenantId, sessionId, userId, limit: 1 })
-  const turns = (snapshot?.turns ?? []) as { messageId: string; round: number; state: string }[]
-  const turn = turns.find(({ state }) => state === 'running') ?? turns[0]
+  const turns = (snapshot?.turns ?? []) as { messageId: string; replyId: string; round: number; state: string }[]
+  const named = await namedIn(call.request)
+  const turn =
+    named === undefined
+      ? (turns.find(({ state }) => state === 'running') ?? turns[0])
+      : turns.find(({ replyId }) => replyId === named)
   if (turn !== undefined) {
     const { messageId, round } = turn
     const ask = { tenantId, sessionId, messageId, by: userId, reason: null, round, userId: null }
@@ -322,6 +340,12 @@ async function stop(call: Call): Promise<Response> {
     }
   }
   return Response.json({ success: true }, { headers: { 'cache-control': 'no-store' } })
+}
+
+/** A body that breaks off is refused: taken for one without a name, it would end another turn than was meant. */
+async function namedIn(request: Request): Promise<string | undefined> {
+  if (!/^application\/json/i.test(request.headers.get('content-type') ?? '')) return undefined
+  return stopSchema.safeParse(await readJson(request, limits.chatRequestBytesMax)).data?.replyId
 }
 
 /** Nothing in an unmodified request tells the version: who does not say 7 gets what every 6 knows. */

@@ -408,6 +408,28 @@ describe('POST /api/chat', () => {
     expect([typeof turn!.id, typeof cursor]).toEqual(['string', 'string'])
   })
 
+  it('tells a client that follows the log itself what runs and waits, and from where; a stop may name one (I11)', async () => {
+    const scene = await openScene()
+    const json = { accept: 'application/json' }
+    const send = async (text: string, more: object = {}) =>
+      await (await post(scene, { id: scene.id, messages: [user(text)], ...more }, json)).json()
+    const first = await send('wait')
+    await eventually(async () => scene.asked.length === 1)
+    expect(await send('no', { whenBusy: 'reject' })).toMatchObject({ code: 'busy', status: 409 })
+    expect(await send('no', { whenBusy: 'never' })).toMatchObject({ code: 'invalid_request' })
+    const second = await send('second')
+    const resumed = await scene.ann.request(`/api/chat/${scene.id}/stream`, { headers: json })
+    const { data } = (await resumed.json()) as { data: { reply: { id: string }; cursor: string }[] }
+    expect(data.map(({ reply }) => reply.id)).toEqual([first.reply.id, second.reply.id])
+    const { frames } = await scene.ann.poll(scene.id, { cursor: data[0]!.cursor })
+    expect(frames[0]).toMatchObject({ type: 'attempt.started', data: { replyId: first.reply.id } })
+    const stop = (replyId: string) =>
+      scene.ann.request(`/api/chat/${scene.id}/stop`, { method: 'POST', body: JSON.stringify({ replyId }) })
+    for (const replyId of [first.reply.id, first.reply.id, 'another']) expect((await stop(replyId)).status).toBe(200)
+    await eventually(async () => (await stored(scene)).at(-1) === 'assistant: Re second, whole.')
+    expect(await stored(scene)).toContain('assistant: Re wait')
+  })
+
   it('makes a guest of who has no cookie, who may then stop and resume', async () => {
     const { url } = await openChat({ tokens: undefined as never })
     const id = randomUUID()

@@ -1,0 +1,112 @@
+/**
+ * One reply followed for `useChat`: the things of the session's log go in as they come, chunks for one client come out.
+ * The server follows so for who has only the AI SDK's own transport, and our transport in the client itself.
+ *
+ * What is in the log already when a page comes (up to the first `caughtUp`) is told as missed: joined, and without what
+ * was only of the moment. A page that was cut off and comes back by its cursor has not missed it in that sense: for it
+ * the reply just goes on.
+ */
+import type { Chunk, Part } from './chunk.ts'
+import { type Failure, failureOf } from './errors.ts'
+import type { Message } from './message.ts'
+import type { SdkMajor } from './ui-chunks.ts'
+import { createUiStream } from './ui-stream.ts'
+
+/** Of an event's data what says something of a reply. */
+export type ReplyEventData = {
+  replyId?: string
+  attempt?: number
+  base?: Part[]
+  message?: Message
+  error?: string
+  reason?: string
+}
+/** The chunks of a reply without an outcome in a snapshot, after the parts of its message. */
+export type OpenReply = { attempt: number; chunks: readonly Chunk[] }
+
+export type UiFollower = {
+  /** An event of the reply's turn. */
+  event(type: string, data: ReplyEventData): Chunk[]
+  /** Chunks of the reply's attempt that follow those before. */
+  chunks(chunks: readonly Chunk[]): Chunk[]
+  caughtUp(): Chunk[]
+  /** How the reply stands as of a read, which need not lead on from what was told. `open`: of that same read. */
+  stands(message: { error: Failure | null }, reply: Message, open?: OpenReply): Chunk[]
+  /** Nothing follows. */
+  readonly isOver: boolean
+}
+
+export const hasEnded = ({ status }: Pick<Message, 'status'>): boolean =>
+  status === 'complete' || status === 'failed' || status === 'stopped'
+
+export function createUiFollower(replyId: string, major: SdkMajor): UiFollower {
+  const ui = createUiStream(major)
+  let attempt = 0
+  /** What was stored before the client came, until all of it is here. Null: it is. */
+  let missed: Chunk[] | null = []
+  /** What was told of this attempt cannot be continued chunk by chunk: what comes next of its events stands for it. */
+  let isSilent = false
+
+  const tellMissed = (goesOn: boolean): Chunk[] => {
+    const told = missed !== null && missed.length > 0 ? ui.chunks(missed, true) : []
+    missed = goesOn ? [] : null
+    return told
+  }
+
+  const begin = (of: number, base: readonly Part[]): Chunk[] => {
+    attempt = of
+    isSilent = false
+    return ui.started({ replyId, base })
+  }
+
+  /** What an event says of this reply, or null. The turn may have had other rounds, and get others. */
+  const saidBy = (type: string, data: ReplyEventData): (() => Chunk[]) | null => {
+    const own = data.message?.id === replyId ? data.message : null
+    switch (type) {
+      case 'attempt.started':
+        return data.replyId === replyId ? () => begin(data.attempt ?? 0, data.base ?? []) : null
+      case 'message.ai_response':
+        return own && (() => ui.complete(own))
+      case 'message.stopped':
+        // One that was handed to another reply has no message of its own any more.
+        return () => ui.stopped(own ?? { id: replyId, parts: [], metadata: null }, data.reason)
+      case 'message.error':
+        return own && (() => ui.failed(data.error ?? failureOf('internal').error))
+      default:
+        return null
+    }
+  }
+
+  const whole = (message: { error: Failure | null }, reply: Message): Chunk[] => {
+    const { parts, metadata, status } = reply
+    if (status === 'stopped') return ui.stopped(reply)
+    const chunks = ui.started({ replyId, base: parts, metadata })
+    if (status === 'complete') return [...chunks, ...ui.complete(reply)]
+    return [...chunks, ...ui.failed(message.error?.error ?? failureOf('internal').error)]
+  }
+
+  return {
+    get isOver() {
+      return ui.isOver
+    },
+    event(type, data) {
+      const say = saidBy(type, data)
+      return say === null ? [] : [...tellMissed(missed !== null), ...say()]
+    },
+    chunks(chunks) {
+      if (isSilent) return []
+      if (missed === null) return ui.chunks(chunks, false)
+      missed.push(...chunks)
+      return []
+    },
+    caughtUp: () => tellMissed(false),
+    stands(message, reply, open) {
+      missed = null
+      if (hasEnded(reply)) return whole(message, reply)
+      if (open === undefined) return []
+      // Some of its chunks were told, and which cannot be seen of joined ones: its end brings the rest.
+      isSilent = open.attempt === attempt
+      return isSilent ? [] : [...begin(open.attempt, reply.parts), ...ui.chunks(open.chunks, true)]
+    },
+  }
+}
