@@ -1,0 +1,168 @@
+/**
+ * The replies that this page is being told: each a stream of chunks for `useChat` that goes on through cuts, because
+ * what is shown and where the log was left are both kept here.
+ */
+import type { Chunk } from '../core/chunk.ts'
+import type { Message } from '../core/message.ts'
+import type { SdkMajor } from '../core/ui-chunks.ts'
+import { createUiFollower, hasEnded, type UiFollower } from '../core/ui-follower.ts'
+import { followLog, isChunks } from './log.ts'
+import { abortError, backoffMs, HoldfastError, type Wire } from './wire.ts'
+
+/** A message and its reply as they are now. From the cursor the log tells the reply from its beginning. */
+export type Told = {
+  message: Message
+  reply: Message
+  /** Not that of the message where another reply took it in. */
+  replyTurnId: string
+  cursor: string
+}
+export type Snapshot = {
+  messages: Message[]
+  turns: { messageId: string; replyId: string; state: string }[]
+  open: { replyId: string; attempt: number; chunks: Chunk[] }[]
+  cursor: string
+}
+
+export type TellingOptions = {
+  wire: Wire
+  sdk: SdkMajor
+  /** A connection was lost, or one stands again or is not needed any more. */
+  onReconnecting: (is: boolean) => void
+  /** The page has seen this reply whole. */
+  onComplete: (told: Told) => void
+}
+
+export type Telling = {
+  stream: ReadableStream<Chunk>
+  replies: readonly Told[]
+  /** The reply that is told now; null: nothing more. */
+  current(): Told | null
+  /** Resolves when nothing follows, to whether all was told. */
+  ended: Promise<boolean>
+}
+
+/** One after the other, from each one's beginning. Ends when the last one has, by `abort` or cancel, or with an error. */
+export function tell(
+  { wire, sdk, onReconnecting, onComplete }: TellingOptions,
+  sessionId: string,
+  replies: readonly Told[],
+  signal: AbortSignal | undefined,
+): Telling {
+  const control = new AbortController()
+  const abort = () => control.abort()
+  signal?.addEventListener('abort', abort)
+  if (signal?.aborted) abort()
+  let controller!: ReadableStreamDefaultController<Chunk>
+  let isCancelled = false
+  const stream = new ReadableStream<Chunk>({
+    start: (given) => {
+      controller = given
+    },
+    cancel: () => {
+      isCancelled = true
+      abort()
+    },
+  })
+  let last: Chunk | undefined
+  const say = (chunks: readonly Chunk[]) => {
+    if (isCancelled) return
+    for (const chunk of chunks) controller.enqueue(chunk)
+    last = chunks.at(-1) ?? last
+  }
+
+  let current: Told | null = replies[0] ?? null
+  const tellAll = async (): Promise<boolean> => {
+    for (const told of replies) {
+      current = told
+      const follower = createUiFollower(told.reply.id, sdk)
+      try {
+        await tellOne({ wire, sessionId, onReconnecting, signal: control.signal }, told, follower, say)
+      } catch (error) {
+        if (!(error instanceof HoldfastError)) throw error
+        // An error of the stream's own would hide the sentence from the app.
+        say([{ type: 'error', errorText: error.message }])
+        return false
+      }
+      if (last?.type === 'finish') onComplete(told)
+      // The client reads no further, and the reply may go on.
+      if (last?.type === 'error') return false
+    }
+    return true
+  }
+  const close = (isWhole: boolean): boolean => {
+    if (!isCancelled) controller.close()
+    return isWhole
+  }
+  const fail = (error: unknown): boolean => {
+    if (!isCancelled) controller.error(control.signal.aborted ? abortError() : error)
+    return false
+  }
+  const ended = tellAll()
+    .then(close, fail)
+    .finally(() => {
+      current = null
+      onReconnecting(false)
+      signal?.removeEventListener('abort', abort)
+    })
+  return { stream, replies, current: () => current, ended }
+}
+
+type Following = { wire: Wire; sessionId: string; onReconnecting: (is: boolean) => void; signal: AbortSignal }
+
+/** Rejects where the server refuses, or where it has no such reply any more. */
+async function tellOne(
+  { wire, sessionId, onReconnecting, signal }: Following,
+  { message, reply, replyTurnId, cursor: begin }: Told,
+  follower: UiFollower,
+  say: (chunks: readonly Chunk[]) => void,
+): Promise<void> {
+  if (hasEnded(reply)) say(follower.stands(message, reply))
+  for (let cursor = begin, failures = 0; !follower.isOver; ) {
+    const outcome = await followLog(
+      wire,
+      sessionId,
+      cursor,
+      {
+        take(frame) {
+          if (isChunks(frame)) {
+            if (frame.messageId === reply.id) say(follower.chunks(frame.chunks))
+          } else if ('data' in frame) {
+            if (frame.turnId === replyTurnId) say(follower.event(frame.type, frame.data))
+          } else say(follower.caughtUp())
+          return follower.isOver
+        },
+        onCut: () => onReconnecting(true),
+        onLive: () => onReconnecting(false),
+      },
+      signal,
+    )
+    if (outcome === 'done') return
+    await wire.pause(backoffMs(failures++), signal)
+    const snapshot = await readSnapshot(wire, sessionId, shownMax, signal)
+    const now = snapshot.messages.find(({ id }) => id === reply.id)
+    if (now === undefined) throw lost()
+    const asked = snapshot.messages.find(({ id }) => id === now.repliesTo)
+    const open = snapshot.open.find(({ replyId }) => replyId === reply.id)
+    say(follower.stands(asked ?? { error: null }, now, open))
+    cursor = snapshot.cursor
+  }
+}
+
+/** As many as the server shows at once. */
+const shownMax = 200
+
+export async function readSnapshot(
+  wire: Wire,
+  sessionId: string,
+  limit: number,
+  signal: AbortSignal | undefined,
+): Promise<Snapshot> {
+  const path = `/v1/sessions/${encodeURIComponent(sessionId)}?limit=${limit}`
+  return (await wire.askSurely(path, {}, signal)) as Snapshot
+}
+
+/** After the database was restored to an earlier state, or where another branch is shown by now. */
+function lost(): HoldfastError {
+  return new HoldfastError('This reply is not in the conversation any more. Load it again.', 'not_found', 404, false)
+}

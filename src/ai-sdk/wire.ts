@@ -1,0 +1,234 @@
+/**
+ * Requests to a Holdfast server from wherever `fetch` is: a browser, React Native, Node. One that changes something is
+ * asked again with the same body while no answer comes, because it may have been carried out.
+ */
+import type { Json } from '../core/json.ts'
+
+export type WireOptions = {
+  api: string
+  headers: () => Promise<Headers>
+  credentials: RequestCredentials | undefined
+  fetch: typeof fetch
+  silentMs: number
+}
+
+/** What the server refused, or could not do. `message` is a sentence for people. */
+export class HoldfastError extends Error {
+  override readonly name = 'HoldfastError'
+  /** One of the codes of PROTOCOL.md, or `unreachable`: something between answered in the server's place. */
+  readonly code: string
+  readonly status: number
+  readonly retryable: boolean
+  readonly retryAfterMs: number | undefined
+  constructor(message: string, code: string, status: number, retryable: boolean, retryAfterMs?: number) {
+    super(message)
+    this.code = code
+    this.status = status
+    this.retryable = retryable
+    this.retryAfterMs = retryAfterMs
+  }
+}
+
+export type Wire = {
+  readonly silentMs: number
+  /** A response that is ok, or null: none came. Rejects with a `HoldfastError`, and with an `AbortError` when aborted. */
+  ask(path: string, request: Ask, signal: AbortSignal | undefined): Promise<Response | null>
+  /** The JSON of an answer, null of a 204: asked again and again until there is one, `triesMax` times of a server that cannot. */
+  askSurely(path: string, request: Ask, signal: AbortSignal | undefined, onFailure?: () => void): Promise<Json>
+  /** Resolves after so long, and at once when the network or the page is back. Rejects when aborted. */
+  pause(ms: number, signal: AbortSignal | undefined): Promise<void>
+  /** `woken` is called when the page is back, or (`isOther`) another network. Answers what ends that. */
+  onWake(woken: Woken): () => void
+  wake: Woken
+}
+type Woken = (isOther: boolean) => void
+export type Ask = { method?: 'GET' | 'POST'; accept?: string; headers?: HeadersInit; body?: unknown }
+
+/** Of a server that answers that it cannot, or a proxy before one that is away: about a minute. */
+const triesMax = 12
+const backoff = { firstMs: 500, mostMs: 10_000 }
+
+/** At once the first time, then longer and longer, each client differently (PROTOCOL.md, P50). */
+export function backoffMs(failures: number): number {
+  if (failures === 0) return 0
+  return Math.random() * Math.min(backoff.mostMs, backoff.firstMs * 2 ** failures)
+}
+
+/** As `fetch` fails when aborted: the AI SDK takes it for a stop, never for an error. */
+export function abortError(): Error {
+  const error = new Error('The request was aborted.')
+  error.name = 'AbortError'
+  return error
+}
+
+export function createWire(options: WireOptions): Wire {
+  const sleepers = new Set<Woken>()
+  const wake = (isOther: boolean) => {
+    for (const woken of [...sleepers]) woken(isOther)
+  }
+  const events = { online: () => wake(true), pageshow: () => wake(false), visibilitychange: () => wake(false) }
+
+  const onWake = (woken: Woken) => {
+    if (sleepers.size === 0) listen('addEventListener', events)
+    sleepers.add(woken)
+    return () => {
+      if (sleepers.delete(woken) && sleepers.size === 0) listen('removeEventListener', events)
+    }
+  }
+
+  const pause = (ms: number, signal: AbortSignal | undefined) =>
+    new Promise<void>((resolve, reject) => {
+      const end = () => {
+        clearTimeout(timer)
+        sleepsNoMore()
+        signal?.removeEventListener('abort', end)
+        if (signal?.aborted) reject(abortError())
+        else resolve()
+      }
+      const sleepsNoMore = onWake(end)
+      const timer = setTimeout(end, ms)
+      signal?.addEventListener('abort', end)
+      if (signal?.aborted) end()
+    })
+
+  let hasHadHeaders = false
+  /** Null: they cannot be had now. What never worked is the app's mistake; later its own server may be away, too. */
+  const headersNow = async (): Promise<Headers | null> => {
+    try {
+      const headers = await options.headers()
+      hasHadHeaders = true
+      return headers
+    } catch (error) {
+      if (!hasHadHeaders) throw error
+      return null
+    }
+  }
+
+  const fetchNow = async (path: string, request: Ask, signal: AbortSignal | undefined): Promise<Response | null> => {
+    const headers = await headersNow()
+    if (headers === null || signal?.aborted) return null
+    new Headers(request.headers).forEach((value, name) => {
+      headers.set(name, value)
+    })
+    headers.set('accept', request.accept ?? 'application/json')
+    if (request.body !== undefined) headers.set('content-type', 'application/json')
+    const response = await options
+      .fetch(`${options.api}${path}`, {
+        method: request.method ?? 'GET',
+        headers,
+        ...(options.credentials === undefined ? {} : { credentials: options.credentials }),
+        ...(request.body === undefined ? {} : { body: JSON.stringify(request.body) }),
+        ...(signal === undefined ? {} : { signal }),
+      })
+      .catch((error: unknown) => {
+        // A page has an origin; elsewhere such a request can never succeed, however often it is made.
+        if (!/^https?:/i.test(options.api) && !('location' in globalThis)) throw error
+        // Whatever failed, no answer came.
+        return null
+      })
+    if (response !== null && !response.ok) throw await errorOf(response)
+    return response
+  }
+  const ask = (path: string, request: Ask, signal: AbortSignal | undefined) =>
+    unlessAborted(signal, fetchNow(path, request, signal))
+
+  /** Undefined: no answer came, or not all of it. */
+  const read = async (path: string, request: Ask, signal: AbortSignal): Promise<Json | undefined> => {
+    const response = await ask(path, request, signal)
+    if (response === null) return undefined
+    if (response.status === 204) return null
+    const text = await unlessAborted(
+      signal,
+      response.text().catch(() => undefined),
+    )
+    return text === undefined ? undefined : parsed(text, response.status)
+  }
+
+  const askSurely: Wire['askSurely'] = async (path, request, signal, onFailure) => {
+    for (let failures = 0, refusals = 0; ; failures++) {
+      let retryAfterMs = 0
+      try {
+        const value = await withinSilence(options.silentMs, signal, (within) => read(path, request, within))
+        if (value !== undefined) return value
+      } catch (error) {
+        if (!(error instanceof HoldfastError) || !mayPass(error) || ++refusals === triesMax) throw error
+        retryAfterMs = error.retryAfterMs ?? 0
+      }
+      onFailure?.()
+      await pause(Math.max(retryAfterMs, backoffMs(failures)), signal)
+    }
+  }
+
+  return { silentMs: options.silentMs, ask, askSurely, pause, onWake, wake }
+}
+
+/** A server without a process that writes replies says so at once, and a person decides. */
+function mayPass({ status, retryable, code }: HoldfastError): boolean {
+  return retryable && code !== 'no_runner' && (status >= 500 || code === 'unreachable')
+}
+
+/** Something between answered in the server's place: a sign-in page of a network, say. */
+function parsed(text: string, status: number): Json {
+  try {
+    return JSON.parse(text) as Json
+  } catch {
+    throw unreachable(status, true)
+  }
+}
+
+/** Also where what is awaited does not settle when aborted: an app's own headers, and some fetches. */
+function unlessAborted<T>(signal: AbortSignal | undefined, awaited: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(abortError())
+    if (signal?.aborted) abort()
+    signal?.addEventListener('abort', abort)
+    awaited.then(resolve, reject).finally(() => signal?.removeEventListener('abort', abort))
+  })
+}
+
+/** Undefined where nothing came for so long; else as `act` says. */
+async function withinSilence<T>(
+  ms: number,
+  signal: AbortSignal | undefined,
+  act: (within: AbortSignal) => Promise<T>,
+): Promise<T | undefined> {
+  const control = new AbortController()
+  const abort = () => control.abort()
+  const timer = setTimeout(abort, ms)
+  signal?.addEventListener('abort', abort)
+  if (signal?.aborted) abort()
+  try {
+    return await act(control.signal)
+  } catch (error) {
+    if (control.signal.aborted && !signal?.aborted) return undefined
+    throw error
+  } finally {
+    clearTimeout(timer)
+    signal?.removeEventListener('abort', abort)
+  }
+}
+
+export function unreachable(status: number, retryable: boolean): HoldfastError {
+  const sentence = `The server cannot be reached at the moment${status === 0 ? '' : ` (${status})`}.`
+  return new HoldfastError(sentence, 'unreachable', status, retryable)
+}
+
+async function errorOf(response: Response): Promise<HoldfastError> {
+  const { status } = response
+  type Problem = { code?: string; detail?: string; retryable?: boolean; retryAfterMs?: number }
+  const problem = (await response.json().catch(() => ({}))) as Problem | null
+  if (typeof problem?.code !== 'string' || typeof problem.detail !== 'string') {
+    return unreachable(status, status >= 500)
+  }
+  const { code, detail, retryable, retryAfterMs } = problem
+  return new HoldfastError(detail, code, status, retryable === true, retryAfterMs)
+}
+
+/** Where there is such a thing: Node has neither, and in React Native the app says so itself. */
+function listen(method: 'addEventListener' | 'removeEventListener', events: Record<string, () => void>): void {
+  const target = globalThis as Partial<EventTarget> & { document?: Partial<EventTarget> }
+  for (const [name, listener] of Object.entries(events)) {
+    const of = name === 'visibilitychange' ? target.document : target
+    of?.[method]?.(name, listener)
+  }
+}
