@@ -39,7 +39,7 @@ test('a message that code sends is a user’s message like any other; the same i
     reply: { status: 'pending' },
     turn: { messageId: 'm1', round: 1 },
   })
-  expect((await ann.poll(session, { cursor: sent.cursor })).frames.at(0)?.type).toBe('attempt.started')
+  expect((await ann.poll(session, { cursor: sent.cursor, wait: 20 })).frames.at(0)?.type).toBe('attempt.started')
   await watcher.outcome('m1')
   const again = await chat.send(session, ask)
   expect(again).toMatchObject({
