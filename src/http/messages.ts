@@ -126,7 +126,7 @@ export function cursorAfter({ parts: { hub } }: Pick<Within, 'parts'>, seq: numb
 }
 
 /** No user's id makes the name of another lane: `main` has no colon. */
-export async function laneOf(call: Within): Promise<string> {
+async function laneOf(call: Within): Promise<string> {
   const { tenantId, sessionId, userId } = sessionOf(call)
   const lane = await call.parts.lane({ session: { id: sessionId }, user: { id: userId, tenantId } })
   if (lane === 'main') return 'main'
@@ -157,7 +157,7 @@ export async function contentOf(
 }
 
 /** The turn is marked with the acceptance; completing the stop here makes it quick, and is not what makes it sure. */
-export function interrupt(call: Within, { messageId, round }: Interrupted): void {
+function interrupt(call: Within, { messageId, round }: Interrupted): void {
   const { tenantId, sessionId, userId } = sessionOf(call)
   const { database, wakeups } = call.parts
   stopTurn(database, {
@@ -182,7 +182,7 @@ export function interrupt(call: Within, { messageId, round }: Interrupted): void
 const askAgainWithinMs = 3_000
 
 /** An answer that was lost is asked for again, once, with the same ids: the second finds what the first has stored. */
-export function acceptSurely({ parts: { acceptor } }: Within, acceptance: Acceptance): Promise<Accepted> {
+function acceptSurely({ parts: { acceptor } }: Within, acceptance: Acceptance): Promise<Accepted> {
   return surely(() => acceptor.accept(acceptance))
 }
 

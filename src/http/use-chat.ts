@@ -11,7 +11,7 @@ import { v7 as uuidv7 } from 'uuid'
 import * as z from 'zod'
 import { canonicalJson } from '../core/canonical.ts'
 import { encodeCursor } from '../core/cursor.ts'
-import type { Json } from '../core/json.ts'
+import type { Json, JsonObject } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
 import type { SdkMajor } from '../core/ui-chunks.ts'
 import { readSnapshot } from '../log/snapshot.ts'
@@ -22,7 +22,7 @@ import { createSession, roleOf } from '../store/sessions.ts'
 import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } from './body.ts'
 import { pairNow, roundOf, type StateAfter, stateAfter, tell } from './control.ts'
 import { filePlaceOf, takeOutFiles } from './files.ts'
-import { acceptSurely, contentOf, interrupt, laneOf, type WhenBusy, whenBusySchema } from './messages.ts'
+import { contentOf, takeMessage, type WhenBusy, whenBusySchema } from './messages.ts'
 import { inWords, Problem, wantsJson } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
 import { type Call, json, type Route, sessionOf } from './route.ts'
@@ -55,7 +55,7 @@ const looseMessage = z.object({
 type Asked = {
   id: string
   parts: UserPart[]
-  metadata: Json | undefined
+  metadata: JsonObject | undefined
   regenerates: boolean
   /** What `sendMessage({messageId})` and `regenerate({messageId})` name. */
   named: string | undefined
@@ -102,7 +102,7 @@ async function readChat(request: Request): Promise<{ sessionId: string; asked: A
     asked: {
       id: message.id,
       parts: content,
-      metadata: isObject ? metadata : undefined,
+      metadata: isObject ? (metadata as JsonObject) : undefined,
       regenerates: body.trigger === 'regenerate-message',
       named: body.messageId ?? undefined,
       whenBusy: body.whenBusy,
@@ -118,7 +118,7 @@ async function withoutData(call: Call, parts: UserPart[]): Promise<UserPart[]> {
   try {
     return await takeOutFiles(place, parts)
   } catch (error) {
-    if (!(error instanceof Problem) || error.code !== 'not_found') throw error
+    if (!is(error, 'not_found')) throw error
     await makeSession(call)
     return await takeOutFiles(place, parts)
   }
@@ -188,52 +188,42 @@ function hashOf(value: Json): string {
 }
 
 async function send(call: Call, asked: Asked): Promise<StateAfter> {
-  const { tenantId, sessionId } = sessionOf(call)
-  const { expiresMs, sendsPerMinute, wakeups } = call.parts
-  const { id, parts, metadata, whenBusy } = asked
-  const acceptance = {
-    ...sessionOf(call),
-    ...(await contentOf(filePlaceOf(call), { id, parts, metadata: metadata as never })),
-    messageId: id,
-    turnId: uuidv7(),
-    replyId: uuidv7(),
-    lane: await laneOf(call),
-    expiresMs,
-    whenBusy,
-    sendsMax: sendsPerMinute,
+  const { id } = asked
+  const take = () => takeMessage(call, asked, call.parts.sendsPerMinute)
+  try {
+    const taken = await take().catch(async (error: unknown) => {
+      if (!is(error, 'not_found')) throw error
+      await makeSession(call)
+      return await take()
+    })
+    if (taken.outcome === 'rate_limited') return { refused: tooManySends(taken.allowance, id) }
+    const pair = await pairNow(call, id)
+    if (taken.created === null) return await settle(call, pair, false)
+    return { pair, headers: rateHeaders(taken.allowance) }
+  } catch (error) {
+    if (!is(error, 'id_conflict')) throw error
+    // The same message with other metadata, or one that was edited: what it said last is what the client says.
+    const there = await find(call, asked)
+    if (!there?.isSame) throw error
+    return await settle(call, there.pair, false)
   }
-  let accepted = await acceptSurely(call, acceptance)
-  if (accepted.outcome === 'not_found') {
-    await makeSession(call)
-    accepted = await acceptSurely(call, acceptance)
-  }
-  switch (accepted.outcome) {
-    case 'created': {
-      wakeups.tell({ tenantId, sessionId, events: [accepted.event], runs: [], due: true })
-      for (const marked of accepted.interrupted) interrupt(call, marked)
-      return { pair: await pairNow(call, id), headers: rateHeaders(accepted.allowance) }
-    }
-    case 'same':
-      return await settle(call, await pairNow(call, id), false)
-    case 'conflict': {
-      // The same message with other metadata, or one that was edited: what it said last is what the client says.
-      const there = await find(call, asked)
-      if (there?.isSame) return await settle(call, there.pair, false)
-      throw new Problem('id_conflict', 'This message id was used for another message. Give every message a new id.')
-    }
-    case 'rate_limited':
-      return { refused: tooManySends(accepted.allowance, id) }
-    default:
-      throw new Problem(accepted.outcome)
-  }
+}
+
+function is(error: unknown, code: Problem['code']): boolean {
+  return error instanceof Problem && error.code === code
 }
 
 /** A message that was sent before: what runs or is complete is told, what failed is tried again. */
 async function settle(call: Call, pair: Pair, isNamed: boolean): Promise<StateAfter> {
-  const { state } = pair.turn
+  const { status } = pair.reply
   // Sent again by the browser itself, when a connection died, a stop by another device must not be undone.
-  if (state === 'failed' || (state === 'stopped' && isNamed)) return await retryOf(call, pair)
-  return { pair, headers: {} }
+  const mayBegin = status === 'failed' || (status === 'stopped' && isNamed)
+  return mayBegin && isOfLastRound(pair) ? await retryOf(call, pair) : { pair, headers: {} }
+}
+
+/** What is shown may be of an earlier round of the turn, or be another turn's, which the message was handed to. */
+function isOfLastRound({ reply, turn, replyTurnId }: Pair): boolean {
+  return reply.id === turn.replyId && replyTurnId === turn.id
 }
 
 /** Edited back to what it said before, or asked about where another device shows another branch: the client goes on from it. */
@@ -245,8 +235,7 @@ async function show(call: Call, { message }: Pair): Promise<void> {
 /** What runs is attached to, what failed is tried again, and what ended is written once more. */
 async function again(call: Call, pair: Pair, { named }: Asked): Promise<StateAfter> {
   const { message, reply, turn } = pair
-  // What is shown may be of an earlier round than the turn's last.
-  if (reply.status === 'failed' && reply.id === turn.replyId) return await retryOf(call, pair)
+  if (reply.status === 'failed' && isOfLastRound(pair)) return await retryOf(call, pair)
   if (reply.status === 'pending' || reply.status === 'streaming') return { pair, headers: {} }
   const isUnseen =
     named === undefined && reply.status === 'complete' && Date.now() - Date.parse(reply.updatedAt) < unseenWithinMs
@@ -268,7 +257,7 @@ async function retryOf(call: Call, { message, turn }: Pair): Promise<StateAfter>
 async function editTo(call: Call, { message }: Pair, asked: Asked): Promise<StateAfter> {
   const { expiresMs, sendsPerMinute: sendsMax, database } = call.parts
   const id = editedId(asked)
-  const content = await contentOf(filePlaceOf(call), { id, parts: asked.parts, metadata: asked.metadata as never })
+  const content = await contentOf(filePlaceOf(call), { id, parts: asked.parts, metadata: asked.metadata })
   const ask = { ...content, id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, sendsMax }
   const edited = await edit(database, keyOf(call, message.id), ask)
   return await stateAfter(call, edited, edited.messageId ?? message.id)

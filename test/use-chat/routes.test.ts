@@ -365,6 +365,25 @@ describe('POST /api/chat', () => {
     expect(messages[1]?.branch).toMatchObject({ index: 2, count: 3 })
   })
 
+  it('sent again tells the reply that is shown, and begins nothing where a hidden one has failed (I10)', async () => {
+    let asked = 0
+    const reply: Reply = () => {
+      if (++asked === 2) throw new ReplyError('provider_rejected', 'no')
+      return `Reply ${asked}`
+    }
+    const { ann } = await openChat({ reply })
+    const id = randomUUID()
+    const body = JSON.stringify({ id, messages: [user('hello')] })
+    const again = async () => (await ann.request('/api/chat', { method: 'POST', body })).text()
+    expect(await again()).toContain('Reply 1')
+    const [, first] = (await ann.snapshot(id)).messages
+    await ann.command(id, first!.id, 'regenerate', { id: 'other' })
+    await eventually(async () => (await ann.snapshot(id)).messages[1]?.status === 'failed')
+    await ann.command(id, first!.id, 'select')
+    expect(await again()).toContain('Reply 1')
+    expect(asked).toBe(2)
+  })
+
   it('reads nothing of the history but the last message: 5 MB of it, as deep as it likes', async () => {
     const scene = await openScene()
     let deep: unknown = 'x'

@@ -77,11 +77,12 @@ export function commandsOf(sessionId: string): Commands {
     remember(key, JSON.stringify({ messageId, round, hasText }))
     const isKept = recall(key) !== null
     return locked(key, async () => {
-      // Another tab has had the answer, and the text.
-      if (isKept && recall(key) === null) return null
+      // Another tab has had the answer, and the text. What it has stored may be seen late here, its lock is not.
+      if ((isKept && recall(key) === null) || (await isHeld(givenBack(key)))) return null
       const answer = await give(messageId, 'stop', { round })
       if (answer.ok && answer.value.withdrawn === true && !hasText) {
         giveBack(draftKeyOf(sessionId), textOf(answer.value.message.parts))
+        await hold(givenBack(key))
       }
       if (answer.ok || !isUnknown(answer.problem)) remember(key, null)
       return answer.ok ? null : answer.problem
@@ -112,6 +113,26 @@ export function commandsOf(sessionId: string): Commands {
 /** One tab at a time. Where the browser has no locks (plain http from another machine) two may ask. */
 function locked<T>(name: string, work: () => Promise<T>): Promise<T> {
   return 'locks' in navigator ? navigator.locks.request(`holdfast:${name}`, work) : work()
+}
+
+const givenBack = (key: string) => `given back:${key}`
+
+/** Until this tab is closed, which is long after others see what it has stored. */
+async function hold(name: string): Promise<void> {
+  if (!('locks' in navigator)) return
+  await new Promise<void>((held, refused) => {
+    const keep = () => {
+      held()
+      return new Promise<never>(() => undefined)
+    }
+    navigator.locks.request(`holdfast:${name}`, keep).catch(refused)
+  })
+}
+
+async function isHeld(name: string): Promise<boolean> {
+  if (!('locks' in navigator)) return false
+  const { held = [] } = await navigator.locks.query()
+  return held.some((lock) => lock.name === `holdfast:${name}`)
 }
 
 /** The new text in the old one's place; what else the message holds stays. */
