@@ -236,9 +236,9 @@ create function holdfast.iso(t timestamptz) returns text language sql stable par
   select to_char(t at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
 $$;
 
--- Who sees a message, an event or a turn. `audience` is as in `events`.
+-- Who sees a message, an event or a turn. `audience` is as in `events`. A null user is the server itself, which sees all.
 create function holdfast.may_see(p_audience text, p_user text) returns boolean language sql immutable parallel safe as $$
-  select p_audience is null or p_audience = 'user:' || p_user
+  select p_audience is null or p_user is null or p_audience = 'user:' || p_user
     or p_audience like 'not:%' and p_audience <> 'not:' || p_user
 $$;
 

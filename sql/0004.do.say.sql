@@ -5,13 +5,6 @@
 -- Null for what was said without a turn. `body_hash` is then on an assistant's row, too.
 alter table holdfast.messages alter column turn_id drop not null;
 
--- As in 0001. With a null user it is the server itself that asks, which sees everything.
-create or replace function holdfast.may_see(p_audience text, p_user text) returns boolean
-  language sql immutable parallel safe as $$
-  select p_audience is null or p_user is null or p_audience = 'user:' || p_user
-    or p_audience like 'not:%' and p_audience <> 'not:' || p_user
-$$;
-
 -- The assistant says something that answers nobody: a message, complete at once, and no turn. It stands after everything
 -- that was accepted into its lane before it, also where replies to that are still to be written: its position is its
 -- event's seq, and its parent the end of the branch that is shown. So turns that were accepted before are never told it,
