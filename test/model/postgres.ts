@@ -34,7 +34,7 @@ export async function performOnPostgres({ stored, database, acceptor }: Held, ca
     }
     case 'append': {
       const rows = call.rows.map((row) => ({ ...row, tenantId, first: row.index === 0 }))
-      return await appendIfHeld(database, rows, leaseMs).then(sorted, conflict)
+      return await appendIfHeld(database, rows, leaseMs).then(sorted, (error: unknown) => refused(database, error))
     }
     case 'renew':
       return sorted(await renewIfHeld(database, call.keys.map(keyed), leaseMs))
@@ -142,9 +142,14 @@ function reports(usage: store.Report): turns.StepReport[] {
   return usage === null ? [] : [{ step: 0, usage: { provider: 'p', model: 'm', ...usage } }]
 }
 
-function conflict(error: unknown): string {
-  if (error instanceof DatabaseError && error.code === '23505') return 'conflict'
-  throw error
+/**
+ * The driver rejects when it is told of the error, which is before the server has rolled back and let go of the rows: a
+ * claim on another connection may still pass over them. The next statement of this connection is answered after that.
+ */
+async function refused(database: Database, error: unknown): Promise<string> {
+  if (!(error instanceof DatabaseError && error.code === '23505')) throw error
+  await renewIfHeld(database, [], leaseMs)
+  return 'conflict'
 }
 
 function told(answer: { outcome: string; event?: Event; seq?: number; interrupted?: store.Interrupted[] }): unknown {
