@@ -432,12 +432,12 @@ begin
   return holdfast.message_json(v_reply);
 end $$;
 
--- `p_error` is the failure and, not to be stored, `roundsMax`: in a turn's last round nobody can retry, whatever failed.
+-- `p_error` is the failure and, not to be stored, what it is in the last of `roundsMax` rounds, where nobody can retry.
 create function holdfast.settle_failed(t holdfast.turns, p_parts jsonb, p_metadata jsonb, p_model text, p_error jsonb)
   returns int language plpgsql as $$
-declare v_message json; v_error jsonb := p_error - 'roundsMax';
+declare v_message json; v_error jsonb := p_error - 'roundsMax' - 'last';
 begin
-  if t.round >= (p_error ->> 'roundsMax')::int then v_error := v_error || '{"canRetry": false}'; end if;
+  if t.round >= (p_error ->> 'roundsMax')::int then v_error := p_error -> 'last'; end if;
   v_message := holdfast.settle(t, 'failed', p_parts, p_metadata, p_model, null, v_error, false);
   return holdfast.write_event(t.tenant_id, t.session_id, 'message.error', t,
     (jsonb_build_object('userMessageId', t.message_id) || v_error || jsonb_build_object('message', v_message))::json);

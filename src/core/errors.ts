@@ -2,12 +2,13 @@
  * The one table of errors. Each code has, for requests, an HTTP status, the code with which a WebSocket is closed for
  * it (null: it is said in a frame, and the socket stays), and whether the same request may succeed later (or the socket
  * be opened again); for turns, whether the runner tries again by itself (`transient`) and whether a person may
- * (`canRetry`); and the sentence that a person reads, which says what happened and what to do next. `budget_exceeded`
+ * (`canRetry`); and the sentence that a person reads, which says what happened and what to do next (two fields where the
+ * second depends). `budget_exceeded`
  * and `internal` are of both kinds, and say something else in each. Codes are part of the protocol: they are never
  * renamed. Close codes below 4000 are those of RFC 6455, 7.4.1 and of its registry; ours are 4000 and the HTTP status.
  */
 type RequestRow = { status: number; close: number | null; retryable: boolean; title: string; sentence: string }
-type TurnRow = { transient: boolean; canRetry: boolean; sentence: string }
+type TurnRow = { transient: boolean; canRetry: boolean; happened: string; next: string }
 
 export const requestErrors = {
   invalid_request: {
@@ -130,68 +131,94 @@ export const turnErrors = {
   provider_rate_limited: {
     transient: true,
     canRetry: true,
-    sentence: 'The model is receiving too many requests. Try again in a moment.',
+    happened: 'The model is receiving too many requests.',
+    next: 'Try again in a moment.',
   },
   provider_overloaded: {
     transient: true,
     canRetry: true,
-    sentence: 'The model is overloaded. Try again in a moment.',
+    happened: 'The model is overloaded.',
+    next: 'Try again in a moment.',
   },
   provider_unreachable: {
     transient: true,
     canRetry: true,
-    sentence: 'The model could not be reached. Try again in a moment.',
+    happened: 'The model could not be reached.',
+    next: 'Try again in a moment.',
   },
-  provider_timeout: { transient: true, canRetry: true, sentence: 'The model did not answer in time. Try again.' },
+  provider_timeout: {
+    transient: true,
+    canRetry: true,
+    happened: 'The model did not answer in time.',
+    next: 'Try again.',
+  },
   provider_truncated: {
     transient: true,
     canRetry: true,
-    sentence: 'The reply broke off before it was finished. Try again.',
+    happened: 'The reply broke off before it was finished.',
+    next: 'Try again.',
   },
   provider_rejected: {
     transient: false,
     canRetry: false,
-    sentence: 'The model refused this request. Change the message and send it as a new one.',
+    happened: 'The model refused this request.',
+    next: 'Change the message and send it as a new one.',
   },
   provider_auth: {
     transient: false,
     canRetry: true,
-    sentence:
-      'The server cannot use the model. Its operator has to check the key and the name of the model, then you can try again.',
+    happened: 'The server cannot use the model.',
+    next: 'Its operator has to check the key and the name of the model, then you can try again.',
   },
   content_filtered: {
     transient: false,
     canRetry: false,
-    sentence: 'A content filter stopped the reply. Change the message and send it as a new one.',
+    happened: 'A content filter stopped the reply.',
+    next: 'Change the message and send it as a new one.',
   },
   context_too_long: {
     transient: false,
     canRetry: false,
-    sentence: 'The conversation is too long for the model. Start a new session or shorten the message.',
+    happened: 'The conversation is too long for the model.',
+    next: 'Start a new session or shorten the message.',
   },
   tool_failed: {
     transient: false,
     canRetry: true,
-    sentence: 'A tool that the reply needed failed. Try again.',
+    happened: 'A tool that the reply needed failed.',
+    next: 'Try again.',
   },
   tool_uncertain: {
     transient: false,
     canRetry: true,
-    sentence: 'It is not known whether a tool of this reply has run. Check what it did before you try again.',
+    happened: 'It is not known whether a tool of this reply has run.',
+    next: 'Check what it did before you try again.',
   },
   budget_exceeded: {
     transient: false,
     canRetry: true,
-    sentence: 'The reply reached its limit before it was finished. Try again or ask for something shorter.',
+    happened: 'The reply reached its limit before it was finished.',
+    next: 'Try again or ask for something shorter.',
   },
-  no_progress: { transient: true, canRetry: true, sentence: 'The model stopped answering. Try again.' },
+  no_progress: { transient: true, canRetry: true, happened: 'The model stopped answering.', next: 'Try again.' },
   crashed: {
     transient: false,
     canRetry: true,
-    sentence: 'The server stopped several times while writing this reply. Try again.',
+    happened: 'The server stopped several times while writing this reply.',
+    next: 'Try again.',
   },
-  expired: { transient: false, canRetry: true, sentence: 'This message waited too long for its reply. Try again.' },
-  internal: { transient: false, canRetry: true, sentence: 'Something went wrong while writing the reply. Try again.' },
+  expired: {
+    transient: false,
+    canRetry: true,
+    happened: 'This message waited too long for its reply.',
+    next: 'Try again.',
+  },
+  internal: {
+    transient: false,
+    canRetry: true,
+    happened: 'Something went wrong while writing the reply.',
+    next: 'Try again.',
+  },
 } as const satisfies Record<string, TurnRow>
 
 export type RequestCode = keyof typeof requestErrors
@@ -201,8 +228,16 @@ export type TurnCode = keyof typeof turnErrors
 export type Failure = { code: TurnCode; error: string; canRetry: boolean; retryAfterMs?: number }
 
 export function failureOf(code: TurnCode, retryAfterMs?: number): Failure {
-  const { sentence, canRetry } = turnErrors[code]
-  return { code, error: sentence, canRetry, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) }
+  const { happened, next, canRetry } = turnErrors[code]
+  return { code, error: `${happened} ${next}`, canRetry, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) }
+}
+
+const nextOfLastRound = 'It was tried as often as a message may be: send it as a new one.'
+
+/** The same in the last round that a turn may have, where "try again" would be bad advice. */
+export function inLastRound({ code, canRetry, error }: Failure): Failure {
+  if (!canRetry) return { code, canRetry, error }
+  return { code, canRetry: false, error: `${turnErrors[code].happened} ${nextOfLastRound}` }
 }
 
 /** What every `ReplyError` has, whichever copy of this module made it: a second bundle of an app has its own. */

@@ -7,6 +7,7 @@ import { type Database, DatabaseError } from '../store/database.ts'
 import {
   type Ended,
   failIfHeld,
+  failingOf,
   finishIfHeld,
   reportUsageOfLost,
   requeueIfHeld,
@@ -104,7 +105,7 @@ async function fail(options: AttemptOptions, attempt: Attempt, failure: Failure)
   const { claimed, fold, model, usage } = attempt
   const parts = closeParts(fold.parts(), { toolErrorText })
   const reply = { parts, metadata: fold.metadata(), model }
-  const failing = { ...failure, roundsMax: options.roundsMax }
+  const failing = failingOf(failure, options.roundsMax)
   await point('fail.send')
   const ended = await answered(options, attempt, () => failIfHeld(options.database, claimed, failing, reply, usage))
   await point('fail.answered')
@@ -131,6 +132,6 @@ async function answered(options: AttemptOptions, attempt: Attempt, ask: () => Pr
 function failUnstorable({ database, log, roundsMax }: AttemptOptions, { claimed, usage }: Attempt): Promise<Ended> {
   log('the reply cannot be stored', { turnId: claimed.turnId, attempt: claimed.attempt })
   const empty = { parts: [], metadata: null, model: null }
-  const failing = { ...failureOf('internal'), roundsMax }
+  const failing = failingOf(failureOf('internal'), roundsMax)
   return askAgain(() => failIfHeld(database, claimed, failing, empty, usage))
 }

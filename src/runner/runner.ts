@@ -12,7 +12,7 @@ import type { Event } from '../core/event.ts'
 import type { Appender } from '../log/append.ts'
 import { lookEveryMs, type Note, type Wakeups } from '../log/wakeups.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
-import { type ClaimAnswer, type Claimed, claim } from '../store/turns.ts'
+import { type ClaimAnswer, type Claimed, claim, failingOf } from '../store/turns.ts'
 import type { Attempt, AttemptOptions } from './attempt.ts'
 import { runAttempt } from './attempt-run.ts'
 import { mayBeUntitled, type TitleOptions, titleFirst } from './title.ts'
@@ -164,7 +164,7 @@ export function createRunner(options: RunnerOptions): Runner {
       takeExpired: takeExpired && expiredBefore !== undefined,
       expiredBefore,
       crashesMax,
-      crashed: { ...failureOf('crashed'), roundsMax: options.roundsMax },
+      crashed: failingOf(failureOf('crashed'), options.roundsMax),
     })
   }
 

@@ -8,7 +8,7 @@ import { stopTurn } from '../log/stop.ts'
 import type { Wakeups } from '../log/wakeups.ts'
 import type { Database } from '../store/database.ts'
 import { refreshStatistics } from '../store/statistics.ts'
-import { expire, repair, sweep, turnsStopping } from '../store/turns.ts'
+import { expire, failingOf, repair, sweep, turnsStopping } from '../store/turns.ts'
 
 const rowsMax = 100
 
@@ -32,7 +32,7 @@ export function createSweeper(options: {
       // One that cannot be completed keeps nobody else waiting.
       await completeStop(stopping).catch((error: unknown) => log('stop not completed', { error: String(error) }))
     }
-    const expired = { ...failureOf('expired'), roundsMax: options.roundsMax }
+    const expired = failingOf(failureOf('expired'), options.roundsMax)
     for (const { tenantId, sessionId, event } of await expire(database, rowsMax, expired)) {
       wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
     }

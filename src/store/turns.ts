@@ -1,7 +1,7 @@
 /** Transitions of a turn after it was accepted. Each is one call of a function in `sql/`; its answer is a value. */
 
 import type { Part } from '../core/chunk.ts'
-import type { Failure } from '../core/errors.ts'
+import { type Failure, inLastRound } from '../core/errors.ts'
 import type { Event } from '../core/event.ts'
 import type { JsonObject } from '../core/json.ts'
 import type { StepUsage } from '../core/message.ts'
@@ -11,8 +11,12 @@ import { type EventJson, eventOf } from './event-rows.ts'
 /** Names one attempt: what the fence compares. */
 export type AttemptKey = { tenantId: string; sessionId: string; turnId: string; attempt: number }
 
-/** How a round ends as failed. In a turn's last round `canRetry` is stored as false; absent: any number of rounds. */
-export type Failing = Failure & { roundsMax?: number }
+/** How a round ends as failed. In the last of `roundsMax` rounds `last` is stored instead; without: there is no last one. */
+export type Failing = Failure | (Failure & { roundsMax: number; last: Failure })
+
+export function failingOf(failure: Failure, roundsMax: number): Failing {
+  return { ...failure, roundsMax, last: inLastRound(failure) }
+}
 
 /** Stored at the end of each step but the last: what a takeover starts from. */
 export type Checkpoint = {

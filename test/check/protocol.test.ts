@@ -43,7 +43,12 @@ test('the tables of errors have every code with what it means, and no other', ()
     ]),
   )
   expect(tableOf('Code | Tried again by itself')).toEqual(
-    Object.entries(turnErrors).map(([code, row]) => [code, yes(row.transient), yes(row.canRetry), row.sentence]),
+    Object.entries(turnErrors).map(([code, row]) => [
+      code,
+      yes(row.transient),
+      yes(row.canRetry),
+      `${row.happened} ${row.next}`,
+    ]),
   )
 })
 

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { expect, it } from 'vitest'
 import { afterError, retryPolicy } from '../../src/core/backoff.ts'
-import { ReplyError, type TurnCode, turnErrors } from '../../src/core/errors.ts'
+import { failureOf, ReplyError, type TurnCode, turnErrors } from '../../src/core/errors.ts'
 
 const policy = { ...retryPolicy, attemptsMax: 3 }
 const codes = Object.keys(turnErrors) as TurnCode[]
@@ -70,7 +70,7 @@ it('tries no more than the attempts that a round has, and not at all what is not
         if (again) expect(next).toHaveProperty('retryMs')
         else
           expect(next).toEqual({
-            failure: { code, error: turnErrors[code].sentence, canRetry: turnErrors[code].canRetry },
+            failure: failureOf(code),
           })
       },
     ),
