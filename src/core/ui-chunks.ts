@@ -175,10 +175,11 @@ function callChunks(part: Part, major: SdkMajor): Chunk[] {
 }
 
 /**
- * Chunks that a client missed, for one that has nothing of them: passing data is over, and a call whose result is among
- * them is told as `chunksOf` tells it.
+ * Chunks that a client missed, for one that has nothing of them: passing data is over, what a step said before it was
+ * begun again is gone, and a call whose result is among them is told as `chunksOf` tells it.
  */
-export function compacted(chunks: readonly Chunk[]): Chunk[] {
+export function compacted(missed: readonly Chunk[]): Chunk[] {
+  const chunks = withoutDiscarded(missed)
   const calls = callsOf(chunks)
   const begun = new Set<Call>()
   return chunks.flatMap((chunk, at): Chunk[] => {
@@ -193,6 +194,33 @@ export function compacted(chunks: readonly Chunk[]): Chunk[] {
       { type: 'tool-input-delta', toolCallId: chunk.toolCallId, inputTextDelta: JSON.stringify(call.input) },
     ]
   })
+}
+
+/** A `reset-step` takes away what its step began; what it said of something earlier stands. */
+function withoutDiscarded(chunks: readonly Chunk[]): Chunk[] {
+  const kept: Chunk[] = []
+  for (const chunk of chunks) {
+    const at = chunk.type === 'reset-step' ? kept.findLastIndex(({ type }) => type === 'start-step') : -1
+    if (at < 0) kept.push(chunk)
+    else {
+      const ofStep = kept.splice(at + 1)
+      kept.push(...ofStep.filter((said) => isOfEarlier(said, ofStep, kept)))
+    }
+  }
+  return kept
+}
+
+const ofMessage = new Set(['start', 'finish', 'message-metadata'])
+
+function isOfEarlier(chunk: Chunk, ofStep: readonly Chunk[], before: readonly Chunk[]): boolean {
+  if (ofMessage.has(chunk.type)) return true
+  if (isResult(chunk)) return !ofStep.some((each) => isInput(each) && each.toolCallId === chunk.toolCallId)
+  const { type, id } = chunk as { type: string; id?: Json }
+  return (
+    type.startsWith('data-') &&
+    id !== undefined &&
+    before.some((each) => each.type === type && 'id' in each && each.id === id)
+  )
 }
 
 type Call = { input: Json | undefined; isAnswered: boolean }

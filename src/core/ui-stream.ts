@@ -43,7 +43,10 @@ export function createUiStream(major: SdkMajor): UiStream {
   function emit(given: Chunk): void {
     if (isOver) return
     const chunk = forSdk(given, major)
-    if (chunk === null) return
+    if (chunk === null) {
+      if (given.type === 'reset-step' && showsOfStep()) cannotTakeBack()
+      return
+    }
     switch (chunk.type) {
       case 'start-step':
         if (markerStands) {
@@ -116,7 +119,7 @@ export function createUiStream(major: SdkMajor): UiStream {
     }
     const again = major === 7 ? writtenFromLastStep(shown.parts(), target, goesOn) : null
     if (again === null) {
-      emit({ type: 'error', errorText: writtenAgain })
+      cannotTakeBack()
       return
     }
     const hasMarker = shown.parts().some(({ type }) => type === 'step-start')
@@ -124,6 +127,15 @@ export function createUiStream(major: SdkMajor): UiStream {
     stepIsOpen = hasMarker
     markerStands = hasMarker && again.length === 0
     emitAll(again)
+  }
+
+  function showsOfStep(): boolean {
+    const last = shown.parts().at(-1)
+    return last !== undefined && last.type !== 'step-start'
+  }
+
+  function cannotTakeBack(): void {
+    emit({ type: 'error', errorText: writtenAgain })
   }
 
   function closeOpen(): void {

@@ -4,14 +4,14 @@ import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Hono } from 'hono'
 import { idPattern } from '../core/limits.ts'
 import { DatabaseError } from '../store/database.ts'
-import { type Role, roleOf } from '../store/sessions.ts'
 import { controlRoutes } from './control.ts'
 import { eventRoutes } from './events.ts'
 import { fileRoutes } from './files.ts'
 import { messageRoutes } from './messages.ts'
 import type { Authenticate } from './principal.ts'
 import { inWords, Problem, problemOf, problemResponse } from './problem.ts'
-import { type Call, type HttpParts, type Route, sessionOf } from './route.ts'
+import { mustHave } from './right.ts'
+import type { Call, HttpParts, Route } from './route.ts'
 import { sessionRoutes } from './sessions.ts'
 import { useChatRoutes } from './use-chat.ts'
 
@@ -33,13 +33,6 @@ export type AppOptions = {
   parts(): Promise<HttpParts>
   isReady(): Promise<boolean>
   log: (line: string, detail: object) => void
-}
-
-const rolesFor: Record<Route['right'], readonly Role[]> = {
-  none: ['owner', 'member', 'reader'],
-  read: ['owner', 'member', 'reader'],
-  write: ['owner', 'member'],
-  own: ['owner'],
 }
 
 export function createApp(options: AppOptions): Hono<HttpEnv> {
@@ -103,7 +96,7 @@ async function answer(
     const { basePath } = options
     const parts = await options.parts()
     const call: Call = { parts, basePath, request, url: new URL(request.url), params, principal, setCookie, outgoing }
-    if (route.judgedBy === 'route') await judge(route, call)
+    if (route.judgedBy === 'route') await mustHave(route.right, call)
     const handle = () => route.handle(call)
     const response = route.asksForReply ? await askingForReply(parts, handle) : await handle()
     if (setCookie !== undefined && response !== RESPONSE_ALREADY_SENT) response.headers.append('set-cookie', setCookie)
@@ -127,14 +120,6 @@ export async function askingForReply<T>({ hasNoRunner, keepAlive }: HttpParts, w
 
 const noRunner =
   'This process is frozen when it has answered, so it writes no replies. Give the option waitUntil, or run one elsewhere and give roles: docs/serverless.md.'
-
-async function judge(route: Route, call: Call): Promise<void> {
-  const { tenantId, sessionId, userId } = sessionOf(call)
-  const role = await roleOf(call.parts.database, tenantId, sessionId, userId)
-  // Strangers cannot tell a foreign session from a missing one.
-  if (role === null) throw new Problem('not_found')
-  if (!rolesFor[route.right].includes(role)) throw new Problem('forbidden')
-}
 
 function failed({ log }: AppOptions, route: string, error: unknown): Response {
   const problem = problemOf(error)

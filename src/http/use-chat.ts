@@ -18,13 +18,14 @@ import { readSnapshot } from '../log/snapshot.ts'
 import { stopTurn } from '../log/stop.ts'
 import { edit, regenerate, retry, selectBranch } from '../store/control.ts'
 import { messagePair, type Pair } from '../store/messages.ts'
-import { createSession, roleOf } from '../store/sessions.ts'
+import { createSession } from '../store/sessions.ts'
 import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } from './body.ts'
 import { pairNow, roundOf, type StateAfter, stateAfter, tell } from './control.ts'
 import { filePlaceOf, takeOutFiles } from './files.ts'
 import { contentOf, takeMessage, type WhenBusy, whenBusySchema } from './messages.ts'
 import { inWords, Problem, wantsJson } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
+import { mustHave } from './right.ts'
 import { type Call, json, type Route, sessionOf } from './route.ts'
 import { tellReplies } from './ui-reply.ts'
 
@@ -151,7 +152,7 @@ async function perform(call: Call, asked: Asked): Promise<StateAfter> {
   if (isFirst) return await send(call, asked)
   const there = await find(call, asked)
   if (there === null) return await send(call, asked)
-  await mayWrite(call)
+  await mustHave('write', call)
   const { pair, isSame } = there
   if (!isSame) return await editTo(call, pair, asked)
   await show(call, pair)
@@ -267,13 +268,6 @@ function keyOf(call: Call, messageId: string) {
   return { ...sessionOf(call), messageId }
 }
 
-async function mayWrite(call: Call): Promise<void> {
-  const { tenantId, sessionId, userId } = sessionOf(call)
-  const role = await roleOf(call.parts.database, tenantId, sessionId, userId)
-  if (role === null) throw new Problem('not_found')
-  if (role === 'reader') throw new Problem('forbidden')
-}
-
 /** What a page that was loaded has not: what is being written and waits, else what ended a moment ago. Else 204. */
 async function resume(call: Call): Promise<Response> {
   const { database, hub, isDraining } = call.parts
@@ -337,10 +331,15 @@ async function namedIn(request: Request): Promise<string | undefined> {
   return stopSchema.safeParse(await readJson(request, limits.chatRequestBytesMax)).data?.replyId
 }
 
-/** Nothing in an unmodified request tells the version: who does not say 7 gets what every 6 knows. */
+/**
+ * Nothing in an unmodified request tells the version: who does not say 7 gets what every 6 knows, and so does who says a
+ * version of 7 that cannot take a step back yet (before 7.0.70).
+ */
 function sdkOf({ request, url }: Call): SdkMajor {
-  const said = request.headers.get('x-ai-sdk') ?? url.searchParams.get('sdk')
-  return said !== null && /^\d+/.test(said) && Number.parseInt(said, 10) >= 7 ? 7 : 6
+  const said = /^(\d+)(?:\.(\d+)\.(\d+))?/.exec(request.headers.get('x-ai-sdk') ?? url.searchParams.get('sdk') ?? '')
+  if (said === null) return 6
+  const [major, minor, patch] = said.slice(1).map((number) => (number === undefined ? Infinity : Number(number)))
+  return major! > 7 || (major === 7 && (minor! > 0 || patch! >= 70)) ? 7 : 6
 }
 
 export const useChatRoutes: Route[] = [

@@ -93,12 +93,13 @@ const withoutLastMarker = <T extends { type: string }>(parts: T[]): T[] =>
   parts.at(-1)?.type === 'step-start' ? parts.slice(0, -1) : parts
 
 /** Whoever wrote it: a 6 comes to replies with parts that only 7 knows. */
-const anyReply = replySteps(7).filter((steps) => steps.flat().every(({ type }) => type !== 'reset-step'))
+const anyReply = replySteps(7)
+const plainReply = anyReply.filter((steps) => steps.flat().every(({ type }) => type !== 'reset-step'))
 
 describe.each(majors)('a reply for useChat of AI SDK %i', (major) => {
   it('is the stored message for whoever comes at its start, in its middle or after its end', async () => {
     await fc.assert(
-      fc.asyncProperty(anyReply, fc.nat(40), fc.boolean(), async (steps, came, live) => {
+      fc.asyncProperty(major === 7 ? anyReply : plainReply, fc.nat(40), fc.boolean(), async (steps, came, live) => {
         const chunks = steps.flat()
         const message = { id: 'a1', ...foldOf(chunks) }
         const ui = createUiStream(major)
@@ -185,6 +186,32 @@ describe.each(majors)('a reply for useChat of AI SDK %i', (major) => {
 })
 
 describe('a reply for useChat', () => {
+  it('that begins a step again is never shown doubled to a 6: it is told an error, and who asks then gets the whole', async () => {
+    let errors = 0
+    await fc.assert(
+      fc.asyncProperty(anyReply, async (steps) => {
+        const chunks = steps.flat()
+        const message = { id: 'a1', ...foldOf(chunks) }
+        const there = createUiStream(6)
+        const told = there.started({ replyId: 'a1', base: [] })
+        for (const chunk of chunks) told.push(...there.chunks([chunk], false))
+        if (there.isOver) {
+          errors++
+          expect(told.at(-1)).toEqual({ type: 'error', errorText: writtenAgain })
+        }
+        const later = createUiStream(6)
+        const whole = [...later.started({ replyId: 'a1', base: [] }), ...later.chunks(chunks, true)]
+        whole.push(...later.complete(message))
+        await valid(6, whole)
+        const shown = await read(6, whole)
+        expect(shown.error).toBeUndefined()
+        expect(withoutLastMarker(essences(shown.parts))).toEqual(withoutLastMarker(essences(knownTo(6, message.parts))))
+      }),
+      runs,
+    )
+    expect(errors).toBeGreaterThan(5)
+  })
+
   it('is not run through a client tool again: a call that has its result is told without tool-input-available', () => {
     const chunks: Chunk[] = [
       { type: 'start-step' },

@@ -329,6 +329,31 @@ describe('POST /api/chat', () => {
     expect((await scene.ann.request(`/v1/sessions/${scene.id}`)).status).toBe(404)
   })
 
+  it('tells chunks of 7 only to who says a 7 that can take a step back (P83)', async () => {
+    const reply: Reply = async function* () {
+      yield { type: 'custom', kind: 'acme.card' }
+      yield { type: 'finish', finishReason: 'stop' }
+    }
+    const { ann } = await openChat({ reply })
+    const id = randomUUID()
+    const sent = await ann.request('/api/chat', {
+      method: 'POST',
+      body: JSON.stringify({ id, messages: [user('hello')] }),
+    })
+    await sent.text()
+    const isToldAll = async (said: string) => {
+      const told = await ann.request(`/api/chat/${id}/stream?sdk=${said}`)
+      const text = await told.text()
+      expect(text).toContain('"type":"finish"')
+      return text.includes('acme.card')
+    }
+    for (const said of ['7', '7.0.70', '7.0.173', '7.1.0', '8.0.0'])
+      expect([said, await isToldAll(said)]).toEqual([said, true])
+    for (const said of ['', '6', '6.0.323', '7.0.4', '7.0.69', 'seven', '5.9.9']) {
+      expect([said, await isToldAll(said)]).toEqual([said, false])
+    }
+  })
+
   it('stores no file in a foreign chat, and says nothing else of it than of a message (I15)', async () => {
     const scene = await openScene()
     await scene.ann.createSession(scene.id)
