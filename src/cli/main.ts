@@ -4,6 +4,7 @@ import { defineCommand, runMain } from 'citty'
 import { pauseCommand, resumeCommand, retryCommand, stopCommand } from './control.ts'
 import { demoCommand } from './demo.ts'
 import { doctorCommand } from './doctor.ts'
+import { initCommand } from './init.ts'
 import { migrateCommand } from './migrate.ts'
 import { serveCommand } from './serve.ts'
 
@@ -18,6 +19,7 @@ await runMain(
     subCommands: {
       demo: demoCommand,
       serve: serveCommand,
+      init: initCommand,
       migrate: migrateCommand,
       doctor: doctorCommand,
       retry: retryCommand,

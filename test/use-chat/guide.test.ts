@@ -100,7 +100,7 @@ async function serve(dir: string, assets: string): Promise<{ url: string; chat: 
   const route = (await import(join(dir, 'app/api/chat/[[...path]]/route.ts'))) as { GET: Handler; POST: Handler }
   const { default: page } = await import(join(dir, 'app/chat/[id]/page.tsx'))
   const { asked } = await import(join(dir, 'next-headers.ts'))
-  const { chat } = (await import(join(dir, 'lib/chat.ts'))) as { chat: Holdfast }
+  const { chat } = (await import(join(dir, 'lib/holdfast.ts'))) as { chat: Holdfast }
   const html = await readFile(join(assets, 'index.html'), 'utf8')
   const answer: Handler = async (request) => {
     const { pathname } = new URL(request.url)

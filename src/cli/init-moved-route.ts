@@ -1,0 +1,67 @@
+/**
+ * The route of an AI SDK app made into the definition of a Holdfast: the diff of docs/guides/use-chat.md, for routes of
+ * the shape that the SDK's quickstart has. Any other is its author's to take over: half a translation would compile and
+ * do something else, such as asking who the user is where there is no request.
+ */
+import { contextType, definitionLine, importLine, type Language, namesOfOwn } from './init-files.ts'
+
+/** Null: not of that shape. */
+export function movedRoute(route: string, language: Language): string | null {
+  const eol = route.includes('\r\n') ? '\r\n' : '\n'
+  const moved = translated(route.replaceAll('\r\n', '\n'), language)
+  return moved === null ? null : moved.replaceAll('\n', eol)
+}
+
+/** The messages are read, one model is asked, and its result is the answer: nothing stands between these. */
+const opening = String.raw`^export async function POST\((?<request>\w+)(?:: Request)?\) \{\n`
+const reading = String.raw` {2}const \{ messages \}(?:: \{ messages: UIMessage\[\];? \})? = await \k<request>\.json\(\);?\n+`
+const asking = String.raw`(?<call> {2}const result = streamText\(\{\n(?:(?! {2}\S).*\n)* {2}\}\);?\n+)`
+const inSix = String.raw`result\.toUIMessageStreamResponse\(\)`
+const inSeven = String.raw`createUIMessageStreamResponse\(\{\s*stream: toUIMessageStream\(\{ stream: result\.stream \}\),?\s*\}\)`
+const shape = new RegExp(String.raw`${opening}${reading}${asking} {2}return (?:${inSix}|${inSeven});?\n\}\n`, 'm')
+const told = /^( +)messages: (?:await )?convertToModelMessages\(messages\),\n/m
+
+function translated(route: string, language: Language): string | null {
+  const found = shape.exec(route)
+  if (found?.groups === undefined || !isAlone(route)) return null
+  const { request, call = '' } = found.groups
+  if (!told.test(call)) return null
+  const asked = call.replace(
+    told,
+    '$1messages: await convertToModelMessages(messages),\n$1abortSignal: signal,\n$1maxRetries: 0,\n',
+  )
+  // Where the request is used for more, the reply depends on something that is not stored with the message.
+  if (new RegExp(`\\b${request}\\b`).test(asked)) return null
+  const reply = `async function reply({ messages, signal }${contextType(language)}) {\n${asked}  return result;\n}\n`
+  return withImports(
+    route.replace(found[0], () => `${definitionLine(language)}\n\n${reply}`),
+    language,
+  )
+}
+
+/** It exports nothing else, needs nothing from beside it, and sets none of the options that are set here. */
+function isAlone(route: string): boolean {
+  return (
+    route.match(/^export\b/gm)?.length === 1 &&
+    !/\bfrom ['"]\.|\bimport\(|\b(abortSignal|maxRetries|onFinish|onError|(?:const|let|function) (?:chat|reply))\b/.test(
+      route,
+    )
+  )
+}
+
+const fromSdk = /^import \{([^}]*)\} from (['"])ai\2;?\n/m
+
+function withImports(code: string, language: Language): string | null {
+  const [line, names] = fromSdk.exec(code) ?? []
+  if (line === undefined || names === undefined) return null
+  const rest = code.replace(line, '')
+  const used = names
+    .split(',')
+    .map((name) => name.trim())
+    .filter((name) => name !== '' && new RegExp(`\\b${name.replace(/^type /, '')}\\b`).test(rest))
+  const shorter = code.replace(line, () => `${importLine(language, used.join(', '), 'ai')}\n`)
+  // After the last of the imports, which stand at the head of the file.
+  const [head] = /^(?:import\b[^;]*?\bfrom ['"][^'"]+['"];?\n)+/.exec(shorter) ?? []
+  if (head === undefined) return null
+  return `${head}${importLine(language, namesOfOwn(language), 'holdfast')}\n${shorter.slice(head.length)}`
+}
