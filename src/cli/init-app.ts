@@ -17,29 +17,33 @@ export type App = {
   isModule: boolean
   isTyped: boolean
   manager: Manager
-  kind: Next | Server
+  kind: Next | Server | Other
 }
 /** `base` is '' or 'src/': where `app/` is. `hasAlias`: `@/` leads there. */
 export type Next = { framework: 'next'; base: '' | 'src/'; hasAlias: boolean }
 /** `file`: where the app is made, as far as it was found. */
 export type Server = { framework: 'express' | 'hono'; file: { path: string; text: string } | null }
+/** A server made with something else, whose file says that it has Holdfast already. */
+export type Other = { framework: 'other'; path: string }
 
 /** Throws an `OptionError` where it is not clear what to write, or where nothing can be written. */
 export function readApp(folder: string, asked: string | undefined): App {
   const manifest = readManifest(folder)
   const dependencies = new Map(Object.entries({ ...manifest.devDependencies, ...manifest.dependencies }))
-  const framework = askedFramework(asked) ?? foundFramework(folder, manifest, dependencies)
   return {
     folder,
     dependencies,
     isModule: manifest.type === 'module',
     isTyped: existsSync(join(folder, 'tsconfig.json')),
     manager: managerOf(folder, manifest.packageManager),
-    kind:
-      framework === 'next'
-        ? nextIn(folder)
-        : { framework, file: serverFile(folder, manifest, callsThatMake[framework]) },
+    kind: kindOf(folder, manifest, askedFramework(asked) ?? foundFramework(folder, manifest, dependencies)),
   }
+}
+
+function kindOf(folder: string, manifest: Manifest, found: Framework | Other): App['kind'] {
+  if (found === 'next') return nextIn(folder)
+  if (typeof found === 'object') return found
+  return { framework: found, file: serverFile(folder, manifest, callsThatMake[found]) }
 }
 
 const ranges = z.record(z.string(), z.string()).optional()
@@ -87,7 +91,7 @@ const packages: Record<Framework, { name: string; needs: readonly string[] }> = 
 const lookedFor = 'Next.js (next), Express (express), Hono on Node (hono and @hono/node-server)'
 const sayWhich = `say which with --framework ${frameworks.join('|')}`
 
-function foundFramework(folder: string, manifest: Manifest, dependencies: ReadonlyMap<string, string>): Framework {
+function foundFramework(folder: string, manifest: Manifest, dependencies: App['dependencies']): Framework | Other {
   const named = frameworks.filter((each) => packages[each].needs.every((name) => dependencies.has(name)))
   // A library of one may be there for a test or a script: then the files tell.
   const shown = named.length > 1 ? named.filter((each) => hasFilesOf(folder, manifest, each)) : named
@@ -96,6 +100,8 @@ function foundFramework(folder: string, manifest: Manifest, dependencies: Readon
     const names = named.map((each) => packages[each].name).join(' and ')
     throw new OptionError(`package.json has ${names}: ${sayWhich}.`)
   }
+  const file = serverFile(folder, manifest, namesHoldfast)
+  if (file !== null) return { framework: 'other', path: file.path }
   throw new OptionError(nothingFound(folder, manifest, dependencies))
 }
 
@@ -104,7 +110,7 @@ function hasFilesOf(folder: string, manifest: Manifest, framework: Framework): b
   return ['app', 'pages', 'src/app', 'src/pages'].some((path) => isDirectory(folder, path))
 }
 
-function nothingFound(folder: string, manifest: Manifest, dependencies: ReadonlyMap<string, string>): string {
+function nothingFound(folder: string, manifest: Manifest, dependencies: App['dependencies']): string {
   if (isMonorepo(folder, manifest)) {
     return `This is the root of a monorepo, and its package.json names none of ${lookedFor}: run holdfast init in the folder of the app.`
   }
@@ -136,6 +142,9 @@ function hasAlias(folder: string, base: string): boolean {
   const [found, to = ''] = /"@\/\*"\s*:\s*\[\s*"\.\/(src\/)?\*"\s*\]/.exec(config) ?? []
   return found !== undefined && to === base
 }
+
+/** As an import or `require` has it. */
+export const namesHoldfast = /['"]holdfast['"]/
 
 const callsThatMake = { express: /\bexpress\(\)/, hono: /\bnew Hono\b/ } as const
 

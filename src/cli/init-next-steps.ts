@@ -6,11 +6,17 @@ import type { Plan } from './init-plan.ts'
 export function nextSteps(app: App, plan: Plan): string {
   const steps = [
     ...install(app),
-    ...(app.kind.framework === 'next' ? pageSteps(plan) : serverSteps(app, app.kind)),
+    ...frameworkSteps(app, plan),
     ...modelSteps(app, plan),
     ...(plan.changes.length > 0 ? [...storeSteps(app.folder), beforeOthers] : []),
   ]
   return steps.length === 0 ? '' : `\nWhat to do next:\n${steps.map((step) => `\n${indented(step)}\n`).join('')}`
+}
+
+function frameworkSteps(app: App, plan: Plan): string[] {
+  if (app.kind.framework === 'other') return []
+  if (app.kind.framework !== 'next') return serverSteps(app, app.kind)
+  return [...configSteps(app.folder), ...pageSteps(plan)]
 }
 
 const indented = (step: string) => step.replaceAll(/^(?=.)/gm, '  ')
@@ -26,6 +32,15 @@ function install({ dependencies, manager }: App): string[] {
       ? [`package.json has ai ${range}, and Holdfast reads what 6 and 7 answer: upgrade the AI SDK first.`]
       : []),
     ...(dependencies.has('holdfast') ? [] : [`${adds[manager]} holdfast`]),
+  ]
+}
+
+function configSteps(folder: string): string[] {
+  const paths = ['ts', 'mts', 'js', 'mjs', 'cjs'].map((extension) => `next.config.${extension}`)
+  const path = paths.find((each) => readIfThere(folder, each) !== null)
+  if (path !== undefined && /['"]holdfast['"]/.test(readIfThere(folder, path) ?? '')) return []
+  return [
+    `Add to the options in ${path ?? 'next.config.ts'}, so that Next.js loads Holdfast as it is instead of bundling it:\n\n  serverExternalPackages: ['holdfast'],`,
   ]
 }
 

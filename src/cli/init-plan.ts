@@ -2,7 +2,7 @@
 import { lstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { OptionError } from '../index.ts'
-import { type App, type Next, readIfThere, routeFiles, type Server } from './init-app.ts'
+import { type App, type Next, namesHoldfast, readIfThere, routeFiles, type Server } from './init-app.ts'
 import type { Change } from './init-diff.ts'
 import { handsOver, nextFiles, serverFiles, type Wanted } from './init-files.ts'
 import { movedRoute } from './init-moved-route.ts'
@@ -14,13 +14,15 @@ import { movedRoute } from './init-moved-route.ts'
 export type Plan = { changes: Change[]; there: string[]; obstacles: string[]; setAside: string[] }
 
 export function planFor(app: App): Plan {
-  return app.kind.framework === 'next' ? planForNext(app, app.kind) : planForServer(app, app.kind)
+  const { kind } = app
+  if (kind.framework === 'other') return { ...nothing(), there: [kind.path] }
+  return kind.framework === 'next' ? planForNext(app, kind) : planForServer(app, kind)
 }
 
 function planForServer(app: App, server: Server): Plan {
   const { file } = server
   // Made in the app's own file, as the examples have it.
-  if (file !== null && /['"]holdfast['"]/.test(file.text)) return { ...nothing(), there: [file.path] }
+  if (file !== null && namesHoldfast.test(file.text)) return { ...nothing(), there: [file.path] }
   return placed(nothing(), app.folder, serverFiles(app, server).chat)
 }
 
@@ -81,7 +83,7 @@ function urlOf(path: string, { base }: Next): string {
   return names.filter((name) => !/^\(.*\)$/.test(name)).join('/')
 }
 
-/** Next.js does not start where both routers have the same path. */
+/** Next.js asks it first: a route of pages/ that is no pattern comes before one of app/ that is. */
 function refusePagesRoute(folder: string, { base }: Next): void {
   const paths = ['chat', 'chat/index'].flatMap((name) =>
     ['ts', 'js'].map((extension) => `${base}pages/api/${name}.${extension}`),
@@ -89,7 +91,7 @@ function refusePagesRoute(folder: string, { base }: Next): void {
   const path = paths.find((each) => readIfThere(folder, each) !== null)
   if (path === undefined) return
   throw new OptionError(
-    `${path} answers /api/chat already, and Next.js refuses two of them: move it away, and run holdfast init again. Its model call then belongs into ${base}lib/holdfast.`,
+    `${path} answers /api/chat, also where Holdfast's route is there: move it away, and run holdfast init again. Its model call then belongs into ${base}lib/holdfast.`,
   )
 }
 

@@ -91,6 +91,11 @@ describe('Next.js', () => {
     expect(printed).toMatch(/^ {2}pnpm add holdfast$/m)
     expect(printed).toContain('useChat({ id, resume: true })')
     expect(printed).toContain('add that to .gitignore')
+    expect(printed).toContain(
+      "in next.config.ts, so that Next.js loads Holdfast as it is instead of bundling it:\n\n    serverExternalPackages: ['holdfast'],\n",
+    )
+    await write({ 'next.config.mjs': "export default { serverExternalPackages: ['holdfast'] }\n" })
+    expect((await init()).printed).not.toContain('next.config')
   })
 
   test('a second run says that all is there, and leaves what the app made of the files', async () => {
@@ -251,7 +256,7 @@ describe('Next.js', () => {
     )
     await write({ 'src/app/layout.tsx': '', 'src/pages/api/chat.ts': '' })
     expect(await refused('--force')).toMatch(
-      /^src\/pages\/api\/chat\.ts answers \/api\/chat already, and Next\.js refuses two/,
+      /^src\/pages\/api\/chat\.ts answers \/api\/chat, also where Holdfast's route is there: move it away/,
     )
   })
 })
@@ -590,6 +595,16 @@ serve({ fetch: app.fetch, port: 0, hostname: '127.0.0.1' }, ({ port }${types}) =
     const { code, printed } = await init()
     expect([code, await filesOf()]).toEqual([0, app])
     expect(printed).toContain('All is there already: server.ts. Nothing was written.')
+  })
+
+  test('so has one that is made with something else, and has mounted it', async () => {
+    const app = {
+      'package.json': manifest({ dependencies: { fastify: '5', holdfast: '0' } }),
+      'server.ts': "import { createHoldfast } from 'holdfast'\n",
+    }
+    await write(app)
+    const { code, printed } = await init()
+    expect([code, printed]).toEqual([0, 'All is there already: server.ts. Nothing was written.\n'])
   })
 
   test('a route of the server that answers /api/chat already is said', async () => {
