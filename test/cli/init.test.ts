@@ -187,6 +187,10 @@ describe('Next.js', () => {
     ],
     ['stores messages', (route) => route.replace('Response()', 'Response({ onFinish: save })')],
     ['consumes the stream', (route) => route.replace('  return', '  result.consumeStream();\n  return')],
+    [
+      'does more after the call',
+      (route) => route.replace('  return', '  await save({\n    messages,\n  });\n\n  return'),
+    ],
     ['sets its own retries', (route) => route.replace('messages: await', 'maxRetries: 5,\n    messages: await')],
     ['imports what is beside it', (route) => `import { system } from './system';\n${route}`],
     ['exports something else', (route) => `${route}export const maxDuration = 30;\n`],
