@@ -83,7 +83,7 @@ function followInto(call: Call, cursor: Cursor | null, sink: SseSink): () => voi
 }
 
 /** A connection ends with the token that opened it. Timers hold 24 days at most; the client comes back long before. */
-function endAt(expiresAt: number | undefined, end: () => void): NodeJS.Timeout | undefined {
+export function endAt(expiresAt: number | undefined, end: () => void): NodeJS.Timeout | undefined {
   if (expiresAt === undefined) return undefined
   return setTimeout(end, Math.min(Math.max(0, expiresAt - Date.now()), 2 ** 31 - 1)).unref()
 }

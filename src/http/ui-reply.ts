@@ -1,8 +1,9 @@
 /**
  * Replies told to `useChat`: follows the log for each of them in turn and writes the chunks that `core/ui-follower` makes
- * of it as server-sent events. Everything but chunks is a comment, because such a client reads all that `data:` holds.
- * A stream that ends before its reply did is cut, never ended.
+ * of it, as server-sent events or as frames of a socket (use-chat-socket.ts). Of server-sent events everything but chunks is
+ * a comment, because such a client reads all that `data:` holds. A stream that ends before its reply did is cut, never ended.
  */
+import { once } from 'node:events'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import type { Chunk } from '../core/chunk.ts'
 import type { Message } from '../core/message.ts'
@@ -10,6 +11,7 @@ import type { SdkMajor } from '../core/ui-chunks.ts'
 import { createUiFollower, hasEnded, type ReplyEventData, type UiFollower } from '../core/ui-follower.ts'
 import type { Follow, Sink } from '../log/hub.ts'
 import type { Pair } from '../store/messages.ts'
+import { endAt } from './events.ts'
 import { type Call, sessionOf } from './route.ts'
 import { nodeWriter, sseHeaders, type Writer, webWriter } from './sse.ts'
 
@@ -47,15 +49,10 @@ function write(call: Call, pairs: readonly Pair[], major: SdkMajor, writer: Writ
   // The first bytes say that the message is stored, long before there is a reply.
   writer.write(': accepted\n\n')
   const heartbeat = setInterval(() => writer.isFull() || writer.write(': still here\n\n'), heartbeatMs)
-  const expiry = call.principal.expiresAt
-  const expires = expiry === undefined ? undefined : setTimeout(() => left.abort(), timerMs(expiry - Date.now()))
-  const told = async () => {
-    for (const pair of pairs) {
-      const how = await tellReply(call, pair, major, writer, left.signal)
-      // After an error such a client reads nothing more.
-      if (how !== 'whole') return how === 'failed'
-    }
-    return true
+  const expires = endAt(call.principal.expiresAt, () => left.abort())
+  const ui: UiWriter = {
+    ...writer,
+    tell: (chunks) => writer.write(chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join('')),
   }
   const end = (whole: boolean) => {
     clearInterval(heartbeat)
@@ -64,31 +61,52 @@ function write(call: Call, pairs: readonly Pair[], major: SdkMajor, writer: Writ
     if (whole) writer.end()
     else writer.cut()
   }
-  told().then(end, () => end(false))
+  tellEach(call, pairs, major, ui, left.signal).then(
+    (how) => end(how !== 'cut'),
+    () => end(false),
+  )
 }
 
-/** Timers hold 24 days at most. */
-function timerMs(ms: number): number {
-  return Math.min(Math.max(0, ms), 2 ** 31 - 1)
+/** Where the chunks of replies go. Bounded by `isFull`, `whenDrained`: nothing is read for one that is full. */
+export type UiWriter = { tell(chunks: readonly Chunk[]): void; isFull(): boolean; whenDrained(): Promise<void> }
+
+/** To its end; to the `error` chunk that it ended with; or only to where the telling broke off. */
+export type ToldUntil = 'whole' | 'failed' | 'cut'
+
+/** Tells these replies one after the other. After an error such a client reads nothing more, so nothing more is told. */
+export async function tellEach(
+  call: Call,
+  pairs: readonly Pair[],
+  major: SdkMajor,
+  writer: UiWriter,
+  left: AbortSignal,
+): Promise<ToldUntil> {
+  for (const pair of pairs) {
+    const until = await tellReply(call, pair, major, writer, left)
+    if (until !== 'whole') return until
+  }
+  return 'whole'
 }
 
-/** Resolves to how it ended: told to its end, or to the error that it ended with, or cut. */
 async function tellReply(
   call: Call,
   { message, reply, replyTurnId: turnId }: Pair,
   major: SdkMajor,
-  writer: Writer,
+  writer: UiWriter,
   left: AbortSignal,
-): Promise<'whole' | 'failed' | 'cut'> {
+): Promise<ToldUntil> {
   const follower = createUiFollower(reply.id, major)
   let failed = false
   const say = (chunks: Chunk[]) => {
     if (chunks.length === 0) return
     failed ||= chunks.at(-1)!.type === 'error'
-    writer.write(chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join(''))
+    writer.tell(chunks)
   }
-  if (hasEnded(reply)) say(follower.stands(message, reply))
-  else if (!(await followReply(call, { reply, turnId }, follower, say, writer, left))) return 'cut'
+  if (hasEnded(reply)) {
+    if (writer.isFull()) await Promise.race([writer.whenDrained(), once(left, 'abort')])
+    if (left.aborted) return 'cut'
+    say(follower.stands(message, reply))
+  } else if (!(await followReply(call, { reply, turnId }, follower, say, writer, left))) return 'cut'
   return failed ? 'failed' : 'whole'
 }
 
@@ -98,7 +116,7 @@ function followReply(
   { reply, turnId }: { reply: Message; turnId: string },
   follower: UiFollower,
   say: (chunks: Chunk[]) => void,
-  writer: Writer,
+  writer: UiWriter,
   left: AbortSignal,
 ): Promise<boolean> {
   const { hub } = call.parts

@@ -64,18 +64,24 @@ type Asked = {
 }
 
 async function chat(call: Call): Promise<Response> {
-  const { sessionId, asked } = await readChat(call.request)
+  const { sessionId, asked } = readChat(await readJson(call.request, limits.chatRequestBytesMax))
   const inSession = { ...call, params: { sessionId } }
-  if (call.parts.isDraining())
-    throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: asked.id })
-  const done = await perform(inSession, { ...asked, parts: await withoutData(inSession, asked.parts) })
+  const done = await acceptChat(inSession, asked)
   if ('refused' in done) return await inWords(done.refused, call.request)
   if (wantsJson(call.request)) return json(200, fromItsStart(call, done.pair), done.headers)
   return tellReplies(inSession, [done.pair], sdkOf(call), done.headers)
 }
 
-async function readChat(request: Request): Promise<{ sessionId: string; asked: Asked }> {
-  const body = checked(await readJson(request, limits.chatRequestBytesMax), bodySchema)
+/** Does what is asked in the session of the call, once however often it is asked. Rejects with a `Problem`. */
+export async function acceptChat(call: Call, asked: Asked): Promise<StateAfter> {
+  if (call.parts.isDraining())
+    throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: asked.id })
+  return await perform(call, { ...asked, parts: await withoutData(call, asked.parts) })
+}
+
+/** Of the body that a transport sends, what is read of it. Throws the `Problem` of one that cannot be. */
+export function readChat(sent: Json): { sessionId: string; asked: Asked } {
+  const body = checked(sent, bodySchema)
   const messages = body.messages ?? (body.message === undefined ? [] : [body.message])
   const last = messages.at(-1)
   if (roleIn(last) === 'assistant' && body.trigger !== 'regenerate-message') {
@@ -268,14 +274,21 @@ function keyOf(call: Call, messageId: string) {
   return { ...sessionOf(call), messageId }
 }
 
-/** What a page that was loaded has not: what is being written and waits, else what ended a moment ago. Else 204. */
 async function resume(call: Call): Promise<Response> {
+  const pairs = await repliesToResume(call)
+  // A page that loads shows any other status as its error, so a foreign chat is answered like an empty one.
+  if (pairs.length === 0) return nothing()
+  if (wantsJson(call.request)) return json(200, { data: pairs.map((pair) => fromItsStart(call, pair)) })
+  return tellReplies(call, pairs, sdkOf(call))
+}
+
+/** What a page that was loaded has not: what is being written and waits, else what ended a moment ago. To strangers none. */
+export async function repliesToResume(call: Call): Promise<Pair[]> {
   const { database, hub, isDraining } = call.parts
   if (isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000 })
   const { tenantId, sessionId, userId } = sessionOf(call)
   const snapshot = await readSnapshot(database, hub.epoch(), { tenantId, sessionId, userId, limit: shownMax })
-  // A page that loads shows any other status as its error, so a foreign chat is answered like an empty one.
-  if (snapshot === null) return nothing()
+  if (snapshot === null) return []
   const pairs: Pair[] = []
   // What the assistant said by itself is no reply, and stands as it is.
   const messages = (snapshot.messages as Pair['reply'][]).filter(({ role, repliesTo }) => role === 'user' || repliesTo)
@@ -288,9 +301,7 @@ async function resume(call: Call): Promise<Response> {
     const pair = await pairOf(call, reply.id)
     if (pair !== null && pair.turn.state !== 'waiting') pairs.push(pair)
   }
-  if (pairs.length === 0) return nothing()
-  if (wantsJson(call.request)) return json(200, { data: pairs.map((pair) => fromItsStart(call, pair)) })
-  return tellReplies(call, pairs, sdkOf(call))
+  return pairs
 }
 
 /** For a client that follows the log itself: from this cursor it is told the reply from its beginning. */
