@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { retryPolicy } from './core/backoff.ts'
 import { limits } from './core/limits.ts'
 import type { HttpParts } from './http/route.ts'
+import { createSockets } from './http/socket.ts'
 import { createWaiting } from './http/wait.ts'
 import { createAppender } from './log/append.ts'
 import { createHub } from './log/hub.ts'
@@ -117,6 +118,9 @@ function wire(
   hub.start()
   stops.push(() => hub.stop())
 
+  const sockets = createSockets()
+  stops.push(() => sockets.stop())
+
   let keepAlive: (() => void) | undefined
   if (options.roles.includes('runner')) {
     const onRefused = ({ turnId, attempt }: { turnId: string; attempt: number }, write: string) =>
@@ -172,6 +176,7 @@ function wire(
       hub,
       waiting: createWaiting(hub, database),
       wakeups,
+      sockets,
       expiresMs: options.expiresMs,
       sendsPerMinute: options.limits.sendsPerMinute,
       lane: (ask) => app().lane(ask),
@@ -189,6 +194,8 @@ function wire(
           ),
     drain() {
       draining = true
+      // First: what is told on a socket ends with it, and is not said to have broken off.
+      sockets.drain()
       hub.drain(reconnectAfterMs)
     },
     stop,

@@ -1,5 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { resolve } from 'node:path'
+import type { Duplex } from 'node:stream'
 import { getRequestListener } from '@hono/node-server'
 import { pino } from 'pino'
 import type { JsonObject } from './core/json.ts'
@@ -16,6 +17,8 @@ import {
   tokenAuthenticate,
 } from './http/principal.ts'
 import { Problem } from './http/problem.ts'
+import { listenForUpgrades, type UpgradableServer } from './http/upgradable-server.ts'
+import { createUpgrade } from './http/upgrade.ts'
 import { type InCode, inCode } from './in-code.ts'
 import {
   type AppFunctions,
@@ -34,6 +37,7 @@ export type { Json, JsonObject } from './core/json.ts'
 export type { Message, MessageStatus, StepUsage, Turn } from './core/message.ts'
 export type { AppAuthenticate, AppPrincipal, TokenSettings } from './http/principal.ts'
 export type { Lane, LaneOf } from './http/route.ts'
+export type { UpgradableServer } from './http/upgradable-server.ts'
 export type { Content, InCode, Page, Said, SayAsk, SendAsk, Sent, Stand, Stopped, UseChatMessage } from './in-code.ts'
 export { HoldfastError } from './in-code.ts'
 export type { HoldfastOptions, Limits, Log, Role } from './options.ts'
@@ -64,6 +68,17 @@ export type Holdfast<Metadata extends object = object> = InCode<Metadata> & {
    * as `express.json()` does, it is taken from `incoming.body`.
    */
   node(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void>
+  /**
+   * For the event `upgrade` of a Node server: opens the WebSocket where the request's path is one of Holdfast's, and says
+   * so. False: it is not, and the socket was not touched: it is the app's.
+   */
+  upgrade(incoming: IncomingMessage, socket: Duplex, head: Buffer): boolean
+  /**
+   * Hears the event `upgrade` of an app's own Node server (`node:http`, Express's `app.listen()`, Fastify's `app.server`,
+   * what `serve` of `@hono/node-server` answers), until what it answers is called, or Holdfast is closed. Other paths are
+   * left to the server's other listeners; where it has none, they are answered as if nobody listened.
+   */
+  attach(server: UpgradableServer): () => void
   /** Starts the engine now, instead of at the first request. Rejects with the reason it cannot start. */
   start(): Promise<void>
   /**
@@ -183,9 +198,13 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     if (closing) throw new Problem('draining', 'This Holdfast was closed. Make another one with createHoldfast.')
     return await parts()
   }
+  const authenticate = authenticateOf(options, (request) => reachedBeyondLoopback || fromElsewhere.has(request))
+  const rememberFrom = (request: Request, { socket }: IncomingMessage) => {
+    if (!isLoopbackAddress(socket.remoteAddress)) fromElsewhere.add(request)
+  }
   const app = createApp({
     basePath: options.basePath,
-    authenticate: authenticateOf(options, (request) => reachedBeyondLoopback || fromElsewhere.has(request)),
+    authenticate,
     parts,
     isReady: () =>
       engine().then(
@@ -196,11 +215,31 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
   })
   const listener = getRequestListener(
     (request, env) => {
-      if (!isLoopbackAddress(env.incoming.socket.remoteAddress)) fromElsewhere.add(request)
+      rememberFrom(request, env.incoming as IncomingMessage)
       return app.fetch(request, env as HttpEnv['Bindings'])
     },
     { overrideGlobalObjects: false },
   )
+  const upgrade = createUpgrade({
+    basePath: options.basePath,
+    origins: options.origins,
+    authenticate(request, mayBecomeGuest, incoming) {
+      rememberFrom(request, incoming)
+      return authenticate(request, mayBecomeGuest)
+    },
+    parts,
+    log: options.log,
+  })
+  const attached = new Set<() => void>()
+  const attach: Holdfast['attach'] = (to) => {
+    const stopListening = listenForUpgrades(to, upgrade)
+    const detach = () => {
+      attached.delete(detach)
+      stopListening()
+    }
+    attached.add(detach)
+    return detach
+  }
   const node: Holdfast['node'] = (incoming, outgoing) => {
     restoreBody(incoming)
     return listener(incoming, outgoing)
@@ -208,6 +247,7 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
 
   async function close(): Promise<void> {
     forget()
+    for (const detach of attached) detach()
     const started = await starting?.catch(() => undefined)
     started?.drain()
     const closed = server ? new Promise<void>((resolve) => server?.close(() => resolve())) : undefined
@@ -222,6 +262,8 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     fetch,
     handlers: { GET: fetch, POST: fetch, PATCH: fetch, DELETE: fetch, HEAD: fetch, OPTIONS: fetch },
     node,
+    upgrade,
+    attach,
     start: async () => void (await engine()),
     async listen(port, host = '127.0.0.1', before = () => false) {
       if (server) throw new OptionError('listen: this Holdfast listens already. Close it first, or use chat.node.')
@@ -238,6 +280,7 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
           })
         },
       )
+      attach(server)
       const url = await listening(server, port, host).catch((error: unknown) => {
         server = undefined
         throw error

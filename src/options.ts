@@ -35,6 +35,11 @@ export type HoldfastOptions<Metadata extends object = object> = {
   /** Checks bearer tokens (JWT): a shared secret (HS256), or a JWKS with issuer and audience. */
   tokens?: TokenSettings
   /**
+   * Pages that may open a WebSocket here, by their origin: `https://app.example.com`. Where they are given, no others may.
+   * Defaults to those of the host that the request names. What is no page names no origin, and may.
+   */
+  origins?: readonly string[]
+  /**
    * Whether somebody without an account may chat, known by a cookie. `loopback`: only where the server is reached on
    * this machine, as far as its address (not known to `fetch`) and the name in the request tell. Defaults to
    * `loopback`; never used with `authenticate` or `tokens`.
@@ -113,7 +118,7 @@ export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limit
       hasNoRunner: boolean
     }
   >
-type Optional = 'database' | 'authenticate' | 'tokens' | 'onReply' | 'title' | 'waitUntil'
+type Optional = 'database' | 'authenticate' | 'tokens' | 'origins' | 'onReply' | 'title' | 'waitUntil'
 
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
 export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'title' | 'lane'>
@@ -163,6 +168,7 @@ export function resolveOptions(
     dataDir: options.dataDir ?? '.holdfast',
     onDatabaseLost: options.onDatabaseLost ?? (() => undefined),
     basePath: basePathOf(options.basePath ?? ''),
+    origins: originsOf(options.origins),
     guests: oneOf('guests', options.guests ?? 'loopback', ['on', 'off', 'loopback']),
     migrate: oneOf('migrate', options.migrate ?? (database && defaults.production ? 'check' : 'auto'), [
       'auto',
@@ -250,6 +256,18 @@ function oneOf<T extends string>(name: string, value: T, allowed: readonly T[]):
 function laneOf(lane: LaneOf): LaneOf {
   if (typeof lane === 'function') return lane
   throw new OptionError("lane: expected a function that answers 'main' or 'author'.")
+}
+
+/** As a browser writes it, or it would never be found equal. An app's own shell has a scheme of its own. */
+function originsOf(origins: readonly string[] | undefined): readonly string[] | undefined {
+  for (const origin of origins ?? []) {
+    const isWeb = /^https?:/i.test(origin)
+    const isOrigin = isWeb
+      ? URL.canParse(origin) && new URL(origin).origin === origin
+      : /^[a-z][a-z0-9+.-]*:\/\/[^/?#\s]+$/.test(origin)
+    if (!isOrigin) throw new OptionError(`origins: expected origins like https://app.example.com, got ${origin}.`)
+  }
+  return origins
 }
 
 function rolesOf(roles: readonly Role[]): readonly Role[] {

@@ -29,6 +29,9 @@ export function readSettings(environment: Environment): Settings {
     database: environment.DATABASE_URL || undefined,
     dataDir: environment.HOLDFAST_DATA_DIR || undefined,
     tokens: tokensOf(environment),
+    origins: environment.HOLDFAST_ORIGINS
+      ? environment.HOLDFAST_ORIGINS.split(',').map((each) => each.trim())
+      : undefined,
     guests: choice(environment, 'HOLDFAST_GUESTS', ['on', 'off', 'loopback']),
     migrate: choice(environment, 'HOLDFAST_MIGRATE', ['auto', 'check']),
     wakeups: choice(environment, 'HOLDFAST_WAKEUPS', ['on', 'off']),

@@ -7,8 +7,31 @@
  * and `internal` are of both kinds, and say something else in each. Codes are part of the protocol: they are never
  * renamed. Close codes below 4000 are those of RFC 6455, 7.4.1 and of its registry; ours are 4000 and the HTTP status.
  */
-type RequestRow = { status: number; close: number | null; retryable: boolean; title: string; sentence: string }
+type RequestRow = { status: number; close: CloseCode | null; retryable: boolean; title: string; sentence: string }
 type TurnRow = { transient: boolean; canRetry: boolean; happened: string; next: string }
+type CloseRow = { reconnects: boolean; sentence: string }
+
+/**
+ * The codes with which a WebSocket is closed. `reconnects`: a client opens it again by itself, with growing pauses; else
+ * only after something has changed. The sentence is the close's reason where there is no better one: RFC 6455, 5.5.1
+ * leaves it 123 bytes.
+ */
+export const closes = {
+  1001: { reconnects: true, sentence: 'The page or the app has gone away. Said by clients.' },
+  1009: { reconnects: false, sentence: 'This frame is larger than allowed.' },
+  1011: { reconnects: true, sentence: 'Something went wrong on our side, or the database does not answer.' },
+  1012: { reconnects: true, sentence: 'This server is going away. Connect again; another one takes over.' },
+  4400: { reconnects: false, sentence: 'A frame cannot be read.' },
+  4401: { reconnects: false, sentence: 'Sign in, or get a new ticket, then connect again.' },
+  4403: { reconnects: false, sentence: 'You may not do this.' },
+  4404: { reconnects: false, sentence: 'There is nothing here that you may see.' },
+  4408: { reconnects: true, sentence: 'Nothing was asked for a while. Connect again when there is something to ask.' },
+  4429: {
+    reconnects: true,
+    sentence: 'You read too slowly, or have too many sockets. Wait a moment and connect again.',
+  },
+} as const satisfies Record<number, CloseRow>
+export type CloseCode = keyof typeof closes
 
 export const requestErrors = {
   invalid_request: {

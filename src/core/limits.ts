@@ -23,6 +23,18 @@ export const limits = {
   longPollBytesMax: 256 * 1024,
   /** Waiting in a follower's socket: beyond this nothing is read for it until it has drained. */
   sendBufferBytesMax: 256 * 1024,
+  /** Of a frame that a socket receives, unless its route takes larger ones. */
+  frameBytesMax: 64 * 1024,
+  /** Waiting in a socket that is to be sent more: it is closed. One whole reply fits beside it. */
+  socketBufferBytesMax: 1024 * 1024,
+  /** Open at a time in one process. */
+  socketsOfUserMax: 64,
+  /** Answered at a time on one socket of `/api/chat/ws`. */
+  socketRequestsMax: 32,
+  requestIdCharactersMax: 128,
+  /** Not used yet and not expired. */
+  ticketsOfUserMax: 32,
+  ticketLastsMs: 30_000,
   replyBytesMax: 1024 * 1024,
   fileBytesMax: 8 * 1024 * 1024,
   filenameCharactersMax: 255,

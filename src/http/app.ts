@@ -13,6 +13,7 @@ import { inWords, Problem, problemOf, problemResponse } from './problem.ts'
 import { mustHave } from './right.ts'
 import type { Call, HttpParts, Route } from './route.ts'
 import { sessionRoutes } from './sessions.ts'
+import { ticketRoutes } from './tickets.ts'
 import { useChatRoutes } from './use-chat.ts'
 
 export const routes: readonly Route[] = [
@@ -22,6 +23,7 @@ export const routes: readonly Route[] = [
   ...eventRoutes,
   ...useChatRoutes,
   ...fileRoutes,
+  ...ticketRoutes,
 ]
 
 export type HttpEnv = { Bindings: { outgoing?: ServerResponse } }
@@ -122,9 +124,14 @@ const noRunner =
   'This process is frozen when it has answered, so it writes no replies. Give the option waitUntil, or run one elsewhere and give roles: docs/serverless.md.'
 
 function failed({ log }: AppOptions, route: string, error: unknown): Response {
+  return problemResponse(toldToOperator(log, route, error))
+}
+
+/** What a client is told of an error; what is not its own fault is a line in the log. */
+export function toldToOperator(log: AppOptions['log'], route: string, error: unknown): Problem {
   const problem = problemOf(error)
   if (problem.code === 'internal' || problem.code === 'unavailable') log(problem.code, { route, error: lineOf(error) })
-  return problemResponse(problem)
+  return problem
 }
 
 /** The database's sentence about data that it does not take may repeat the data: then its code is enough. */

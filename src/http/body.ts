@@ -75,8 +75,19 @@ async function readText(request: Request, max: number): Promise<string> {
   return decodeUtf8(await readBytes(request, max, `The body may have at most ${max} bytes.`))
 }
 
-/** Of bodies that are being read at this moment. Who sends slowly holds no more than they have sent. */
+/** Of bodies and frames that are being read at this moment. Who sends slowly holds no more than they have sent. */
 let beingRead = 0
+
+/** So many more have come of something that is not whole yet. False: that is more than this process holds of all. */
+export function holdBytes(bytes: number): boolean {
+  beingRead += bytes
+  return beingRead <= limits.bodiesBytesMax
+}
+
+/** They are read, or nobody wants them any more. */
+export function releaseBytes(bytes: number): void {
+  beingRead -= bytes
+}
 
 /** The body as it came. More than `max` bytes are refused with this sentence, without waiting for the rest. */
 export async function readBytes(request: Request, max: number, sentence: string): Promise<Buffer> {
@@ -88,9 +99,9 @@ export async function readBytes(request: Request, max: number, sentence: string)
   try {
     for await (const piece of request.body as unknown as AsyncIterable<Uint8Array>) {
       bytes += piece.byteLength
-      beingRead += piece.byteLength
+      const mayHold = holdBytes(piece.byteLength)
       if (bytes > max) throw tooLarge()
-      if (beingRead > limits.bodiesBytesMax) throw tooManyBodies()
+      if (!mayHold) throw new Problem('rate_limited', tooMuchAtOnce, { retryAfterMs: 1_000 })
       pieces.push(piece)
     }
   } catch (error) {
@@ -98,16 +109,12 @@ export async function readBytes(request: Request, max: number, sentence: string)
     // The client went away in the middle of it: nobody's fault here, and nobody hears the answer.
     throw new Problem('invalid_request', 'The body broke off.')
   } finally {
-    beingRead -= bytes
+    releaseBytes(bytes)
   }
   return Buffer.concat(pieces)
 }
 
-function tooManyBodies(): Problem {
-  return new Problem('rate_limited', 'Too much is being uploaded to this server at the moment. Send it again later.', {
-    retryAfterMs: 1_000,
-  })
-}
+export const tooMuchAtOnce = 'Too much is being uploaded to this server at the moment. Send it again later.'
 
 function decodeUtf8(bytes: Uint8Array): string {
   try {
@@ -117,7 +124,7 @@ function decodeUtf8(bytes: Uint8Array): string {
   }
 }
 
-function parseJson(text: string): Json {
+export function parseJson(text: string): Json {
   let value: Json
   try {
     value = JSON.parse(text)

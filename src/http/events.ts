@@ -6,6 +6,7 @@ import type { Frame } from '../core/frames.ts'
 import { limits } from '../core/limits.ts'
 import type { Follow, Sink } from '../log/hub.ts'
 import { readQuery } from './body.ts'
+import { endAt } from './principal.ts'
 import { Problem } from './problem.ts'
 import { type Call, jsonText, type Route, sessionOf } from './route.ts'
 import { createSseSink, nodeWriter, type SseSink, sseHeaders, webWriter } from './sse.ts'
@@ -80,12 +81,6 @@ function followInto(call: Call, cursor: Cursor | null, sink: SseSink): () => voi
   }
   call.parts.hub.follow({ ...sessionOf(call), cursor }, sink).then(begin, comeBack)
   return stop
-}
-
-/** A connection ends with the token that opened it. Timers hold 24 days at most; the client comes back long before. */
-export function endAt(expiresAt: number | undefined, end: () => void): NodeJS.Timeout | undefined {
-  if (expiresAt === undefined) return undefined
-  return setTimeout(end, Math.min(Math.max(0, expiresAt - Date.now()), 2 ** 31 - 1)).unref()
 }
 
 /** Who waits for an answer waits no longer than their token lasts. */

@@ -12,6 +12,12 @@ export type Principal = {
 /** `setCookie`: a guest who came without one, to be sent back with the answer. */
 export type Caller = { principal: Principal; setCookie?: string }
 
+/** A connection ends with the token that opened it. Timers hold 24 days at most; the client comes back long before. */
+export function endAt(expiresAt: number | undefined, end: () => void): NodeJS.Timeout | undefined {
+  if (expiresAt === undefined) return undefined
+  return setTimeout(end, Math.min(Math.max(0, expiresAt - Date.now()), 2 ** 31 - 1)).unref()
+}
+
 /** Null: nobody; the route answers 401. `mayBecomeGuest`: the route may make a guest of somebody without a cookie. */
 export type Authenticate = (request: Request, mayBecomeGuest: boolean) => Promise<Caller | null>
 

@@ -61,9 +61,14 @@ export function wantsJson({ headers }: Request): boolean {
 /** A refusal as its sentence, for clients that show the whole body to people; as it is where JSON is asked for. */
 export async function inWords(refusal: Response, request: Request): Promise<Response> {
   if (wantsJson(request)) return refusal
-  const { detail } = (await refusal.json()) as { detail: string }
+  const detail = await sentenceOf(refusal)
   const headers = new Headers(refusal.headers)
   headers.set('content-type', 'text/plain; charset=utf-8')
   headers.delete('content-length')
   return new Response(detail, { status: refusal.status, headers })
+}
+
+/** What a problem document says to people. It can be read once. */
+export async function sentenceOf(refusal: Response): Promise<string> {
+  return ((await refusal.json()) as { detail: string }).detail
 }

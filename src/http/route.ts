@@ -4,6 +4,8 @@ import type { Wakeups } from '../log/wakeups.ts'
 import type { Acceptor } from '../store/accept.ts'
 import type { Database } from '../store/database.ts'
 import type { Principal } from './principal.ts'
+import type { Problem } from './problem.ts'
+import type { Hear, Socket, Sockets } from './socket.ts'
 import type { Waiting } from './wait.ts'
 
 /** What the routes work with: made once, in engine. */
@@ -15,6 +17,7 @@ export type HttpParts = {
   hub: Hub
   waiting: Waiting
   wakeups: Wakeups
+  sockets: Sockets
   /** A turn that was not begun by then ends as expired. */
   expiresMs: number
   /** Of one user. 0: no limit. */
@@ -80,6 +83,17 @@ export type Route = {
    */
   makesGuests?: true | 'passing'
   handle(call: Call): Promise<Response>
+}
+
+/** A path that is upgraded. Each verb that is said on it judges the right to its session itself, in its statement. */
+export type SocketRoute = {
+  name: string
+  path: string
+  frameBytesMax: number
+  /** Somebody without a guest cookie becomes a guest, and gets it with the handshake. */
+  makesGuests: boolean
+  /** `refusalOf`: what the client is told of an error; the operator is told of it, too. */
+  speak(call: Call, socket: Socket, refusalOf: (error: unknown) => Problem): Hear
 }
 
 export function json(status: number, body: unknown, headers: Record<string, string> = {}): Response {

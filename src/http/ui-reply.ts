@@ -11,7 +11,7 @@ import type { SdkMajor } from '../core/ui-chunks.ts'
 import { createUiFollower, hasEnded, type ReplyEventData, type UiFollower } from '../core/ui-follower.ts'
 import type { Follow, Sink } from '../log/hub.ts'
 import type { Pair } from '../store/messages.ts'
-import { endAt } from './events.ts'
+import { endAt } from './principal.ts'
 import { type Call, sessionOf } from './route.ts'
 import { nodeWriter, sseHeaders, type Writer, webWriter } from './sse.ts'
 

@@ -353,6 +353,16 @@ function sdkOf({ request, url }: Call): SdkMajor {
   return major! > 7 || (major === 7 && (minor! > 0 || patch! >= 70)) ? 7 : 6
 }
 
+/** Upgraded before a request comes here (use-chat-socket.ts), where the app's server lets it be. */
+export const chatSocketPath = '/api/chat/ws'
+
+async function notUpgraded(): Promise<never> {
+  throw new Problem(
+    'invalid_request',
+    'This is the path of a WebSocket. Open it with one, on a server whose upgrades lead here: chat.attach(server).',
+  )
+}
+
 export const useChatRoutes: Route[] = [
   {
     name: 'chat.send',
@@ -385,5 +395,15 @@ export const useChatRoutes: Route[] = [
     judgedBy: 'route',
     refusesInWords: true,
     handle: stop,
+  },
+  {
+    name: 'chat.socket',
+    method: 'GET',
+    path: chatSocketPath,
+    right: 'none',
+    judgedBy: 'statement',
+    makesGuests: 'passing',
+    refusesInWords: true,
+    handle: notUpgraded,
   },
 ]

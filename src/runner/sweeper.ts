@@ -1,13 +1,14 @@
 /**
  * What nobody else did, every few seconds on every runner: stops that could not be completed, turns that were never
- * begun in time, heads of lanes that were not made due, chunks that are no longer needed, and the planner's picture of
- * tables that grew.
+ * begun in time, heads of lanes that were not made due, chunks that are no longer needed, tickets that nobody used, and the
+ * planner's picture of tables that grew.
  */
 import { failureOf } from '../core/errors.ts'
 import { stopTurn } from '../log/stop.ts'
 import type { Wakeups } from '../log/wakeups.ts'
 import type { Database } from '../store/database.ts'
 import { refreshStatistics } from '../store/statistics.ts'
+import { sweepTickets } from '../store/tickets.ts'
 import { expire, failingOf, repair, sweep, turnsStopping } from '../store/turns.ts'
 
 const rowsMax = 100
@@ -39,6 +40,7 @@ export function createSweeper(options: {
     const repaired = await repair(database, rowsMax)
     if (repaired > 0) log('lanes without a due head were repaired', { lanes: repaired })
     while ((await sweep(database, rowsMax)) === rowsMax);
+    while ((await sweepTickets(database, rowsMax)) === rowsMax);
     // Waits where somebody vacuums or builds an index, and gives up: last, so that nothing else is left undone by it.
     await refreshStatistics(database).catch((error: unknown) =>
       log('statistics not refreshed', { error: String(error) }),

@@ -1,0 +1,242 @@
+/**
+ * WebSockets, whatever is said on them: each is bounded in what it sends, receives and holds, and gone when nobody is at
+ * its other end. What a path says on its sockets is in a file of its own (use-chat-socket.ts).
+ *
+ * A reader that is slow is waited for: `isFull` says so, and nothing is read for it until `whenDrained`. Only one that goes
+ * on asking while more than 1 MB waits for it is closed (4429). Closing a socket stops nothing but the telling.
+ */
+import type { Duplex } from 'node:stream'
+import type { WebSocket } from 'ws'
+import { type CloseCode, closes, requestErrors } from '../core/errors.ts'
+import { limits } from '../core/limits.ts'
+import { holdBytes, releaseBytes, tooMuchAtOnce } from './body.ts'
+import { endAt, type Principal } from './principal.ts'
+import type { Problem } from './problem.ts'
+
+/** `pingEveryMs`: who has not answered two pings by the third is gone. `idleMs`: of a socket that nobody holds. */
+export type SocketTimes = { pingEveryMs: number; idleMs: number }
+
+/**
+ * `WebSocketChatTransport` of AI SDK 7 leaves a socket open that it no longer uses: in Chromium 147 its `close(1011)` is
+ * refused, and the next request opens another one. So one that is not used is dropped here.
+ */
+export const socketTimes: SocketTimes = { pingEveryMs: 25_000, idleMs: 5 * 60_000 }
+
+export type Socket = {
+  /** Frames that belong together go out as one write. After the end they are dropped. */
+  send(frames: readonly string[]): void
+  /** Sends, or takes a frame for, nobody until there is room. */
+  isFull(): boolean
+  /** Also when it has ended. */
+  whenDrained(): Promise<void>
+  close(code: CloseCode, reason?: string): void
+  /** Something is being answered: the socket is not idle until what this answers is called. */
+  hold(): () => void
+  /** Aborted when it ends, from either side. */
+  readonly ended: AbortSignal
+}
+
+/** Hears each frame that comes. Throws the `Problem` of one that cannot be read, which closes the socket. */
+export type Hear = (text: string) => void
+
+/**
+ * What is said on a socket: `speak` is called once, and what it answers hears the frames. `refusalOf`: what the client is
+ * told of an error that hearing one threw.
+ */
+export type Speech = {
+  principal: Principal
+  speak(socket: Socket): Hear
+  refusalOf(error: unknown): Problem
+}
+
+export type Sockets = {
+  /** Takes over a socket that has just been opened. */
+  open(ws: WebSocket, raw: Duplex, speech: Speech): void
+  /** Every socket is told to come back elsewhere, and so is whoever comes now. */
+  drain(): void
+  /** Those that have not gone by themselves are cut. */
+  stop(): void
+}
+
+export function createSockets(times: SocketTimes = socketTimes): Sockets {
+  const open = new Map<WebSocket, Socket>()
+  const ofUser = new Map<string, number>()
+  let draining = false
+
+  return {
+    open(ws, raw, speech) {
+      const { principal } = speech
+      const socket = openSocket(ws, raw, times)
+      const user = JSON.stringify([principal.tenantId, principal.userId])
+      const count = (ofUser.get(user) ?? 0) + 1
+      ofUser.set(user, count)
+      open.set(ws, socket)
+      // Those that are closing count, too: what they hold is held until they are gone.
+      ws.on('close', () => {
+        open.delete(ws)
+        const left = ofUser.get(user)! - 1
+        if (left === 0) ofUser.delete(user)
+        else ofUser.set(user, left)
+      })
+      if (draining) return socket.close(1012)
+      if (count > limits.socketsOfUserMax) {
+        return socket.close(4429, `At most ${limits.socketsOfUserMax} sockets may be open at a time. Close some.`)
+      }
+      const expiry = endAt(principal.expiresAt, () => socket.close(4401))
+      socket.ended.addEventListener('abort', () => clearTimeout(expiry))
+      hearFrames(ws, socket, speech)
+    },
+    drain() {
+      draining = true
+      for (const socket of open.values()) socket.close(1012)
+    },
+    stop() {
+      for (const ws of open.keys()) ws.terminate()
+    },
+  }
+}
+
+function hearFrames(ws: WebSocket, socket: Socket, { speak, refusalOf }: Speech): void {
+  const hear = speak(socket)
+  ws.on('message', (data: Buffer, isBinary) => {
+    if (socket.ended.aborted) return
+    if (isBinary) return socket.close(4400, 'Expected a frame of text, got a binary one.')
+    try {
+      hear(data.toString())
+    } catch (error) {
+      const { code, message } = refusalOf(error)
+      socket.close(requestErrors[code].close ?? 1011, message)
+    }
+  })
+}
+
+function openSocket(ws: WebSocket, raw: Duplex, times: SocketTimes): Socket {
+  const control = new AbortController()
+  const { signal: ended } = control
+  let isOver = false
+  const over = () => {
+    if (isOver) return
+    isOver = true
+    clearInterval(pinging)
+    clearTimeout(idle)
+    control.abort()
+  }
+  const close = (code: CloseCode, reason: string = closes[code].sentence) => {
+    if (isOver) return
+    // Not of interest where the other end has begun to close it.
+    ws.close(code, reasonOf(reason))
+    over()
+  }
+  const pinging = pingEach(ws, times.pingEveryMs)
+  let holds = 0
+  let draining: Promise<void> | undefined
+  let idle: NodeJS.Timeout | undefined
+  const rest = () => {
+    idle = setTimeout(() => close(4408), times.idleMs).unref()
+  }
+  rest()
+  ws.on('close', over)
+  // What breaks the protocol is closed by ws itself (1002, 1007, 1009) right after this, and a cut is an end like any other.
+  ws.on('error', over)
+  // Answered here and not by ws, which would collect answers for who does not read them.
+  ws.on('ping', (data) => {
+    if (ws.bufferedAmount > limits.socketBufferBytesMax) close(4429)
+    else if (!isOver) ws.pong(data)
+  })
+  boundReading(ws, raw, ended, () => close(4429, tooMuchAtOnce))
+
+  return {
+    ended,
+    send(frames) {
+      if (isOver) return
+      if (ws.bufferedAmount > limits.socketBufferBytesMax) return close(4429)
+      raw.cork()
+      for (const frame of frames) ws.send(frame)
+      raw.uncork()
+    },
+    isFull: () => !isOver && ws.bufferedAmount > limits.sendBufferBytesMax,
+    whenDrained() {
+      // One for all who wait.
+      draining ??= new Promise<void>((resolve) => {
+        const done = () => {
+          raw.off('drain', done)
+          ended.removeEventListener('abort', done)
+          draining = undefined
+          resolve()
+        }
+        raw.on('drain', done)
+        ended.addEventListener('abort', done)
+        if (isOver) done()
+      })
+      return draining
+    },
+    close,
+    hold() {
+      holds++
+      clearTimeout(idle)
+      let isHeld = true
+      return () => {
+        if (!isHeld) return
+        isHeld = false
+        holds--
+        if (holds === 0 && !isOver) rest()
+      }
+    },
+  }
+}
+
+/** A closed laptop and a lost network say nothing: who answers no ping is not there. */
+function pingEach(ws: WebSocket, everyMs: number): NodeJS.Timeout {
+  let unanswered = 0
+  ws.on('pong', () => {
+    unanswered = 0
+  })
+  return setInterval(() => {
+    if (unanswered === 2) return ws.terminate()
+    unanswered++
+    ws.ping()
+  }, everyMs).unref()
+}
+
+const controlHeadBytes = 6
+/** For who is closed because of what they send: time to read why. */
+const readWhyMs = 1_000
+
+/**
+ * What has come of a frame that is not whole counts as a body that is being read does. Heard before ws hears it, so that
+ * the last piece of a frame is not left counted; control frames may stand between the pieces of one.
+ */
+function boundReading(ws: WebSocket, raw: Duplex, ended: AbortSignal, refuse: () => void): void {
+  let held = 0
+  const release = (bytes: number) => {
+    const released = Math.min(held, bytes)
+    held -= released
+    releaseBytes(released)
+  }
+  const count = ({ length }: Buffer) => {
+    held += length
+    if (holdBytes(length) || ended.aborted) return
+    refuse()
+    // Not a byte more of it.
+    ws.pause()
+    setTimeout(() => ws.terminate(), readWhyMs)
+  }
+  raw.prependListener('data', count)
+  ws.on('message', () => release(held))
+  ws.on('ping', (data: Buffer) => release(controlHeadBytes + data.length))
+  ws.on('pong', (data: Buffer) => release(controlHeadBytes + data.length))
+  ws.on('close', () => {
+    raw.off('data', count)
+    release(held)
+  })
+}
+
+/** RFC 6455, 5.5: a control frame has 125 bytes at most, of which the code takes two. */
+const reasonBytesMax = 123
+
+/** Cut at a character: the reason has to be valid UTF-8. */
+function reasonOf(sentence: string): string {
+  let reason = sentence
+  while (Buffer.byteLength(reason) > reasonBytesMax) reason = reason.slice(0, -1)
+  return reason.toWellFormed()
+}
