@@ -391,8 +391,8 @@ test('a reader that takes nothing and asks for ever more is closed: 4429; others
   const [slow, honest] = [await openOn(scene), await openOn(scene)]
   slow.ws.pause()
   // Answers of 23 MB: more than the kernel holds for a reader, and 1 MB.
-  const frame = JSON.stringify({ type: 'unknown', requestId: 'r'.repeat(limits.requestIdCharactersMax) })
-  for (let n = 0; n < 100_000; n++) slow.ws.send(frame)
+  const idOf = (n: number) => String(n).padEnd(limits.requestIdCharactersMax, '.')
+  for (let n = 0; n < 100_000; n++) slow.say({ type: 'unknown', requestId: idOf(n) })
   honest.say(sendOf(scene.id, 'hello'))
   await honest.until(({ type }) => type === 'end')
   slow.ws.resume()
