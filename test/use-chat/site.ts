@@ -81,7 +81,7 @@ export type Visit = {
 export type VisitSettings = { origin: string; major: SdkMajor; id?: string; options?: string }
 
 /** Pages that were cut off complain about that; about nothing else. */
-const aboutNetwork = /net::ERR_|Failed to load resource/
+const aboutNetwork = /net::ERR_|Failed to load resource|^WebSocket connection to/
 
 export async function visit(
   browser: Browser,

@@ -1,6 +1,12 @@
 /** An app on `useChat`, unmodified, with a button for each thing that such an app does. Its chat is in its address. */
 import { Chat as ChatStore, useChat } from '@ai-sdk/react'
-import { DefaultChatTransport, lastAssistantMessageIsCompleteWithToolCalls, type UIMessage } from 'ai'
+import * as sdk from 'ai'
+import {
+  type ChatTransport,
+  DefaultChatTransport,
+  lastAssistantMessageIsCompleteWithToolCalls,
+  type UIMessage,
+} from 'ai'
 import { Fragment, StrictMode, useEffect, useState } from 'react'
 import { createRoot } from 'react-dom/client'
 
@@ -14,12 +20,18 @@ window.shown = {}
 
 const query = new URLSearchParams(location.search)
 const id = query.get('id') ?? ''
+/** Only 7 has it. */
+const { WebSocketChatTransport } = sdk as unknown as {
+  WebSocketChatTransport: new (options: { url: string }) => ChatTransport<UIMessage>
+}
 const settings = {
   id,
-  transport: new DefaultChatTransport({
-    api: '/api/chat',
-    headers: query.has('sdk') ? { 'x-ai-sdk': query.get('sdk') ?? '' } : {},
-  }),
+  transport: query.has('socket')
+    ? new WebSocketChatTransport({ url: '/api/chat/ws' })
+    : new DefaultChatTransport({
+        api: '/api/chat',
+        headers: query.has('sdk') ? { 'x-ai-sdk': query.get('sdk') ?? '' } : {},
+      }),
   ...(query.has('auto') ? { sendAutomaticallyWhen: lastAssistantMessageIsCompleteWithToolCalls } : {}),
 }
 
