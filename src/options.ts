@@ -265,7 +265,8 @@ function originsOf(origins: readonly string[] | undefined): readonly string[] | 
     const isOrigin = isWeb
       ? URL.canParse(origin) && new URL(origin).origin === origin
       : /^[a-z][a-z0-9+.-]*:\/\/[^/?#\s]+$/.test(origin)
-    if (!isOrigin) throw new OptionError(`origins: expected origins like https://app.example.com, got ${origin}.`)
+    if (!isOrigin)
+      throw new OptionError(`origins (HOLDFAST_ORIGINS): expected origins like https://app.example.com, got ${origin}.`)
   }
   return origins
 }

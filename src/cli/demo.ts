@@ -103,7 +103,7 @@ function tidyLines({ options, model }: Settings, { url, runner }: Ready): string
     `  store        ${storeName(options)}`,
     `  runner       ${runner ? 'in this process' : 'elsewhere (HOLDFAST_ROLES)'}`,
     `  model        ${model}`,
-    `  realtime     server-sent events, long poll`,
+    `  realtime     server-sent events, long poll, WebSocket (useChat)`,
     `  add to your app   npm install holdfast, then see "In your own folder" in its README`,
     '',
   ]

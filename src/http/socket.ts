@@ -143,7 +143,7 @@ function openSocket(ws: WebSocket, raw: Duplex, times: SocketTimes): Socket {
     if (ws.bufferedAmount > limits.socketBufferBytesMax) close(4429)
     else if (!isOver) ws.pong(data)
   })
-  boundReading(ws, raw, ended, () => close(4429, tooMuchAtOnce))
+  boundReading(ws, raw, () => close(4429, tooMuchAtOnce))
 
   return {
     ended,
@@ -206,7 +206,7 @@ const readWhyMs = 1_000
  * What has come of a frame that is not whole counts as a body that is being read does. Heard before ws hears it, so that
  * the last piece of a frame is not left counted; control frames may stand between the pieces of one.
  */
-function boundReading(ws: WebSocket, raw: Duplex, ended: AbortSignal, refuse: () => void): void {
+function boundReading(ws: WebSocket, raw: Duplex, refuse: () => void): void {
   let held = 0
   const release = (bytes: number) => {
     const released = Math.min(held, bytes)
@@ -215,7 +215,7 @@ function boundReading(ws: WebSocket, raw: Duplex, ended: AbortSignal, refuse: ()
   }
   const count = ({ length }: Buffer) => {
     held += length
-    if (holdBytes(length) || ended.aborted) return
+    if (holdBytes(length)) return
     refuse()
     // Not a byte more of it.
     ws.pause()

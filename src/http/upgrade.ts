@@ -31,9 +31,13 @@ export type UpgradeOptions = {
 
 export function createUpgrade(options: UpgradeOptions): Upgrade {
   const cookies = new WeakMap<IncomingMessage, string>()
+  /** An app may hear a server in two ways, or twice after it was reloaded. */
+  const taken = new WeakSet<Duplex>()
+  const settings = { noServer: true, clientTracking: false, perMessageDeflate: false, autoPong: false }
+  // For those that are closed at once: nothing that they send is kept.
+  const refusing = new WebSocketServer({ ...settings, maxPayload: 1 })
   const servers = new Map(
     socketRoutes.map((route) => {
-      const settings = { noServer: true, clientTracking: false, perMessageDeflate: false, autoPong: false }
       const server = new WebSocketServer({ ...settings, maxPayload: route.frameBytesMax })
       server.on('headers', (headers, incoming) => {
         const cookie = cookies.get(incoming)
@@ -61,10 +65,12 @@ export function createUpgrade(options: UpgradeOptions): Upgrade {
     const asked = await callOf(options, route, request, incoming).catch(refusalOf)
     // Gone while it was asked who it is.
     if (raw.destroyed) return
-    if (!(asked instanceof Problem) && asked.setCookie !== undefined) cookies.set(incoming, asked.setCookie)
+    if (asked instanceof Problem) {
+      return refusing.handleUpgrade(incoming, raw, head, (ws) => closeRefused(ws, asked))
+    }
+    const { parts, principal, setCookie } = asked
+    if (setCookie !== undefined) cookies.set(incoming, setCookie)
     server.handleUpgrade(incoming, raw, head, (ws) => {
-      if (asked instanceof Problem) return closeRefused(ws, asked)
-      const { parts, principal } = asked
       parts.sockets.open(ws, raw, { principal, speak: (socket) => route.speak(asked, socket, refusalOf), refusalOf })
     })
   }
@@ -72,6 +78,8 @@ export function createUpgrade(options: UpgradeOptions): Upgrade {
   return (incoming, raw, head) => {
     const found = servers.get((incoming.url ?? '/').split('?')[0]!)
     if (found === undefined) return false
+    if (taken.has(raw)) return true
+    taken.add(raw)
     // Node hands it over without anybody who hears its errors, and one that is not heard ends the process.
     raw.on('error', () => raw.destroy())
     openFor(found, incoming, raw, head).catch((error: unknown) => {

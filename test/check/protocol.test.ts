@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
-import { requestErrors, turnErrors } from '../../src/core/errors.ts'
+import { closes, requestErrors, turnErrors } from '../../src/core/errors.ts'
 import { limits } from '../../src/core/limits.ts'
 import { routes } from '../../src/http/app.ts'
 
@@ -52,6 +52,16 @@ test('the tables of errors have every code with what it means, and no other', ()
   )
 })
 
+test('the table of closes has every code, and a request’s error is tried again where its socket is opened again', () => {
+  expect(tableOf('Close')).toEqual(
+    Object.entries(closes).map(([code, { reconnects, sentence }]) => [code, yes(reconnects), sentence]),
+  )
+  const differ = Object.values(requestErrors).filter(
+    ({ close, retryable }) => close !== null && closes[close].reconnects !== retryable,
+  )
+  expect(differ).toEqual([])
+})
+
 test('the table of limits has the numbers of the source', () => {
   const shown = (value: number) => value.toLocaleString('en-US')
   const usually = (max: number, usual: number) => `${shown(max)}, usually ${shown(usual)}`
@@ -73,6 +83,13 @@ test('the table of limits has the numbers of the source', () => {
     'seconds of a long poll': usually(limits.longPollMax, limits.longPollDefault),
     'bytes of a long poll before it answers at once': shown(limits.longPollBytesMax),
     'bytes of a reply': shown(limits.replyBytesMax),
+    'bytes of a frame to a WebSocket': `${shown(limits.frameBytesMax)}, on /api/chat/ws ${shown(limits.chatRequestBytesMax)}`,
+    'bytes that wait for a reader who is to be sent more': shown(limits.socketBufferBytesMax),
+    'WebSockets of a user, in one process': shown(limits.socketsOfUserMax),
+    'requests at a time on a WebSocket': shown(limits.socketRequestsMax),
+    'characters of a requestId': shown(limits.requestIdCharactersMax),
+    'tickets of a user that wait to be used': shown(limits.ticketsOfUserMax),
+    'seconds of a ticket': shown(limits.ticketLastsMs / 1_000),
   })
 })
 

@@ -13,7 +13,7 @@ import { createHoldfast, type Holdfast, type HoldfastOptions } from '../../src/i
 import { type Database, openDatabase } from '../../src/store/database.ts'
 import { sweepTickets } from '../../src/store/tickets.ts'
 import { freshDatabase } from '../support/postgres.ts'
-import { jwtSecret, tokenOf } from '../support/server.ts'
+import { jwtSecret, startServer, tokenOf } from '../support/server.ts'
 import { type End, openRaw, type RawSocket, type SocketSettings } from '../support/socket.ts'
 
 type Scene = { chat: Holdfast; database: string; lines: string[] }
@@ -48,7 +48,11 @@ const path = '/api/chat/ws'
 const bearer = async (user = 'ann', claims = {}) => ({ authorization: `Bearer ${await tokenOf(user, claims)}` })
 
 /** Opens it and has a message answered; resolves to who it was, or to how it ended or was refused. */
-async function openedBy(scene: Scene, at: string, settings: SocketSettings = {}): Promise<string | End> {
+async function openedBy(
+  scene: Pick<Scene, 'database'>,
+  at: string,
+  settings: SocketSettings = {},
+): Promise<string | End> {
   let socket: RawSocket
   try {
     socket = await openRaw(at, settings)
@@ -67,7 +71,7 @@ async function openedBy(scene: Scene, at: string, settings: SocketSettings = {})
   return `${said.type} ${rows.find(({ author }) => author !== null)?.author}`
 }
 
-async function query<Row>({ database }: Scene, text: string, values: unknown[] = []): Promise<Row[]> {
+async function query<Row>({ database }: Pick<Scene, 'database'>, text: string, values: unknown[] = []): Promise<Row[]> {
   const client = new pg.Client({ connectionString: database })
   await client.connect()
   const { rows } = await client.query(text, values)
@@ -135,7 +139,7 @@ test.each([['https://app.example/'], ['app.example'], ['*'], ['https://App.examp
   'the option origins takes no %s, which no browser says',
   (origin) => {
     const make = () => createHoldfast({ database: 'postgres://nowhere.invalid/x', reply: () => '', origins: [origin] })
-    expect(make).toThrow(/^origins: expected origins like https:\/\/app\.example\.com, got /)
+    expect(make).toThrow(/^origins \(HOLDFAST_ORIGINS\): expected origins like https:\/\/app\.example\.com, got /)
   },
 )
 
@@ -366,6 +370,9 @@ test('attached to an app’s server it hears its own path below the base path, a
     else if (!incoming.url?.startsWith('/chat/')) raw.destroy()
   })
   const detach = scene.chat.attach(server)
+  // As a module that is reloaded does.
+  scene.chat.attach(server)()
+  scene.chat.attach(server)
   const headers = await bearer()
   expect(await openedBy(scene, `${url}/chat${path}`, { headers })).toBe('end ann')
   const app = await openRaw(`${url}/app`)
@@ -373,10 +380,25 @@ test('attached to an app’s server it hears its own path below the base path, a
   expect(await openedBy(scene, `${url}${path}`, { headers })).toMatch(/socket hang up|ECONNRESET/)
   const open = await openRaw(`${url}/chat${path}`, { headers })
   detach()
-  expect([server.listenerCount('upgrade'), open.ws.readyState]).toEqual([1, 1])
+  expect([server.listenerCount('upgrade'), open.ws.readyState]).toEqual([2, 1])
   await scene.chat.close()
   expect((await open.ended).code).toBe(1012)
-  expect(app.ws.readyState).toBe(1)
+  expect([server.listenerCount('upgrade'), app.ws.readyState]).toEqual([1, 1])
+})
+
+test('holdfast serve has it, for the pages that HOLDFAST_ORIGINS names', async () => {
+  const database = await freshDatabase(18)
+  onTestFinished(() => database.drop())
+  const env = { HOLDFAST_ORIGINS: 'https://app.example, https://other.example', HOLDFAST_DRAIN_MS: '0' }
+  const server = await startServer({ database: database.url, env })
+  const headers = await bearer()
+  const scene = { database: database.url }
+  expect(await openedBy(scene, `${server.url}${path}`, { headers, origin: 'https://other.example' })).toBe('end ann')
+  expect(await openedBy(scene, `${server.url}${path}`, { headers, origin: server.url })).toBe(forbidden)
+  const open = await openRaw(`${server.url}${path}`, { headers })
+  const stopped = server.stop()
+  expect((await open.ended).code).toBe(1012)
+  expect(await stopped).toBe(0)
 })
 
 test('in the app’s own listener: upgrade says whether the path was Holdfast’s, and touches nothing else', async () => {

@@ -213,6 +213,36 @@ test('a takeover is told as the step again, because this transport knows it (I9,
   expect(shownBy(chat)).toEqual(await stored(scene))
 })
 
+test('signed in by a header, it brings a ticket, which it asks for anew for each socket (P101)', async () => {
+  const scene = await openScene()
+  const origin = 'http://page.example'
+  const tickets: string[] = []
+  class OfPage extends WebSocket {
+    constructor(url: string | URL, protocols?: string | string[]) {
+      // Behind a proxy that passes on the host.
+      super(url, protocols, { origin, headers: { host: 'page.example' } })
+      onTestFinished(() => this.terminate())
+    }
+  }
+  const params = async () => {
+    const asked = { method: 'POST', headers: { origin }, body: '{}' }
+    const { ticket } = (await (await scene.ann.request('/v1/realtime/tickets', asked)).json()) as { ticket: string }
+    tickets.push(ticket)
+    return { ticket }
+  }
+  const url = `${scene.through}/api/chat/ws`
+  const transport = new WebSocketChatTransport({ url, params, webSocket: OfPage as never })
+  const chat = await sdkChat(7, { url: scene.through, id: scene.id, transport })
+  const sent = chat.sendMessage({ text: 'wait' })
+  await shows(chat, 'Re wait')
+  scene.proxy.cutAll()
+  await sent
+  scene.goOn()
+  await chat.resumeStream()
+  expect([chat.status, shownBy(chat)]).toEqual(['ready', await stored(scene)])
+  expect(new Set(tickets).size).toBe(2)
+})
+
 test('what is refused is a sentence in an error, and the socket stays: rights, too many, what cannot be (I15, P35)', async () => {
   const scene = await openScene({ limits: { sendsPerMinute: 2 } })
   const chat = await socketChat(scene)
