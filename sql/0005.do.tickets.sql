@@ -2,15 +2,17 @@
 -- for half a minute, for the user who asked for it, and for a page of the origin that asked.
 
 create table holdfast.tickets (
-  -- Of the ticket, which is stored nowhere. No tenant in the key: whoever brings it is nobody before it was looked up.
-  hash bytea primary key,
+  -- Of the ticket, which is stored nowhere.
+  hash bytea not null,
   tenant_id text not null,
   user_id text not null,
   -- Null: the request had none, so it was no page's.
   origin text,
   -- Until when who asked is known, in milliseconds since 1970: the socket ends then, too. Null: for good.
   principal_expires_ms double precision,
-  expires_at timestamptz not null
+  expires_at timestamptz not null,
+  -- The hash first: whoever brings a ticket is nobody, and of no tenant, before it was looked up.
+  primary key (hash, tenant_id)
 );
 create index tickets_of_user on holdfast.tickets (tenant_id, user_id);
 create index tickets_expired on holdfast.tickets (expires_at);
