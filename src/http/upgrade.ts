@@ -70,8 +70,13 @@ export function createUpgrade(options: UpgradeOptions): Upgrade {
     }
     const { parts, principal, setCookie } = asked
     if (setCookie !== undefined) cookies.set(incoming, setCookie)
+    const mustBeKnown = () => askAgain(options, asked, incoming)
     server.handleUpgrade(incoming, raw, head, (ws) => {
-      parts.sockets.open(ws, raw, { principal, speak: (socket) => route.speak(asked, socket, refusalOf), refusalOf })
+      parts.sockets.open(ws, raw, {
+        principal,
+        speak: (socket) => route.speak({ call: asked, socket, refusalOf, mustBeKnown }),
+        refusalOf,
+      })
     })
   }
 
@@ -110,6 +115,17 @@ async function callOf(
   if (principal === null)
     throw new Problem('unauthorized', 'This ticket was used, is too old, or is not for this page.')
   return { parts, basePath, request, url, params: {}, principal, setCookie: undefined, outgoing: undefined }
+}
+
+/** Signed out, or another one by now: nobody says anything as they were. */
+async function askAgain(
+  { authenticate }: UpgradeOptions,
+  { request, url, principal, setCookie }: Call,
+  incoming: IncomingMessage,
+): Promise<void> {
+  if (url.searchParams.has('ticket') || setCookie !== undefined) return
+  const now = (await authenticate(request, false, incoming))?.principal
+  if (now?.userId !== principal.userId || now.tenantId !== principal.tenantId) throw new Problem('unauthorized')
 }
 
 /** Null: it names no address, or has a header that is none. */

@@ -42,7 +42,7 @@ export const chatSocket: SocketRoute = {
   path: chatSocketPath,
   frameBytesMax: limits.chatRequestBytesMax,
   makesGuests: true,
-  speak(call, socket, refusalOf) {
+  speak({ call, socket, refusalOf, mustBeKnown }) {
     const open = new Map<string, AbortController>()
     socket.ended.addEventListener('abort', () => {
       for (const control of open.values()) control.abort()
@@ -54,7 +54,9 @@ export const chatSocket: SocketRoute = {
       try {
         await tell(await asked, requestId, out, control.signal)
       } catch (error) {
-        out.say({ type: 'error', requestId, errorText: refusalOf(error).message })
+        const { code, message } = refusalOf(error)
+        if (code === 'unauthorized') socket.close(4401)
+        else out.say({ type: 'error', requestId, errorText: message })
       } finally {
         // Where it was given up another may have its id by now.
         if (open.get(requestId) === control) open.delete(requestId)
@@ -75,7 +77,8 @@ export const chatSocket: SocketRoute = {
       const control = new AbortController()
       open.set(requestId, control)
       // The frame, which may hold a whole history, is not kept while its reply is told.
-      void serve(requestId, open.size > limits.socketRequestsMax ? tooMany() : toTell(call, frame), control)
+      const asked = open.size > limits.socketRequestsMax ? tooMany() : mustBeKnown().then(() => toTell(call, frame))
+      void serve(requestId, asked, control)
     }
   },
 }

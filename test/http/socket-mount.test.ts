@@ -320,6 +320,13 @@ test('who goes away while it is asked who they are harms nobody', async () => {
   raw.resetAndDestroy()
   await once(raw, 'close')
   answer(null)
+  // And while it is told that its page may not.
+  for (let n = 0; n < 20; n++) {
+    const page = connect(Number(new URL(scene.url).port), '127.0.0.1')
+    await once(page, 'connect')
+    page.write(handshake(path, scene.host, 'origin: https://evil.example'), () => page.resetAndDestroy())
+    await once(page, 'close')
+  }
   expect(await openedBy(scene, `${scene.url}${path}`, { headers: { 'x-user': 'ann' } })).toBe('end ann')
 })
 

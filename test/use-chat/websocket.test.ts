@@ -1,11 +1,19 @@
 /** `WebSocketChatTransport` of AI SDK 7, unmodified, on the socket of `/api/chat/ws`, through a proxy that cuts. */
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { WebSocketChatTransport } from 'ai7'
 import pg from 'pg'
 import { expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { limits } from '../../src/core/limits.ts'
+import { startEngine } from '../../src/engine.ts'
+import { createSockets, type SocketTimes } from '../../src/http/socket.ts'
+import { listenForUpgrades } from '../../src/http/upgradable-server.ts'
+import { createUpgrade } from '../../src/http/upgrade.ts'
 import { type HoldfastOptions, type Reply, ReplyError } from '../../src/index.ts'
+import { resolveOptions } from '../../src/options.ts'
 import { type Chat, openChat } from '../support/chat.ts'
 import { apiOf } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
@@ -275,6 +283,53 @@ test('a server that goes away closes with 1012, and another one goes on with the
   expect([chat.status, chat.error?.message]).toEqual(['error', expect.stringContaining('code 1012')])
 })
 
+/** The chat's socket on a server of its own, in the same process, with times that a test can wait for. */
+async function withTimes(scene: Scene, times: SocketTimes): Promise<{ through: string }> {
+  const options = { database: scene.database, reply: scene.reply, roles: ['http'] as const, log: () => undefined }
+  const resolved = resolveOptions(options, { production: false, isFrozen: false, log: () => undefined })
+  const engine = await startEngine(
+    resolved,
+    () => resolved,
+    () => undefined,
+  )
+  const parts = { ...engine.parts, sockets: createSockets(times) }
+  const upgrade = createUpgrade({
+    basePath: '',
+    origins: undefined,
+    authenticate: async () => ({ principal: { userId: 'ann', tenantId: 'default' } }),
+    parts: async () => parts,
+    log: () => undefined,
+  })
+  const server = createServer()
+  listenForUpgrades(server, upgrade)
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  onTestFinished(async () => {
+    parts.sockets.stop()
+    await once(server.close(), 'close')
+    await engine.stop()
+  })
+  return { through: `http://127.0.0.1:${(server.address() as AddressInfo).port}` }
+}
+
+test('a socket on which nothing is open is dropped, 4408, and none that waits for a reply; the next send opens another (P103)', async () => {
+  const scene = await openScene()
+  const { through } = await withTimes(scene, { idleMs: 200, pingEveryMs: 60_000 })
+  const chat = await socketChat({ through, id: scene.id })
+  const sent = chat.sendMessage({ text: 'wait' })
+  await shows(chat, 'Re wait')
+  const idle = await openRaw(`${through}/api/chat/ws`)
+  expect((await idle.ended).code).toBe(4408)
+  // Opened before that one, and asked for something since.
+  scene.goOn()
+  await sent
+  expect([chat.status, chat.sockets.length]).toEqual(['ready', 1])
+  expect((await chat.sockets[0]!.ended).code).toBe(4408)
+  expect(chat.status).toBe('ready')
+  await chat.sendMessage({ text: 'more' })
+  expect(shownBy(chat)).toEqual(await stored(scene))
+  expect(chat.sockets).toHaveLength(2)
+})
+
 // What a client could do that is none of the SDK's.
 
 async function openOn(scene: Pick<Scene, 'url'>, user = 'ann'): Promise<RawSocket> {
@@ -473,6 +528,26 @@ async function openToBob(scene: Scene): Promise<void> {
   await scene.ann.send(scene.session, 'wait')
   await scene.watcher.until(({ type }) => type === 'chunk')
 }
+
+test('who signs out says nothing more on a socket that is open: 4401, and nothing is stored (P106, I15)', async () => {
+  let signedIn: string | null = 'ann'
+  const authenticate = (request: Request) => {
+    const userId = request.headers.get('x-session') === 'of ann' ? signedIn : 'ann'
+    return userId === null ? null : { userId }
+  }
+  const scene = await openScene({ tokens: undefined, authenticate })
+  for (const then of [null, 'bob']) {
+    signedIn = 'ann'
+    const socket = await openRaw(`${scene.url}/api/chat/ws`, { headers: { 'x-session': 'of ann' } })
+    socket.say(sendOf(scene.id, 'hello', 'r1'))
+    await socket.until(({ type }) => type === 'end')
+    const before = await stored(scene)
+    signedIn = then
+    socket.say(sendOf(scene.id, 'again', 'r2'))
+    expect((await socket.ended).code).toBe(4401)
+    expect(await stored(scene)).toEqual(before)
+  }
+})
 
 test('a socket ends with the token that opened it: 4401 (P12)', async () => {
   const scene = await openScene()
