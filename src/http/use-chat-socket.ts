@@ -44,6 +44,8 @@ export const chatSocket: SocketRoute = {
   makesGuests: true,
   speak({ call, socket, refusalOf, mustBeKnown }) {
     const open = new Map<string, AbortController>()
+    /** Also those that were given up while they were accepted. */
+    let serving = 0
     socket.ended.addEventListener('abort', () => {
       for (const control of open.values()) control.abort()
     })
@@ -51,6 +53,7 @@ export const chatSocket: SocketRoute = {
     async function serve(requestId: string, asked: Promise<ToTell>, control: AbortController): Promise<void> {
       const out = frameWriter(socket, requestId, control.signal)
       const release = socket.hold()
+      serving++
       try {
         await tell(await asked, requestId, out, control.signal)
       } catch (error) {
@@ -60,6 +63,7 @@ export const chatSocket: SocketRoute = {
       } finally {
         // Where it was given up another may have its id by now.
         if (open.get(requestId) === control) open.delete(requestId)
+        serving--
         release()
       }
     }
@@ -77,7 +81,7 @@ export const chatSocket: SocketRoute = {
       const control = new AbortController()
       open.set(requestId, control)
       // The frame, which may hold a whole history, is not kept while its reply is told.
-      const asked = open.size > limits.socketRequestsMax ? tooMany() : mustBeKnown().then(() => toTell(call, frame))
+      const asked = serving >= limits.socketRequestsMax ? tooMany() : mustBeKnown().then(() => toTell(call, frame))
       void serve(requestId, asked, control)
     }
   },

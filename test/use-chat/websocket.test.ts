@@ -464,11 +464,31 @@ test('at most 32 requests are open on one socket; one more is an error, and when
     requestId: `r${limits.socketRequestsMax}`,
     errorText: 'At most 32 requests may be open on one socket. Wait until one has ended.',
   })
+  await socket.until(({ type, requestId }) => type === 'start' && requestId === 'r1')
   socket.say({ type: 'abort', requestId: 'r1' })
+  socket.ws.ping()
+  await once(socket.ws, 'pong')
   socket.say({ type: 'resume', requestId: 'more', id: scene.id })
   await socket.until(({ requestId }) => requestId === 'more')
   scene.goOn()
   await socket.until(({ type, requestId }) => type === 'end' && requestId === 'more')
+})
+
+test('what is given up while it is accepted counts until it is: nobody makes more work than 32 at a time (P104)', async () => {
+  const scene = await openScene()
+  const socket = await openOn(scene)
+  for (let at = 0; at < 200; at++) {
+    socket.say(sendOf(scene.id, `hello ${at}`, `r${at}`))
+    socket.say({ type: 'abort', requestId: `r${at}` })
+  }
+  let tries = 0
+  await eventually(async () => {
+    const requestId = `last${tries++}`
+    socket.say({ type: 'resume', requestId, id: scene.id })
+    return (await socket.until((frame) => isLast(frame) && frame.requestId === requestId)).type === 'end'
+  })
+  const accepted = (await query(scene, `select 1 from holdfast.turns where session_id = $1`, [scene.id])).length
+  expect([accepted >= limits.socketRequestsMax, accepted < 100]).toEqual([true, true])
 })
 
 test('a reader that takes nothing and asks for ever more is closed: 4429; others are told as ever (P104)', async () => {
