@@ -55,6 +55,6 @@ export async function quickstartOf(sdk: 'ai' | 'ai7'): Promise<Map<string, strin
 
 /** The words in the first column of the table under this heading. */
 export function rowsOf(guide: string, heading: string): string[] {
-  const section = guide.slice(guide.indexOf(`\n## ${heading}\n`))
+  const section = guide.split(/^## /m).find((each) => each.startsWith(`${heading}\n`)) ?? ''
   return [...section.matchAll(/^\| ([^|]+?) \|/gm)].map(([, first]) => first!).slice(1)
 }
