@@ -154,6 +154,24 @@ test('no file holds a path of somebody’s machine or the address of a registry'
   expect(read('package-lock.json')).not.toContain('"resolved": "http')
 })
 
+test('the lock of every example knows the dependencies that the package has now, and names no address', () => {
+  const examples = readdirSync(join(root, 'examples')).filter((name) => !name.includes('.'))
+  expect(examples.length).toBeGreaterThan(3)
+  for (const example of examples) {
+    const lock = read(`examples/${example}/package-lock.json`)
+    const known = (JSON.parse(lock) as { packages: Record<string, object> }).packages['node_modules/holdfast']
+    const { dependencies, optionalDependencies } = known as Pick<
+      typeof manifest,
+      'dependencies' | 'optionalDependencies'
+    >
+    expect({ dependencies, optionalDependencies }, `examples/${example}: run "npm run lock:examples"`).toEqual({
+      dependencies: manifest.dependencies,
+      optionalDependencies: manifest.optionalDependencies,
+    })
+    expect(lock).not.toMatch(/"resolved": "http/)
+  }
+})
+
 /** Empty for what was deleted and not yet committed. */
 function textOf(file: string): string {
   try {
