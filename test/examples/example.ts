@@ -1,12 +1,12 @@
 /** The folders of examples/ as a user has them: the package packed, the example beside it, installed by its own lock. */
 import { execFile } from 'node:child_process'
-import { cp, mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { eventually } from '../support/eventually.ts'
+import { endPostgres, readPidFile } from '../../src/store/embedded-process.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const ours = new Set(['node_modules', 'dist', '.next', '.holdfast', 'next-env.d.ts'])
@@ -39,9 +39,14 @@ export async function packedCheckout(): Promise<Checkout> {
 }
 
 /** Resolves to what it printed. Rejects with that, too, where it fails. */
-export async function run(program: string, args: string[], cwd: string): Promise<string> {
+export async function run(
+  program: string,
+  args: string[],
+  cwd: string,
+  settings: Record<string, string> = {},
+): Promise<string> {
   const { PATH, HOME, TMPDIR } = process.env
-  const env = { PATH, HOME, TMPDIR, NEXT_TELEMETRY_DISABLED: '1' } as unknown as NodeJS.ProcessEnv
+  const env = { PATH, HOME, TMPDIR, NEXT_TELEMETRY_DISABLED: '1', ...settings } as unknown as NodeJS.ProcessEnv
   try {
     return (await promisify(execFile)(program, args, { cwd, env })).stdout
   } catch (error) {
@@ -52,10 +57,11 @@ export async function run(program: string, args: string[], cwd: string): Promise
 
 /** Ends an embedded Postgres that a server which was killed has left running, if there is one. */
 export async function endPostgresOf(example: string): Promise<void> {
-  const pidFile = await readFile(join(example, '.holdfast', 'data', 'postmaster.pid'), 'utf8').catch(() => undefined)
-  if (pidFile === undefined) return
-  process.kill(Number(pidFile.split('\n')[0]), 'SIGINT')
-  await eventually(async () => !(await readdir(join(example, '.holdfast', 'data'))).includes('postmaster.pid'))
+  const data = join(example, '.holdfast', 'data')
+  const left = await readPidFile(data)
+  if (!left) return
+  await endPostgres(left.pid, 10_000)
+  await rm(left.socketDir, { recursive: true, force: true })
 }
 
 export async function freePort(): Promise<string> {

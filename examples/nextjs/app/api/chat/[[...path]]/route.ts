@@ -1,0 +1,3 @@
+import { chat } from '@/lib/chat'
+
+export const { GET, POST } = chat.handlers
