@@ -73,9 +73,14 @@ export function openDatabase(
       getTypeParser: (oid: number) => (oid === 20 ? Number : pg.types.getTypeParser(oid)),
     } as pg.CustomTypesConfig,
   }
+  let closed: Promise<void> | undefined
+  // The driver's `end` resolves before its sockets have closed: an embedded server may end them first.
+  const onError = (error: Error) => {
+    if (!closed) options.onError(error)
+  }
   const pool = (max: number, settings: string, idleTimeoutMillis = 0) => {
     const made = new pg.Pool({ ...config, max, options: settings, idleTimeoutMillis })
-    made.on('error', options.onError)
+    made.on('error', onError)
     // From the first moment: what ends a connection may come in the packet that opens it.
     made.on('connect', (client) => client.on('error', ignoreEnd))
     return made
@@ -88,7 +93,6 @@ export function openDatabase(
     files: pool(2, hotSettings, coldIdleMs),
   }
   const cold = pool(1, common, coldIdleMs)
-  let closed: Promise<void> | undefined
 
   async function run<T>(from: pg.Pool, work: (client: pg.PoolClient) => Promise<T>, withinMs = answerMs): Promise<T> {
     const client = await from.connect().catch((error: unknown) => {

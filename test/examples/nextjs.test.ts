@@ -35,7 +35,8 @@ async function start(mode: 'start' | 'dev', settings: Record<string, string>): P
     ...settings,
     LOG_LEVEL: 'error',
     NEXT_TELEMETRY_DISABLED: '1',
-    NEXT_MANUAL_SIG_HANDLE: '1',
+    // As `npm start` says.
+    ...(mode === 'start' ? { NEXT_MANUAL_SIG_HANDLE: '1' } : {}),
   }
   const command = startCommand([next, mode, '-p', port], { cwd: folder, program: [process.execPath], env })
   await command.said(/Ready in/)

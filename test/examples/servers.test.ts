@@ -128,6 +128,10 @@ test.concurrent.each([
 
 test.concurrent('examples/node-http does the same on the embedded Postgres, and ends it when it is told to end', async () => {
   const folder = folders.get('node-http')!
-  await end(await live(folder, {}))
+  const server = await live(folder, { LOG_LEVEL: 'info' })
+  await end(server)
+  expect(server.command.printed()).toContain('PostgreSQL 18')
+  // Its own end is nothing that an operator has to be told.
+  expect(server.command.printed()).not.toContain('database connection lost')
   await expect(access(join(folder, '.holdfast', 'data', 'postmaster.pid'))).rejects.toThrow('ENOENT')
 })
