@@ -20,7 +20,7 @@ let folder: string
 beforeAll(async () => {
   checkout = await packedCheckout()
   folder = await checkout.install('nextjs')
-})
+}, patienceMs)
 afterAll(async () => {
   await endCommands()
   await endPostgresOf(folder)
@@ -100,43 +100,47 @@ async function htmlOf(page: ExamplePage, path: string): Promise<string> {
 const migrate = (url: string) =>
   run(process.execPath, ['node_modules/holdfast/dist/cli/main.js', 'migrate'], folder, { DATABASE_URL: url })
 
-test('next start: a cut is resumed, a stop stops, a reply whose server was killed is completed, and pages show them (I1, I2, I11)', async () => {
-  const database = await freshDatabase(18)
-  await migrate(database.url)
-  let server = await start('start', { DATABASE_URL: database.url })
-  const chatId = randomUUID()
-  const page = pageOf(chatId, () => server.url)
-  expect(await htmlOf(page, `/chat/${chatId}`)).toContain('Say something...')
+test(
+  'next start: a cut is resumed, a stop stops, a reply whose server was killed is completed, and pages show them (I1, I2, I11)',
+  async () => {
+    const database = await freshDatabase(18)
+    await migrate(database.url)
+    let server = await start('start', { DATABASE_URL: database.url })
+    const chatId = randomUUID()
+    const page = pageOf(chatId, () => server.url)
+    expect(await htmlOf(page, `/chat/${chatId}`)).toContain('Say something...')
 
-  const [first, second, third] = [words(15), words(200), words(25)]
-  await firstWords(await page.send('m1', first))
-  page.cut()
-  expect(await resumeToEnd(page)).toBe(replyTo(first))
-  expect(await htmlOf(page, `/chat/${chatId}`)).toContain(`AI: ${replyTo(first)}`)
+    const [first, second, third] = [words(15), words(200), words(25)]
+    await firstWords(await page.send('m1', first))
+    page.cut()
+    expect(await resumeToEnd(page)).toBe(replyTo(first))
+    expect(await htmlOf(page, `/chat/${chatId}`)).toContain(`AI: ${replyTo(first)}`)
 
-  const stopped = await page.send('m2', second)
-  await firstWords(stopped)
-  expect((await page.fetch(`/api/chat/${chatId}/stop`, { method: 'POST' })).status).toBe(200)
-  await readOut(stopped)
+    const stopped = await page.send('m2', second)
+    await firstWords(stopped)
+    expect((await page.fetch(`/api/chat/${chatId}/stop`, { method: 'POST' })).status).toBe(200)
+    await readOut(stopped)
 
-  const killed = await page.send('m3', third)
-  await firstWords(killed)
-  server.command.signal('SIGKILL')
-  await server.command.ended
-  await expect(readOut(killed)).rejects.toThrow()
-  server = await start('start', { DATABASE_URL: database.url })
-  expect(await resumeToEnd(page)).toBe(replyTo(third))
-  const shown = await htmlOf(page, `/chat/${chatId}`)
-  for (const text of [first, second, third]) expect(shown).toContain(`User: ${text}`)
-  expect(shown.match(/AI: You said: /g)).toHaveLength(2)
-  expect(shown).toContain(`AI: ${replyTo(third)}`)
-  expect(await htmlOf(page, '/')).toContain(`href="/chat/${chatId}"`)
+    const killed = await page.send('m3', third)
+    await firstWords(killed)
+    server.command.signal('SIGKILL')
+    await server.command.ended
+    await expect(readOut(killed)).rejects.toThrow()
+    server = await start('start', { DATABASE_URL: database.url })
+    expect(await resumeToEnd(page)).toBe(replyTo(third))
+    const shown = await htmlOf(page, `/chat/${chatId}`)
+    for (const text of [first, second, third]) expect(shown).toContain(`User: ${text}`)
+    expect(shown.match(/AI: You said: /g)).toHaveLength(2)
+    expect(shown).toContain(`AI: ${replyTo(third)}`)
+    expect(await htmlOf(page, '/')).toContain(`href="/chat/${chatId}"`)
 
-  await useInBrowser(server.url)
-  server.command.signal('SIGTERM')
-  expect(await server.command.ended).toBe(0)
-  await database.drop()
-})
+    await useInBrowser(server.url)
+    server.command.signal('SIGTERM')
+    expect(await server.command.ended).toBe(0)
+    await database.drop()
+  },
+  patienceMs,
+)
 
 /** The page itself, reloaded in the middle of a reply. */
 async function useInBrowser(url: string): Promise<void> {

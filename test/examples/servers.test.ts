@@ -20,7 +20,7 @@ beforeAll(async () => {
     folders.set(name, folder)
   })
   await Promise.all(installed)
-})
+}, 240_000)
 afterAll(async () => {
   await endCommands()
   for (const folder of folders.values()) await endPostgresOf(folder)
