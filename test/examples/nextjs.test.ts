@@ -65,7 +65,7 @@ async function deafDatabase() {
 
 /** Rendered while the app is built. It asks both kinds of database, and shows what it is told. */
 const renderedAhead = `import { createHoldfast } from 'holdfast'
-import { chat } from '@/lib/chat'
+import { chat } from '@/lib/holdfast'
 const embedded = createHoldfast({ reply: () => '' })
 export const dynamic = 'force-static'
 export default async function Page() {
@@ -189,7 +189,7 @@ async function embeddedUrl(): Promise<string> {
   return `postgres://${user}@localhost/${database}?host=${encodeURIComponent(host)}&port=${port}`
 }
 
-const files = { chat: 'lib/chat.ts', route: 'app/api/chat/[[...path]]/route.ts', page: 'app/chat/[id]/page.tsx' }
+const files = { chat: 'lib/holdfast.ts', route: 'app/api/chat/[[...path]]/route.ts', page: 'app/chat/[id]/page.tsx' }
 /** What nine connections for statements, and those beside them (docs/options.md), are together. */
 const connectionsMax = 13
 

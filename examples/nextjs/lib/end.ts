@@ -1,4 +1,4 @@
-import { chat } from './chat'
+import { chat } from './holdfast'
 
 // When the server is told to end: what is being written goes to another process, and the embedded Postgres ends.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {

@@ -1,6 +1,6 @@
 import { cookies } from 'next/headers'
 import Chat from '@/app/chat'
-import { chat } from '@/lib/chat'
+import { chat } from '@/lib/holdfast'
 import { userCookie } from '@/lib/user'
 
 export default async function Page({ params }: { params: Promise<{ id: string }> }) {

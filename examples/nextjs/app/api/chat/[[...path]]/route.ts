@@ -1,3 +1,3 @@
-import { chat } from '@/lib/chat'
+import { chat } from '@/lib/holdfast'
 
 export const { GET, POST } = chat.handlers
