@@ -38,7 +38,10 @@ app.get('/', (_request, response) => {
 })
 
 const port = Number(process.env.PORT ?? 3000)
-app.listen(port, () => console.log(`http://localhost:${port}`))
+const server = app.listen(port, () => console.log(`http://localhost:${port}`))
+
+// Only for WebSocketChatTransport of AI SDK 7.
+chat.attach(server)
 
 // Hands what is being written to another process, and ends the embedded Postgres.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {

@@ -40,6 +40,9 @@ async function answer({ raw: incoming }: FastifyRequest, reply: FastifyReply) {
 // The app's own routes, with Fastify's parsers.
 app.get('/', () => 'POST /api/chat is where useChat sends.')
 
+// Only for WebSocketChatTransport of AI SDK 7.
+chat.attach(app.server)
+
 const port = Number(process.env.PORT ?? 3000)
 await app.listen({ port, host: 'localhost' })
 console.log(`http://localhost:${port}`)

@@ -33,7 +33,10 @@ app.all('/v1/*', ({ req }) => chat.fetch(req.raw))
 app.get('/', ({ text }) => text('POST /api/chat is where useChat sends.'))
 
 const port = Number(process.env.PORT ?? 3000)
-serve({ fetch: app.fetch, port }, () => console.log(`http://localhost:${port}`))
+const server = serve({ fetch: app.fetch, port }, () => console.log(`http://localhost:${port}`))
+
+// Only for WebSocketChatTransport of AI SDK 7.
+chat.attach(server)
 
 // Hands what is being written to another process, and ends the embedded Postgres.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {

@@ -32,6 +32,9 @@ const server = createServer((request, response) => {
 const port = Number(process.env.PORT ?? 3000)
 server.listen(port, () => console.log(`http://localhost:${port}`))
 
+// Only for WebSocketChatTransport of AI SDK 7.
+chat.attach(server)
+
 // Hands what is being written to another process, and ends the embedded Postgres.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, async () => {

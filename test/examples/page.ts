@@ -1,5 +1,7 @@
 /** A page as the server sees it: the AI SDK's own transport, and a browser's cookies. */
+import { on, once } from 'node:events'
 import { DefaultChatTransport, type UIMessage, type UIMessageChunk } from 'ai'
+import { WebSocket } from 'ws'
 
 export type Stream = ReadableStream<UIMessageChunk>
 export type Stored = { role: string; status: string; parts: { type: string; text?: string }[] }
@@ -12,14 +14,17 @@ export type ExamplePage = {
   /** The stream of a page that comes back. */
   resume(): Promise<Stream>
   fetch(path: string, init?: RequestInit): Promise<Response>
+  /** Sends this text to another chat by a WebSocket, as `WebSocketChatTransport` does, and resolves to the reply's text. */
+  askBySocket(chatId: string, text: string): Promise<string>
 }
 
 /** `url` is asked each time: a server that was killed may come back elsewhere. */
 export function pageOf(chatId: string, url: () => string): ExamplePage {
   const cookies = new Map<string, string>()
+  const cookie = () => [...cookies].map(([name, value]) => `${name}=${value}`).join('; ')
   const ask = async (path: string, init: RequestInit = {}) => {
     const headers = new Headers(init.headers)
-    headers.set('cookie', [...cookies].map(([name, value]) => `${name}=${value}`).join('; '))
+    headers.set('cookie', cookie())
     const response = await fetch(url() + path, { ...init, headers })
     for (const each of response.headers.getSetCookie()) {
       const [, name, value] = /^([^=]+)=([^;]*)/.exec(each)!
@@ -41,6 +46,21 @@ export function pageOf(chatId: string, url: () => string): ExamplePage {
       return transport.sendMessages({ chatId, messages, abortSignal, trigger: 'submit-message', messageId: undefined })
     },
     cut: () => connection.abort(),
+    async askBySocket(id, text) {
+      const socket = new WebSocket(`${url().replace(/^http/, 'ws')}/api/chat/ws`, { headers: { cookie: cookie() } })
+      await once(socket, 'open')
+      const messages = [{ id: 'm1', role: 'user', parts: [{ type: 'text', text }] }]
+      const frame = { type: 'send', requestId: 'r1', id, trigger: 'submit-message', messages, headers: {}, body: {} }
+      socket.send(JSON.stringify(frame))
+      let told = ''
+      for await (const [data] of on(socket, 'message', { close: ['close'] })) {
+        const { type, chunk } = JSON.parse(String(data)) as { type: string; chunk?: UIMessageChunk }
+        if (chunk?.type === 'text-delta') told += chunk.delta
+        if (type === 'end') break
+      }
+      socket.terminate()
+      return told
+    },
     async resume() {
       const stream = await transport.reconnectToStream({ chatId })
       if (stream === null) throw new Error('There is nothing to resume.')

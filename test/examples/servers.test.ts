@@ -95,6 +95,8 @@ async function live(folder: string, env: Record<string, string>): Promise<Starte
   server = await start(folder, env)
   expect(await resumeToEnd(page)).toBe(replyTo(third))
 
+  expect(await page.askBySocket(randomUUID(), 'by a socket')).toBe(replyTo('by a socket'))
+
   const stored = await storedFor(page, chatId)
   expect(stored).toEqual([
     `complete: ${first}`,
@@ -118,7 +120,7 @@ test.concurrent.each([
   ['fastify', 'in a scope without parsers', {}],
   ['hono', 'by chat.fetch', {}],
 ] as const)(
-  'examples/%s, %s: a cut is resumed, a stop stops, and a reply whose server was killed is completed (I1, I2, I11)',
+  'examples/%s, %s: a cut is resumed, a stop stops, a reply whose server was killed is completed, and a socket is answered (I1, I2, I11)',
   async (name, _how, env) => {
     const database = await freshDatabase(18)
     await end(await live(folders.get(name)!, { DATABASE_URL: database.url, ...env }))
