@@ -7,6 +7,7 @@ import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { endPostgres, readPidFile } from '../../src/store/embedded-process.ts'
+import { socketDirOf } from '../../src/store/embedded-socket.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const ours = new Set(['node_modules', 'dist', '.next', '.holdfast', 'next-env.d.ts'])
@@ -59,9 +60,9 @@ export async function run(
 export async function endPostgresOf(example: string): Promise<void> {
   const data = join(example, '.holdfast', 'data')
   const left = await readPidFile(data)
-  if (!left) return
-  await endPostgres(left.pid, 10_000)
-  await rm(left.socketDir, { recursive: true, force: true })
+  if (left) await endPostgres(left.pid, 10_000)
+  // Also where the server was ended in the middle of its own end.
+  await rm(socketDirOf(data), { recursive: true, force: true })
 }
 
 export async function freePort(): Promise<string> {
