@@ -147,6 +147,7 @@ function wire(
       wakeups,
       reply: (context) => app().reply(context),
       onReply: () => app().onReply,
+      onUncertain: () => app().onUncertain,
       title: () => app().title,
       replyBytesMax: limits.replyBytesMax,
       crashesMax,

@@ -54,6 +54,8 @@ export type {
   UiStreamOptions,
 } from './reply/reply.ts'
 export { steerSteps } from './reply/steer-steps.ts'
+export type { WrapTools } from './reply/tools.ts'
+export type { OnUncertain, UncertainCall, Uncertainty } from './reply/uncertain.ts'
 export type { WhenBusy } from './store/accept.ts'
 export type { ServerSession, Session } from './store/sessions.ts'
 
@@ -97,7 +99,8 @@ export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => bo
 /**
  * Makes the one Holdfast of this process and database. It is synchronous and starts nothing (no connection, no child,
  * no timer) until the first request, `start` or `listen`. Called again for the same database, as a reloaded module
- * does, it answers the one that is there, which from then on uses the newer `reply`, `onReply`, `title` and `lane`. Throws an
+ * does, it answers the one that is there, which from then on uses the newer `reply`, `onReply`,
+ * `onUncertain`, `title` and `lane`. Throws an
  * `OptionError` that names the option that is wrong. `Metadata` is what `onReply` answers.
  */
 export function createHoldfast<Metadata extends object = JsonObject>(

@@ -3,6 +3,7 @@ import type { AppAuthenticate, TokenSettings } from './http/principal.ts'
 import type { LaneOf } from './http/route.ts'
 import type { OnReply, Title } from './reply/finished.ts'
 import type { Reply } from './reply/reply.ts'
+import type { OnUncertain } from './reply/uncertain.ts'
 
 export type HoldfastOptions<Metadata extends object = object> = {
   /** Writes the reply of one attempt. See `Reply`. */
@@ -11,6 +12,11 @@ export type HoldfastOptions<Metadata extends object = object> = {
   onReply?: OnReply<Metadata>
   /** How long the user waits for `onReply`; then the reply is stored without its metadata. 1–60,000. Defaults to 5,000. */
   onReplyMs?: number
+  /**
+   * Decides about a tool call of which nobody knows whether it ran. See `OnUncertain`. Defaults to none: the turn fails as
+   * `tool_uncertain`.
+   */
+  onUncertain?: OnUncertain
   /** Gives a session its title after its first complete reply. See `Title`. Defaults to none: titles are given by people. */
   title?: Title
   /** How long an answer of `title` is waited for; nothing else waits. 1–60,000. Defaults to 10,000. */
@@ -118,10 +124,10 @@ export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limit
       hasNoRunner: boolean
     }
   >
-type Optional = 'database' | 'authenticate' | 'tokens' | 'origins' | 'onReply' | 'title' | 'waitUntil'
+type Optional = 'database' | 'authenticate' | 'tokens' | 'origins' | 'onReply' | 'onUncertain' | 'title' | 'waitUntil'
 
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
-export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'title' | 'lane'>
+export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane'>
 
 export class OptionError extends Error {
   override readonly name = 'OptionError'
@@ -160,6 +166,7 @@ export function resolveOptions(
     reply: options.reply,
     onReply: functionOrNone('onReply', options.onReply),
     onReplyMs: within(options, 'onReplyMs'),
+    onUncertain: functionOrNone('onUncertain', options.onUncertain),
     title: functionOrNone('title', options.title),
     titleMs: within(options, 'titleMs'),
     database: databaseOf(database),

@@ -37,6 +37,8 @@ export type AttemptLog = {
   room(): Promise<void> | null
   /** Resolves to how many chunks the log holds, when it holds all that was pushed; or when the attempt has ended. */
   flushed(): Promise<number>
+  /** How many chunks of it the log holds now. */
+  stored(): number
   /** Aborted when the attempt is not the turn's any more, or its chunks cannot be stored; `reason` is an `AppendEnd`. */
   readonly ended: AbortSignal
   /** Until this moment (monotonic) the lease may be trusted. Past it no provider is called. */
@@ -310,6 +312,7 @@ export function createAppender(options: {
           while (!open.closed && hasWork(open)) await new Promise<void>((resolve) => open.flushWaiters.push(resolve))
           return open.nextIndex
         },
+        stored: () => open.nextIndex,
         trustedUntilMs: () => open.trustedUntilMs,
         close() {
           open.closed = true

@@ -2,6 +2,7 @@ import type { Chunk } from '../core/chunk.ts'
 import type { JsonObject } from '../core/json.ts'
 import type { StepUsage } from '../core/message.ts'
 import type { UserOrAssistantMessage } from './message.ts'
+import type { WrapTools } from './tools.ts'
 
 /**
  * The app's function that writes a reply: Holdfast calls it once per attempt, in the background, whoever is watching.
@@ -30,7 +31,7 @@ export type ReplyContext = {
   turn: { id: string; round: number }
   /** 1, 2, 3… over the whole life of the turn. */
   attempt: number
-  /** How many finished steps were kept from an earlier attempt. */
+  /** How many steps were kept from an earlier attempt: its finished ones, and one whose tools had begun. */
   stepsDone: number
   /** The id of the assistant's message, the same for every attempt of a round. */
   replyId: string
@@ -39,6 +40,8 @@ export type ReplyContext = {
    * whatever the reply waits for; a provider that is not told goes on writing, and billing.
    */
   signal: AbortSignal
+  /** Makes tools run once, whatever dies: give `tools: tools(mine)` to `streamText`. */
+  tools: WrapTools
   /**
    * Messages that were sent with `whenBusy: 'steer'` since the last call: this reply answers them, so they get none of
    * their own. To be called at a border of two steps; each is given once in an attempt, so the reply has to tell it to

@@ -9,19 +9,22 @@ import { cleanUsage } from '../core/clean.ts'
 import { ReplyError } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
 import type { StepUsage } from '../core/message.ts'
+import { withCallsToRun } from '../core/open-step.ts'
 import { readReply } from '../reply/chunks.ts'
 import { classify } from '../reply/classify.ts'
 import type { Asked } from '../reply/finished.ts'
-import { replyMessage } from '../reply/message.ts'
+import { replyMessage, type UserOrAssistantMessage } from '../reply/message.ts'
 import type { ReplyContext } from '../reply/reply.ts'
+import { wrapTools } from '../reply/tools.ts'
 import { takeSteeringIfHeld } from '../store/control.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
 import { promptMessages, promptSession } from '../store/messages.ts'
-import { type Claimed, checkpointIfHeld } from '../store/turns.ts'
+import { type Checkpoint, type Claimed, checkpointIfHeld } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
-import { type Attempt, type AttemptOptions, beginAttempt, pushChunk } from './attempt.ts'
+import { type Attempt, type AttemptOptions, beginAttempt, checkpointOf, pushChunk } from './attempt.ts'
 import { endAttempt, reportLate, type Went, wentBy } from './attempt-end.ts'
 import { openPromptFiles, type PromptFiles } from './prompt-files.ts'
+import { createToolCalls } from './tool-calls.ts'
 import { startWatchdog } from './watchdog.ts'
 
 /** Resolves when the attempt has ended in one way or another; never rejects. `handover` aborted: give the turn back. */
@@ -63,6 +66,13 @@ async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
   try {
     watchdog.hold()
     const context = await promptOf(options, attempt)
+    attempt.calls = createToolCalls({
+      database: options.database,
+      attempt,
+      bytesMax: options.replyBytesMax,
+      onUncertain: options.onUncertain,
+      breakOff: (error) => breakOff({ how: 'error', error }),
+    })
     watchdog.pet()
     if (broken) return broken
     // So late that somebody else may have the turn by now: given back, if it is not.
@@ -129,14 +139,19 @@ async function promptOf(options: AttemptOptions, attempt: Attempt): Promise<Repl
     messages: [
       ...before,
       ...steered.filter(({ id }) => told.has(id)),
-      ...(checkpoint ? [replyMessage({ ...checkpoint, id: replyId, role: 'assistant' })] : []),
+      ...(checkpoint ? [partialReply(replyId, checkpoint)] : []),
       ...steered.filter(({ id }) => !told.has(id)),
     ],
-    stepsDone: checkpoint?.step ?? 0,
+    stepsDone: checkpoint === null ? 0 : checkpoint.step + (checkpoint.isOpen ? 1 : 0),
     signal: stop.signal,
+    tools: (set) => wrapTools(set, attempt.calls!),
     steering: () => takeSteering(options, attempt, asked, files),
     usage: (report) => noteUsage(database, attempt, report),
   }
+}
+
+function partialReply(id: string, { parts, isOpen, metadata }: Checkpoint): UserOrAssistantMessage {
+  return replyMessage({ id, role: 'assistant', parts: isOpen ? withCallsToRun(parts) : parts, metadata })
 }
 
 /** Those that the reply has not been given yet. They stand in what it was asked, too: its app is told of the whole. */
@@ -174,6 +189,7 @@ function takeChunks(options: AttemptOptions, attempt: Attempt, chunks: Chunk[]):
     await takeChunks(options, attempt, chunks.slice(first))
   }
   for (const [at, chunk] of chunks.entries()) {
+    if (attempt.stepIsKept && chunk.type === 'start-step') endKeptStep(attempt)
     if (attempt.betweenSteps && chunk.type !== 'finish') return after(storeCheckpoint(options.database, attempt), at)
     takeChunk(options, attempt, chunk)
     if (attempt.betweenSteps && attempt.calledTool) return after(storeCheckpoint(options.database, attempt), at + 1)
@@ -183,10 +199,18 @@ function takeChunks(options: AttemptOptions, attempt: Attempt, chunks: Chunk[]):
   return null
 }
 
+/** The step that was kept from an earlier attempt: its calls have their results. Nothing said its end. */
+function endKeptStep(attempt: Attempt): void {
+  attempt.stepIsKept = false
+  attempt.step++
+  attempt.betweenSteps = true
+}
+
 function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): void {
   // Before anything of one step too many is shown.
   if (chunk.type === 'start-step' && attempt.step >= options.stepsMax) throw tooManySteps(options)
   for (const clean of attempt.cleaner.clean(chunk)) pushChunk(attempt, clean)
+  attempt.calls?.taken(chunk)
   if (chunk.type === 'start-step') attempt.calledTool = false
   if (chunk.type === 'tool-input-available') attempt.calledTool = true
   if (chunk.type === 'finish-step') {
@@ -209,11 +233,9 @@ function tooManySteps({ stepsMax }: AttemptOptions): ReplyError {
  * never come because the provider fails: its end is stored at once, so that the tool does not run again.
  */
 async function storeCheckpoint(database: Database, attempt: Attempt): Promise<void> {
-  const { claimed, fold, log, step } = attempt
+  const { claimed, fold, log } = attempt
   const nextIndex = await log.flushed()
-  const { attempt: number } = claimed
-  const told = [...attempt.handedAt].flatMap(([id, at]) => (at < step ? [id] : []))
-  const checkpoint = { attempt: number, step, nextIndex, parts: fold.parts(), metadata: fold.metadata(), told }
+  const checkpoint = checkpointOf(attempt, { nextIndex, parts: fold.parts(), isOpen: false })
   await point('checkpoint.send')
   await askAgain(() => checkpointIfHeld(database, claimed, checkpoint), log.ended)
   await point('checkpoint.answered')

@@ -1,14 +1,16 @@
 /** An attempt as the value that its steps work on (attempt-run.ts, attempt-end.ts), and what they may use. */
 import type { RetryPolicy } from '../core/backoff.ts'
-import type { Chunk } from '../core/chunk.ts'
+import type { Chunk, Part } from '../core/chunk.ts'
 import { type Cleaner, createCleaner } from '../core/clean.ts'
 import type { Event } from '../core/event.ts'
 import { createFold, type Fold } from '../core/fold.ts'
 import type { Appender, AttemptLog } from '../log/append.ts'
 import type { Asked, OnReply } from '../reply/finished.ts'
 import type { Reply } from '../reply/reply.ts'
+import type { CallStore } from '../reply/tools.ts'
+import type { OnUncertain } from '../reply/uncertain.ts'
 import type { Database } from '../store/database.ts'
-import type { Claimed, StepReport } from '../store/turns.ts'
+import type { Checkpoint, Claimed, StepReport } from '../store/turns.ts'
 
 export type AttemptOptions = {
   database: Database
@@ -16,6 +18,7 @@ export type AttemptOptions = {
   reply: Reply
   /** Looked up for each reply, because a reloaded module's is used. */
   onReply: () => OnReply | undefined
+  onUncertain: () => OnUncertain | undefined
   onReplyMs: number
   noProgressMs: number
   stepsMax: number
@@ -30,6 +33,12 @@ export type AttemptOptions = {
   onEvent: (session: { tenantId: string; sessionId: string }, event: Event) => void
   /** The attempt has stored its reply as complete, by this event. */
   onComplete: (attempt: Attempt, event: Event) => void
+}
+
+/** The attempt's tool calls (tool-calls.ts). */
+export type ToolCalls = CallStore & {
+  /** To be told of each chunk, in order, once it was taken. */
+  taken(chunk: Chunk): void
 }
 
 export type Attempt = {
@@ -58,6 +67,10 @@ export type Attempt = {
   calledTool: boolean
   bytes: number
   over: boolean
+  /** The step that the attempt started in is one that it was not the first to write. */
+  stepIsKept: boolean
+  /** Null before the reply was asked for. */
+  calls: ToolCalls | null
 }
 
 export function beginAttempt(
@@ -83,7 +96,19 @@ export function beginAttempt(
     calledTool: false,
     bytes: claimed.checkpoint ? JSON.stringify(claimed.checkpoint.parts).length : 0,
     over: false,
+    stepIsKept: claimed.checkpoint?.isOpen === true,
+    calls: null,
   }
+}
+
+/** What a takeover would start from: at the border of two steps, or (`isOpen`) in the middle of one. */
+export function checkpointOf(
+  { claimed, handedAt, step, fold }: Attempt,
+  { nextIndex, parts, isOpen }: { nextIndex: number; parts: Part[]; isOpen: boolean },
+): Checkpoint {
+  const stepsBegun = isOpen ? step + 1 : step
+  const told = [...handedAt].flatMap(([id, at]) => (at < stepsBegun ? [id] : []))
+  return { attempt: claimed.attempt, step, isOpen, nextIndex, parts, metadata: fold.metadata(), told }
 }
 
 export function pushChunk(attempt: Attempt, chunk: Chunk): void {

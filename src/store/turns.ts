@@ -18,11 +18,13 @@ export function failingOf(failure: Failure, roundsMax: number): Failing {
   return { ...failure, roundsMax, last: inLastRound(failure) }
 }
 
-/** Stored at the end of each step but the last: what a takeover starts from. */
+/** Stored at the end of each step but the last, and where a tool call begins or ends: what a takeover starts from. */
 export type Checkpoint = {
   attempt: number
   /** Steps finished over all attempts of the round. */
   step: number
+  /** `parts` go on into the step after those: a tool of it has begun. */
+  isOpen: boolean
   /** The index, in `attempt`, of the first chunk after it. */
   nextIndex: number
   parts: Part[]

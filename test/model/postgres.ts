@@ -39,7 +39,12 @@ export async function performOnPostgres({ stored, database, acceptor }: Held, ca
     case 'renew':
       return sorted(await renewIfHeld(database, call.keys.map(keyed), leaseMs))
     case 'checkpoint':
-      return await turns.checkpointIfHeld(database, keyed(call.key), { ...call.at, metadata: null, told: [] })
+      return await turns.checkpointIfHeld(database, keyed(call.key), {
+        ...call.at,
+        isOpen: false,
+        metadata: null,
+        told: [],
+      })
     case 'finish': {
       const { key, nextIndex, parts, usage } = call
       const reply = { nextIndex, parts, metadata: null, model: null, preview: store.textOf(parts) }

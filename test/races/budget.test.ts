@@ -106,7 +106,15 @@ describe.each(postgresVersions)('budget, ledger and sweeps on PostgreSQL %i', (v
     for (const steps of [0, 0, 1, 1, 1]) {
       await writeText(database, claimed, 2)
       if (steps > (claimed.checkpoint?.step ?? 0)) {
-        const checkpoint = { attempt: claimed.attempt, step: 1, nextIndex: 2, parts: [], metadata: null, told: [] }
+        const checkpoint = {
+          attempt: claimed.attempt,
+          step: 1,
+          isOpen: false,
+          nextIndex: 2,
+          parts: [],
+          metadata: null,
+          told: [],
+        }
         await checkpointIfHeld(database, claimed, checkpoint)
       }
       claimed = (await crash(claimed)) as Claimed

@@ -96,6 +96,7 @@ export function contextFor(given: Partial<ReplyContext> = {}): ReplyContext {
     stepsDone: 0,
     replyId,
     signal: new AbortController().signal,
+    tools: (set) => set,
     steering: async () => [],
     usage: () => undefined,
     ...given,

@@ -1,0 +1,54 @@
+/** The step of a reply that was cut off after one of its tools had begun: it is kept as it stands. */
+import type { Part } from './chunk.ts'
+import type { Json } from './json.ts'
+
+export function lastStep(parts: readonly Part[]): Part[] {
+  return parts.slice(parts.findLastIndex(({ type }) => type === 'step-start') + 1)
+}
+
+export const isCall = ({ type }: Part): boolean => type === 'dynamic-tool' || type.startsWith('tool-')
+
+/** Those that the app's own tools have still to answer. What the provider runs is the provider's. */
+export function callsWithoutResult(parts: readonly Part[]): Part[] {
+  return parts.filter((part) => isCall(part) && part.providerExecuted !== true && waits.has(part.state))
+}
+const waits: ReadonlySet<Json | undefined> = new Set(['input-available', 'approval-responded'])
+
+/**
+ * The parts with the last step as it is kept: calls have these results (by id: a state, and what goes with it), a text that
+ * was being written ends where it is, a call whose input had not come to its end is as if it had not been begun, and so
+ * is an output that was not the last.
+ */
+export function withResults(parts: readonly Part[], results: ReadonlyMap<string, Part>): Part[] {
+  const from = parts.findLastIndex(({ type }) => type === 'step-start') + 1
+  return [...parts.slice(0, from), ...parts.slice(from).flatMap((part) => keptPart(part, results))]
+}
+
+function keptPart(part: Part, results: ReadonlyMap<string, Part>): Part[] {
+  if (part.state === 'streaming') return [{ ...part, state: 'done' }]
+  if (!isCall(part)) return [part]
+  const result = results.get(String(part.toolCallId))
+  const isUnanswered = waits.has(part.state) || part.preliminary === true
+  if (result !== undefined && isUnanswered) {
+    const { preliminary: _preliminary, output: _output, ...call } = part
+    const { type: _type, ...answer } = result
+    return [{ ...call, ...answer }]
+  }
+  if (part.state === 'input-streaming') return []
+  if (part.preliminary !== true) return [part]
+  const { preliminary: _preliminary, output: _output, ...call } = part
+  return [{ ...call, state: 'input-available' }]
+}
+
+/**
+ * The same for the model: what has still to run is said to be approved, which is how the AI SDK (6 and 7) runs calls of a
+ * history before it asks the model.
+ */
+export function withCallsToRun(parts: readonly Part[]): Part[] {
+  const toRun = new Set(callsWithoutResult(lastStep(parts)))
+  return parts.map((part) =>
+    toRun.has(part) && part.state === 'input-available'
+      ? { ...part, state: 'approval-responded', approval: { id: `kept-${String(part.toolCallId)}`, approved: true } }
+      : part,
+  )
+}

@@ -1,0 +1,214 @@
+/**
+ * The tool calls of one attempt. A call is stored before it runs and its result after, and each of the two moves the turn's
+ * checkpoint on, into the middle of the step: an attempt that takes over keeps the step as it stands.
+ *
+ * What may have become of a call that an earlier attempt left without a result:
+ *   not begun   it has no row: it runs now, before the model goes on
+ *   begun       it may have run. One that is idempotent runs again, with the same key; for others the app decides
+ *               (`onUncertain`), else the turn fails as `tool_uncertain`, for a person to look
+ *
+ * The SDK calls a tool as soon as it has read the call, which may be before this process has taken the end of the step
+ * before. So a call waits until its own chunk was taken: only then is it known of which step it is.
+ */
+import { createHash } from 'node:crypto'
+import { point } from '#points'
+import { canonicalJson } from '../core/canonical.ts'
+import type { Part } from '../core/chunk.ts'
+import { cleanJson } from '../core/clean.ts'
+import { ReplyError } from '../core/errors.ts'
+import type { Json } from '../core/json.ts'
+import { callsWithoutResult, lastStep, withResults } from '../core/open-step.ts'
+import type { BegunCall, ToolCall } from '../reply/tools.ts'
+import type { OnUncertain } from '../reply/uncertain.ts'
+import type { Database } from '../store/database.ts'
+import { beginCallIfHeld, type CallBegun, endCallIfHeld } from '../store/tool-calls.ts'
+import type { Checkpoint } from '../store/turns.ts'
+import { askAgain } from './ask-again.ts'
+import { type Attempt, checkpointOf, type ToolCalls } from './attempt.ts'
+
+/** A call whose chunk does not come is one that the reply never said. */
+const chunkWithinMs = 10_000
+
+export function createToolCalls(options: {
+  database: Database
+  attempt: Attempt
+  /** A result of more bytes ends the attempt. */
+  bytesMax: number
+  onUncertain: () => OnUncertain | undefined
+  /** The attempt cannot go on. */
+  breakOff: (error: ReplyError) => void
+}): ToolCalls {
+  const { database, attempt, bytesMax, breakOff } = options
+  const { claimed, log, stop } = attempt
+  /** By the call's id, of which step it is, for each time that it was called. */
+  const called = new Map<string, number[]>()
+  const waiting = new Map<string, (() => void)[]>()
+  const kept = new Set<string>()
+  /** Of the step that is open: results that are stored, whose chunks may not have been taken yet. */
+  const results = new Map<string, Part>()
+  let writing: Promise<unknown> = Promise.resolve()
+
+  if (claimed.checkpoint?.isOpen) {
+    for (const { toolCallId } of callsWithoutResult(lastStep(claimed.checkpoint.parts))) {
+      called.set(String(toolCallId), [attempt.step])
+      kept.add(String(toolCallId))
+    }
+  }
+
+  async function stepOf({ callId, name }: ToolCall): Promise<number> {
+    const there = called.get(callId)?.shift()
+    if (there !== undefined) return there
+    await new Promise<void>((resolve, reject) => {
+      const never = () =>
+        reject(
+          new Error(
+            `The call ${callId} of ${name} was not in the reply's stream: yield its tool-input-available before its execute is called.`,
+          ),
+        )
+      const timer = setTimeout(never, chunkWithinMs)
+      const come = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+      stop.signal.addEventListener('abort', come, { once: true })
+      waiting.set(callId, [...(waiting.get(callId) ?? []), come])
+    })
+    mustGoOn()
+    return called.get(callId)?.shift() ?? attempt.step
+  }
+
+  function mustGoOn(): void {
+    if (stop.signal.aborted || log.ended.aborted) throw new Error('The attempt is over.')
+  }
+
+  /** One after the other: each holds what those before it have stored. */
+  function write<Answer>(ask: (checkpoint: Checkpoint) => Promise<Answer>): Promise<Answer> {
+    const turn = async () => {
+      mustGoOn()
+      const parts = withResults(attempt.fold.parts(), results)
+      const checkpoint = checkpointOf(attempt, { nextIndex: log.stored(), parts, isOpen: true })
+      return await askAgain(() => ask(checkpoint), log.ended)
+    }
+    const written = writing.then(turn, turn)
+    writing = written.catch(() => undefined)
+    return written
+  }
+
+  async function begin(call: ToolCall): Promise<BegunCall> {
+    const key = { ...claimed, step: await stepOf(call), callId: call.callId }
+    const name = call.name
+    const inputHash = createHash('sha256')
+      .update(canonicalJson(cleanJson(call.input) ?? null))
+      .digest('base64url')
+    const ask = async (again: boolean) => {
+      await point('tool.begin')
+      return await write((checkpoint) => beginCallIfHeld(database, key, { name, inputHash, again }, checkpoint))
+    }
+    const idempotencyKey = keyOf(claimed, key)
+    kept.delete(call.callId)
+    let begun = await ask(false)
+    if (begun.outcome === 'uncertain') {
+      const decision = call.idempotent ? 'run' : await decide(call, idempotencyKey)
+      begun = await ask(true)
+      if (begun.outcome === 'begun' && typeof decision === 'object') {
+        await end(key, 'done', decision.output)
+        return { output: decision.output }
+      }
+    }
+    await point('tool.begun')
+    return await running(begun, key, idempotencyKey)
+  }
+
+  async function running(begun: CallBegun, key: CallPlace, idempotencyKey: string): Promise<BegunCall> {
+    switch (begun.outcome) {
+      case 'begun':
+        // So late that somebody else may have the turn by now, who would not know that it runs.
+        if (performance.now() > log.trustedUntilMs()) throw new Error('The attempt is over.')
+        mustGoOn()
+        return {
+          key: idempotencyKey,
+          done: (output) => end(key, 'done', resultOf(output)),
+          failed: async (error) => {
+            // Told to end, it fails because it was told: nobody knows how far it got.
+            if (!stop.signal.aborted) await end(key, 'failed', resultOf(String(error)))
+          },
+        }
+      case 'done':
+        return { output: begun.output }
+      case 'failed':
+        throw new Error(String(begun.output))
+      case 'uncertain':
+        throw uncertain()
+      case 'lost':
+        throw new Error('The attempt is over.')
+    }
+  }
+
+  function resultOf(output: unknown): Json {
+    const json = cleanJson(output) ?? null
+    const bytes = Buffer.byteLength(JSON.stringify(json))
+    if (bytes > bytesMax) {
+      const error = new ReplyError('budget_exceeded', `a tool's result of ${bytes} bytes, more than ${bytesMax}`)
+      breakOff(error)
+      throw error
+    }
+    return json
+  }
+
+  async function end(key: CallPlace, state: 'done' | 'failed', output: Json): Promise<void> {
+    await point('tool.end')
+    results.set(
+      key.callId,
+      state === 'done'
+        ? { type: '', state: 'output-available', output }
+        : { type: '', state: 'output-error', errorText: toolErrorText },
+    )
+    const stored = await write((checkpoint) => endCallIfHeld(database, key, { state, output }, checkpoint))
+    await point('tool.ended')
+    if (stored === 'lost') throw new Error('The attempt is over.')
+  }
+
+  function uncertain(): ReplyError {
+    const error = new ReplyError('tool_uncertain', 'a tool call was begun by an earlier attempt and has no result')
+    breakOff(error)
+    return error
+  }
+
+  async function decide(call: ToolCall, key: string): Promise<'run' | { output: Json }> {
+    const onUncertain = options.onUncertain()
+    if (onUncertain === undefined) throw uncertain()
+    const { session, user, turn } = attempt.asked!
+    const decision = await onUncertain({ tool: call.name, input: call.input, idempotencyKey: key, session, user, turn })
+    if (decision === 'run') return 'run'
+    if (typeof decision === 'object' && decision !== null && 'output' in decision) {
+      return { output: resultOf(decision.output) }
+    }
+    throw uncertain()
+  }
+
+  return {
+    begin,
+    isKept: (callId) => kept.has(callId),
+    taken(chunk) {
+      if (chunk.type === 'start-step') results.clear()
+      if (chunk.type !== 'tool-input-available') return
+      const { toolCallId } = chunk
+      called.set(toolCallId, [...(called.get(toolCallId) ?? []), attempt.step])
+      const next = waiting.get(toolCallId)?.shift()
+      next?.()
+    },
+  }
+}
+
+type CallPlace = { tenantId: string; sessionId: string; turnId: string; attempt: number; step: number; callId: string }
+
+/** As the AI SDK shows it: a tool's own errors may hold secrets. */
+const toolErrorText = 'An error occurred.'
+
+/** The same for the same call in whichever attempt. */
+function keyOf({ turnId, round }: { turnId: string; round: number }, { step, callId }: CallPlace): string {
+  return createHash('sha256')
+    .update(JSON.stringify([turnId, round, step, callId]))
+    .digest('base64url')
+    .slice(0, 32)
+}

@@ -1,0 +1,63 @@
+/** Tool calls: the intent before a call runs, its result after. Both are fenced, and move the turn's checkpoint on. */
+import type { Json } from '../core/json.ts'
+import type { Database, Statement } from './database.ts'
+import type { AttemptKey, Checkpoint } from './turns.ts'
+
+/** Names a call within its turn's round: `step` is how many steps were finished before the one that it is of. */
+export type CallKey = AttemptKey & { step: number; callId: string }
+
+export type CallBegun =
+  /** To be run now. */
+  | { outcome: 'begun' }
+  /** What came of it in an earlier attempt: it does not run. */
+  | { outcome: 'done' | 'failed'; output: Json }
+  /** An earlier attempt began it, and nobody knows whether it ran. */
+  | { outcome: 'uncertain' }
+  | { outcome: 'lost' }
+
+const begin: Statement = {
+  name: 'begin-call',
+  text: 'select holdfast.begin_call($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::json) as answer',
+}
+
+/** `again`: one that is uncertain may run once more. May be asked again when its answer was lost. */
+export async function beginCallIfHeld(
+  database: Database,
+  { step, callId, ...key }: CallKey,
+  call: { name: string; inputHash: string; again: boolean },
+  checkpoint: Checkpoint,
+): Promise<CallBegun> {
+  const rows = await database.query<{ answer: CallBegun }>('turns', begin, [
+    ...placeOf(key, step, callId),
+    call.name,
+    call.inputHash,
+    call.again,
+    JSON.stringify(checkpoint),
+  ])
+  return rows[0]!.answer
+}
+
+const end: Statement = {
+  name: 'end-call',
+  text: 'select holdfast.end_call($1, $2, $3, $4, $5, $6, $7, $8::json, $9::json) as answer',
+}
+
+/** `output`: of one that failed, the text of its error. */
+export async function endCallIfHeld(
+  database: Database,
+  { step, callId, ...key }: CallKey,
+  ended: { state: 'done' | 'failed'; output: Json },
+  checkpoint: Checkpoint,
+): Promise<'stored' | 'lost'> {
+  const rows = await database.query<{ answer: { outcome: 'stored' | 'lost' } }>('turns', end, [
+    ...placeOf(key, step, callId),
+    ended.state,
+    JSON.stringify(ended.output),
+    JSON.stringify(checkpoint),
+  ])
+  return rows[0]!.answer.outcome
+}
+
+function placeOf({ tenantId, sessionId, turnId, attempt }: AttemptKey, step: number, callId: string): unknown[] {
+  return [tenantId, sessionId, turnId, attempt, step, callId]
+}
