@@ -2,8 +2,7 @@
  * What other devices do in a session, for a page that shows it: told as the session's messages whenever something came
  * that this page's own streams do not show.
  */
-import type { Chunk, Part } from '../core/chunk.ts'
-import { createFold } from '../core/fold.ts'
+import type { Part } from '../core/chunk.ts'
 import type { JsonObject } from '../core/json.ts'
 import type { Message } from '../core/message.ts'
 import { hasEnded } from '../core/ui-follower.ts'
@@ -15,6 +14,8 @@ import { backoffMs, HoldfastError, type Wire } from './wire.ts'
 export type Own = {
   /** So many sends were begun; what was refused is said at the end of the session's messages. */
   readonly begun: number
+  /** So often what is shown came not to be what is stored: an error ended a reply, or several came in another order. */
+  readonly strayed: number
   readonly refused: readonly ShownMessage[]
   /** Resolves when each has its answer: until then its reply is not known as own. */
   settled(): Promise<void>
@@ -23,9 +24,15 @@ export type Own = {
   /** Was or is told here. */
   has(replyId: string): boolean
   tells(replyId: string): boolean
+  /** Of what is being told here, as it was told so far; null: it is not. */
+  told(replyId: string): Part[] | null
+  /** Ended here with an error, and was not asked for since. */
+  broke(replyId: string): boolean
   readonly isTelling: boolean
   /** Resolves when nothing is being told any more. */
   idle(): Promise<void>
+  /** Answers what ends it. */
+  onStrayed(hear: () => void): () => void
 }
 
 export type ShownMessage = { id: string; role: 'user' | 'assistant'; parts: Part[]; metadata?: JsonObject }
@@ -43,15 +50,17 @@ export async function followDevices(
   let wasThere = false
   for (let failures = 0; !signal.aborted; ) {
     await own.settled()
-    const { begun } = own
+    const { begun, strayed } = own
     try {
       const snapshot = await readSnapshot(wire, sessionId, limit, signal)
       // What is being sent now is not in it, and would vanish from the page.
       if (own.begun !== begun) continue
       wasThere = true
-      const others = snapshot.turns.some(({ replyId }) => !own.tells(replyId))
+      const others =
+        snapshot.turns.some(({ replyId }) => !own.tells(replyId)) || snapshot.messages.some(isToBeResumed(own))
       read(shownOf(snapshot, own), others && !own.isTelling)
-      const outcome = await untilOthers(wire, sessionId, snapshot.cursor, own, others && own.isTelling, signal)
+      const from = { cursor: snapshot.cursor, strayed, untilIdle: others && own.isTelling }
+      const outcome = await untilOthers(wire, sessionId, from, own, signal)
       if (outcome === 'stale') await wire.pause(backoffMs(failures++), signal)
       else failures = 0
     } catch (error) {
@@ -62,37 +71,54 @@ export async function followDevices(
       if (!isToBeMade) throw error
       if (wasThere) read([], false)
       wasThere = false
-      await own.sentAfter(begun, signal).catch(() => undefined)
+      await untilMade(wire, own, begun, signal)
     }
   }
 }
 
-function shownOf({ messages, open }: Snapshot, own: Own): ShownMessage[] {
+/** Resolves when this page sent, or is looked at again: another device may have. And when aborted. */
+async function untilMade(wire: Wire, own: Own, begun: number, signal: AbortSignal): Promise<void> {
+  const control = new AbortController()
+  const end = () => control.abort()
+  const wakesNoMore = wire.onWake(end)
+  signal.addEventListener('abort', end)
+  if (signal.aborted) end()
+  await own.sentAfter(begun, control.signal).catch(() => undefined)
+  wakesNoMore()
+  signal.removeEventListener('abort', end)
+}
+
+function shownOf({ messages }: Snapshot, own: Own): ShownMessage[] {
   const shown = messages.flatMap((message): ShownMessage[] => {
     const { id, role, metadata } = message
     const isOpen = role === 'assistant' && !hasEnded(message)
-    // Who resumes it is told it from its beginning; what this page is being told keeps its place.
-    if (isOpen && !own.tells(id)) return []
-    const parts = isOpen ? partsOf(message, open.find(({ replyId }) => replyId === id)?.chunks ?? []) : message.parts
+    const told = isOpen ? own.told(id) : null
+    // Who resumes it is told it from its beginning; what this page is being told keeps its place, and may be ahead.
+    if ((isOpen && told === null) || isToBeResumed(own)(message)) return []
+    const parts = told ?? message.parts
     if (role === 'assistant' && parts.length === 0) return []
     return [{ id, role, parts, ...(metadata === null ? {} : { metadata }) }]
   })
   return [...shown, ...own.refused.filter(({ id }) => !messages.some((message) => message.id === id))]
 }
 
-function partsOf(message: Message, chunks: readonly Chunk[]): Part[] {
-  const fold = createFold({ parts: message.parts })
-  for (const chunk of chunks) fold.push(chunk)
-  return fold.parts()
-}
+/** It went on after its error here, to its end: only a stream that ends well takes the error away. */
+const isToBeResumed =
+  (own: Own) =>
+  ({ id, status }: Message): boolean =>
+    own.broke(id) && (status === 'complete' || status === 'stopped')
 
-/** Resolves when something came that this page does not show by itself; with `untilIdle`, also when it tells nothing more. */
+type From = { cursor: string; strayed: number; untilIdle: boolean }
+
+/**
+ * Resolves when something came that this page does not show by itself, or what it shows strayed from what is stored; with
+ * `untilIdle`, also when it tells nothing more.
+ */
 async function untilOthers(
   wire: Wire,
   sessionId: string,
-  cursor: string,
+  { cursor, strayed, untilIdle }: From,
   own: Own,
-  untilIdle: boolean,
   signal: AbortSignal,
 ): Promise<'others' | 'stale'> {
   const control = new AbortController()
@@ -100,6 +126,8 @@ async function untilOthers(
   signal.addEventListener('abort', abort)
   if (signal.aborted) abort()
   if (untilIdle) void own.idle().then(abort)
+  const straysNoMore = own.onStrayed(abort)
+  if (own.strayed !== strayed) abort()
   const look = async (frame: EventFrame) => {
     await own.settled()
     const replyId = replyIn(frame)
@@ -120,6 +148,7 @@ async function untilOthers(
     if (control.signal.aborted && !signal.aborted) return 'others'
     throw error
   } finally {
+    straysNoMore()
     signal.removeEventListener('abort', abort)
   }
 }

@@ -1,11 +1,12 @@
 /**
- * Follows the log of one session over server-sent events, and never gives up: whatever ends the connection, it comes
- * back by its cursor (PROTOCOL.md, P40–P50), so that frames come in order, each once.
+ * Follows the log of one session, and never gives up: whatever ends the connection, it comes back by its cursor
+ * (PROTOCOL.md, P40–P50), so that frames come in order, each once. Over server-sent events; where `fetch` cannot read a
+ * body before its end, as React Native's own, by long polls.
  */
 import { createParser } from 'eventsource-parser'
 import type { Chunk } from '../core/chunk.ts'
 import type { ReplyEventData } from '../core/ui-follower.ts'
-import { abortError, backoffMs, HoldfastError, type Wire } from './wire.ts'
+import { abortError, backoffMs, HoldfastError, parsed, type Wire } from './wire.ts'
 
 export type ChunkFrame = { type: 'chunk'; turnId: string; messageId: string; chunks: Chunk[] }
 export type EventFrame = {
@@ -59,6 +60,8 @@ export async function followLog(
   }
 }
 
+type Ended = 'done' | 'stale' | { afterMs: number }
+
 async function connect(
   wire: Wire,
   sessionId: string,
@@ -66,7 +69,7 @@ async function connect(
   reader: LogReader,
   signal: AbortSignal,
   move: (cursor: string) => void,
-): Promise<'done' | 'stale' | { afterMs: number }> {
+): Promise<Ended> {
   const call = new AbortController()
   const cut = () => call.abort()
   let heardAtMs = Date.now()
@@ -81,40 +84,10 @@ async function connect(
   })
   signal.addEventListener('abort', cut)
   if (signal.aborted) cut()
+  const path = `/v1/sessions/${encodeURIComponent(sessionId)}/events`
+  const line: Line = { wire, path, from, take: createIntake(reader, from, move), heard, signal: call.signal }
   try {
-    const path = `/v1/sessions/${encodeURIComponent(sessionId)}/events?cursor=${encodeURIComponent(from)}`
-    const response = await wire.ask(path, { accept: 'text/event-stream' }, call.signal)
-    if (!response?.body) return { afterMs: 0 }
-    heard()
-    let last = from
-    let ended: 'done' | 'stale' | { afterMs: number } | undefined
-    const take = (data: string) => {
-      if (ended !== undefined) return
-      const frame = JSON.parse(data) as Frame | Control
-      if (frame.type === 'reset') ended = 'stale'
-      else if (frame.type === 'reconnect' && 'afterMs' in frame) ended = { afterMs: frame.afterMs }
-      else if (frame.type === 'caught-up' && !('cursor' in frame)) {
-        reader.onLive()
-        if (reader.take({ type: 'caught-up' })) ended = 'done'
-      } else if ('cursor' in frame) {
-        if (frame.after !== last) ended = 'stale'
-        else if (reader.take(frame)) ended = 'done'
-        last = frame.cursor
-        if (ended === undefined) move(last)
-      }
-    }
-    const parser = createParser({ onEvent: ({ data }) => take(data) })
-    const decoder = new TextDecoder()
-    const body = response.body.getReader()
-    const aborted = new Promise<null>((resolve) => call.signal.addEventListener('abort', () => resolve(null)))
-    while (ended === undefined && !call.signal.aborted) {
-      // A connection that breaks is an end like any other. Some fetches never settle a read that is aborted.
-      const read = await Promise.race([body.read(), aborted]).catch(() => null)
-      if (read === null || read.done) break
-      heard()
-      parser.feed(decoder.decode(read.value, { stream: true }))
-    }
-    return ended ?? { afterMs: 0 }
+    return await (wire.streams() ? stream(line) : poll(line))
   } catch (error) {
     if (error instanceof HoldfastError && error.code === 'bad_cursor') return 'stale'
     if (error instanceof HoldfastError && error.retryable) return { afterMs: error.retryAfterMs ?? 0 }
@@ -125,5 +98,74 @@ async function connect(
     trustsNoMore()
     signal.removeEventListener('abort', cut)
     call.abort()
+  }
+}
+
+type Take = (frame: Frame | Control) => Ended | undefined
+type Line = { wire: Wire; path: string; from: string; take: Take; heard: () => void; signal: AbortSignal }
+
+/** Takes what comes over one connection, in order. Answers how that ended it; undefined: it goes on. */
+function createIntake(reader: LogReader, from: string, move: (cursor: string) => void): Take {
+  let last = from
+  return (frame) => {
+    if (frame.type === 'reset') return 'stale'
+    if (frame.type === 'reconnect' && 'afterMs' in frame) return { afterMs: frame.afterMs }
+    if (frame.type === 'caught-up' && !('cursor' in frame)) {
+      reader.onLive()
+      return reader.take({ type: 'caught-up' }) ? 'done' : undefined
+    }
+    if (!('cursor' in frame)) return undefined
+    if (frame.after !== last) return 'stale'
+    last = frame.cursor
+    if (reader.take(frame)) return 'done'
+    move(last)
+    return undefined
+  }
+}
+
+async function stream({ wire, path, from, take, heard, signal }: Line): Promise<Ended> {
+  const request = { accept: 'text/event-stream' }
+  const response = await wire.ask(`${path}?cursor=${encodeURIComponent(from)}`, request, signal)
+  if (!response?.body) return { afterMs: 0 }
+  heard()
+  let ended: Ended | undefined
+  const parser = createParser({
+    onEvent({ data }) {
+      ended ??= take(JSON.parse(data) as Frame | Control)
+    },
+  })
+  const decoder = new TextDecoder()
+  const body = response.body.getReader()
+  const aborted = new Promise<null>((resolve) => signal.addEventListener('abort', () => resolve(null)))
+  while (ended === undefined && !signal.aborted) {
+    // A connection that breaks is an end like any other. Some fetches never settle a read that is aborted.
+    const read = await Promise.race([body.read(), aborted]).catch(() => null)
+    if (read === null || read.done) break
+    heard()
+    parser.feed(decoder.decode(read.value, { stream: true }))
+  }
+  return ended ?? { afterMs: 0 }
+}
+
+/** Its answer has to come before the connection is taken for dead. */
+const pollShare = 0.6
+/** As the server has it (PROTOCOL.md, P43). */
+const pollUsualS = 25
+
+async function poll({ wire, path, from, take, heard, signal }: Line): Promise<Ended> {
+  const mostS = Math.min(pollUsualS, (wire.silentMs * pollShare) / 1_000)
+  // The first answer is what is there already: a line stands as soon as it is known.
+  for (let cursor = from, wait = 0; ; wait = mostS) {
+    const response = await wire.ask(`${path}?cursor=${encodeURIComponent(cursor)}&wait=${wait}`, {}, signal)
+    if (response === null) return { afterMs: 0 }
+    const text = await response.text().catch(() => null)
+    if (text === null || signal.aborted) return { afterMs: 0 }
+    heard()
+    const answer = parsed(text, response.status) as unknown as { frames: (Frame | Control)[]; cursor: string }
+    for (const frame of [...answer.frames, ...(wait === 0 ? [{ type: 'caught-up' } as const] : [])]) {
+      const ended = take(frame)
+      if (ended !== undefined) return ended
+    }
+    cursor = answer.cursor
   }
 }

@@ -2,7 +2,8 @@
  * The replies that this page is being told: each a stream of chunks for `useChat` that goes on through cuts, because
  * what is shown and where the log was left are both kept here.
  */
-import type { Chunk } from '../core/chunk.ts'
+import type { Chunk, Part } from '../core/chunk.ts'
+import { createFold } from '../core/fold.ts'
 import type { Message } from '../core/message.ts'
 import type { SdkMajor } from '../core/ui-chunks.ts'
 import { createUiFollower, hasEnded, type UiFollower } from '../core/ui-follower.ts'
@@ -38,9 +39,13 @@ export type Telling = {
   replies: readonly Told[]
   /** The reply that is told now; null: nothing more. */
   current(): Told | null
-  /** Resolves when nothing follows, to whether all was told. */
-  ended: Promise<boolean>
+  /** Of that reply, as it was told so far. */
+  parts(): Part[]
+  /** Resolves when nothing follows. */
+  ended: Promise<Ended>
 }
+/** `broken`: with an error, at this reply; it may go on, and be told anew. `left`: nobody reads on. */
+export type Ended = { how: 'whole' | 'left' } | { how: 'broken'; replyId: string }
 
 /** One after the other, from each one's beginning. Ends when the last one has, by `abort` or cancel, or with an error. */
 export function tell(
@@ -65,16 +70,21 @@ export function tell(
     },
   })
   let last: Chunk | undefined
+  let shown = createFold()
   const say = (chunks: readonly Chunk[]) => {
     if (isCancelled) return
-    for (const chunk of chunks) controller.enqueue(chunk)
+    for (const chunk of chunks) {
+      controller.enqueue(chunk)
+      shown.push(chunk)
+    }
     last = chunks.at(-1) ?? last
   }
 
   let current: Told | null = replies[0] ?? null
-  const tellAll = async (): Promise<boolean> => {
+  const tellAll = async (): Promise<Ended> => {
     for (const told of replies) {
       current = told
+      shown = createFold()
       const follower = createUiFollower(told.reply.id, sdk)
       try {
         await tellOne({ wire, sessionId, onReconnecting, signal: control.signal }, told, follower, say)
@@ -82,21 +92,21 @@ export function tell(
         if (!(error instanceof HoldfastError)) throw error
         // An error of the stream's own would hide the sentence from the app.
         say([{ type: 'error', errorText: error.message }])
-        return false
+        return { how: 'broken', replyId: told.reply.id }
       }
       if (last?.type === 'finish') onComplete(told)
       // The client reads no further, and the reply may go on.
-      if (last?.type === 'error') return false
+      if (last?.type === 'error') return { how: 'broken', replyId: told.reply.id }
     }
-    return true
+    return { how: 'whole' }
   }
-  const close = (isWhole: boolean): boolean => {
+  const close = (ended: Ended): Ended => {
     if (!isCancelled) controller.close()
-    return isWhole
+    return ended
   }
-  const fail = (error: unknown): boolean => {
+  const fail = (error: unknown): Ended => {
     if (!isCancelled) controller.error(control.signal.aborted ? abortError() : error)
-    return false
+    return { how: 'left' }
   }
   const ended = tellAll()
     .then(close, fail)
@@ -105,7 +115,7 @@ export function tell(
       onReconnecting(false)
       signal?.removeEventListener('abort', abort)
     })
-  return { stream, replies, current: () => current, ended }
+  return { stream, replies, current: () => current, parts: () => shown.parts(), ended }
 }
 
 type Following = { wire: Wire; sessionId: string; onReconnecting: (is: boolean) => void; signal: AbortSignal }

@@ -27,12 +27,11 @@ export type HoldfastTransportOptions = {
   headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>)
   /** As of `fetch`: `include` where a guest's cookie is to reach another origin. */
   credentials?: RequestCredentials
-  /** For example that of `expo/fetch`. Has to stream bodies. Defaults to the global one. */
+  /** For example that of `expo/fetch`. Where bodies are handed over whole, long polls are asked. Defaults to the global one. */
   fetch?: typeof fetch
   /**
    * The major of the app's `ai`, from 7.0.70 on 7. When another process takes a reply over, a 7 is told it again; a 6
-   * shows the error that it is written again, unless the text goes on where it was, and `regenerate()` or
-   * `resumeStream()` attaches to it. Said to an older one, 7 ends such a reply with a page of schema errors. Defaults to 6.
+   * shows the error that it is written again, unless the text goes on where it was, and `regenerate()` attaches to it. Said to an older one, 7 ends such a reply with a page of schema errors. Defaults to 6.
    */
   sdk?: 6 | 7
   /**
@@ -77,9 +76,10 @@ export type HoldfastTransport = {
    */
   stop(chatId: string): Promise<void>
   /**
-   * Calls `onMessages` with the session's last messages (`limit`, 50, at most 200) now, and whenever another device
-   * changed them. `isRunning`: a reply is written that this page is not told; `resumeStream()` shows it. Answers what
-   * ends it. `onError` is called where the server refuses; nothing follows.
+   * Calls `onMessages` with the session's last messages (`limit`, 50, at most 200) now, whenever another device changed
+   * them, and where this page's own streams left them in another order. `isRunning`: a reply is written that this page is
+   * not told, or went on after an error here; `resumeStream()` shows it. Answers what ends it. `onError` is called where
+   * the server refuses; nothing follows.
    */
   follow(chatId: string, onMessages: OnMessages, options?: FollowOptions): () => void
   /** For where there is no `online` or `visibilitychange`: the app is back, or another network. */
@@ -90,10 +90,17 @@ export type HoldfastTransport = {
 export type OnMessages = (messages: (Omit<ShownMessage, 'parts'> & { parts: any[] })[], isRunning: boolean) => void
 export type FollowOptions = { limit?: number; onError?: (error: HoldfastError) => void }
 
+/** What was begun is told by this; or there is nothing to tell. */
+type Begun = { tells(telling: Telling): void; tellsNothing(): void }
 /** What this page does in one session. */
-type Session = Own & {
-  begin(message: AnyMessage | undefined): { answered(told: Told): void; failed(isRefused: boolean): void }
-  add(telling: Telling): void
+type Session = {
+  /**
+   * As one component of the page sees it, from now on. One that went leaves streams behind that nobody sees: those of an
+   * unmounted `useChat` of 6 are read to their end.
+   */
+  own(): Own
+  begin(message: AnyMessage | undefined): Begun & { answered(told: Told): void; failed(isRefused: boolean): void }
+  resume(): Begun
   /** The reply that it is told, or that it waits for. Null: neither. */
   current(): Promise<Told | null>
 }
@@ -134,7 +141,8 @@ export function holdfastTransport(options: HoldfastTransportOptions = {}): Holdf
     }
   }
 
-  const show = (chatId: string, replies: Told[], asked: string | undefined, signal: AbortSignal | undefined) => {
+  type Asked = { chatId: string; begun: Begun; asked: string | undefined; signal: AbortSignal | undefined }
+  const show = ({ chatId, begun, asked, signal }: Asked, replies: Told[]) => {
     const telling = tell(
       {
         wire,
@@ -146,7 +154,7 @@ export function holdfastTransport(options: HoldfastTransportOptions = {}): Holdf
       replies,
       signal,
     )
-    sessionOf(chatId).add(telling)
+    begun.tells(telling)
     return telling.stream as ReadableStream<UIMessageChunk>
   }
 
@@ -167,7 +175,7 @@ export function holdfastTransport(options: HoldfastTransportOptions = {}): Holdf
       try {
         const told = (await wire.askSurely('/api/chat', request, abortSignal, () => reconnecting(true))) as Told
         sending.answered(told)
-        return show(chatId, [told], asked?.id, abortSignal)
+        return show({ chatId, begun: sending, asked: asked?.id, signal: abortSignal }, [told])
       } catch (error) {
         sending.failed(!abortSignal?.aborted)
         throw abortSignal?.aborted ? abortError() : error
@@ -178,8 +186,11 @@ export function holdfastTransport(options: HoldfastTransportOptions = {}): Holdf
 
     async reconnectToStream({ chatId, abortSignal, headers: more }) {
       const path = `/api/chat/${encodeURIComponent(chatId)}/stream`
+      const begun = sessionOf(chatId).resume()
       const answer = (await wire.askSurely(path, { headers: more }, abortSignal)) as { data: Told[] } | null
-      return answer && show(chatId, answer.data, undefined, abortSignal)
+      if (answer !== null) return show({ chatId, begun, asked: undefined, signal: abortSignal }, answer.data)
+      begun.tellsNothing()
+      return null
     },
 
     async stop(chatId) {
@@ -196,7 +207,7 @@ export function holdfastTransport(options: HoldfastTransportOptions = {}): Holdf
       const read: DevicesReader = (messages, isRunning) => {
         if (!control.signal.aborted) onMessages(messages, isRunning)
       }
-      followDevices(wire, chatId, limit, sessionOf(chatId), read, control.signal).catch((error: unknown) => {
+      followDevices(wire, chatId, limit, sessionOf(chatId).own(), read, control.signal).catch((error: unknown) => {
         if (control.signal.aborted) return
         // An app that does not ask for it finds it among the rejections that nobody handled.
         if (onError === undefined) throw error
@@ -220,44 +231,107 @@ function readBy(messages: readonly AnyMessage[]): readonly AnyMessage[] {
 }
 
 function createSession(): Session {
-  const shown = new Set<string>()
-  const tellings = new Set<Telling>()
+  /** By reply, the place among all that was begun of what told it last. */
+  const shown = new Map<string, number>()
+  const tellings = new Map<Telling, number>()
   const refused = new Map<string, ShownMessage>()
   const unanswered = new Set<Promise<Told | null>>()
+  let places = 0
   let begun = 0
-  const sent: (() => void)[] = []
+  /** Replies that ended here with an error, though they may go on. */
+  const broken = new Set<string>()
+  let strayed = 0
+  /** More than one thing was begun at once: on the page their replies stand where each came. */
+  let isCrowded = false
+  /** Of those that wait for a send to be answered. */
+  const looks = new Set<() => void>()
+  const strays = new Set<() => void>()
   const settled = async () => {
     while (unanswered.size > 0) await Promise.all(unanswered)
   }
-  const tells = (replyId: string) => [...tellings].some(({ current }) => current()?.reply.id === replyId)
-  return {
-    get begun() {
-      return begun
-    },
-    get refused() {
-      return [...refused.values()]
-    },
-    get isTelling() {
-      return tellings.size > 0
-    },
-    settled,
-    has: (replyId) => shown.has(replyId),
-    tells,
-    async idle() {
-      while (tellings.size > 0) await Promise.all([...tellings].map(({ ended }) => ended))
-    },
-    sentAfter: (than, signal) =>
-      new Promise((resolve, reject) => {
-        const look = () => {
-          if (signal.aborted) reject(abortError())
-          else if (begun > than && unanswered.size === 0) resolve()
-          else sent.push(look)
+
+  const stray = () => {
+    strayed++
+    for (const hear of [...strays]) hear()
+  }
+
+  const beginAt = (place: number): Begun => ({
+    tells(telling) {
+      if (tellings.size > 0 || telling.replies.length > 1) isCrowded = true
+      tellings.set(telling, place)
+      for (const { reply } of telling.replies) {
+        shown.set(reply.id, place)
+        broken.delete(reply.id)
+      }
+      void telling.ended.then((ended) => {
+        tellings.delete(telling)
+        // What it was not told to the end is shown when it comes from elsewhere.
+        if (ended.how !== 'whole') {
+          for (const { reply } of telling.replies) if (shown.get(reply.id) === place) shown.delete(reply.id)
         }
-        signal.addEventListener('abort', look)
-        look()
-      }),
+        if (ended.how === 'broken') broken.add(ended.replyId)
+        const isOutOfOrder = isCrowded && tellings.size === 0
+        if (isOutOfOrder) isCrowded = false
+        if (ended.how === 'broken' || isOutOfOrder) stray()
+      })
+    },
+    tellsNothing() {
+      const hasBroken = broken.size > 0
+      broken.clear()
+      if (hasBroken) stray()
+    },
+  })
+
+  const ownAfter = (place: number): Own => {
+    const own = () => [...tellings].flatMap(([telling, at]) => (at > place ? [telling] : []))
+    const tellingOf = (replyId: string) => own().find(({ current }) => current()?.reply.id === replyId)
+    return {
+      get begun() {
+        return begun
+      },
+      get strayed() {
+        return strayed
+      },
+      get refused() {
+        return [...refused.values()]
+      },
+      get isTelling() {
+        return own().length > 0
+      },
+      settled,
+      broke: (replyId) => broken.has(replyId),
+      has: (replyId) => (shown.get(replyId) ?? 0) > place,
+      tells: (replyId) => tellingOf(replyId) !== undefined,
+      told: (replyId) => tellingOf(replyId)?.parts() ?? null,
+      async idle() {
+        while (own().length > 0) await Promise.all(own().map(({ ended }) => ended))
+      },
+      sentAfter: (than, signal) =>
+        new Promise((resolve, reject) => {
+          const look = () => {
+            const isSent = begun > than && unanswered.size === 0
+            if (!signal.aborted && !isSent) return void looks.add(look)
+            looks.delete(look)
+            if (isSent) resolve()
+            else reject(abortError())
+          }
+          signal.addEventListener('abort', look)
+          look()
+        }),
+      onStrayed(hear) {
+        strays.add(hear)
+        return () => void strays.delete(hear)
+      },
+    }
+  }
+
+  return {
+    own: () => ownAfter(places),
+    resume: () => beginAt(++places),
     begin(message) {
       begun++
+      if (tellings.size > 0 || unanswered.size > 0) isCrowded = true
+      const place = ++places
       if (message !== undefined) refused.delete(message.id)
       let answer!: (told: Told | null) => void
       const answered = new Promise<Told | null>((resolve) => {
@@ -267,11 +341,12 @@ function createSession(): Session {
       const settle = (told: Told | null) => {
         unanswered.delete(answered)
         answer(told)
-        for (const look of sent.splice(0)) look()
+        for (const look of [...looks]) look()
       }
       return {
+        ...beginAt(place),
         answered(told) {
-          shown.add(told.reply.id)
+          shown.set(told.reply.id, place)
           settle(told)
         },
         failed(isRefused) {
@@ -280,17 +355,8 @@ function createSession(): Session {
         },
       }
     },
-    add(telling) {
-      tellings.add(telling)
-      for (const { reply } of telling.replies) shown.add(reply.id)
-      void telling.ended.then((isWhole) => {
-        tellings.delete(telling)
-        // What it was not told to the end is shown when it comes from elsewhere.
-        if (!isWhole) for (const { reply } of telling.replies) shown.delete(reply.id)
-      })
-    },
     async current() {
-      for (const telling of tellings) {
+      for (const telling of tellings.keys()) {
         const told = telling.current()
         if (told) return told
       }

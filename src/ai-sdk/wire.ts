@@ -31,6 +31,8 @@ export class HoldfastError extends Error {
 
 export type Wire = {
   readonly silentMs: number
+  /** False once an answer has shown that this `fetch` hands over bodies whole. */
+  streams(): boolean
   /** A response that is ok, or null: none came. Rejects with a `HoldfastError`, and with an `AbortError` when aborted. */
   ask(path: string, request: Ask, signal: AbortSignal | undefined): Promise<Response | null>
   /** The JSON of an answer, null of a 204: asked again and again until there is one, `triesMax` times of a server that cannot. */
@@ -91,6 +93,7 @@ export function createWire(options: WireOptions): Wire {
       if (signal?.aborted) end()
     })
 
+  let streams = true
   let hasHadHeaders = false
   /** Null: they cannot be had now. What never worked is the app's mistake; later its own server may be away, too. */
   const headersNow = async (): Promise<Headers | null> => {
@@ -126,7 +129,10 @@ export function createWire(options: WireOptions): Wire {
         // Whatever failed, no answer came.
         return null
       })
-    if (response !== null && !response.ok) throw await errorOf(response)
+    if (response === null) return null
+    // Whoever follows has asked something else before. A body that is none is null.
+    if (response.body === undefined) streams = false
+    if (!response.ok) throw await errorOf(response)
     return response
   }
   const ask = (path: string, request: Ask, signal: AbortSignal | undefined) =>
@@ -159,7 +165,7 @@ export function createWire(options: WireOptions): Wire {
     }
   }
 
-  return { silentMs: options.silentMs, ask, askSurely, pause, onWake, wake }
+  return { silentMs: options.silentMs, streams: () => streams, ask, askSurely, pause, onWake, wake }
 }
 
 /** A server without a process that writes replies says so at once, and a person decides. */
@@ -168,7 +174,7 @@ function mayPass({ status, retryable, code }: HoldfastError): boolean {
 }
 
 /** Something between answered in the server's place: a sign-in page of a network, say. */
-function parsed(text: string, status: number): Json {
+export function parsed(text: string, status: number): Json {
   try {
     return JSON.parse(text) as Json
   } catch {

@@ -381,6 +381,88 @@ describe('holdfastTransport', () => {
     leave()
   })
 
+  it('follow() takes nothing back that this page was told while the session was read', async () => {
+    const scene = await openScene()
+    const open = gate()
+    let isRead = false
+    const { chat, transport } = await openPage(7, scene, {
+      async fetch(input, init) {
+        const response = await fetch(input, init)
+        if (!response.ok || !String(input).includes('?limit=')) return response
+        // As it was before the first word.
+        const text = await response.text()
+        isRead = true
+        await open.passed
+        return new Response(text, { headers: response.headers })
+      },
+    })
+    const told: number[] = []
+    onTestFinished(
+      transport.follow(scene.id, (messages) => {
+        told.push(messages.length)
+        ;(chat as { messages: SdkMessage[] }).messages = messages
+      }),
+    )
+    const sent = chat.sendMessage({ text: 'slow' })
+    await eventually(async () => isRead)
+    scene.say(1)
+    await shows(chat, 'Re')
+    open.open()
+    await eventually(async () => told.length > 0)
+    expect(shownBy(chat)).toEqual(['user: slow', 'assistant: Re'])
+    scene.say(100)
+    await sent
+    expect(shownBy(chat)).toEqual(await stored(scene))
+  })
+
+  it('follow() has what went on after its error here resumed, also where its end was seen before the error (I7, I9)', async () => {
+    let attempt = 0
+    const failed = gate()
+    const scene = await openScene({
+      async *reply() {
+        if (++attempt > 1) return yield 'The whole of it.'
+        yield 'Half of it'
+        await failed.passed
+        throw new ReplyError('provider_truncated', 'cut')
+      },
+    })
+    await scene.ann.createSession(scene.id)
+    let streams = 0
+    const held = gate()
+    let holds = false
+    const { chat, transport } = await openPage(6, scene, {
+      async fetch(input, init) {
+        const response = await fetch(input, init)
+        // The first is that of follow(), the second that of the reply.
+        if (!String(input).includes('/events') || ++streams !== 2) return response
+        const holding = new TransformStream<Uint8Array, Uint8Array>({
+          async transform(bytes, controller) {
+            if (holds) await held.passed
+            controller.enqueue(bytes)
+          },
+        })
+        return new Response(response.body!.pipeThrough(holding), { headers: response.headers })
+      },
+    })
+    onTestFinished(
+      transport.follow(scene.id, (messages, isRunning) => {
+        ;(chat as { messages: SdkMessage[] }).messages = messages
+        if (isRunning) void chat.resumeStream()
+      }),
+    )
+    await eventually(async () => streams === 1)
+    const sent = chat.sendMessage({ text: 'hello' })
+    await shows(chat, 'Half of it')
+    holds = true
+    failed.open()
+    await eventually(async () => (await stored(scene))[1] === 'assistant: The whole of it.')
+    held.open()
+    await sent
+    await eventually(async () => chat.status === 'ready')
+    expect(shownBy(chat)).toEqual(['user: hello', 'assistant: The whole of it.'])
+    expect(attempt).toBe(2)
+  })
+
   it('follow() says when the session is deleted, and what the server refuses', async () => {
     const scene = await openScene()
     let token = await tokenOf('ann')
