@@ -29,7 +29,7 @@ export function pages(dirs, chat) {
     }
     const type = types[extname(pathname) || '.html'] ?? 'text/plain'
     answer().then(
-      (body) => outgoing.writeHead(200, { 'content-type': type, 'cache-control': 'no-store' }).end(body),
+      (body) => outgoing.writeHead(200, { 'content-type': type, 'cache-control': 'no-cache' }).end(body),
       () => outgoing.writeHead(404).end(),
     )
     return true
