@@ -31,7 +31,8 @@ export type HoldfastTransportOptions = {
   fetch?: typeof fetch
   /**
    * The major of the app's `ai`, from 7.0.70 on 7. When another process takes a reply over, a 7 is told it again; a 6
-   * shows the error that it is written again, unless the text goes on where it was, and `regenerate()` attaches to it. Said to an older one, 7 ends such a reply with a page of schema errors. Defaults to 6.
+   * shows the error that it is written again, unless the text goes on where it was, and `regenerate()` shows it, without
+   * asking the model. Said to an older one, 7 ends such a reply with a page of schema errors. Defaults to 6.
    */
   sdk?: 6 | 7
   /**
@@ -101,6 +102,8 @@ type Session = {
   own(): Own
   begin(message: AnyMessage | undefined): Begun & { answered(told: Told): void; failed(isRefused: boolean): void }
   resume(): Begun
+  /** The reply to this message of the page ended here with an error, and was not told since. */
+  brokeOn(messageId: string): boolean
   /** The reply that it is told, or that it waits for. Null: neither. */
   current(): Promise<Told | null>
 }
@@ -165,10 +168,13 @@ export function holdfastTransport(options: HoldfastTransportOptions = {}): Holdf
       const asked = messages.findLast(({ role }) => role === 'user')
       const last = seen.get(chatId)
       const named = trigger === 'regenerate-message' && last?.messageId === asked?.id ? last?.replyId : undefined
+      // Sent again the message is told its reply, however long ago that ended; only one that failed is tried again.
+      const isUntold = messageId === undefined && asked !== undefined && sessionOf(chatId).brokeOn(asked.id)
+      const meant = isUntold ? { trigger: 'submit-message' } : { trigger, messageId: messageId ?? named }
       const request = {
         method: 'POST' as const,
         headers: more,
-        body: { whenBusy, ...body, id: chatId, messages: readBy(messages), trigger, messageId: messageId ?? named },
+        body: { whenBusy, ...body, id: chatId, messages: readBy(messages), ...meant },
       }
       const sending = sessionOf(chatId).begin(asked)
       const reconnecting = sayReconnecting(chatId)
@@ -238,8 +244,8 @@ function createSession(): Session {
   const unanswered = new Set<Promise<Told | null>>()
   let places = 0
   let begun = 0
-  /** Replies that ended here with an error, though they may go on. */
-  const broken = new Set<string>()
+  /** Replies that ended here with an error, though they may go on, and what the page calls their messages. */
+  const broken = new Map<string, string>()
   let strayed = 0
   /** More than one thing was begun at once: on the page their replies stand where each came. */
   let isCrowded = false
@@ -255,13 +261,14 @@ function createSession(): Session {
     for (const hear of [...strays]) hear()
   }
 
-  const beginAt = (place: number): Begun => ({
+  const beginAt = (place: number, asked?: string): Begun => ({
     tells(telling) {
       if (tellings.size > 0 || telling.replies.length > 1) isCrowded = true
       tellings.set(telling, place)
-      for (const { reply } of telling.replies) {
+      for (const { message, reply } of telling.replies) {
         shown.set(reply.id, place)
-        broken.delete(reply.id)
+        // Of a message that was tried again the earlier reply is none any more.
+        for (const [id, of] of broken) if (id === reply.id || of === (asked ?? message.id)) broken.delete(id)
       }
       void telling.ended.then((ended) => {
         tellings.delete(telling)
@@ -269,7 +276,7 @@ function createSession(): Session {
         if (ended.how !== 'whole') {
           for (const { reply } of telling.replies) if (shown.get(reply.id) === place) shown.delete(reply.id)
         }
-        if (ended.how === 'broken') broken.add(ended.replyId)
+        if (ended.how === 'broken') broken.set(ended.at.reply.id, asked ?? ended.at.message.id)
         const isOutOfOrder = isCrowded && tellings.size === 0
         if (isOutOfOrder) isCrowded = false
         if (ended.how === 'broken' || isOutOfOrder) stray()
@@ -328,6 +335,7 @@ function createSession(): Session {
   return {
     own: () => ownAfter(places),
     resume: () => beginAt(++places),
+    brokeOn: (messageId) => [...broken.values()].includes(messageId),
     begin(message) {
       begun++
       if (tellings.size > 0 || unanswered.size > 0) isCrowded = true
@@ -344,7 +352,7 @@ function createSession(): Session {
         for (const look of [...looks]) look()
       }
       return {
-        ...beginAt(place),
+        ...beginAt(place, message?.id),
         answered(told) {
           shown.set(told.reply.id, place)
           settle(told)

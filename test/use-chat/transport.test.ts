@@ -415,6 +415,37 @@ describe('holdfastTransport', () => {
     expect(shownBy(chat)).toEqual(await stored(scene))
   })
 
+  it.each(majors)(
+    'AI SDK %i: regenerate() after a takeover tells what was written, however long ago (I2, I9)',
+    async (major) => {
+      let attempt = 0
+      const failed = gate()
+      const scene = await openScene({
+        async *reply() {
+          if (++attempt > 1) return yield 'The whole of it.'
+          yield 'Half of it'
+          await failed.passed
+          throw new ReplyError('provider_truncated', 'cut')
+        },
+      })
+      // To a 7 that does not say so it is told as to a 6.
+      const { chat } = await openPage(major, scene, { sdk: 6 })
+      const sent = chat.sendMessage({ text: 'hello' })
+      await shows(chat, 'Half of it')
+      failed.open()
+      await sent
+      expect(chat.error?.message).toBe(writtenAgain)
+      await eventually(async () => (await stored(scene))[1] === 'assistant: The whole of it.')
+      vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 60_000 })
+      onTestFinished(() => void vi.useRealTimers())
+      await chat.regenerate()
+      expect([chat.status, shownBy(chat), attempt]).toEqual(['ready', await stored(scene), 2])
+      // It was seen whole: now another one is meant.
+      await chat.regenerate()
+      expect(attempt).toBe(3)
+    },
+  )
+
   it('follow() has what went on after its error here resumed, also where its end was seen before the error (I7, I9)', async () => {
     let attempt = 0
     const failed = gate()
