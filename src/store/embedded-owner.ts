@@ -97,8 +97,13 @@ function nameHolder(pid: number): string {
 export async function leaveName(dataDir: string): Promise<void> {
   const path = join(dataDir, 'owner')
   const { uid, gid } = await stat(dataDir)
-  await writeFile(path, nameHolder(process.pid))
+  await writeFile(path, ownName())
   if (process.geteuid?.() === 0) await lchown(path, uid, gid)
+}
+
+/** As `leaveName` writes it. */
+export function ownName(): string {
+  return nameHolder(process.pid)
 }
 
 export async function readName(dataDir: string): Promise<Holder> {

