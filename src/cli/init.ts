@@ -25,16 +25,18 @@ export const initCommand = defineCommand({
   },
   run({ args }) {
     try {
-      init(process.cwd(), { framework: args.framework, isDry: args['dry-run'] === true, force: args.force === true })
+      const ask = { framework: args.framework, isDry: args['dry-run'] === true, force: args.force === true }
+      init(process.cwd(), ask, (text) => process.stdout.write(text))
     } catch (error) {
       exit(error)
     }
   },
 })
 
-type Ask = { framework: string | undefined; isDry: boolean; force: boolean }
+export type Ask = { framework: string | undefined; isDry: boolean; force: boolean }
 
-function init(folder: string, { framework, isDry, force }: Ask): void {
+/** `say` is given what people read, in pieces. Throws an `OptionError`, with nothing written, where it is not to be done. */
+export function init(folder: string, { framework, isDry, force }: Ask, say: (text: string) => void): void {
   const app = readApp(folder, framework)
   const plan = planFor(app)
   for (const change of plan.changes) say(diffOf(change))
@@ -51,8 +53,4 @@ function outcome({ changes, there }: Plan, isDry: boolean): string {
   if (changes.length === 0) return `All is there already: ${there.join(', ')}. Nothing was written.`
   const paths = changes.map(({ to }) => to).join(', ')
   return [isDry ? `Nothing was written (--dry-run). It would be ${paths}.` : `Written: ${paths}.`, ...kept].join('\n')
-}
-
-function say(text: string): void {
-  process.stdout.write(text)
 }
