@@ -1,8 +1,9 @@
 /** What `holdfast init` reads of an app's folder before it says anything. It writes nothing. */
 import { existsSync, lstatSync, readdirSync, readFileSync, statSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import * as z from 'zod'
 import { OptionError } from '../index.ts'
+import { hasAlias } from './init-tsconfig.ts'
 
 export const frameworks = ['next', 'express', 'hono'] as const
 export type Framework = (typeof frameworks)[number]
@@ -46,7 +47,11 @@ function kindOf(folder: string, manifest: Manifest, found: Framework | Other): A
   return { framework: found, file: serverFile(folder, manifest, callsThatMake[found]) }
 }
 
-const ranges = z.record(z.string(), z.string()).optional()
+/** npm takes null for none. */
+const ranges = z
+  .record(z.string(), z.string())
+  .nullish()
+  .transform((each) => each ?? {})
 const manifestSchema = z.object({
   type: z.string().optional(),
   main: z.string().optional(),
@@ -127,7 +132,10 @@ function isMonorepo(folder: string, { workspaces }: Manifest): boolean {
 function nextIn(folder: string): Next {
   // Next.js passes over src/ where one of the two is beside it.
   const base = isDirectory(folder, 'app') || isDirectory(folder, 'pages') ? '' : 'src/'
-  if (isDirectory(folder, `${base}app`)) return { framework: 'next', base, hasAlias: hasAlias(folder, base) }
+  if (isDirectory(folder, `${base}app`)) {
+    const config = readIfThere(folder, 'tsconfig.json') ?? readIfThere(folder, 'jsconfig.json') ?? ''
+    return { framework: 'next', base, hasAlias: hasAlias(config, base) }
+  }
   if (isDirectory(folder, `${base}pages`)) {
     throw new OptionError(
       `This Next.js app has ${base}pages/ and no ${base}app/, where Holdfast's routes go: make the folder ${base}app (both may stand side by side), and run holdfast init again.`,
@@ -136,20 +144,13 @@ function nextIn(folder: string): Next {
   throw new OptionError('There is no app/ and no src/app/ here: run holdfast init in the folder of the Next.js app.')
 }
 
-/** Its configuration may have comments, so it is not parsed. */
-function hasAlias(folder: string, base: string): boolean {
-  const config = readIfThere(folder, 'tsconfig.json') ?? readIfThere(folder, 'jsconfig.json') ?? ''
-  const [found, to = ''] = /"@\/\*"\s*:\s*\[\s*"\.\/(src\/)?\*"\s*\]/.exec(config) ?? []
-  return found !== undefined && to === base
-}
-
 /** As an import or `require` has it. */
 export const namesHoldfast = /['"]holdfast['"]/
 
 const callsThatMake = { express: /\bexpress\(\)/, hono: /\bnew Hono\b/ } as const
 
 /** The first of the files that package.json names, and of those with a usual name, that makes the app. */
-function serverFile(folder: string, { main = '', scripts = {} }: Manifest, makes: RegExp): Server['file'] {
+function serverFile(folder: string, { main = '', scripts }: Manifest, makes: RegExp): Server['file'] {
   const inScripts = [scripts.dev, scripts.start].flatMap((line) => line?.match(/[\w./-]+\.[cm]?[jt]s\b/g) ?? [])
   const usual = ['', 'src/', 'server/'].flatMap((directory) =>
     ['server', 'app', 'index', 'main'].flatMap((name) =>
@@ -203,10 +204,6 @@ export function readIfThere(folder: string, path: string): string | null {
 export function routeFiles(folder: string, directory: string): string[] {
   return readdirSync(join(folder, directory), { withFileTypes: true, recursive: true })
     .filter((entry) => entry.isFile() && /^route\.[jt]sx?$/.test(entry.name))
-    .map((entry) =>
-      join(entry.parentPath, entry.name)
-        .slice(folder.length + 1)
-        .replaceAll('\\', '/'),
-    )
+    .map((entry) => relative(folder, join(entry.parentPath, entry.name)).replaceAll('\\', '/'))
     .sort()
 }

@@ -3,9 +3,11 @@ import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { promisify } from 'node:util'
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest'
+import { routeFiles } from '../../src/cli/init-app.ts'
+import { plainJson } from '../../src/cli/init-tsconfig.ts'
 import { writeChanges } from '../../src/cli/init-write.ts'
 import { OptionError } from '../../src/index.ts'
 import { endCommands, startCommand } from '../support/command.ts'
@@ -95,6 +97,28 @@ describe('Next.js', () => {
       expect(join(path, '..', from!)).toBe('lib/holdfast')
     }
     expect(files['lib/holdfast.js']).not.toContain('ReplyContext')
+  })
+
+  test('an alias is one where TypeScript takes it for one: comments, commas at the end and a base are read as it does', async () => {
+    const importIn = async (tsconfig: string) => {
+      await write({ ...nextApp, 'tsconfig.json': tsconfig })
+      const printed = inited({ isDry: true })
+      return /from '(.*lib\/holdfast)'/.exec(printed)![1]
+    }
+    const config = (...lines: string[]) =>
+      `{\n  // "of": "ours",\n  "compilerOptions": {\n    ${lines.join('\n    ')}\n  },\n}\n`
+    expect(await importIn(config('"paths": { "@/*": ["./*"], }, // "all"'))).toBe('@/lib/holdfast')
+    expect(await importIn(config('"baseUrl": "src/..", /* and */ "paths": { "@/*": ["*"] },'))).toBe('@/lib/holdfast')
+    const written = '../../../../lib/holdfast'
+    expect(await importIn(config('// "paths": { "@/*": ["./*"] },'))).toBe(written)
+    expect(await importIn(config('"paths": {', '/*  "@/*": ["./*"] */', '"~/*": ["./*"]', '}'))).toBe(written)
+    expect(await importIn(config('"baseUrl": "./source", "paths": { "@/*": ["./*"] }'))).toBe(written)
+    expect(await importIn('{ "compilerOptions": ')).toBe(written)
+  })
+
+  test('comments and commas are taken out of JSON, and strings are kept as they are', () => {
+    const text = '\uFEFF{ "a": "// \\" /* */ ,}", /* "b": [1], \n */ "c": ["./*",\n 1, ], // ,}\n }'
+    expect(JSON.parse(plainJson(text))).toEqual({ a: '// " /* */ ,}', c: ['./*', 1] })
   })
 
   test.each(['ai', 'ai7'] as const)(
@@ -381,6 +405,21 @@ describe('what is found', () => {
     await write(nextApp, app)
     const printed = inited({ isDry: true }, app)
     expect(printed).toContain(`\n  ${line}\n`)
+  })
+
+  test('a package.json that says null where others say nothing is read as npm reads it', async () => {
+    const none = { dependencies: null, devDependencies: null, scripts: null }
+    await write({ 'package.json': manifest(none), 'server.js': "const app = require('express')()\n" })
+    expect(inited({ framework: 'express', isDry: true })).toContain('+++ b/holdfast.js')
+  })
+
+  test('routes are named from the folder, also where that is the root of the machine', async () => {
+    await write(nextApp)
+    inited()
+    const below = relative('/', folder)
+    const routes = ['app/api/chat/[[...path]]/route.ts', 'app/v1/[...path]/route.ts']
+    expect(routeFiles('/', `${below}/app`)).toEqual(routes.map((path) => `${below}/${path}`))
+    expect(routeFiles(folder, 'app')).toEqual(routes)
   })
 
   test('an AI SDK that is too old is said, and one that has holdfast is not told to install it', async () => {
