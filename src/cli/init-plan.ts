@@ -30,18 +30,23 @@ const nothing = (): Plan => ({ changes: [], there: [], obstacles: [], setAside: 
 
 function planForNext(app: App, next: Next): Plan {
   refusePagesRoute(app.folder, next)
-  const { chat, routes } = nextFiles(app, next)
   const found = routesIn(app.folder, next)
   const mounted = found.filter(({ text }) => handsOver.test(text))
   // Mounted by hand, from a definition of another name: whoever did so has what they want.
   if (mounted.some(({ text }) => !/\blib\/holdfast\b/.test(text))) {
     return { ...nothing(), there: mounted.map(({ path }) => path) }
   }
+  const { chat, routes } = nextFiles(inLanguageOf(mounted, app), next)
   const ours = new Set(routes.map(({ path }) => path))
   const cleared = found.filter((route) => !ours.has(route.path) && !handsOver.test(route.text))
-  const plan = cleared.reduce((sum, route) => outOfTheWay(sum, app, chat, route), nothing())
+  const plan = cleared.reduce((sum, route) => outOfTheWay(sum, app.folder, chat, route), nothing())
   const isMoved = plan.changes.some(({ to }) => to === chat.path)
   return [...(isMoved ? [] : [chat]), ...routes].reduce((sum, each) => placed(sum, app.folder, each), plan)
+}
+
+/** A tsconfig.json that came after the routes makes no second ones of them. */
+function inLanguageOf(mounted: readonly Route[], app: App): App {
+  return mounted.length === 0 ? app : { ...app, isTyped: mounted.some(({ path }) => /\.tsx?$/.test(path)) }
 }
 
 type Route = { path: string; url: string; text: string }
@@ -54,13 +59,14 @@ function routesIn(folder: string, next: Next): Route[] {
 }
 
 /** A route that Holdfast's takes the place of. Its code is never lost: it becomes the reply, or is kept beside. */
-function outOfTheWay(plan: Plan, app: App, chat: Wanted, { path, url, text }: Route): Plan {
-  const isFree = readIfThere(app.folder, chat.path) === null
-  const moved = url === 'api/chat' && isFree ? movedRoute(text, { isTyped: app.isTyped, isModule: true }) : null
+function outOfTheWay(plan: Plan, folder: string, chat: Wanted, { path, url, text }: Route): Plan {
+  const isFree = readIfThere(folder, chat.path) === null && placeOf(folder, chat) === undefined
+  const moved =
+    url === 'api/chat' && isFree ? movedRoute(text, { isTyped: chat.path.endsWith('ts'), isModule: true }) : null
   const to = moved === null ? path.replace(/route(\.\w+)$/, 'old-route$1') : chat.path
-  checkPlace(app.folder, path)
-  checkPlace(app.folder, to)
-  if (readIfThere(app.folder, to) !== null) {
+  checkPlace(folder, path)
+  checkPlace(folder, to)
+  if (readIfThere(folder, to) !== null) {
     throw new OptionError(
       `${path} would be set aside as ${to}, which is there already: move one of them away, and run holdfast init again.`,
     )
@@ -95,16 +101,27 @@ function refusePagesRoute(folder: string, { base }: Next): void {
   )
 }
 
-function placed(plan: Plan, folder: string, { path, text, does }: Wanted): Plan {
+function placed(plan: Plan, folder: string, wanted: Wanted): Plan {
+  const { path, text } = wanted
   checkPlace(folder, path)
+  const there = placeOf(folder, wanted)
+  if (there !== undefined) return { ...plan, there: [...plan.there, there] }
   const before = readIfThere(folder, path)
   if (before === null) return { ...plan, changes: [...plan.changes, { from: null, before: '', to: path, after: text }] }
-  if (does.test(before)) return { ...plan, there: [...plan.there, path] }
   return {
     ...plan,
     changes: [...plan.changes, { from: path, before, to: path, after: text }],
     obstacles: [...plan.obstacles, `${path} is there and is something else. With --force it is overwritten.`],
   }
+}
+
+const extensions = ['ts', 'tsx', 'mts', 'cts', 'js', 'jsx', 'mjs', 'cjs']
+
+/** Where its work is done already, in whichever language: one beside it in another would be a second of the same name. */
+function placeOf(folder: string, { path, does }: Wanted): string | undefined {
+  const name = path.replace(/\.\w+$/, '')
+  const places = [path, ...extensions.map((extension) => `${name}.${extension}`)]
+  return places.find((place) => does.test(readIfThere(folder, place) ?? ''))
 }
 
 /** Every part of the path is a folder, and its end a file, or not there yet. A link might lead anywhere. */

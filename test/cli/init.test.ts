@@ -99,6 +99,28 @@ describe('Next.js', () => {
     expect(files['lib/holdfast.js']).not.toContain('ReplyContext')
   })
 
+  test('a tsconfig.json that came after the first run makes no second route, nor a second definition', async () => {
+    await write({ 'package.json': manifest({ dependencies: { next: '16.0.0' } }), 'app/page.jsx': '' })
+    inited()
+    await write({ 'tsconfig.json': withAlias('./*') })
+    const after = await filesOf()
+    expect(inited({ force: true })).toMatch(/^All is there already: lib\/holdfast\.js, /m)
+    expect(await filesOf()).toEqual(after)
+    // What is missing is in their language, and its own.
+    await rm(join(folder, 'app/v1'), { recursive: true })
+    inited()
+    expect(Object.keys(await filesOf())).toEqual(Object.keys(after))
+    // The definition alone is left of them: the new routes lead to it.
+    await rm(join(folder, 'app/v1'), { recursive: true })
+    await rm(join(folder, 'app/api'), { recursive: true })
+    await write({ 'app/api/chat/route.ts': (await quickstartOf('ai')).get('app/api/chat/route.ts')! })
+    inited({ force: true })
+    const last = await filesOf()
+    expect(last['lib/holdfast.js']).toBe(after['lib/holdfast.js'])
+    expect(last).not.toHaveProperty(['lib/holdfast.ts'])
+    expect(last).toHaveProperty(['app/api/chat/old-route.ts'])
+  })
+
   test('an alias is one where TypeScript takes it for one: comments, commas at the end and a base are read as it does', async () => {
     const importIn = async (tsconfig: string) => {
       await write({ ...nextApp, 'tsconfig.json': tsconfig })
