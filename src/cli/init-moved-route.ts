@@ -19,17 +19,20 @@ const asking = String.raw`(?<call> {2}const result = streamText\(\{\n(?:(?! {2}\
 const inSix = String.raw`result\.toUIMessageStreamResponse\(\)`
 const inSeven = String.raw`createUIMessageStreamResponse\(\{\s*stream: toUIMessageStream\(\{ stream: result\.stream \}\),?\s*\}\)`
 const shape = new RegExp(String.raw`${opening}${reading}${asking} {2}return (?:${inSix}|${inSeven});?\n\}\n`, 'm')
-const told = /^( +)messages: (?:await )?convertToModelMessages\(messages\),\n/m
+const told = /^ {4}messages: (?:await )?convertToModelMessages\(messages\),\n/gm
+const telling = `    messages: await convertToModelMessages(messages),
+    abortSignal: signal,
+    maxRetries: 0,
+`
 
 function translated(route: string, language: Language): string | null {
   const found = shape.exec(route)
   if (found?.groups === undefined || !isAlone(route)) return null
   const { request, call = '' } = found.groups
-  if (!told.test(call)) return null
-  const asked = call.replace(
-    told,
-    '$1messages: await convertToModelMessages(messages),\n$1abortSignal: signal,\n$1maxRetries: 0,\n',
-  )
+  const [at, ...others] = [...call.matchAll(told)].map(({ index }) => index)
+  // Where there are two, one may be of another call, or of a text.
+  if (at === undefined || others.length > 0 || isInComment(call, at)) return null
+  const asked = call.replace(told, telling)
   // Where the request is used for more, the reply depends on something that is not stored with the message.
   if (new RegExp(`\\b${request}\\b`).test(asked)) return null
   const reply = `async function reply({ messages, signal }${contextType(language)}) {\n${asked}  return result;\n}\n`
@@ -39,13 +42,22 @@ function translated(route: string, language: Language): string | null {
   )
 }
 
-/** It exports nothing else, needs nothing from beside it, and sets none of the options that are set here. */
+const isInComment = (code: string, at: number) => code.lastIndexOf('/*', at) > code.lastIndexOf('*/', at)
+
+/**
+ * The AI SDK, its providers, and what describes tools: nothing of them asks for a request. Any other package or file may,
+ * such as `next/headers` or what signs users in.
+ */
+const known = /^(?:ai|zod|@ai-sdk\/[\w-]+|@openrouter\/ai-sdk-provider|ollama-ai-provider)(?:\/|$)/
+
+/** It exports nothing else, needs nothing but what is known, and sets none of the options that are set here. */
 function isAlone(route: string): boolean {
+  const imported = [...route.matchAll(/\bimport\b[^'"]*['"]([^'"]*)/g)].map(([, from = '']) => from)
   return (
     route.match(/^export\b/gm)?.length === 1 &&
-    !/\bfrom ['"]\.|\bimport\(|\b(abortSignal|maxRetries|onFinish|onError|(?:const|let|function) (?:chat|reply))\b/.test(
-      route,
-    )
+    imported.every((from) => known.test(from)) &&
+    !/\bimport\s*\(|\brequire\s*\(/.test(route) &&
+    !/\b(abortSignal|maxRetries|onFinish|onError|(?:const|let|function) (?:chat|reply|signal))\b/.test(route)
   )
 }
 
@@ -58,7 +70,7 @@ function withImports(code: string, language: Language): string | null {
   const used = names
     .split(',')
     .map((name) => name.trim())
-    .filter((name) => name !== '' && new RegExp(`\\b${name.replace(/^type /, '')}\\b`).test(rest))
+    .filter((name) => name !== '' && new RegExp(`\\b${name.replace(/^(?:type|.* as) +/, '')}\\b`).test(rest))
   const shorter = code.replace(line, () => `${importLine(language, used.join(', '), 'ai')}\n`)
   // After the last of the imports, which stand at the head of the file.
   const [head] = /^(?:import\b[^;]*?\bfrom ['"][^'"]+['"];?\n)+/.exec(shorter) ?? []

@@ -175,14 +175,14 @@ describe('Next.js', () => {
   test('instructions, names of its own and line ends of a route are kept as it is moved', async () => {
     const route = (await quickstartOf('ai'))
       .get('app/api/chat/route.ts')!
-      .replace("('gpt-5.1'),\n", "('gpt-5.1'),\n    system: 'Be kind.',\n")
-      .replace('convertToModelMessages }', 'convertToModelMessages, tool as unused }')
+      .replace("('gpt-5.1'),\n", "('gpt-5.1'),\n    system: 'Be kind.',\n    stopWhen: steps(5),\n")
+      .replace('convertToModelMessages }', 'convertToModelMessages, stepCountIs as steps, tool as unused }')
       .replaceAll('\n', '\r\n')
     await write({ ...nextApp, 'app/api/chat/route.ts': route })
     inited({ force: true })
     const lib = (await filesOf())['lib/holdfast.ts']!
-    expect(lib).toContain("import { streamText, convertToModelMessages } from 'ai';\r\n")
-    expect(lib).toContain("    system: 'Be kind.',\r\n")
+    expect(lib).toContain("import { streamText, convertToModelMessages, stepCountIs as steps } from 'ai';\r\n")
+    expect(lib).toContain("    system: 'Be kind.',\r\n    stopWhen: steps(5),\r\n")
     expect(lib.match(/(?<!\r)\n/)).toBeNull()
   })
 
@@ -201,6 +201,26 @@ describe('Next.js', () => {
     ],
     ['sets its own retries', (route) => route.replace('messages: await', 'maxRetries: 5,\n    messages: await')],
     ['imports what is beside it', (route) => `import { system } from './system';\n${route}`],
+    ['imports by an alias', (route) => `import { tools } from '@/lib/tools';\n${route}`],
+    ['asks for cookies', (route) => `import { cookies } from 'next/headers';\n${route}`],
+    ['signs users in', (route) => `import {\n  auth,\n} from "@clerk/nextjs/server"\n${route}`],
+    ['imports for a side effect', (route) => route.replace('\nexport async', "import 'server-only';\n\nexport async")],
+    ['imports a name like the known', (route) => `import { auth } from 'ai-auth';\n${route}`],
+    ['imports as it goes', (route) => route.replace("openai('gpt-5.1')", "(await import('@ai-sdk/groq')).groq('a')")],
+    ['requires', (route) => route.replace('export async', "const { auth } = require('./auth');\n\nexport async")],
+    [
+      'has the line of its messages in a comment, too',
+      (route) => route.replace(/^ {4}messages: .*\n/m, (line) => `${line}    /*\n${line}    */\n`),
+    ],
+    [
+      'has the line of its messages in a comment only',
+      (route) => route.replace(/^ {4}messages: .*\n/m, (line) => `    /*\n${line}    */\n    prompt: 'Hi',\n`),
+    ],
+    [
+      'tells another call its messages',
+      (route) => route.replace(/^ {4}(messages: .*\n)/m, '    system: await short({\n      $1    }),\n    prompt,\n'),
+    ],
+    ['has a signal of its own', (route) => route.replace('export async', 'const signal = forever();\n\nexport async')],
     ['exports something else', (route) => `${route}export const maxDuration = 30;\n`],
     [
       'is written in another way',
