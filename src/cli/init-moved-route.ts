@@ -32,10 +32,11 @@ function translated(route: string, language: Language): string | null {
   const [at, ...others] = [...call.matchAll(told)].map(({ index }) => index)
   // Where there are two, one may be of another call, or of a text.
   if (at === undefined || others.length > 0 || isInComment(call, at)) return null
-  const asked = call.replace(told, telling)
+  const asked = withTools(call.replace(told, telling), route)
   // Where the request is used for more, the reply depends on something that is not stored with the message.
   if (new RegExp(`\\b${request}\\b`).test(asked)) return null
-  const reply = `async function reply({ messages, signal }${contextType(language)}) {\n${asked}  return result;\n}\n`
+  const names = wrapsTools(asked) ? '{ messages, signal, tools }' : '{ messages, signal }'
+  const reply = `async function reply(${names}${contextType(language)}) {\n${asked}  return result;\n}\n`
   return withImports(
     route.replace(found[0], () => `${definitionLine(language)}\n\n${reply}`),
     language,
@@ -43,6 +44,24 @@ function translated(route: string, language: Language): string | null {
 }
 
 const isInComment = (code: string, at: number) => code.lastIndexOf('/*', at) > code.lastIndexOf('*/', at)
+
+const literalTools = /^ {4}tools: (\{(?:[^{}\n]*|\n(?:(?! {4}\S).*\n)* {4})\}),?\n/m
+/** Within `tools( )` TypeScript knows no more what such a one is given. With `tool( )` around, it does. */
+const untypedTool = /^ {6}[\w'"]+: \{$/m
+
+/** The call with its tools wrapped, where they are written out in it and no other `tools` is meant anywhere. */
+function withTools(call: string, route: string): string {
+  const found = literalTools.exec(call)
+  const isOnly = route.match(/(?<!\.)\btools\b/g)?.length === 1
+  if (found === null || !isOnly || isInComment(call, found.index)) return call
+  const [, literal = ''] = found
+  if (untypedTool.test(literal)) return call
+  return call.replace(literalTools, () => `    tools: tools(${literal}),\n`)
+}
+
+/** Of a reply as `movedRoute` writes it: its call of the model has tools, and gives them to `tools` of the context. */
+export const hasTools = (code: string): boolean => /^ {4}tools\b/m.test(code)
+export const wrapsTools = (code: string): boolean => /^ {4}tools: tools\(/m.test(code)
 
 /**
  * The AI SDK, its providers, and what describes tools: nothing of them asks for a request. Any other package or file may,

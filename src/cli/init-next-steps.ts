@@ -1,6 +1,7 @@
 /** What is left to do after `holdfast init`, which changes no file that it did not name: lines to type, and lines to add. */
 import { type App, type Manager, readIfThere, type Server } from './init-app.ts'
-import { importLine, providerOf, serverFiles } from './init-files.ts'
+import { importLine, makesHoldfast, providerOf, serverFiles } from './init-files.ts'
+import { hasTools, wrapsTools } from './init-moved-route.ts'
 import type { Plan } from './init-plan.ts'
 
 export function nextSteps(app: App, plan: Plan): string {
@@ -8,6 +9,7 @@ export function nextSteps(app: App, plan: Plan): string {
     ...install(app),
     ...frameworkSteps(app, plan),
     ...modelSteps(app, plan),
+    ...toolSteps(plan),
     ...(plan.changes.length > 0 ? [...storeSteps(app.folder), beforeOthers] : []),
   ]
   return steps.length === 0 ? '' : `\nWhat to do next:\n${steps.map((step) => `\n${indented(step)}\n`).join('')}`
@@ -82,7 +84,17 @@ function modelSteps({ dependencies }: App, { changes }: Plan): string[] {
   if (!dependencies.has('ai')) return [`Until a model is asked in ${made.to}, it says what was sent.`]
   const key =
     providerOf(dependencies) === undefined ? ' As it stands, it goes to the AI Gateway (AI_GATEWAY_API_KEY).' : ''
-  return [`Put your model, its tools and instructions into ${made.to}.${key}`]
+  return [`Put your model, its tools (tools: tools({ … }), docs/tools.md) and instructions\ninto ${made.to}.${key}`]
+}
+
+function toolSteps({ changes }: Plan): string[] {
+  const moved = changes.find(({ from, to, after }) => from !== null && from !== to && makesHoldfast.test(after))
+  if (moved === undefined || !hasTools(moved.after)) return []
+  return [
+    wrapsTools(moved.after)
+      ? `The tools in ${moved.to} are wrapped: a call that has its result never runs again. docs/tools.md says what becomes of\none whose process dies while it runs.`
+      : `The tools in ${moved.to} are as they were, and a takeover may run a call again: give the model\ntools: tools(…), with the tools that reply is given, as docs/tools.md shows.`,
+  ]
 }
 
 function storeSteps(folder: string): string[] {

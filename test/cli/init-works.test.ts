@@ -6,8 +6,10 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { movedRoute } from '../../src/cli/init-moved-route.ts'
 import { endCommands, startCommand } from '../support/command.ts'
 import { freshDatabase } from '../support/postgres.ts'
+import { quickstartRoutes } from '../use-chat/guide.ts'
 import { added, filesOf, folder, honoManifest, honoServer, inited, manifest, write } from './init-folder.ts'
 
 const run = promisify(execFile)
@@ -109,6 +111,21 @@ test('in TypeScript, with and without a model, it has the types of what it uses,
   // As Next.js and bundlers resolve.
   await compile({ module: 'esnext', moduleResolution: 'bundler', noEmit: true })
 })
+
+test.each(['ai', 'ai7'] as const)(
+  'the routes of the quickstart of %s, with tools and without, have the types of what they are moved into',
+  async (sdk) => {
+    await linkedAll('holdfast', '@types/node', 'zod')
+    await linked('ai', sdk)
+    await linked('@ai-sdk/openai', sdk === 'ai' ? '@ai-sdk/openai' : 'openai7')
+    const routes = await quickstartRoutes(sdk)
+    expect(routes.length).toBeGreaterThan(2)
+    for (const [at, route] of routes.entries()) {
+      await write({ [`src/${at}.ts`]: movedRoute(route, { isTyped: true, isModule: true })! })
+    }
+    await compile({ module: 'esnext', moduleResolution: 'bundler', noEmit: true })
+  },
+)
 
 test('Hono: with the lines that it prints useChat is answered, and the app still is', async () => {
   await write({ 'package.json': honoManifest(), 'src/server.js': honoServer() })

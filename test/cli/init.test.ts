@@ -11,7 +11,7 @@ import { plainJson } from '../../src/cli/init-tsconfig.ts'
 import { writeChanges } from '../../src/cli/init-write.ts'
 import { OptionError } from '../../src/index.ts'
 import { endCommands, startCommand } from '../support/command.ts'
-import { diffsOf, patched, quickstartOf, readGuide } from '../use-chat/guide.ts'
+import { diffsOf, patched, quickstartOf, quickstartRoutes, readGuide } from '../use-chat/guide.ts'
 import {
   added,
   type Files,
@@ -184,6 +184,65 @@ describe('Next.js', () => {
     expect(lib).toContain("import { streamText, convertToModelMessages, stepCountIs as steps } from 'ai';\r\n")
     expect(lib).toContain("    system: 'Be kind.',\r\n    stopWhen: steps(5),\r\n")
     expect(lib.match(/(?<!\r)\n/)).toBeNull()
+  })
+
+  const wrapped =
+    'The tools in lib/holdfast.ts are wrapped: a call that has its result never runs again. docs/tools.md says'
+  const asTheyWere =
+    'The tools in lib/holdfast.ts are as they were, and a takeover may run a call again: give the model'
+
+  test.each(['ai', 'ai7'] as const)(
+    'the tools of the quickstart of %s are wrapped, and nothing else of it changes',
+    async (sdk) => {
+      const routes = (await quickstartRoutes(sdk)).filter((route) => route.includes('tools: {'))
+      expect(routes.length).toBeGreaterThan(1)
+      for (const route of routes) {
+        await rm(folder, { recursive: true })
+        await write({ ...nextApp, 'app/api/chat/route.ts': route })
+        expect(inited({ force: true })).toContain(wrapped)
+        const lib = (await filesOf())['lib/holdfast.ts']!
+        expect(lib).toContain('async function reply({ messages, signal, tools }: ReplyContext) {\n')
+        const literal = /^ {4}tools: (\{\n[\s\S]*?^ {4}\}),$/m.exec(route)![1]!
+        expect(lib).toContain(`    tools: tools(${literal}),\n`)
+      }
+    },
+  )
+
+  test.each<[string, string, string]>([
+    ['are named elsewhere', '    tools,\n', 'const tools = { book: tool({}) };\n'],
+    ['have a name of their own', '    tools: mine,\n', 'const mine = { book: tool({}) };\n'],
+    ['are meant by another line', '    tools: { book },\n    prepareStep: () => pick(tools),\n', 'const tools = {};\n'],
+    ['stand in a comment', '    /*\n    tools: { book },\n    */\n', ''],
+    // `input` would have the type any: TypeScript refuses that where it is strict.
+    [
+      'have types by their place',
+      '    tools: {\n      book: {\n        execute: async (input) => input,\n      },\n    },\n',
+      '',
+    ],
+  ])('tools that %s are left as they are, and said', async (_, lines, before) => {
+    const route = (await quickstartOf('ai'))
+      .get('app/api/chat/route.ts')!
+      .replace('    messages: await', () => `${lines}    messages: await`)
+      .replace('export async', () => `${before}export async`)
+    await write({ ...nextApp, 'app/api/chat/route.ts': route })
+    expect(inited({ force: true })).toContain(asTheyWere)
+    const lib = (await filesOf())['lib/holdfast.ts']!
+    expect(lib).toContain(lines)
+    expect(lib).toContain('reply({ messages, signal }: ReplyContext)')
+  })
+
+  test('tools in one line are wrapped, too, also where others have tools of their own', async () => {
+    const route = (await quickstartOf('ai'))
+      .get('app/api/chat/route.ts')!
+      .replace('    messages: await', '    tools: { search: openai.tools.webSearch() },\n    messages: await')
+    await write({ ...nextApp, 'app/api/chat/route.ts': route })
+    expect(inited({ force: true })).toContain(wrapped)
+    expect((await filesOf())['lib/holdfast.ts']).toContain('    tools: tools({ search: openai.tools.webSearch() }),\n')
+  })
+
+  test('of tools that it has not nothing is said', async () => {
+    await write({ ...nextApp, 'app/api/chat/route.ts': (await quickstartOf('ai')).get('app/api/chat/route.ts')! })
+    expect(inited({ force: true })).not.toMatch(/^ +The tools/m)
   })
 
   test.each<[string, (route: string) => string]>([

@@ -40,16 +40,21 @@ function sideOf(hunk: readonly string[], side: '-' | '+'): string {
 
 /** As the documentation in the package has it, with OpenAI as the provider. */
 export async function quickstartOf(sdk: 'ai' | 'ai7'): Promise<Map<string, string>> {
+  const paths = ['app/api/chat/route.ts', 'app/page.tsx']
+  return new Map(await Promise.all(paths.map(async (path) => [path, (await versionsOf(sdk, path))[0]!] as const)))
+}
+
+/** Its route in each of its steps, in order: without tools first, then with more and more of them. */
+export const quickstartRoutes = (sdk: 'ai' | 'ai7'): Promise<string[]> => versionsOf(sdk, 'app/api/chat/route.ts')
+
+async function versionsOf(sdk: 'ai' | 'ai7', path: string): Promise<string[]> {
   const text = await read(`node_modules/${sdk}/docs/02-getting-started/02-nextjs-app-router.mdx`)
-  return new Map(
-    ['app/api/chat/route.ts', 'app/page.tsx'].map((path) => {
-      const [, code] = new RegExp(`filename="${path}"\n([\\s\\S]*?)^\`\`\`$`, 'm').exec(text) ?? []
-      if (code === undefined) throw new Error(`The quickstart of ${sdk} has no ${path}.`)
-      const named = code
-        .replace('__PROVIDER_IMPORT__', "import { openai } from '@ai-sdk/openai'")
-        .replace('__MODEL__', "openai('gpt-5.1')")
-      return [path, named]
-    }),
+  const blocks = [...text.matchAll(new RegExp(`filename="${path}".*\n([\\s\\S]*?)^\`\`\`$`, 'gm'))]
+  if (blocks.length === 0) throw new Error(`The quickstart of ${sdk} has no ${path}.`)
+  return blocks.map(([, code]) =>
+    code!
+      .replace('__PROVIDER_IMPORT__', "import { openai } from '@ai-sdk/openai'")
+      .replace('__MODEL__', "openai('gpt-5.1')"),
   )
 }
 
