@@ -104,7 +104,7 @@ function tidyLines({ options, model }: Settings, { url, runner }: Ready): string
     `  runner       ${runner ? 'in this process' : 'elsewhere (HOLDFAST_ROLES)'}`,
     `  model        ${model}`,
     `  realtime     server-sent events, long poll, WebSocket (useChat)`,
-    `  add to your app   npm install holdfast, then see "In your own folder" in its README`,
+    `  add to your app   npm install holdfast && npx holdfast init, in its folder`,
     '',
   ]
 }

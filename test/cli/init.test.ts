@@ -1,9 +1,10 @@
 /** What `holdfast init` writes in apps of each kind, and what it leaves alone. */
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { dirname, join, relative } from 'node:path'
+import { basename, dirname, join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { afterEach, describe, expect, onTestFinished, test } from 'vitest'
 import { routeFiles } from '../../src/cli/init-app.ts'
@@ -26,6 +27,7 @@ import {
 } from './init-folder.ts'
 
 const run = promisify(execFile)
+const root = fileURLToPath(new URL('../..', import.meta.url))
 
 const withAlias = (to: string) => JSON.stringify({ compilerOptions: { paths: { '@/*': [to] } } })
 const nextApp: Files = {
@@ -521,6 +523,29 @@ describe('what is found', () => {
     const routes = ['app/api/chat/[[...path]]/route.ts', 'app/v1/[...path]/route.ts']
     expect(routeFiles('/', `${below}/app`)).toEqual(routes.map((path) => `${below}/${path}`))
     expect(routeFiles(folder, 'app')).toEqual(routes)
+  })
+
+  async function copyOf(example: string): Promise<Files> {
+    const isOurs = (path: string) => !/^(node_modules|dist|\.next|\.holdfast|next-env\.d\.ts)$/.test(basename(path))
+    await cp(join(root, 'examples', example), folder, { recursive: true, filter: isOurs })
+    return filesOf()
+  }
+
+  test.each(['express', 'hono', 'fastify', 'node-http'])('in examples/%s all is there already', async (example) => {
+    const before = await copyOf(example)
+    expect(inited({ force: true })).toMatch(/^All is there already: server\.ts\. Nothing was written\.\n/)
+    expect(await filesOf()).toEqual(before)
+  })
+
+  test('in examples/nextjs all is there already but the route of files, which it does without', async () => {
+    const before = await copyOf('nextjs')
+    expect(inited()).toContain(
+      '\nWritten: app/v1/[...path]/route.ts.\nAlready there, and left as it is: lib/holdfast.ts, app/api/chat/[[...path]]/route.ts.\n',
+    )
+    const after = await filesOf()
+    expect(after).toMatchObject(before)
+    expect(added(before, after)).toEqual(['app/v1/[...path]/route.ts'])
+    expect(inited()).toMatch(/^All is there already: /)
   })
 
   test('an AI SDK that is too old is said, and one that has holdfast is not told to install it', async () => {
