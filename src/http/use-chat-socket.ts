@@ -46,6 +46,17 @@ export const chatSocket: SocketRoute = {
     const open = new Map<string, AbortController>()
     /** Also those that were given up while they were accepted. */
     let serving = 0
+    /** Of the request before: two messages of one page are stored in the order in which it said them. */
+    let before = Promise.resolve()
+    const inOrder = (frame: Frame): Promise<ToTell> => {
+      const asked = before.then(async () => {
+        await mustBeKnown()
+        return await toTell(call, frame)
+      })
+      const over = () => undefined
+      before = asked.then(over, over)
+      return asked
+    }
     socket.ended.addEventListener('abort', () => {
       for (const control of open.values()) control.abort()
     })
@@ -81,7 +92,7 @@ export const chatSocket: SocketRoute = {
       const control = new AbortController()
       open.set(requestId, control)
       // The frame, which may hold a whole history, is not kept while its reply is told.
-      const asked = serving >= limits.socketRequestsMax ? tooMany() : mustBeKnown().then(() => toTell(call, frame))
+      const asked = serving >= limits.socketRequestsMax ? tooMany() : inOrder(frame)
       void serve(requestId, asked, control)
     }
   },

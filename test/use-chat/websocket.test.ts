@@ -375,6 +375,54 @@ test('nothing is told after an abort, also of a message that is being accepted: 
   expect(socket.frames[0]).toEqual({ type: 'start', requestId: 'r' })
 })
 
+/** Says two messages one right after the other, and answers the texts of the user's messages as they are stored. */
+async function saidInARow(scene: Scene, socket: RawSocket, [first, second]: [object, object]): Promise<string[]> {
+  socket.say({ ...first, requestId: 'first' })
+  socket.say({ ...second, requestId: 'second' })
+  const over = (id: string) => socket.until((frame) => isLast(frame) && frame.requestId === id)
+  const ends = await Promise.all([over('first'), over('second')])
+  expect(ends.map(({ type }) => type)).toEqual(['end', 'end'])
+  return (await stored(scene)).filter((each) => each.startsWith('user'))
+}
+
+test('two sends in a row are accepted in their order, also where who asks is slow to be known (P105, I5)', async () => {
+  let asked = 0
+  let isKnown!: () => void
+  const known = new Promise<void>((resolve) => {
+    isKnown = resolve
+  })
+  const authenticate = async (request: Request) => {
+    if (request.headers.get('x-socket') !== null && ++asked === 2) await known
+    return { userId: 'ann' }
+  }
+  const scene = await openScene({ tokens: undefined, authenticate })
+  const socket = await openRaw(`${scene.url}/api/chat/ws`, { headers: { 'x-socket': 'yes' } })
+  const texts = saidInARow(scene, socket, [sendOf(scene.id, 'one'), sendOf(scene.id, 'two')])
+  await eventually(async () => asked >= 2)
+  // An abort, and what is asked on another socket, waits for nobody.
+  socket.say({ type: 'abort', requestId: 'nobody' })
+  const other = await openRaw(`${scene.url}/api/chat/ws`)
+  other.say(sendOf(randomUUID(), 'other'))
+  await other.until(({ type }) => type === 'end')
+  expect(socket.frames).toEqual([])
+  isKnown()
+  expect(await texts).toEqual(['user: one', 'user: two'])
+})
+
+test('a message with a file of 2 MB is stored before the one that is sent right after it (P105, I5)', async () => {
+  const scene = await openScene()
+  const url = `data:image/png;base64,${Buffer.alloc(2_000_000, 7).toString('base64')}`
+  const parts = [
+    { type: 'text', text: 'one' },
+    { type: 'file', mediaType: 'image/png', url },
+  ]
+  const first = { ...sendOf(scene.id, ''), messages: [{ id: randomUUID(), role: 'user', parts }] }
+  expect(await saidInARow(scene, await openOn(scene), [first, sendOf(scene.id, 'two')])).toEqual([
+    'user: one',
+    'user: two',
+  ])
+})
+
 test('of the headers in a frame nothing is read: who asks is who opened the socket (I15, P106)', async () => {
   const scene = await openScene()
   const socket = await openOn(scene, 'bob')
