@@ -23,8 +23,8 @@ export const limits = {
   longPollBytesMax: 256 * 1024,
   /** Waiting in a follower's socket: beyond this nothing is read for it until it has drained. */
   sendBufferBytesMax: 256 * 1024,
-  /** Of a frame that a socket receives, unless its route takes larger ones. */
-  frameBytesMax: 64 * 1024,
+  /** Of what a user's sockets are sent and have not accepted yet, in one process: two of the largest frames. */
+  framesOfUserBytesMax: 32 * 1024 * 1024,
   /** Waiting in a socket that is to be sent more: it is closed. One whole reply fits beside it. */
   socketBufferBytesMax: 1024 * 1024,
   /** Open at a time in one process. */

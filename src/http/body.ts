@@ -75,13 +75,37 @@ async function readText(request: Request, max: number): Promise<string> {
   return decodeUtf8(await readBytes(request, max, `The body may have at most ${max} bytes.`))
 }
 
-/** Of bodies and frames that are being read at this moment. Who sends slowly holds no more than they have sent. */
+/** Of bodies and frames (socket-frames.ts) that are being read at this moment. Who sends slowly holds no more than they have sent. */
 let beingRead = 0
 
-/** So many more have come of something that is not whole yet. False: that is more than this process holds of all. */
+/** A frame that is not whole. `refuse` has it given up, and what it held released. */
+export type Holder = { readonly held: number; refuse(): void }
+const holders = new Set<Holder>()
+
+/** It makes room for others as long as it is the largest. Answers what ends that. */
+export function mayBeRefused(holder: Holder): () => void {
+  holders.add(holder)
+  return () => void holders.delete(holder)
+}
+
+/**
+ * So many more have come of something that is not whole yet. Where that is more than this process holds of all, the largest
+ * frame gives way, and not who comes: a socket holds half a frame as long as it likes. False: there is none.
+ */
 export function holdBytes(bytes: number): boolean {
   beingRead += bytes
-  return beingRead <= limits.bodiesBytesMax
+  while (beingRead > limits.bodiesBytesMax) {
+    const largest = largestHolder()
+    if (largest === undefined) return false
+    largest.refuse()
+  }
+  return true
+}
+
+function largestHolder(): Holder | undefined {
+  let largest: Holder | undefined
+  for (const holder of holders) if (holder.held > (largest?.held ?? 0)) largest = holder
+  return largest
 }
 
 /** They are read, or nobody wants them any more. */

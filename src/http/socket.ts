@@ -9,18 +9,26 @@ import type { Duplex } from 'node:stream'
 import type { WebSocket } from 'ws'
 import { type CloseCode, closes, requestErrors } from '../core/errors.ts'
 import { limits } from '../core/limits.ts'
-import { holdBytes, releaseBytes, tooMuchAtOnce } from './body.ts'
 import { endAt, type Principal } from './principal.ts'
 import type { Problem } from './problem.ts'
+import { boundFrames, type FrameBounds, type HearFrame } from './socket-frames.ts'
 
-/** `pingEveryMs`: who has not answered two pings by the third is gone. `idleMs`: of a socket that nobody holds. */
-export type SocketTimes = { pingEveryMs: number; idleMs: number }
+/**
+ * `pingEveryMs`: who has not answered two pings by the third is gone. `idleMs`: of a socket that nobody holds. `frameMs`: in
+ * which a frame has to come.
+ */
+export type SocketTimes = { pingEveryMs: number; idleMs: number; frameMs: number }
 
 /**
  * `WebSocketChatTransport` of AI SDK 7 leaves a socket open that it no longer uses: in Chromium 147 its `close(1011)` is
  * refused, and the next request opens another one. So one that is not used is dropped here.
  */
-export const socketTimes: SocketTimes = { pingEveryMs: 25_000, idleMs: 5 * 60_000 }
+export const socketTimes: SocketTimes = {
+  pingEveryMs: 25_000,
+  idleMs: 5 * 60_000,
+  // As long as a body may take.
+  frameMs: 120_000,
+}
 
 export type Socket = {
   /** Frames that belong together go out as one write. After the end they are dropped. */
@@ -36,8 +44,11 @@ export type Socket = {
   readonly ended: AbortSignal
 }
 
-/** Hears each frame that comes. Throws the `Problem` of one that cannot be read, which closes the socket. */
-export type Hear = (text: string) => void
+/**
+ * Hears each frame that comes. What it answers is waited for before the frame counts as accepted. Throws the `Problem` of one
+ * that cannot be read, which closes the socket.
+ */
+export type Hear = (text: string) => unknown
 
 /**
  * What is said on a socket: `speak` is called once, and what it answers hears the frames. `refusalOf`: what the client is
@@ -60,31 +71,29 @@ export type Sockets = {
 
 export function createSockets(times: SocketTimes = socketTimes): Sockets {
   const open = new Map<WebSocket, Socket>()
-  const ofUser = new Map<string, number>()
+  const users = new Map<string, User>()
   let draining = false
 
   return {
     open(ws, raw, speech) {
       const { principal } = speech
-      const socket = openSocket(ws, raw, times)
-      const user = JSON.stringify([principal.tenantId, principal.userId])
-      const count = (ofUser.get(user) ?? 0) + 1
-      ofUser.set(user, count)
+      const user = userOf(users, principal)
+      let hear: HearFrame = async () => undefined
+      const socket = openSocket(ws, raw, times, user, (data, isBinary) => hear(data, isBinary))
+      user.open(1)
       open.set(ws, socket)
       // Those that are closing count, too: what they hold is held until they are gone.
       ws.on('close', () => {
         open.delete(ws)
-        const left = ofUser.get(user)! - 1
-        if (left === 0) ofUser.delete(user)
-        else ofUser.set(user, left)
+        user.open(-1)
       })
       if (draining) return socket.close(1012)
-      if (count > limits.socketsOfUserMax) {
+      if (user.sockets > limits.socketsOfUserMax) {
         return socket.close(4429, `At most ${limits.socketsOfUserMax} sockets may be open at a time. Close some.`)
       }
       const expiry = endAt(principal.expiresAt, () => socket.close(4401))
       socket.ended.addEventListener('abort', () => clearTimeout(expiry))
-      hearFrames(ws, socket, speech)
+      hear = hearerOf(socket, speech)
     },
     drain() {
       draining = true
@@ -96,21 +105,58 @@ export function createSockets(times: SocketTimes = socketTimes): Sockets {
   }
 }
 
-function hearFrames(ws: WebSocket, socket: Socket, { speak, refusalOf }: Speech): void {
+type User = FrameBounds['user'] & { readonly sockets: number; open(more: 1 | -1): void }
+
+/** Forgotten when there is neither a socket nor a byte of theirs. */
+function userOf(users: Map<string, User>, { tenantId, userId }: Principal): User {
+  const key = JSON.stringify([tenantId, userId])
+  const known = users.get(key)
+  if (known !== undefined) return known
+  let [sockets, bytes] = [0, 0]
+  const changed = () => {
+    if (sockets === 0 && bytes === 0) users.delete(key)
+  }
+  const user: User = {
+    get sockets() {
+      return sockets
+    },
+    get bytes() {
+      return bytes
+    },
+    open(more) {
+      sockets += more
+      changed()
+    },
+    add(more) {
+      bytes += more
+      changed()
+    },
+  }
+  users.set(key, user)
+  return user
+}
+
+function hearerOf(socket: Socket, { speak, refusalOf }: Speech): HearFrame {
   const hear = speak(socket)
-  ws.on('message', (data: Buffer, isBinary) => {
+  return async (data, isBinary) => {
     if (socket.ended.aborted) return
     if (isBinary) return socket.close(4400, 'Expected a frame of text, got a binary one.')
     try {
-      hear(data.toString())
+      await hear(data.toString())
     } catch (error) {
       const { code, message } = refusalOf(error)
       socket.close(requestErrors[code].close ?? 1011, message)
     }
-  })
+  }
 }
 
-function openSocket(ws: WebSocket, raw: Duplex, times: SocketTimes): Socket {
+function openSocket(
+  ws: WebSocket,
+  raw: Duplex,
+  times: SocketTimes,
+  user: FrameBounds['user'],
+  hear: HearFrame,
+): Socket {
   const control = new AbortController()
   const { signal: ended } = control
   let isOver = false
@@ -143,7 +189,7 @@ function openSocket(ws: WebSocket, raw: Duplex, times: SocketTimes): Socket {
     if (ws.bufferedAmount > limits.socketBufferBytesMax) close(4429)
     else if (!isOver) ws.pong(data)
   })
-  boundReading(ws, raw, () => close(4429, tooMuchAtOnce))
+  boundFrames(ws, raw, { frameMs: times.frameMs, user, close: (sentence) => close(4429, sentence) }, hear)
 
   return {
     ended,
@@ -196,39 +242,6 @@ function pingEach(ws: WebSocket, everyMs: number): NodeJS.Timeout {
     unanswered++
     ws.ping()
   }, everyMs).unref()
-}
-
-const controlHeadBytes = 6
-/** For who is closed because of what they send: time to read why. */
-const readWhyMs = 1_000
-
-/**
- * What has come of a frame that is not whole counts as a body that is being read does. Heard before ws hears it, so that
- * the last piece of a frame is not left counted; control frames may stand between the pieces of one.
- */
-function boundReading(ws: WebSocket, raw: Duplex, refuse: () => void): void {
-  let held = 0
-  const release = (bytes: number) => {
-    const released = Math.min(held, bytes)
-    held -= released
-    releaseBytes(released)
-  }
-  const count = ({ length }: Buffer) => {
-    held += length
-    if (holdBytes(length)) return
-    refuse()
-    // Not a byte more of it.
-    ws.pause()
-    setTimeout(() => ws.terminate(), readWhyMs)
-  }
-  raw.prependListener('data', count)
-  ws.on('message', () => release(held))
-  ws.on('ping', (data: Buffer) => release(controlHeadBytes + data.length))
-  ws.on('pong', (data: Buffer) => release(controlHeadBytes + data.length))
-  ws.on('close', () => {
-    raw.off('data', count)
-    release(held)
-  })
 }
 
 /** RFC 6455, 5.5: a control frame has 125 bytes at most, of which the code takes two. */

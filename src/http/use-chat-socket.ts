@@ -86,7 +86,7 @@ export const chatSocket: SocketRoute = {
       if (type === 'abort') {
         open.delete(requestId)
         there?.abort()
-        return
+        return undefined
       }
       if (there !== undefined) throw new Problem('invalid_request', 'A requestId may be used again when it has ended.')
       const control = new AbortController()
@@ -94,6 +94,7 @@ export const chatSocket: SocketRoute = {
       // The frame, which may hold a whole history, is not kept while its reply is told.
       const asked = serving >= limits.socketRequestsMax ? tooMany() : inOrder(frame)
       void serve(requestId, asked, control)
+      return asked.catch(() => undefined)
     }
   },
 }

@@ -9,8 +9,12 @@ import { limits } from '../../src/core/limits.ts'
 import { holdBytes, releaseBytes, tooMuchAtOnce } from '../../src/http/body.ts'
 import { Problem, problemOf } from '../../src/http/problem.ts'
 import { createSockets, type Hear, type Socket, type Sockets, type SocketTimes } from '../../src/http/socket.ts'
+import { tooMuchOfYours, tooSlowly } from '../../src/http/socket-frames.ts'
+import { eventually } from '../support/eventually.ts'
 import { startProxy } from '../support/proxy.ts'
 import { openRaw, type RawSocket } from '../support/socket.ts'
+
+const frameBytesMax = limits.chatRequestBytesMax
 
 type Scene = {
   url: string
@@ -26,12 +30,12 @@ async function openScene({
   expiresAt,
   ...times
 }: Partial<SocketTimes> & { speak?: (socket: Socket) => Hear; expiresAt?: number } = {}): Promise<Scene> {
-  const sockets = createSockets({ pingEveryMs: 60_000, idleMs: 60_000, ...times })
+  const sockets = createSockets({ pingEveryMs: 60_000, idleMs: 60_000, frameMs: 60_000, ...times })
   const upgrades = new WebSocketServer({
     noServer: true,
     perMessageDeflate: false,
     autoPong: false,
-    maxPayload: limits.frameBytesMax,
+    maxPayload: frameBytesMax,
   })
   const server = createServer()
   const opened: ((met: { server: Socket; raw: NetSocket; ws: WebSocket }) => void)[] = []
@@ -161,10 +165,10 @@ test('a frame over its bound ends the socket, 1009, and a broken one 1002; the s
   const heard: string[] = []
   const { meet } = await openScene({ speak: () => (text) => heard.push(text) })
   const [large, broken] = [await meet(), await meet()]
-  large.client.ws.send('x'.repeat(limits.frameBytesMax))
-  large.client.ws.send('x'.repeat(limits.frameBytesMax + 1))
+  large.client.ws.send('x'.repeat(frameBytesMax))
+  large.client.ws.send('x'.repeat(frameBytesMax + 1))
   expect((await large.client.ended).code).toBe(1009)
-  expect(heard.map(({ length }) => length)).toEqual([limits.frameBytesMax])
+  expect(heard.map(({ length }) => length)).toEqual([frameBytesMax])
   // A frame that is not masked, and one of a kind that there is not.
   rawOf(broken.client).write(Buffer.from([0x8f, 0x01, 0x41]))
   expect((await broken.client.ended).code).toBe(1002)
@@ -212,23 +216,102 @@ test('a user has at most 64 sockets here; one more is closed, 4429, and when one
   expect((await meet('ann')).server.ended.aborted).toBe(false)
 })
 
-test('halves of frames are counted with all bodies: beyond 128 MB no more is taken, and what is given up is free (P104)', async () => {
-  const { meet } = await openScene()
-  const [half, whole] = [await meet(), await meet()]
-  // What others are sending at this moment.
-  const others = limits.bodiesBytesMax - 50_000
-  expect(holdBytes(others)).toBe(true)
-  whole.client.ws.send('x'.repeat(40_000))
-  whole.client.ws.ping('between')
-  await once(whole.client.ws, 'pong')
-  const gone = once(half.ws, 'close')
-  half.client.ws.send('x'.repeat(60_000), { fin: false })
-  expect(await half.client.ended).toEqual({ code: 4429, reason: tooMuchAtOnce })
-  expect(whole.server.ended.aborted).toBe(false)
+/** What others are sending at this moment: so much of what a process may hold is taken. */
+function holdForOthers(bytes: number): void {
+  expect(holdBytes(bytes)).toBe(true)
+  onTestFinished(() => releaseBytes(bytes))
+}
+
+/** Half a frame, of which the server has heard all. */
+async function sendHalf({ client }: { client: RawSocket }, bytes: number): Promise<void> {
+  client.ws.send('x'.repeat(bytes), { fin: false })
+  client.ws.ping()
+  await once(client.ws, 'pong')
+}
+
+test('halves of frames count with all bodies: beyond 128 MB the largest gives way and not who comes; then it is free (P104)', async () => {
+  const heard: number[] = []
+  const { meet } = await openScene({ speak: () => (text) => heard.push(text.length) })
+  const [large, small, comes] = [await meet('eve'), await meet('bob'), await meet('ann')]
+  holdForOthers(limits.bodiesBytesMax - 150_000)
+  await sendHalf(large, 90_000)
+  await sendHalf(small, 40_000)
+  const gone = once(large.ws, 'close')
+  comes.client.ws.send('x'.repeat(50_000))
+  expect(await large.client.ended).toEqual({ code: 4429, reason: tooMuchAtOnce })
+  small.client.ws.send('x')
+  await eventually(async () => heard.length === 2)
+  expect(heard.toSorted((a, b) => a - b)).toEqual([40_001, 50_000])
   await gone
-  releaseBytes(others)
-  expect(holdBytes(limits.bodiesBytesMax)).toBe(true)
-  releaseBytes(limits.bodiesBytesMax)
+  expect(holdBytes(150_000)).toBe(true)
+  releaseBytes(150_000)
+})
+
+test('a body that comes has room that frames took: it is theirs who hold it that are refused (P104)', async () => {
+  const { meet } = await openScene()
+  const half = await meet()
+  await sendHalf(half, 90_000)
+  holdForOthers(limits.bodiesBytesMax)
+  expect((await half.client.ended).code).toBe(4429)
+})
+
+test('small frames, pings and pongs are taken whatever others hold (P104)', async () => {
+  const heard: number[] = []
+  const { meet } = await openScene({ speak: () => (text) => heard.push(text.length) })
+  const { client, server } = await meet()
+  holdForOthers(limits.bodiesBytesMax)
+  client.ws.pong('of nobody’s')
+  await sendHalf({ client }, 5_000)
+  client.ws.send('x'.repeat(5_000))
+  await eventually(async () => heard.length === 1)
+  expect([heard, server.ended.aborted]).toEqual([[10_000], false])
+})
+
+test('a frame has its time, however it trickles, also with pings in it; many whole ones have as long as they like: 4429 (P104)', async () => {
+  const { meet } = await openScene({ frameMs: 150 })
+  const [slow, lively] = [await meet(), await meet()]
+  slow.client.ws.send('x', { fin: false })
+  const trickle = setInterval(() => {
+    slow.client.ws.ping()
+    slow.client.ws.send('x', { fin: false })
+    lively.client.ws.send('x')
+  }, 10)
+  const ended = await slow.client.ended.finally(() => clearInterval(trickle))
+  expect(ended).toEqual({ code: 4429, reason: tooSlowly(150) })
+  expect(lively.server.ended.aborted).toBe(false)
+})
+
+test('a user holds at most 32 MB of frames on all their sockets: one more is refused, and others are not (P104)', async () => {
+  const { meet } = await openScene()
+  const eve = [await meet('eve'), await meet('eve'), await meet('eve')]
+  const bob = await meet('bob')
+  for (const each of eve.slice(0, 2)) await sendHalf(each, limits.framesOfUserBytesMax / 2 - 10_000)
+  await sendHalf(bob, 60_000)
+  eve[2]!.client.ws.send('x'.repeat(60_000), { fin: false })
+  expect(await eve[2]!.client.ended).toEqual({ code: 4429, reason: tooMuchOfYours })
+  expect([eve[0]!, eve[1]!, bob].map(({ server }) => server.ended.aborted)).toEqual([false, false, false])
+  eve[0]!.client.ws.terminate()
+  await once(eve[0]!.ws, 'close')
+  await sendHalf(await meet('eve'), 60_000)
+})
+
+test('a frame counts until what is asked in it was accepted, also when its socket has gone (P104)', async () => {
+  const accept: (() => void)[] = []
+  const speak = () => () => new Promise<void>((resolve) => accept.push(resolve))
+  const { meet } = await openScene({ speak })
+  const first = await meet()
+  for (let n = 0; n < 2; n++) first.client.ws.send('x'.repeat(limits.framesOfUserBytesMax / 2 - 10_000))
+  await eventually(async () => accept.length === 2)
+  first.client.ws.terminate()
+  await once(first.server.ended, 'abort')
+  const second = await meet()
+  second.client.ws.send('x'.repeat(60_000))
+  expect((await second.client.ended).reason).toBe(tooMuchOfYours)
+  accept[0]!()
+  const third = await meet()
+  third.client.ws.send('x'.repeat(60_000))
+  await eventually(async () => accept.length === 3)
+  for (const each of accept) each()
 })
 
 test('a drain closes all, 1012, and who comes then; what does not go is cut by stop, and nothing is left (P103)', async () => {

@@ -313,7 +313,7 @@ async function withTimes(scene: Scene, times: SocketTimes): Promise<{ through: s
 
 test('a socket on which nothing is open is dropped, 4408, and none that waits for a reply; the next send opens another (P103)', async () => {
   const scene = await openScene()
-  const { through } = await withTimes(scene, { idleMs: 200, pingEveryMs: 60_000 })
+  const { through } = await withTimes(scene, { idleMs: 200, pingEveryMs: 60_000, frameMs: 60_000 })
   const chat = await socketChat({ through, id: scene.id })
   const sent = chat.sendMessage({ text: 'wait' })
   await shows(chat, 'Re wait')
@@ -421,6 +421,32 @@ test('a message with a file of 2 MB is stored before the one that is sent right 
     'user: one',
     'user: two',
   ])
+})
+
+test('frames that wait for who asks to be known are held for the user, 32 MB at most; others are served (P104)', async () => {
+  const isKnown: (() => void)[] = []
+  let asked = 0
+  const authenticate = async (request: Request) => {
+    const userId = request.headers.get('x-user') ?? 'ann'
+    if (userId === 'eve' && ++asked > 1) await new Promise<void>((resolve) => isKnown.push(resolve))
+    return { userId }
+  }
+  const scene = await openScene({ tokens: undefined, authenticate })
+  const eve = await openRaw(`${scene.url}/api/chat/ws`, { headers: { 'x-user': 'eve' } })
+  const old = { id: 'old', role: 'assistant', parts: [{ type: 'text', text: 'x'.repeat(12_000_000) }] }
+  for (let n = 0; n < 3; n++) {
+    const frame = sendOf(randomUUID(), 'hello', `r${n}`)
+    eve.say({ ...frame, messages: [old, ...frame.messages] })
+  }
+  expect(await eve.ended).toEqual({ code: 4429, reason: expect.stringContaining('too much at once') })
+  const bob = await openRaw(`${scene.url}/api/chat/ws`, { headers: { 'x-user': 'bob' } })
+  bob.say(sendOf(randomUUID(), 'hello'))
+  await bob.until(({ type }) => type === 'end')
+  while (asked < 3) {
+    for (const each of isKnown.splice(0)) each()
+    await scene.ann.snapshot(scene.session)
+  }
+  for (const each of isKnown) each()
 })
 
 test('of the headers in a frame nothing is read: who asks is who opened the socket (I15, P106)', async () => {
