@@ -3,7 +3,6 @@
  * of it, as server-sent events or as frames of a socket (use-chat-socket.ts). Of server-sent events everything but chunks is
  * a comment, because such a client reads all that `data:` holds. A stream that ends before its reply did is cut, never ended.
  */
-import { once } from 'node:events'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import type { Chunk } from '../core/chunk.ts'
 import type { Message } from '../core/message.ts'
@@ -103,11 +102,23 @@ async function tellReply(
     writer.tell(chunks)
   }
   if (hasEnded(reply)) {
-    if (writer.isFull()) await Promise.race([writer.whenDrained(), once(left, 'abort')])
+    // Asked here, right before it is said: many wait for the same writer, and the first that has room fills it again.
+    while (writer.isFull() && !left.aborted) await drainedOrLeft(writer, left)
     if (left.aborted) return 'cut'
     say(follower.stands(message, reply))
   } else if (!(await followReply(call, { reply, turnId }, follower, say, writer, left))) return 'cut'
   return failed ? 'failed' : 'whole'
+}
+
+function drainedOrLeft(writer: UiWriter, left: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      left.removeEventListener('abort', done)
+      resolve()
+    }
+    left.addEventListener('abort', done)
+    void writer.whenDrained().then(done)
+  })
 }
 
 /** From the event that made the reply: what was missed and what comes are the same log. */
@@ -127,7 +138,7 @@ function followReply(
     let draining: Promise<void> | null = null
     const room = () => {
       if (!writer.isFull()) return null
-      draining ??= writer.whenDrained().then(() => {
+      draining ??= drainedOrLeft(writer, left).then(() => {
         draining = null
       })
       return draining

@@ -589,6 +589,30 @@ test('a reply of 900 KB reaches a slow reader whole: it is waited for (I7)', asy
   expect([chat.status, shownBy(chat)]).toEqual(['ready', await stored(scene)])
 })
 
+test('fourteen replies of 900 KB reach a slow reader on one socket, each in its time (I7, P104)', async () => {
+  let asked = 0
+  const authenticate = (request: Request) => {
+    if (request.headers.get('x-slow') !== null) asked++
+    return { userId: 'ann' }
+  }
+  const scene = await openScene({ tokens: undefined, authenticate })
+  const first = await openRaw(`${scene.url}/api/chat/ws`)
+  const ids = Array.from({ length: 14 }, () => randomUUID())
+  const all = (socket: RawSocket) =>
+    Promise.all(ids.map((id) => socket.until((frame) => frame.requestId === id && isLast(frame))))
+  for (const id of ids) first.say(sendOf(id, 'long', id))
+  await all(first)
+  const slow = await openRaw(`${scene.url}/api/chat/ws`, { headers: { 'x-slow': 'yes' } })
+  slow.ws.pause()
+  for (const id of ids) slow.say({ type: 'resume', requestId: id, id })
+  // Until all are accepted, and all but what the kernel holds waits there.
+  await eventually(async () => asked === 1 + ids.length)
+  first.say(sendOf(randomUUID(), 'hello', 'later'))
+  await first.until((frame) => frame.requestId === 'later' && isLast(frame))
+  slow.ws.resume()
+  expect((await all(slow)).map(({ type }) => type)).toEqual(ids.map(() => 'end'))
+})
+
 test('who loses their membership is told nothing more within 5 s (I15, P13)', async () => {
   const scene = await openScene()
   await openToBob(scene)
