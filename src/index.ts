@@ -18,7 +18,7 @@ import {
 } from './http/principal.ts'
 import { Problem } from './http/problem.ts'
 import { listenForUpgrades, type UpgradableServer } from './http/upgradable-server.ts'
-import { createUpgrade } from './http/upgrade.ts'
+import { createUpgrades, handshakeMs } from './http/upgrade.ts'
 import { type InCode, inCode } from './in-code.ts'
 import {
   type AppFunctions,
@@ -196,7 +196,10 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     leaving = Promise.allSettled([leaving, left])
     options.onDatabaseLost(error)
   }
-  const parts = async () => (await engine().catch(toldToClients)).parts
+  const parts = async () => {
+    if (closing) throw new Problem('draining', undefined, { retryAfterMs: 1_000 })
+    return (await engine().catch(toldToClients)).parts
+  }
   const partsInCode = async () => {
     if (closing) throw new Problem('draining', 'This Holdfast was closed. Make another one with createHoldfast.')
     return await parts()
@@ -223,7 +226,7 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     },
     { overrideGlobalObjects: false },
   )
-  const upgrade = createUpgrade({
+  const upgrades = createUpgrades({
     basePath: options.basePath,
     origins: options.origins,
     authenticate(request, mayBecomeGuest, incoming) {
@@ -232,10 +235,11 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     },
     parts,
     log: options.log,
+    handshakeMs,
   })
   const attached = new Set<() => void>()
   const attach: Holdfast['attach'] = (to) => {
-    const stopListening = listenForUpgrades(to, upgrade)
+    const stopListening = listenForUpgrades(to, upgrades.upgrade)
     const detach = () => {
       attached.delete(detach)
       stopListening()
@@ -250,11 +254,13 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
 
   async function close(): Promise<void> {
     forget()
-    for (const detach of attached) detach()
     const started = await starting?.catch(() => undefined)
     started?.drain()
     const closed = server ? new Promise<void>((resolve) => server?.close(() => resolve())) : undefined
     await started?.stop()
+    // Only now: who opens a socket meanwhile is told to come back elsewhere.
+    for (const detach of attached) detach()
+    upgrades.stop()
     server?.closeAllConnections()
     await Promise.all([closed, leaving])
   }
@@ -265,7 +271,7 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     fetch,
     handlers: { GET: fetch, POST: fetch, PATCH: fetch, DELETE: fetch, HEAD: fetch, OPTIONS: fetch },
     node,
-    upgrade,
+    upgrade: upgrades.upgrade,
     attach,
     start: async () => void (await engine()),
     async listen(port, host = '127.0.0.1', before = () => false) {

@@ -33,9 +33,9 @@ export const socketTimes: SocketTimes = {
 export type Socket = {
   /** Frames that belong together go out as one write. After the end they are dropped. */
   send(frames: readonly string[]): void
-  /** Sends, or takes a frame for, nobody until there is room. */
+  /** So much waits for its reader that nothing more should be read for it. */
   isFull(): boolean
-  /** Also when it has ended. */
+  /** Resolves when all that waited was taken, or it has ended. */
   whenDrained(): Promise<void>
   close(code: CloseCode, reason?: string): void
   /** Something is being answered: the socket is not idle until what this answers is called. */
@@ -247,8 +247,8 @@ function pingEach(ws: WebSocket, everyMs: number): NodeJS.Timeout {
 /** RFC 6455, 5.5: a control frame has 125 bytes at most, of which the code takes two. */
 const reasonBytesMax = 123
 
-/** Cut at a character: the reason has to be valid UTF-8. */
-function reasonOf(sentence: string): string {
+/** The reason of a close: cut at a character, because it has to be valid UTF-8. */
+export function reasonOf(sentence: string): string {
   let reason = sentence
   while (Buffer.byteLength(reason) > reasonBytesMax) reason = reason.slice(0, -1)
   return reason.toWellFormed()

@@ -11,14 +11,50 @@ import type { Upgrade } from './upgrade.ts'
 /** Of Node, HTTP or HTTPS. */
 export type UpgradableServer = NodeJS.EventEmitter
 
-/** Answers what stops it. */
+type Hearing = {
+  /** Each with how often it was attached and not yet detached: it is asked once. */
+  upgrades: Map<Upgrade, number>
+  listener: (incoming: IncomingMessage, raw: Duplex, head: Buffer) => void
+}
+
+/** Answers what stops it. May be called again for the same server, as a reloaded module does. */
 export function listenForUpgrades(server: UpgradableServer, upgrade: Upgrade): () => void {
-  const listener = (incoming: IncomingMessage, raw: Duplex, head: Buffer) => {
-    if (upgrade(incoming, raw, head) || server.listenerCount('upgrade') > 1) return
-    giveBack(server, incoming, raw, head)
+  const { upgrades, listener } = hearingOf(server)
+  upgrades.set(upgrade, (upgrades.get(upgrade) ?? 0) + 1)
+  let isStopped = false
+  return () => {
+    if (isStopped) return
+    isStopped = true
+    const left = upgrades.get(upgrade)! - 1
+    if (left > 0) upgrades.set(upgrade, left)
+    else upgrades.delete(upgrade)
+    if (upgrades.size > 0) return
+    server.off('upgrade', listener)
+    hearings().delete(server)
   }
+}
+
+/** One listener for all of ours: several would take each other for the app's, and leave to each other what is nobody's. */
+function hearingOf(server: UpgradableServer): Hearing {
+  const known = hearings().get(server)
+  if (known !== undefined) return known
+  const upgrades: Hearing['upgrades'] = new Map()
+  const listener: Hearing['listener'] = (incoming, raw, head) => {
+    for (const upgrade of upgrades.keys()) if (upgrade(incoming, raw, head)) return
+    if (server.listenerCount('upgrade') === 1) giveBack(server, incoming, raw, head)
+  }
+  const hearing = { upgrades, listener }
+  hearings().set(server, hearing)
   server.on('upgrade', listener)
-  return () => void server.off('upgrade', listener)
+  return hearing
+}
+
+/** On the global object: a second bundle of the same app has modules of its own. */
+function hearings(): WeakMap<UpgradableServer, Hearing> {
+  const holder = globalThis as { [key: symbol]: WeakMap<UpgradableServer, Hearing> | undefined }
+  const name = Symbol.for('holdfast.upgrades')
+  holder[name] ??= new WeakMap()
+  return holder[name]
 }
 
 const aboutUpgrading = new Set(['upgrade', 'connection', 'http2-settings'])

@@ -1,8 +1,7 @@
 /**
  * From a request of Node's to an open socket: whether the path is one of ours, whether the page may open it, and who it is.
  *
- * A page of another origin is refused before anything is asked: a browser sends its cookies along with it. For all else
- * the socket is opened, and closed again with a code and a sentence: of a handshake that is refused a page learns nothing.
+ * A page of another host is refused before it is asked who it is: a browser sends its cookies along with it. For all else the socket is opened, and closed again with a code and a sentence: of a handshake that is refused a page learns nothing.
  */
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
@@ -12,6 +11,7 @@ import { toldToOperator } from './app.ts'
 import type { Caller } from './principal.ts'
 import { Problem } from './problem.ts'
 import type { Call, HttpParts, SocketRoute } from './route.ts'
+import { reasonOf } from './socket.ts'
 import { bringTicket } from './tickets.ts'
 import { chatSocket } from './use-chat-socket.ts'
 
@@ -20,6 +20,15 @@ export const socketRoutes: readonly SocketRoute[] = [chatSocket]
 /** For Node's event `upgrade`. False: the path is not ours, and the socket was not touched. */
 export type Upgrade = (incoming: IncomingMessage, raw: Duplex, head: Buffer) => boolean
 
+export type Upgrades = {
+  upgrade: Upgrade
+  /** Cuts every handshake that is not over, and every socket that was refused and is still there. */
+  stop(): void
+}
+
+/** The app's `authenticate`, and the start of the engine, have to answer until then. */
+export const handshakeMs = 10_000
+
 export type UpgradeOptions = {
   basePath: string
   /** Pages that may open a socket. Absent: those of the host that the request names. */
@@ -27,12 +36,26 @@ export type UpgradeOptions = {
   authenticate(request: Request, mayBecomeGuest: boolean, incoming: IncomingMessage): Promise<Caller | null>
   parts(): Promise<HttpParts>
   log: (line: string, detail: object) => void
+  handshakeMs: number
 }
 
-export function createUpgrade(options: UpgradeOptions): Upgrade {
+export function createUpgrades(options: UpgradeOptions): Upgrades {
   const cookies = new WeakMap<IncomingMessage, string>()
-  /** An app may hear a server in two ways, or twice after it was reloaded. */
+  /** An app may hear a server in two ways. */
   const taken = new WeakSet<Duplex>()
+  /** Each with what cuts it if nobody answers. */
+  const handshakes = new Map<Duplex, NodeJS.Timeout>()
+  const begin = (raw: Duplex) => {
+    taken.add(raw)
+    // Node hands it over without anybody who hears its errors, and one that is not heard ends the process.
+    raw.on('error', () => raw.destroy())
+    raw.once('close', () => end(raw))
+    handshakes.set(raw, setTimeout(() => raw.destroy(), options.handshakeMs).unref())
+  }
+  const end = (raw: Duplex) => {
+    clearTimeout(handshakes.get(raw))
+    handshakes.delete(raw)
+  }
   const settings = { noServer: true, clientTracking: false, perMessageDeflate: false, autoPong: false }
   // For those that are closed at once: nothing that they send is kept.
   const refusing = new WebSocketServer({ ...settings, maxPayload: 1 })
@@ -57,11 +80,12 @@ export function createUpgrade(options: UpgradeOptions): Upgrade {
     const request = requestOf(incoming)
     if (request === null) return refuse(raw, '400 Bad Request', 'The address or a header of this request is not valid.')
     const origin = request.headers.get('origin')
-    if (!isAllowedOrigin(origin, incoming.headers.host ?? '', options.origins)) {
+    const refusalOf = (error: unknown) => toldToOperator(options.log, route.name, error)
+    if (!isAllowedOrigin(origin, incoming, options.origins)) {
       sayRefused('a socket was refused: the option origins does not name its page', { origin })
+      await useUpTicket(options, request).catch(refusalOf)
       return refuse(raw, '403 Forbidden', `Pages of ${origin} may not open a socket here. ${howToAllow}`)
     }
-    const refusalOf = (error: unknown) => toldToOperator(options.log, route.name, error)
     const asked = await callOf(options, route, request, incoming).catch(refusalOf)
     // Gone while it was asked who it is.
     if (raw.destroyed) return
@@ -72,6 +96,7 @@ export function createUpgrade(options: UpgradeOptions): Upgrade {
     if (setCookie !== undefined) cookies.set(incoming, setCookie)
     const mustBeKnown = () => askAgain(options, asked, incoming)
     server.handleUpgrade(incoming, raw, head, (ws) => {
+      end(raw)
       parts.sockets.open(ws, raw, {
         principal,
         speak: (socket) => route.speak({ call: asked, socket, refusalOf, mustBeKnown }),
@@ -80,18 +105,22 @@ export function createUpgrade(options: UpgradeOptions): Upgrade {
     })
   }
 
-  return (incoming, raw, head) => {
+  const upgrade: Upgrade = (incoming, raw, head) => {
     const found = servers.get((incoming.url ?? '/').split('?')[0]!)
     if (found === undefined) return false
     if (taken.has(raw)) return true
-    taken.add(raw)
-    // Node hands it over without anybody who hears its errors, and one that is not heard ends the process.
-    raw.on('error', () => raw.destroy())
+    begin(raw)
     openFor(found, incoming, raw, head).catch((error: unknown) => {
       options.log('upgrade failed', { route: found.route.name, error: String(error) })
       raw.destroy()
     })
     return true
+  }
+  return {
+    upgrade,
+    stop() {
+      for (const raw of handshakes.keys()) raw.destroy()
+    },
   }
 }
 
@@ -117,6 +146,12 @@ async function callOf(
   return { parts, basePath, request, url, params: {}, principal, setCookie: undefined, outgoing: undefined }
 }
 
+/** A page that may not open a socket has seen it: it is of no use to anybody any more. */
+async function useUpTicket({ parts }: UpgradeOptions, request: Request): Promise<void> {
+  const ticket = new URL(request.url).searchParams.get('ticket')
+  if (ticket !== null) await bringTicket((await parts()).database, ticket, request.headers.get('origin'))
+}
+
 /** Signed out, or another one by now: nobody says anything as they were. */
 async function askAgain(
   { authenticate }: UpgradeOptions,
@@ -130,7 +165,7 @@ async function askAgain(
 
 /** Null: it names no address, or has a header that is none. */
 function requestOf({ headers, rawHeaders, socket, url = '/' }: IncomingMessage): Request | null {
-  const scheme = 'encrypted' in socket ? 'https' : 'http'
+  const scheme = isEncrypted(socket) ? 'https' : 'http'
   if (headers.host === undefined) return null
   try {
     const pairs = rawHeaders.flatMap((name, at) =>
@@ -142,24 +177,33 @@ function requestOf({ headers, rawHeaders, socket, url = '/' }: IncomingMessage):
   }
 }
 
+const isEncrypted = (socket: Duplex) => 'encrypted' in socket
+
 /**
- * Whether a page of this origin may open a socket. None: it is no browser, and what it brings is what it was given. `host`
- * is the request's; its port may be the scheme's own, said or not.
+ * Whether a page of this origin may open a socket. None: it is no browser, and what it brings is what it was given. Else
+ * those that are named, or of the host that the request names; its port may be the scheme's own, said or not. Behind a
+ * proxy that ends TLS a request is not encrypted though its page is, so that only where the request is does the scheme
+ * tell: its page is of `https`.
  */
-export function isAllowedOrigin(origin: string | null, host: string, allowed: readonly string[] | undefined): boolean {
+function isAllowedOrigin(
+  origin: string | null,
+  { headers: { host }, socket }: IncomingMessage,
+  allowed: readonly string[] | undefined,
+): boolean {
   if (origin === null) return true
   if (allowed !== undefined) return allowed.includes(origin)
   if (!/^https?:/.test(origin) || !URL.canParse(origin)) return false
   const page = new URL(origin)
+  if (page.origin !== origin || (isEncrypted(socket) && page.protocol !== 'https:')) return false
   const own = `${page.protocol}//${host}`
-  return page.origin === origin && URL.canParse(own) && new URL(own).host === page.host
+  return URL.canParse(own) && new URL(own).host === page.host
 }
 
 const howToAllow =
   'Where the host in the request is not the page’s, as behind some proxies, name the page’s origin in the option "origins".'
 
 /** Instead of a handshake. */
-export function refuse(raw: Duplex, status: string, sentence: string): void {
+function refuse(raw: Duplex, status: string, sentence: string): void {
   const body = `${sentence}\n`
   const head = [
     `HTTP/1.1 ${status}`,
@@ -176,7 +220,7 @@ const closedWithinMs = 2_000
 
 function closeRefused(ws: WebSocket, { code, message }: Problem): void {
   ws.on('error', () => ws.terminate())
-  ws.close(requestErrors[code].close ?? 1011, message)
+  ws.close(requestErrors[code].close ?? 1011, reasonOf(message))
   setTimeout(() => ws.terminate(), closedWithinMs).unref()
 }
 

@@ -2,13 +2,17 @@
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, request, type Server } from 'node:http'
+import { createServer as createEncrypted } from 'node:https'
 import { type AddressInfo, connect } from 'node:net'
+import { connect as connectEncrypted } from 'node:tls'
 import { serve } from '@hono/node-server'
 import pg from 'pg'
 import { expect, onTestFinished, test } from 'vitest'
 import { WebSocketServer } from 'ws'
 import { closes } from '../../src/core/errors.ts'
 import { limits } from '../../src/core/limits.ts'
+import { listenForUpgrades } from '../../src/http/upgradable-server.ts'
+import { createUpgrades } from '../../src/http/upgrade.ts'
 import { createHoldfast, type Holdfast, type HoldfastOptions } from '../../src/index.ts'
 import { type Database, openDatabase } from '../../src/store/database.ts'
 import { sweepTickets } from '../../src/store/tickets.ts'
@@ -113,6 +117,27 @@ test('pages of the same host may open a socket, whatever the scheme, and what is
   ])
 })
 
+test('where the request itself is encrypted, a page of http may not, though its host is the same (P100)', async () => {
+  const scene = await makeChat()
+  const key = Buffer.alloc(32, 1)
+  const tls = { ciphers: 'PSK', minVersion: 'TLSv1.2', maxVersion: 'TLSv1.2' } as const
+  const { server, port } = await serverOf(createEncrypted({ ...tls, pskCallback: () => key }))
+  scene.chat.attach(server)
+  const { authorization } = await bearer()
+  for (const [scheme, status] of [
+    ['http', '403 Forbidden'],
+    ['https', '101 Switching Protocols'],
+  ]) {
+    const pskCallback = () => ({ psk: key, identity: 'x' })
+    const raw = connectEncrypted({ ...tls, port, host: '127.0.0.1', pskCallback, checkServerIdentity: () => undefined })
+    const lines = [`origin: ${scheme}://x.example`, `authorization: ${authorization}`]
+    raw.write(wholeHandshake('x.example', ...lines))
+    const [answered] = (await once(raw, 'data')) as [Buffer]
+    raw.destroy()
+    expect(answered.toString().split('\r\n')[0]).toBe(`HTTP/1.1 ${status}`)
+  }
+})
+
 test('with the option origins those pages may, and no others, also not those of the own host (P100)', async () => {
   const scene = await listening({ origins: ['https://app.example', 'capacitor://localhost'] })
   const headers = await bearer()
@@ -189,6 +214,10 @@ test('it is of no use to another page, to no page, or too late; and then to nobo
     expect(await bring(ticket, settings)).toEqual(unauthorized)
     expect(await bring(ticket)).toEqual(unauthorized)
   }
+  // Its page may not open a socket at all, and has seen the ticket.
+  const { ticket: seen } = await issue()
+  expect(await bring(seen, { origin: 'https://evil.example' })).toBe(forbidden)
+  expect(await bring(seen)).toEqual(unauthorized)
   const { ticket: ofNoPage } = await issue('ann', {})
   expect(await bring(ofNoPage)).toEqual(unauthorized)
   const { ticket: late } = await issue()
@@ -222,6 +251,7 @@ test('it is stored as its hash, stands in no line of the log, and goes when nobo
   await scene.bring(tickets[0]!)
   await scene.bring(tickets[0]!)
   await scene.bring(tickets[1]!, { origin: 'https://evil.example' })
+  tickets.push((await scene.issue()).ticket)
   const rows = await query<object>(scene, 'select * from holdfast.tickets')
   expect(rows).toHaveLength(1)
   const dumped = JSON.stringify([rows, scene.lines])
@@ -462,6 +492,100 @@ test('where nobody else hears upgrades, other requests for one are answered as i
   expect(await ask('POST', '/two', { ...upgrading, 'content-length': String(long.length) }, long)).toBe('200 answered')
   expect(await ask('GET', '/three', { connection: 'upgrade', upgrade: 'websocket' })).toBe('200 answered')
   expect(heard).toEqual(['GET /one undefined b 0', 'POST /two undefined b 300000', 'GET /three undefined b 0'])
+})
+
+test('attached twice, or by two Holdfasts, a server is heard once, and what is nobody’s is answered as if nobody heard', async () => {
+  const [one, other] = [await makeChat({ basePath: '/one' }), await makeChat({ basePath: '/other' })]
+  const { server, url, port } = await serverOf(createServer((_, outgoing) => void outgoing.end('the app')))
+  const upgrading = async () => {
+    const raw = connect(port, '127.0.0.1')
+    raw.write('GET /x HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n')
+    const [answered] = (await once(raw, 'data')) as [Buffer]
+    raw.destroy()
+    return answered.toString().split('\r\n')[0]
+  }
+  const detach = one.chat.attach(server)
+  const detaches = [one.chat.attach(server), other.chat.attach(server)]
+  expect([server.listenerCount('upgrade'), await upgrading()]).toEqual([1, 'HTTP/1.1 200 OK'])
+  const headers = await bearer()
+  expect(await openedBy(one, `${url}/one${path}`, { headers })).toBe('end ann')
+  expect(await openedBy(other, `${url}/other${path}`, { headers })).toBe('end ann')
+  // Of those that were attached twice each has to be detached; one detach counts once.
+  detach()
+  detach()
+  expect(await openedBy(one, `${url}/one${path}`, { headers })).toBe('end ann')
+  for (const each of detaches) each()
+  expect(server.listenerCount('upgrade')).toBe(0)
+})
+
+test('while a server drains, who opens a socket is told to come back elsewhere: 1012; and over HTTP 503 (P103)', async () => {
+  let goOn!: () => void
+  const isClosing = new Promise<void>((resolve) => {
+    goOn = resolve
+  })
+  const reply = async function* () {
+    yield 'half'
+    await isClosing
+    yield ' and whole'
+  }
+  const scene = await makeChat({ drainMs: 20_000, reply })
+  const own = await serverOf(createServer((incoming, outgoing) => void scene.chat.node(incoming, outgoing)))
+  const attached = await serverOf(createServer((incoming, outgoing) => void scene.chat.node(incoming, outgoing)))
+  own.server.on('upgrade', scene.chat.upgrade)
+  scene.chat.attach(attached.server)
+  const headers = await bearer()
+  const before = await openRaw(`${attached.url}${path}`, { headers })
+  const messages = [{ id: 'm', role: 'user', parts: [{ type: 'text', text: 'hello' }] }]
+  before.say({ type: 'send', requestId: 'r', id: randomUUID(), messages })
+  await before.until(({ chunk }) => chunk?.delta === 'half')
+  const closed = scene.chat.close()
+  const goneAway = { code: 1012, reason: closes[1012].sentence }
+  expect(await before.ended).toEqual(goneAway)
+  for (const { url } of [own, attached]) {
+    expect(await (await openRaw(`${url}${path}`, { headers })).ended).toEqual(goneAway)
+    const listed = await fetch(`${url}/v1/sessions`, { headers })
+    expect([listed.status, await listed.json()]).toEqual([503, expect.objectContaining({ code: 'draining' })])
+  }
+  goOn()
+  await closed
+  expect(attached.server.listenerCount('upgrade')).toBe(0)
+})
+
+/** A handshake that is whole, of a client that says nothing after it. */
+const wholeHandshake = (host: string, ...lines: string[]) =>
+  handshake(path, host, 'sec-websocket-version: 13', 'sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==', ...lines)
+
+test('close does not wait for handshakes that are not over, nor for refused sockets that do not go', async () => {
+  let asked!: () => void
+  const isAsked = new Promise<void>((resolve) => {
+    asked = resolve
+  })
+  const authenticate = (request: Request) => {
+    if (request.headers.get('x-user') === null) return null
+    asked()
+    return new Promise<null>(() => undefined)
+  }
+  const scene = await listening({ tokens: undefined, authenticate })
+  const port = Number(new URL(scene.url).port)
+  const [refused, pending] = [connect(port, '127.0.0.1'), connect(port, '127.0.0.1')]
+  for (const each of [refused, pending]) each.on('error', () => undefined)
+  const ends = [once(refused, 'close'), once(pending, 'close')]
+  pending.write(wholeHandshake(scene.host, 'x-user: ann'))
+  await isAsked
+  refused.write(wholeHandshake(scene.host))
+  await once(refused, 'data')
+  const sinceMs = performance.now()
+  await scene.chat.close()
+  expect(performance.now() - sinceMs).toBeLessThan(1_500)
+  await Promise.all(ends)
+})
+
+test('a handshake that nobody answers is cut (P100)', async () => {
+  const never = () => new Promise<never>(() => undefined)
+  const options = { basePath: '', origins: undefined, authenticate: never, parts: never, log: () => undefined }
+  const { server, port } = await serverOf(createServer())
+  listenForUpgrades(server, createUpgrades({ ...options, handshakeMs: 50 }).upgrade)
+  expect(await answerTo(port, wholeHandshake('x'))).toBe('')
 })
 
 test('a server that is closed with Holdfast in it has no connection left, also of who does not answer a close', async () => {

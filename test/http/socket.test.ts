@@ -4,7 +4,7 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo, Socket as NetSocket } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
 import { type WebSocket, WebSocketServer } from 'ws'
-import { closes } from '../../src/core/errors.ts'
+import { closes, requestErrors } from '../../src/core/errors.ts'
 import { limits } from '../../src/core/limits.ts'
 import { holdBytes, releaseBytes, tooMuchAtOnce } from '../../src/http/body.ts'
 import { Problem, problemOf } from '../../src/http/problem.ts'
@@ -334,6 +334,8 @@ test('who is known until a moment is closed then: 4401 (P12)', async () => {
   expect(await (await meet()).client.ended).toEqual({ code: 4401, reason: closes[4401].sentence })
 })
 
-test('no sentence of the table is longer than a close can say', () => {
-  for (const { sentence } of Object.values(closes)) expect(Buffer.byteLength(sentence)).toBeLessThanOrEqual(123)
+test('no sentence of the tables is longer than a close can say', () => {
+  const closing = Object.values(requestErrors).filter(({ close }) => close !== null)
+  for (const { sentence } of [...Object.values(closes), ...closing])
+    expect(Buffer.byteLength(sentence)).toBeLessThanOrEqual(123)
 })

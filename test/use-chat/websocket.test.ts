@@ -11,7 +11,7 @@ import { limits } from '../../src/core/limits.ts'
 import { startEngine } from '../../src/engine.ts'
 import { createSockets, type SocketTimes } from '../../src/http/socket.ts'
 import { listenForUpgrades } from '../../src/http/upgradable-server.ts'
-import { createUpgrade } from '../../src/http/upgrade.ts'
+import { createUpgrades } from '../../src/http/upgrade.ts'
 import { type HoldfastOptions, type Reply, ReplyError } from '../../src/index.ts'
 import { resolveOptions } from '../../src/options.ts'
 import { type Chat, openChat } from '../support/chat.ts'
@@ -293,12 +293,13 @@ async function withTimes(scene: Scene, times: SocketTimes): Promise<{ through: s
     () => undefined,
   )
   const parts = { ...engine.parts, sockets: createSockets(times) }
-  const upgrade = createUpgrade({
+  const { upgrade } = createUpgrades({
     basePath: '',
     origins: undefined,
     authenticate: async () => ({ principal: { userId: 'ann', tenantId: 'default' } }),
     parts: async () => parts,
     log: () => undefined,
+    handshakeMs: 10_000,
   })
   const server = createServer()
   listenForUpgrades(server, upgrade)
@@ -521,7 +522,13 @@ test('5 MB of history are taken and not read; more than 16 MB end the socket: 10
   socket.say({ ...frame, messages: [old, ...frame.messages] })
   await socket.until(({ type }) => type === 'end')
   socket.say(sendOf(scene.id, 'x'.repeat(limits.chatRequestBytesMax)))
-  expect((await socket.ended).code).toBe(1009)
+  expect(await socket.ended).toEqual({ code: 1009, reason: '' })
+})
+
+test('a frame in more than 16,384 pieces ends the socket: 1008 (P102)', async () => {
+  const socket = await openOn(await openScene())
+  for (let n = 0; n <= 16_384; n++) socket.ws.send('', { fin: false })
+  expect(await socket.ended).toEqual({ code: 1008, reason: '' })
 })
 
 test('at most 32 requests are open on one socket; one more is an error, and when one has ended it may be (P104)', async () => {
