@@ -18,7 +18,8 @@ create index tickets_of_user on holdfast.tickets (tenant_id, user_id);
 create index tickets_expired on holdfast.tickets (expires_at);
 
 -- Answers until when it is good. Null: the user has `p_max` that are good and not used. Some more, where they ask at the same
--- time on several connections: the bound is there so that the table is bounded, and is not worth a lock.
+-- time on several connections: the bound is not worth a lock. Of guests it bounds little, who may be somebody else with each
+-- request: what they leave goes with the sweep after it expired.
 create function holdfast.issue_ticket(p_hash bytea, p_tenant text, p_user text, p_origin text,
   p_principal_expires_ms double precision, p_lasts_ms int, p_max int) returns timestamptz language plpgsql as $$
 declare v_expires timestamptz := clock_timestamp() + make_interval(secs => p_lasts_ms / 1000.0);

@@ -1,15 +1,9 @@
 /**
- * What `WebSocketChatTransport` of AI SDK 7 says on its socket: several requests at a time, each under an id that the
- * client made.
+ * What `WebSocketChatTransport` of AI SDK 7 says on its socket: several requests at a time, each under an id that the client
+ * made. PROTOCOL, P105 has the frames.
  *
- *   in   {type: 'send', requestId, id, trigger, messages, messageId?, body}     as POST /api/chat
- *        {type: 'resume', requestId, id}                                       as GET /api/chat/:id/stream
- *        {type: 'abort', requestId}                                            nothing is told of it any more
- *   out  {type: 'start', requestId} · {type: 'chunk', requestId, sequence: 0, 1, 2…, chunk} · and last one of
- *        {type: 'end', requestId} · {type: 'error', requestId, errorText} · {type: 'no-active', requestId}
- *
- * `end` without `finish` would show half a reply as a whole one, so what breaks off ends with `error`. An `abort` comes
- * also when a component goes: it stops no turn. Of `headers` nothing is read: who asks was settled when the socket opened.
+ * `end` without `finish` would show half a reply as a whole one, so what breaks off ends with `error`. An `abort` comes also
+ * when a component goes, and stops no turn.
  */
 import * as z from 'zod'
 import type { Json } from '../core/json.ts'
@@ -104,14 +98,13 @@ async function tooMany(): Promise<never> {
   throw new Problem('rate_limited', `${most} Wait until one has ended.`)
 }
 
+const unreadable = `Expected a frame of JSON with a "type" and a "requestId" of at most ${limits.requestIdCharactersMax} characters.`
+
 function readFrame(text: string): Frame {
   try {
     return checked(parseJson(text), frameSchema)
   } catch {
-    throw new Problem(
-      'invalid_request',
-      'Expected a frame of JSON with a "type" and a "requestId" of at most 128 characters.',
-    )
+    throw new Problem('invalid_request', unreadable)
   }
 }
 
