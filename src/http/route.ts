@@ -92,19 +92,12 @@ export type SocketRoute = {
   frameBytesMax: number
   /** Somebody without a guest cookie becomes a guest, and gets it with the handshake. */
   makesGuests: boolean
-  speak(on: SpeakingCall): Hear
-}
-
-export type SpeakingCall = {
-  call: Call
-  socket: Socket
-  /** What the client is told of an error; the operator is told of it, too. */
-  refusalOf(error: unknown): Problem
   /**
-   * Rejects where who opened the socket is not known any more, by what they opened it with: to be asked with whatever is
-   * asked on it, as every request over HTTP asks. Who came by a ticket, or became a guest with it, is known to its end.
+   * `refusalOf`: what the client is told of an error; the operator is told of it, too. `mustBeKnown` rejects where who opened
+   * the socket is not known any more, by what they opened it with: to be asked with whatever is asked on it, as every
+   * request over HTTP asks. Who came by a ticket, or became a guest with it, is known to its end.
    */
-  mustBeKnown(): Promise<void>
+  speak(on: { call: Call; socket: Socket; refusalOf(error: unknown): Problem; mustBeKnown(): Promise<void> }): Hear
 }
 
 export function json(status: number, body: unknown, headers: Record<string, string> = {}): Response {

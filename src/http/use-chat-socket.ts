@@ -15,7 +15,7 @@ import { Problem, sentenceOf } from './problem.ts'
 import type { Call, SocketRoute } from './route.ts'
 import type { Socket } from './socket.ts'
 import { tellEach, type UiWriter } from './ui-reply.ts'
-import { acceptChat, chatSocketPath, readChat, repliesToResume } from './use-chat.ts'
+import { acceptChat, chatSocketAt, readChat, repliesToResume } from './use-chat.ts'
 
 /** Of `body` what a transport's own body may say of a send; the rest of a frame is read where it is needed. */
 const frameSchema = z.looseObject({
@@ -32,8 +32,7 @@ const major = 7
 const brokenOff = 'The connection to this reply broke off. Try again: nothing is done twice.'
 
 export const chatSocket: SocketRoute = {
-  name: 'chat.socket',
-  path: chatSocketPath,
+  ...chatSocketAt,
   frameBytesMax: limits.chatRequestBytesMax,
   makesGuests: true,
   speak({ call, socket, refusalOf, mustBeKnown }) {

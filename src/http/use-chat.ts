@@ -354,7 +354,7 @@ function sdkOf({ request, url }: Call): SdkMajor {
 }
 
 /** Upgraded before a request comes here (use-chat-socket.ts), where the app's server lets it be. */
-export const chatSocketPath = '/api/chat/ws'
+export const chatSocketAt = { name: 'chat.socket', path: '/api/chat/ws' } as const
 
 async function notUpgraded(): Promise<never> {
   throw new Problem(
@@ -397,9 +397,8 @@ export const useChatRoutes: Route[] = [
     handle: stop,
   },
   {
-    name: 'chat.socket',
+    ...chatSocketAt,
     method: 'GET',
-    path: chatSocketPath,
     right: 'none',
     judgedBy: 'statement',
     makesGuests: 'passing',
