@@ -146,7 +146,7 @@ create table holdfast.turns (
   due_at timestamptz,
   -- Null once begun.
   expires_at timestamptz,
-  -- The last finished step: {attempt, step, nextIndex, parts, metadata, told}.
+  -- What the next attempt starts from: {attempt, step, isOpen, nextIndex, parts, metadata, told, forClients}.
   checkpoint json,
   -- When its chunks may be swept.
   sweep_at timestamptz,
@@ -170,6 +170,41 @@ create index turns_stopping on holdfast.turns (updated_at) where stopping is not
 -- The safety net, not the mechanism: two turns of a lane never hold it at once.
 create unique index one_turn_holds_a_lane on holdfast.turns (tenant_id, session_id, lane)
   where state = 'running' or (state = 'waiting' and holds_lane);
+
+-- What a waiting turn waits for: an answer to each of these. One per call of the step that the reply stands at.
+create table holdfast.asks (
+  tenant_id text not null,
+  session_id text not null,
+  turn_id uuid not null,
+  round int not null,
+  -- Steps of the round that were finished before the one that the call is of.
+  step int not null,
+  call_id text not null,
+  -- approval: whether the call may run. tool: the call is a client's to run, and its result is asked for.
+  kind text not null check (kind in ('approval', 'tool')),
+  -- What an answer names: the approval's id, or the call's.
+  id text not null,
+  name text not null,
+  -- Of the input in canonical form: what runs is what was shown.
+  input_hash text not null,
+  -- The attempt that ended with it, and the seq of its `turn.waiting`.
+  attempt int not null,
+  seq int not null,
+  -- closed: the turn has its outcome, and nobody is asked any more.
+  state text not null default 'open' check (state in ('open', 'answered', 'expired', 'closed')),
+  -- {approved, reason?}, or {output} or {errorText}.
+  answer jsonb,
+  answered_by text,
+  asked_at timestamptz not null default clock_timestamp(),
+  answered_at timestamptz,
+  expires_at timestamptz not null,
+  primary key (tenant_id, turn_id, round, step, call_id),
+  -- Deleted with it. Who asks holds the session's lock, so the key's own lock waits for nobody.
+  foreign key (tenant_id, session_id) references holdfast.sessions (tenant_id, id) on delete cascade,
+  constraint answered_has_its_answer check ((state in ('answered', 'expired')) = (answer is not null and answered_at is not null))
+);
+create index asks_by_id on holdfast.asks (tenant_id, session_id, kind, id);
+create index asks_expiring on holdfast.asks (expires_at) where state = 'open';
 
 -- `data` is json, not jsonb, and SQL never reads into it: one odd character must not fail a whole flush. No foreign
 -- key: append holds the turn's row already.
@@ -308,8 +343,22 @@ create function holdfast.message_json(m holdfast.messages) returns json language
     'outputTokens', m.output_tokens, 'createdAt', holdfast.iso(m.created_at), 'updatedAt', holdfast.iso(m.updated_at))
 $$;
 
+-- What a waiting turn still waits for.
+create function holdfast.waiting_json(t holdfast.turns) returns json language sql stable parallel safe as $$
+  select json_build_object('id', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'state', t.state,
+      'attempt', t.attempt, 'round', t.round,
+      'waitingFor', case when bool_or(a.kind = 'approval') then 'approval' else 'tool' end,
+      'approvals', coalesce(json_agg(json_build_object('id', a.id, 'toolCallId', a.call_id, 'toolName', a.name,
+        'expiresAt', holdfast.iso(a.expires_at)) order by a.call_id) filter (where a.kind = 'approval'), '[]'),
+      'toolCalls', coalesce(json_agg(json_build_object('toolCallId', a.call_id, 'toolName', a.name,
+        'expiresAt', holdfast.iso(a.expires_at)) order by a.call_id) filter (where a.kind = 'tool'), '[]'))
+    from holdfast.asks a
+   where a.tenant_id = t.tenant_id and a.turn_id = t.id and a.round = t.round and a.state = 'open'
+$$;
+
 create function holdfast.turn_json(t holdfast.turns) returns json language sql stable parallel safe as $$
-  select case when t.state = 'queued' and t.open and t.due_at is not null
+  select case when t.state = 'waiting' then holdfast.waiting_json(t)
+    when t.state = 'queued' and t.open and t.due_at is not null
     then json_build_object('id', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'state', t.state,
       'attempt', t.attempt, 'round', t.round, 'dueAt', holdfast.iso(t.due_at))
     else json_build_object('id', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'state', t.state,
@@ -327,6 +376,20 @@ $$;
 create function holdfast.unread_of(m holdfast.members) returns int language sql stable as $$
   select count(*)::int from holdfast.messages u where u.tenant_id = m.tenant_id and u.session_id = m.session_id
     and u.seq > m.read_seq and u.role = 'assistant' and u.status = 'complete'
+$$;
+
+-- What a reply took to write: the steps of the attempt that ended it, and of those before it that ended by waiting.
+create function holdfast.output_tokens_of(t holdfast.turns, p_attempt int) returns bigint language sql stable as $$
+  select sum(u.output_tokens) from holdfast.usage u
+   where u.tenant_id = t.tenant_id and u.turn_id = t.id and (u.attempt = p_attempt or u.attempt in (
+     select a.attempt from holdfast.asks a where a.tenant_id = t.tenant_id and a.turn_id = t.id and a.round = t.round
+       and a.attempt < p_attempt))
+$$;
+
+-- How many of its questions were answered: what a stop compares where the turn waits, or is about to go on.
+create function holdfast.answers_of(t holdfast.turns) returns int language sql stable as $$
+  select count(*)::int from holdfast.asks a where a.tenant_id = t.tenant_id and a.turn_id = t.id and a.round = t.round
+    and a.state in ('answered', 'expired')
 $$;
 
 -- What the turn's latest attempt started from, as its `attempt.started` said. Not the checkpoint: that moves on while
@@ -395,7 +458,9 @@ begin
   -- Where the reply has its outcome already (it was stopped, and its provider's word comes late). The reply that the
   -- attempt wrote, of which it was the last: the turn's own may be that of a later round by now.
   update holdfast.messages m set output_tokens = (select sum(u.output_tokens) from holdfast.usage u
-      where u.tenant_id = p_tenant and u.turn_id = p_turn and u.attempt = p_attempt)
+      where u.tenant_id = p_tenant and u.turn_id = p_turn and (u.attempt = p_attempt or u.attempt in (
+        select a.attempt from holdfast.asks a where a.tenant_id = p_tenant and a.turn_id = p_turn and a.round = m.round
+          and a.attempt < p_attempt)))
     from (select e.data ->> 'replyId' as id, max(e.attempt) as attempt from holdfast.events e
       where e.tenant_id = p_tenant and e.turn_id = p_turn and e.type = 'attempt.started' group by 1) r
    where v_rows > 0 and r.attempt = p_attempt
@@ -413,11 +478,13 @@ begin
       expires_at = null, stopping = null, stopping_reason = null, sweep_at = clock_timestamp() + interval '60 s',
       updated_at = clock_timestamp()
    where tenant_id = t.tenant_id and id = t.id returning * into v_turn;
+  update holdfast.asks set state = 'closed' where tenant_id = t.tenant_id and turn_id = t.id and state = 'open';
   update holdfast.messages set parts = p_parts, metadata = coalesce(p_metadata, metadata), status = p_state,
       model = coalesce(p_model, model), updated_at = clock_timestamp(),
       -- Where no attempt of this round has begun, the latest one is of the round before.
-      output_tokens = case when t.open or t.state = 'waiting' then (select sum(u.output_tokens) from holdfast.usage u
-        where u.tenant_id = t.tenant_id and u.turn_id = t.id and u.attempt = t.attempt) end
+      output_tokens = case when t.open or exists (select from holdfast.asks a
+          where a.tenant_id = t.tenant_id and a.turn_id = t.id and a.round = t.round)
+        then holdfast.output_tokens_of(t, t.attempt) end
    where tenant_id = t.tenant_id and session_id = t.session_id and id = t.reply_id returning * into v_reply;
   if p_error is not null then
     update holdfast.messages set error = p_error, updated_at = clock_timestamp()
@@ -729,10 +796,11 @@ begin
     return json_build_object('outcome', 'busy');
   end if;
   if p_when_busy = 'interrupt' then
-    -- All that have begun: one that backs off may have been overtaken by the retry of an earlier one. What waits for a
-    -- new round has not begun.
+    -- All that have begun: one that backs off may have been overtaken by the retry of an earlier one, and one whose
+    -- questions were answered goes on. What waits for a new round has not begun.
     v_begun := array(select e.id from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session
-        and e.lane = p_lane and e.stopping is null and (e.open or e.state = 'waiting' and e.holds_lane)
+        and e.lane = p_lane and e.stopping is null and (e.open or e.holds_lane and (e.state = 'waiting'
+          or e.state = 'queued' and e.checkpoint is not null))
        order by e.id for no key update);
   end if;
   -- After the locks of turns, as everywhere.
@@ -923,10 +991,10 @@ create function holdfast.lost_to(t holdfast.turns, p_attempt int) returns text l
   -- The first: what ends a later round before an attempt of it begins names the same attempt. So does a mark on that
   -- round, hence it counts only where the attempt has no end.
   select coalesce((select case e.type when 'message.stopped' then 'stopped' when 'message.error' then 'failed'
-        when 'message.ai_response' then 'complete'
+        when 'message.ai_response' then 'complete' when 'turn.waiting' then 'complete'
         else case e.data ->> 'reason' when 'handover' then 'handover' when 'error' then 'failed' else 'lost' end end
       from holdfast.events e where e.tenant_id = t.tenant_id and e.turn_id = t.id and e.attempt = p_attempt
-        and e.type in ('attempt.ended', 'message.stopped', 'message.error', 'message.ai_response')
+        and e.type in ('attempt.ended', 'turn.waiting', 'message.stopped', 'message.error', 'message.ai_response')
       order by e.seq limit 1),
     case when t.attempt = p_attempt and t.stopping is not null then 'stopped' else 'lost' end)
 $$;
@@ -1041,7 +1109,7 @@ begin
     return holdfast.answer('late', p_tenant, p_session, holdfast.outcome_seq(t));
   end if;
   v_index := case when t.open then (select coalesce(sum(n), 0) from holdfast.chunks
-    where tenant_id = p_tenant and turn_id = p_turn and attempt = t.attempt) else 0 end;
+    where tenant_id = p_tenant and turn_id = p_turn and attempt = t.attempt) else holdfast.answers_of(t) end;
   if t.attempt <> p_attempt or v_index <> p_next_index then
     if not p_last_try then return json_build_object('outcome', 'again'); end if;
     update holdfast.turns set stopping = p_by, stopping_reason = p_reason, updated_at = clock_timestamp()

@@ -42,7 +42,8 @@ begin
 end $$;
 
 -- Outcomes: begun (run it now), done (its output, without running), failed (so it ended in an earlier attempt), uncertain (an
--- earlier attempt began it, or another call had its place), lost. `p_again`: a call that is uncertain may run once more.
+-- earlier attempt began it, or another call had its place), refused (a person was asked about the call, and has not
+-- approved it, or not with this input), lost. `p_again`: a call that is uncertain may run once more.
 -- Asked again by the attempt that began it, whose answer was lost, it is begun.
 create function holdfast.begin_call(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_step int, p_call text,
   p_name text, p_input_hash text, p_again boolean, p_checkpoint json) returns json language plpgsql as $$
@@ -52,6 +53,12 @@ begin
   if t.id is null then return json_build_object('outcome', 'lost'); end if;
   select * into c from holdfast.tool_calls where tenant_id = p_tenant and turn_id = p_turn and round = t.round
     and step = p_step and call_id = p_call;
+  if c.call_id is null and exists (select from holdfast.asks a where a.tenant_id = p_tenant and a.turn_id = p_turn
+      and a.round = t.round and a.step = p_step and a.call_id = p_call
+      and (a.kind <> 'approval' or a.answer -> 'approved' is distinct from 'true' or a.name <> p_name
+        or a.input_hash <> p_input_hash)) then
+    return json_build_object('outcome', 'refused');
+  end if;
   if c.call_id is null then
     insert into holdfast.tool_calls (tenant_id, session_id, turn_id, round, step, call_id, name, input_hash, state, attempt)
       values (p_tenant, p_session, p_turn, t.round, p_step, p_call, p_name, p_input_hash, 'begun', p_attempt);

@@ -86,6 +86,16 @@ export type HoldfastOptions<Metadata extends object = object> = {
   noProgressMs?: number
   /** A turn that was not begun for so long has failed. 1,000 to 30 days. Defaults to 24 hours. */
   expiresMs?: number
+  /**
+   * A call that nobody has approved, or run on a device, for so long is refused: the model is told, and the reply goes on.
+   * 1,000 to 365 days. Defaults to 24 hours, as `expiresMs`: messages behind it wait no longer either.
+   */
+  approvalExpiresMs?: number
+  /**
+   * Whether messages behind a reply that waits for people wait with it. False: they are answered meanwhile, and are not
+   * told what waits. Defaults to true.
+   */
+  waitHoldsLane?: boolean
   /** What one user may do; see `Limits`. */
   limits?: Limits
   /** How long running attempts may go on when the process is told to end; then others take them over. 0–600,000. Defaults to 10,000. */
@@ -146,6 +156,7 @@ export const bounds = {
   stepsMax: { min: 1, max: 1_000, default: 20 },
   noProgressMs: { min: 1_000, max: 3_600_000, default: 60_000 },
   expiresMs: { min: 1_000, max: 30 * 86_400_000, default: 86_400_000 },
+  approvalExpiresMs: { min: 1_000, max: 365 * 86_400_000, default: 86_400_000 },
   drainMs: { min: 0, max: 600_000, default: 10_000 },
   concurrency: { min: 1, max: 10_000, default: 200 },
   poolMax: { min: 6, max: 100, default: 9 },
@@ -196,6 +207,8 @@ export function resolveOptions(
     stepsMax: within(options, 'stepsMax'),
     noProgressMs: within(options, 'noProgressMs'),
     expiresMs: within(options, 'expiresMs'),
+    approvalExpiresMs: within(options, 'approvalExpiresMs'),
+    waitHoldsLane: oneOf('waitHoldsLane', options.waitHoldsLane ?? true, [true, false]),
     drainMs: within(options, 'drainMs'),
     concurrency: within(options, 'concurrency'),
     poolMax: within(options, 'poolMax'),
@@ -255,7 +268,7 @@ function functionOrNone<T>(name: string, value: T): T {
   throw new OptionError(`${name}: expected a function.`)
 }
 
-function oneOf<T extends string>(name: string, value: T, allowed: readonly T[]): T {
+function oneOf<T extends string | boolean>(name: string, value: T, allowed: readonly T[]): T {
   if (allowed.includes(value)) return value
   throw new OptionError(`${name}: expected one of ${allowed.join(', ')}, got ${String(value)}.`)
 }

@@ -11,6 +11,8 @@ export const limits = {
   /** Of a message that waits for its turn. */
   editsMax: 64,
   titleCharactersMax: 200,
+  /** Of a refusal, and of a client's tool that failed. */
+  reasonCharactersMax: 2_000,
   urlCharactersMax: 2_048,
   sessionPageMax: 100,
   sessionPageDefault: 30,

@@ -39,11 +39,17 @@ export type Turn = {
   id: string
   messageId: string
   replyId: string
-  state: 'queued' | 'running' | 'complete' | 'failed' | 'stopped'
+  state: 'queued' | 'running' | 'waiting' | 'complete' | 'failed' | 'stopped'
   attempt: number
   round: number
   /** While it waits to be tried again: when. */
   dueAt?: string
+  /** While it waits for people: an approval goes before a client's tool where it waits for both. */
+  waitingFor?: 'approval' | 'tool'
+  /** While it waits: calls that run when somebody approves them. The reply's parts show what is asked. */
+  approvals?: { id: string; toolCallId: string; toolName: string; expiresAt: string }[]
+  /** While it waits: calls that a client runs, and sends the result of. */
+  toolCalls?: { toolCallId: string; toolName: string; expiresAt: string }[]
 }
 
 /** What a provider reported for one step. Absent numbers were not reported, never guessed. */

@@ -4,6 +4,7 @@ import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Hono } from 'hono'
 import { idPattern } from '../core/limits.ts'
 import { DatabaseError } from '../store/database.ts'
+import { approvalRoutes } from './approvals.ts'
 import { controlRoutes } from './control.ts'
 import { eventRoutes } from './events.ts'
 import { fileRoutes } from './files.ts'
@@ -24,6 +25,7 @@ export const routes: readonly Route[] = [
   ...useChatRoutes,
   ...fileRoutes,
   ...ticketRoutes,
+  ...approvalRoutes,
 ]
 
 export type HttpEnv = { Bindings: { outgoing?: ServerResponse } }

@@ -27,6 +27,8 @@ export type CallStore = {
   begin(call: ToolCall): Promise<BegunCall>
   /** It was called in an earlier attempt, has no result, and is to be run in this one before the model goes on. */
   isKept(callId: string): boolean
+  /** The reply's model was given such a tool. `isRunHere`: it has an `execute`. */
+  given(toolName: string, isRunHere: boolean): void
 }
 
 type Options = { toolCallId?: unknown }
@@ -44,6 +46,7 @@ export function wrapTools<Tools extends object>(tools: Tools, store: CallStore):
 
 /** One without `execute` is the client's or the provider's. */
 function wrap(name: string, tool: Tool, store: CallStore): Tool {
+  store.given(name, typeof tool.execute === 'function')
   if (typeof tool.execute !== 'function') return tool
   const execute = tool.execute.bind(tool)
   const callOf = (input: unknown, options: object | undefined): ToolCall => {

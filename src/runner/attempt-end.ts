@@ -1,8 +1,11 @@
 import { point } from '#points'
+import type { Ask } from '../core/asks.ts'
 import { afterError } from '../core/backoff.ts'
 import { type Failure, failureOf, ReplyError } from '../core/errors.ts'
+import { withResults } from '../core/open-step.ts'
 import { closeParts, previewOf } from '../core/parts.ts'
 import type { AppendEnd } from '../log/append.ts'
+import { waitIfHeld } from '../store/asks.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
 import {
   type Ended,
@@ -14,8 +17,9 @@ import {
   type StepReport,
 } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
-import { type Attempt, type AttemptOptions, pushChunk } from './attempt.ts'
+import { type Attempt, type AttemptOptions, asksOfEnd, checkpointOf, pushChunk } from './attempt.ts'
 import { metadataOf } from './on-reply.ts'
+import { inputHashOf } from './tool-calls.ts'
 
 /** How the pumping of a reply's chunks went. */
 export type Went = { how: 'finished' | 'lost' | 'handover' } | { how: 'error'; error: ReplyError }
@@ -69,6 +73,8 @@ async function storeEnd(options: AttemptOptions, attempt: Attempt, went: Went): 
 async function finish(options: AttemptOptions, attempt: Attempt): Promise<Ended> {
   const { claimed, fold, model, usage } = attempt
   const parts = fold.parts()
+  const asks = asksOfEnd(attempt, parts)
+  if (asks.length > 0) return await wait(options, attempt, asks)
   const nextIndex = await attempt.log.flushed()
   const messageMetadata = await metadataOf(options, attempt)
   // As if the reply had said it last, but no chunk of the log: its outcome follows at once.
@@ -77,8 +83,32 @@ async function finish(options: AttemptOptions, attempt: Attempt): Promise<Ended>
   await point('finish.send')
   const ended = await answered(options, attempt, () => finishIfHeld(options.database, claimed, reply, usage))
   await point('finish.answered')
-  if (ended.outcome !== 'mismatch') return ended
-  options.log('the log does not hold what was sent', { turnId: claimed.turnId, attempt: claimed.attempt })
+  return ended.outcome === 'mismatch' ? await failMismatched(options, attempt) : ended
+}
+
+/** The reply stands as it is until people have answered; the step that asked is the one that goes on then. */
+async function wait(options: AttemptOptions, attempt: Attempt, asks: Ask[]): Promise<Ended> {
+  const { claimed, fold, model, usage } = attempt
+  const nextIndex = await attempt.log.flushed()
+  // Its end was counted as that of a finished one.
+  const step = attempt.stepIsOpen ? attempt.step : Math.max(0, attempt.step - 1)
+  const asked = {
+    nextIndex,
+    checkpoint: checkpointOf(attempt, { step, nextIndex, parts: withResults(fold.parts(), new Map()), isOpen: true }),
+    model,
+    asks: asks.map(({ input, ...ask }) => ({ ...ask, inputHash: inputHashOf(input) })),
+    expiresMs: options.approvalExpiresMs,
+    holdsLane: options.waitHoldsLane,
+  }
+  await point('wait.send')
+  const ended = await answered(options, attempt, () => waitIfHeld(options.database, claimed, asked, usage))
+  await point('wait.answered')
+  return ended.outcome === 'mismatch' ? await failMismatched(options, attempt) : ended
+}
+
+async function failMismatched(options: AttemptOptions, attempt: Attempt): Promise<Ended> {
+  const { turnId, attempt: number } = attempt.claimed
+  options.log('the log does not hold what was sent', { turnId, attempt: number })
   return await fail(options, attempt, failureOf('internal'))
 }
 

@@ -21,7 +21,7 @@ import { type Database, DatabaseError } from '../store/database.ts'
 import { promptMessages, promptSession } from '../store/messages.ts'
 import { type Checkpoint, type Claimed, checkpointIfHeld } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
-import { type Attempt, type AttemptOptions, beginAttempt, checkpointOf, pushChunk } from './attempt.ts'
+import { type Attempt, type AttemptOptions, asksOfClaim, beginAttempt, checkpointOf, pushChunk } from './attempt.ts'
 import { endAttempt, reportLate, type Went, wentBy } from './attempt-end.ts'
 import { openPromptFiles, type PromptFiles } from './prompt-files.ts'
 import { createToolCalls } from './tool-calls.ts'
@@ -50,7 +50,7 @@ export async function runAttempt(
 }
 
 async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
-  const { log, stop, handover } = attempt
+  const { claimed, log, stop, handover } = attempt
   let broken: Went | undefined
   const breakOff = (went: Went) => {
     broken ??= went
@@ -64,6 +64,8 @@ async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
     whenAborted(handover, () => breakOff({ how: 'handover' })),
   ]
   try {
+    // Nothing runs and no model is asked before they are answered.
+    if (asksOfClaim(claimed).length > 0) return { how: 'finished' }
     watchdog.hold()
     const context = await promptOf(options, attempt)
     attempt.calls = createToolCalls({
@@ -211,9 +213,14 @@ function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): voi
   if (chunk.type === 'start-step' && attempt.step >= options.stepsMax) throw tooManySteps(options)
   for (const clean of attempt.cleaner.clean(chunk)) pushChunk(attempt, clean)
   attempt.calls?.taken(chunk)
-  if (chunk.type === 'start-step') attempt.calledTool = false
+  if (chunk.type === 'start-step') {
+    attempt.calledTool = false
+    attempt.stepIsOpen = true
+  }
+  if (chunk.type === 'finish') attempt.finishReason = chunk.finishReason
   if (chunk.type === 'tool-input-available') attempt.calledTool = true
   if (chunk.type === 'finish-step') {
+    attempt.stepIsOpen = false
     attempt.step++
     attempt.betweenSteps = true
   }

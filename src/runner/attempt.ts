@@ -1,9 +1,11 @@
 /** An attempt as the value that its steps work on (attempt-run.ts, attempt-end.ts), and what they may use. */
+import { type Ask, asksOf, toolNameOf } from '../core/asks.ts'
 import type { RetryPolicy } from '../core/backoff.ts'
 import type { Chunk, Part } from '../core/chunk.ts'
 import { type Cleaner, createCleaner } from '../core/clean.ts'
 import type { Event } from '../core/event.ts'
 import { createFold, type Fold } from '../core/fold.ts'
+import { callsWithoutResult, lastStep } from '../core/open-step.ts'
 import type { Appender, AttemptLog } from '../log/append.ts'
 import type { Asked, OnReply } from '../reply/finished.ts'
 import type { Reply } from '../reply/reply.ts'
@@ -23,6 +25,10 @@ export type AttemptOptions = {
   noProgressMs: number
   stepsMax: number
   replyBytesMax: number
+  /** Questions that nobody has answered for so long are answered by the server. */
+  approvalExpiresMs: number
+  /** Whether those behind a turn that waits for people wait with it. */
+  waitHoldsLane: boolean
   retry: RetryPolicy
   roundsMax: number
   random: () => number
@@ -39,6 +45,8 @@ export type AttemptOptions = {
 export type ToolCalls = CallStore & {
   /** To be told of each chunk, in order, once it was taken. */
   taken(chunk: Chunk): void
+  /** Whether the app runs this call. Null: it was given no such tool. */
+  isOurs(toolName: string): boolean | null
 }
 
 export type Attempt = {
@@ -69,6 +77,10 @@ export type Attempt = {
   over: boolean
   /** The step that the attempt started in is one that it was not the first to write. */
   stepIsKept: boolean
+  /** A step has begun, here or in the attempt before, whose end has not come. */
+  stepIsOpen: boolean
+  /** What the reply said of why it has ended. */
+  finishReason: string | undefined
   /** Null before the reply was asked for. */
   calls: ToolCalls | null
 }
@@ -97,18 +109,59 @@ export function beginAttempt(
     bytes: claimed.checkpoint ? JSON.stringify(claimed.checkpoint.parts).length : 0,
     over: false,
     stepIsKept: claimed.checkpoint?.isOpen === true,
+    stepIsOpen: claimed.checkpoint?.isOpen === true,
+    finishReason: undefined,
     calls: null,
   }
 }
 
 /** What a takeover would start from: at the border of two steps, or (`isOpen`) in the middle of one. */
 export function checkpointOf(
-  { claimed, handedAt, step, fold }: Attempt,
-  { nextIndex, parts, isOpen }: { nextIndex: number; parts: Part[]; isOpen: boolean },
+  attempt: Attempt,
+  { step = attempt.step, ...at }: { step?: number; nextIndex: number; parts: Part[]; isOpen: boolean },
 ): Checkpoint {
-  const stepsBegun = isOpen ? step + 1 : step
-  const told = [...handedAt].flatMap(([id, at]) => (at < stepsBegun ? [id] : []))
-  return { attempt: claimed.attempt, step, isOpen, nextIndex, parts, metadata: fold.metadata(), told }
+  const { claimed, handedAt, fold } = attempt
+  const stepsBegun = at.isOpen ? step + 1 : step
+  const told = [...handedAt].flatMap(([id, handedAfter]) => (handedAfter < stepsBegun ? [id] : []))
+  const forClients = callsForClients(attempt, at.parts, { stepHasEnded: !attempt.stepIsOpen })
+  return { attempt: claimed.attempt, step, ...at, metadata: fold.metadata(), told, forClients }
+}
+
+/** What its reply cannot go on without, as it ends. */
+export function asksOfEnd(attempt: Attempt, parts: readonly Part[]): Ask[] {
+  // It has not begun to write.
+  if (attempt.calls === null) return asksOfClaim(attempt.claimed)
+  const runsTools = mayHaveRunTools.has(attempt.finishReason)
+  const forClients = new Set(runsTools ? callsForClients(attempt, parts, { stepHasEnded: true }) : [])
+  return asksOf(parts, (callId) => forClients.has(callId))
+}
+
+/** The AI SDK runs no tool of a step that ended for another reason: then nobody knows whose a call without result is. */
+const mayHaveRunTools: ReadonlySet<string | undefined> = new Set([undefined, 'stop', 'tool-calls'])
+
+/** What an earlier attempt left unasked, because it did not come to its end: to be asked before the model goes on. */
+export function asksOfClaim({ checkpoint }: Claimed): Ask[] {
+  if (checkpoint === null) return []
+  const forClients = new Set(checkpoint.forClients)
+  return asksOf(checkpoint.parts, (callId) => forClients.has(callId))
+}
+
+/**
+ * Calls of the last step that have no result and are a client's to run: their tools have no `execute`, or (when the step has
+ * ended, and what the app runs has its result) are not among those that the reply gave to `tools`.
+ */
+function callsForClients(
+  attempt: Attempt,
+  parts: readonly Part[],
+  { stepHasEnded }: { stepHasEnded: boolean },
+): string[] {
+  const kept = new Set(attempt.claimed.checkpoint?.forClients)
+  return callsWithoutResult(lastStep(parts)).flatMap((part) => {
+    const callId = String(part.toolCallId)
+    const isOurs = attempt.calls?.isOurs(toolNameOf(part)) ?? null
+    const isForClient = isOurs === null ? stepHasEnded || kept.has(callId) : !isOurs
+    return part.state === 'input-available' && isForClient ? [callId] : []
+  })
 }
 
 export function pushChunk(attempt: Attempt, chunk: Chunk): void {

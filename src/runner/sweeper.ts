@@ -1,11 +1,13 @@
 /**
  * What nobody else did, every few seconds on every runner: stops that could not be completed, turns that were never
- * begun in time, heads of lanes that were not made due, chunks that are no longer needed, tickets that nobody used, and the
- * planner's picture of tables that grew.
+ * begun in time, questions that nobody has answered in time, heads of lanes that were not made due, chunks that are no
+ * longer needed, tickets that nobody used, and the planner's picture of tables that grew.
  */
+import { expiredAnswers } from '../core/asks.ts'
 import { failureOf } from '../core/errors.ts'
 import { stopTurn } from '../log/stop.ts'
 import type { Wakeups } from '../log/wakeups.ts'
+import { expireAsks } from '../store/asks.ts'
 import type { Database } from '../store/database.ts'
 import { refreshStatistics } from '../store/statistics.ts'
 import { sweepTickets } from '../store/tickets.ts'
@@ -35,6 +37,9 @@ export function createSweeper(options: {
     }
     const expired = failingOf(failureOf('expired'), options.roundsMax)
     for (const { tenantId, sessionId, event } of await expire(database, rowsMax, expired)) {
+      wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
+    }
+    for (const { tenantId, sessionId, event } of await expireAsks(database, rowsMax, expiredAnswers)) {
       wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
     }
     const repaired = await repair(database, rowsMax)

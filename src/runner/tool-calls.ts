@@ -7,6 +7,8 @@
  *   begun       it may have run. One that is idempotent runs again, with the same key; for others the app decides
  *               (`onUncertain`), else the turn fails as `tool_uncertain`, for a person to look
  *
+ * A call that a person was asked about runs only if it was approved, with the input that was shown.
+ *
  * The SDK calls a tool as soon as it has read the call, which may be before this process has taken the end of the step
  * before. So a call waits until its own chunk was taken: only then is it known of which step it is.
  */
@@ -44,6 +46,8 @@ export function createToolCalls(options: {
   const called = new Map<string, number[]>()
   const waiting = new Map<string, (() => void)[]>()
   const kept = new Set<string>()
+  /** The tools that the reply was given, by name: whether the app runs them. */
+  const ours = new Map<string, boolean>()
   /** Of the step that is open: results that are stored, whose chunks may not have been taken yet. */
   const results = new Map<string, Part>()
   let writing: Promise<unknown> = Promise.resolve()
@@ -97,9 +101,7 @@ export function createToolCalls(options: {
   async function begin(call: ToolCall): Promise<BegunCall> {
     const key = { ...claimed, step: await stepOf(call), callId: call.callId }
     const name = call.name
-    const inputHash = createHash('sha256')
-      .update(canonicalJson(cleanJson(call.input) ?? null))
-      .digest('base64url')
+    const inputHash = inputHashOf(call.input)
     const ask = async (again: boolean) => {
       await point('tool.begin')
       return await write((checkpoint) => beginCallIfHeld(database, key, { name, inputHash, again }, checkpoint))
@@ -139,6 +141,8 @@ export function createToolCalls(options: {
         throw new Error(String(begun.output))
       case 'uncertain':
         throw uncertain()
+      case 'refused':
+        throw new Error('Nobody has approved this call with this input.')
       case 'lost':
         throw new Error('The attempt is over.')
     }
@@ -189,8 +193,16 @@ export function createToolCalls(options: {
   return {
     begin,
     isKept: (callId) => kept.has(callId),
+    given(toolName, isRunHere) {
+      ours.set(toolName, isRunHere)
+    },
+    isOurs: (toolName) => ours.get(toolName) ?? null,
     taken(chunk) {
-      if (chunk.type === 'start-step') results.clear()
+      if (chunk.type === 'start-step') {
+        results.clear()
+        // What was refused is not run, and a provider may use its id again.
+        kept.clear()
+      }
       if (chunk.type !== 'tool-input-available') return
       const { toolCallId } = chunk
       called.set(toolCallId, [...(called.get(toolCallId) ?? []), attempt.step])
@@ -198,6 +210,13 @@ export function createToolCalls(options: {
       next?.()
     },
   }
+}
+
+/** Of the input as it is stored and shown, whatever order its keys have. */
+export function inputHashOf(input: unknown): string {
+  return createHash('sha256')
+    .update(canonicalJson(cleanJson(input) ?? null))
+    .digest('base64url')
 }
 
 type CallPlace = { tenantId: string; sessionId: string; turnId: string; attempt: number; step: number; callId: string }

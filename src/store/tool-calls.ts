@@ -13,6 +13,8 @@ export type CallBegun =
   | { outcome: 'done' | 'failed'; output: Json }
   /** An earlier attempt began it, and nobody knows whether it ran. */
   | { outcome: 'uncertain' }
+  /** A person was asked about it and has not approved it, or not with this input. */
+  | { outcome: 'refused' }
   | { outcome: 'lost' }
 
 const begin: Statement = {

@@ -18,12 +18,12 @@ export function failingOf(failure: Failure, roundsMax: number): Failing {
   return { ...failure, roundsMax, last: inLastRound(failure) }
 }
 
-/** Stored at the end of each step but the last, and where a tool call begins or ends: what a takeover starts from. */
+/** Stored at the end of each step but the last, where a tool call begins or ends, and where the turn waits: what a takeover starts from. */
 export type Checkpoint = {
   attempt: number
   /** Steps finished over all attempts of the round. */
   step: number
-  /** `parts` go on into the step after those: a tool of it has begun. */
+  /** `parts` go on into the step after those: a tool of it has begun, or somebody was asked about it. */
   isOpen: boolean
   /** The index, in `attempt`, of the first chunk after it. */
   nextIndex: number
@@ -31,6 +31,8 @@ export type Checkpoint = {
   metadata: JsonObject | null
   /** Ids of the messages that were handed over before its last step: what it holds may answer them. */
   told: string[]
+  /** Ids of calls in its last step that are a client's to run. */
+  forClients: string[]
 }
 
 export type Claimed = AttemptKey & {
@@ -121,14 +123,14 @@ export async function claim(
 export type StepReport = { step: number; usage: StepUsage | null }
 
 export type Ended = { outcome: 'stored'; event: Event } | { outcome: 'lost' } | { outcome: 'mismatch' }
-type EndedJson = { outcome: string; event?: EventJson }
+export type EndedJson = { outcome: string; event?: EventJson }
 
-function ended({ outcome, event }: EndedJson): Ended {
+export function ended({ outcome, event }: EndedJson): Ended {
   if (outcome === 'lost' || outcome === 'mismatch') return { outcome }
   return { outcome: 'stored', event: eventOf(event!) }
 }
 
-function usageJson(reports: StepReport[]): string {
+export function usageJson(reports: StepReport[]): string {
   return JSON.stringify(reports.map(({ step, usage }) => ({ step, ...usage })))
 }
 
@@ -241,6 +243,7 @@ export type Stoppable = {
   state: string
   attempt: number
   round: number
+  /** Where it has no chunks in the log: how many of its questions were answered, which changes what is stored. */
   nextIndex: number
   /** What the attempt started from; of a turn that has no chunks in the log, all that is stored of its reply. */
   base: Part[]
@@ -255,7 +258,7 @@ const readStoppable: Statement = {
     select t.id as "turnId", t.state, t.attempt, t.round,
         case when t.open then holdfast.base_of(t) else r.parts::json end as base,
         case when t.open then t.checkpoint -> 'metadata' else r.metadata::json end as metadata,
-        coalesce(c.next, 0)::int as "nextIndex", coalesce(c.chunks, '{}') as chunks
+        case when t.open then coalesce(c.next, 0)::int else holdfast.answers_of(t) end as "nextIndex", coalesce(c.chunks, '{}') as chunks
       from holdfast.turns t
       join holdfast.messages r on r.tenant_id = t.tenant_id and r.session_id = t.session_id and r.id = t.reply_id
       left join lateral (select sum(n) as next, array_agg(data::text order by index) as chunks from holdfast.chunks

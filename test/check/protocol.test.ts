@@ -72,6 +72,7 @@ test('the table of limits has the numbers of the source', () => {
     'parts of a message': shown(limits.partsMax),
     'changes of a message that waits': shown(limits.editsMax),
     'characters of a title': shown(limits.titleCharactersMax),
+    "characters of a reason, or of a tool's error": shown(limits.reasonCharactersMax),
     "characters of a file's URL, but for data:": shown(limits.urlCharactersMax),
     "characters of a file's name": shown(limits.filenameCharactersMax),
     'bytes of a file': shown(limits.fileBytesMax),

@@ -9,7 +9,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { routes } from '../../src/http/app.ts'
 import type { Route } from '../../src/http/route.ts'
 import { createHoldfast, type Holdfast } from '../../src/index.ts'
-import { apiOf } from '../support/client.ts'
+import { type Api, apiOf } from '../support/client.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { jwtSecret, tokenOf } from '../support/server.ts'
 
@@ -46,6 +46,14 @@ const matrix: Record<string, Row> = {
   // Its reply is still to be written.
   'messages.regenerate': { right: 'write', asks: [{ body: () => ({ id: randomUUID() }), ok: 409 }] },
   'messages.select': { right: 'write', asks: [{ body: () => ({}), ok: 200 }] },
+  'approvals.answer': { right: 'write', asks: [{ body: () => ({ approved: true, reason: 'so' }), ok: 200 }] },
+  'toolResults.answer': {
+    right: 'write',
+    asks: [
+      { body: () => ({ output: [1] }), ok: 200 },
+      { body: () => ({ errorText: 'no' }), ok: 200 },
+    ],
+  },
   // Its session is named in the body, and made: test/use-chat tries a foreign one.
   'chat.send': {
     right: 'none',
@@ -154,7 +162,7 @@ async function makeCallers(): Promise<Caller[]> {
   ]
 }
 
-type Place = { sessionId: string; messageId: string; fileId: string }
+type Place = { sessionId: string; messageId: string; fileId: string; approvalId: string; toolCallId: string }
 type Answer = { status: number; text: string; headers: string[] }
 
 /** Ann's session with a member and a reader, and zoe's, each with a message. */
@@ -170,7 +178,7 @@ async function makePlaces(): Promise<{ own: Place; foreign: Place }> {
       body: `of ${userId}`,
     })
     const { id: fileId } = (await file.json()) as { id: string }
-    return { sessionId, messageId, fileId }
+    return { sessionId, messageId, fileId, ...(await makeWaiting(api, sessionId)) }
   }
   const [own, foreign] = [await place('ann'), await place('zoe')]
   await sql.query(
@@ -179,6 +187,39 @@ async function makePlaces(): Promise<{ own: Place; foreign: Place }> {
     [own.sessionId],
   )
   return { own, foreign }
+}
+
+/** A turn behind the other one that waits for an approval and for a result. */
+async function makeWaiting(api: Api, sessionId: string): Promise<Pick<Place, 'approvalId' | 'toolCallId'>> {
+  const [approvalId, toolCallId] = [randomUUID(), randomUUID()]
+  const { turn } = await api.send(sessionId, 'wait', randomUUID())
+  const parts = [
+    { type: 'tool-book', toolCallId: 'k1', state: 'approval-requested', input: {}, approval: { id: approvalId } },
+    { type: 'tool-where', toolCallId, state: 'input-available', input: {} },
+  ]
+  await sql.query(
+    `update holdfast.turns set state = 'waiting', holds_lane = false, attempt = 1, checkpoint = $2 where id = $1`,
+    [
+      turn.id,
+      JSON.stringify({
+        attempt: 1,
+        step: 0,
+        isOpen: true,
+        nextIndex: 0,
+        parts,
+        metadata: null,
+        told: [],
+        forClients: [],
+      }),
+    ],
+  )
+  await sql.query(
+    `insert into holdfast.asks (tenant_id, session_id, turn_id, round, step, call_id, kind, id, name, input_hash, attempt, seq, expires_at)
+       values ('default', $1, $2, 1, 0, 'k1', 'approval', $3, 'book', '', 1, 1, 'infinity'),
+         ('default', $1, $2, 1, 0, $4, 'tool', $4, 'where', '', 1, 1, 'infinity')`,
+    [sessionId, turn.id, approvalId, toolCallId],
+  )
+  return { approvalId, toolCallId }
 }
 
 async function ask(route: Route, { headers, query = '', body }: Row['asks'][number], caller: Caller, place: Place) {
@@ -208,7 +249,13 @@ test.each(routes.map((route) => [route.name, route] as const))(
   async (name, route) => {
     const row = matrix[name]!
     const concernsSession = route.path.includes(':sessionId')
-    const missing: Place = { sessionId: randomUUID(), messageId: randomUUID(), fileId: randomUUID() }
+    const missing: Place = {
+      sessionId: randomUUID(),
+      messageId: randomUUID(),
+      fileId: randomUUID(),
+      approvalId: randomUUID(),
+      toolCallId: randomUUID(),
+    }
     for (const each of row.asks) {
       const { own, foreign } = await makePlaces()
       const before = await rowsOf(foreign.sessionId)
@@ -227,7 +274,7 @@ test.each(routes.map((route) => [route.name, route] as const))(
           caller: caller.name,
           ...expected(caller, row.right, caller.role === 'member' ? (each.ofAnother ?? each.ok) : each.ok, {
             concernsSession,
-            hasChild: route.path.includes(':messageId') || route.path.includes(':fileId'),
+            hasChild: /:(messageId|fileId|approvalId|toolCallId)/.test(route.path),
             stranger: row.stranger ?? 404,
           }),
         })
@@ -266,7 +313,7 @@ function expected(
 
 /** Everything that is stored of a session. */
 async function rowsOf(sessionId: string): Promise<unknown[]> {
-  const tables = ['sessions', 'members', 'messages', 'turns', 'events', 'files']
+  const tables = ['sessions', 'members', 'messages', 'turns', 'events', 'files', 'asks']
   const found: unknown[] = []
   for (const table of tables) {
     const column = table === 'sessions' ? 'id' : 'session_id'

@@ -85,7 +85,9 @@ test('chat.stop and chat.retry', () => {
   type Stand = Answer<Chat['stop']>
   expectTypeOf<Answer<Chat['retry']>>().toEqualTypeOf<Omit<Stand, 'withdrawn'>>()
   expectTypeOf<Stand['reply']>().toEqualTypeOf<Message<Offers>>()
-  expectTypeOf<Stand['turn']['state']>().toEqualTypeOf<'queued' | 'running' | 'complete' | 'failed' | 'stopped'>()
+  expectTypeOf<Stand['turn']['state']>().toEqualTypeOf<
+    'queued' | 'running' | 'waiting' | 'complete' | 'failed' | 'stopped'
+  >()
   // @ts-expect-error a retry has no reason
   ;(chat: Chat) => chat.retry('s', 'm', { reason: 'why' })
 })

@@ -44,6 +44,7 @@ export async function performOnPostgres({ stored, database, acceptor }: Held, ca
         isOpen: false,
         metadata: null,
         told: [],
+        forClients: [],
       })
     case 'finish': {
       const { key, nextIndex, parts, usage } = call

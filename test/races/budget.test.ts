@@ -114,6 +114,7 @@ describe.each(postgresVersions)('budget, ledger and sweeps on PostgreSQL %i', (v
           parts: [],
           metadata: null,
           told: [],
+          forClients: [],
         }
         await checkpointIfHeld(database, claimed, checkpoint)
       }

@@ -265,7 +265,16 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     const fold = createFold()
     for (const chunk of steps.slice(0, 6)) fold.push(chunk)
     const { attempt } = claimed
-    return { attempt, step: 1, isOpen: false, nextIndex: 6, parts: fold.parts(), metadata: fold.metadata(), told: [] }
+    return {
+      attempt,
+      step: 1,
+      isOpen: false,
+      nextIndex: 6,
+      parts: fold.parts(),
+      metadata: fold.metadata(),
+      told: [],
+      forClients: [],
+    }
   }
   const texts = (parts: Part[]) => parts.filter((part) => part.type === 'text').map((part) => part.text)
 

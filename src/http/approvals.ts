@@ -1,0 +1,102 @@
+/** Answers to what a reply waits for: whether a call may run, and what a client's own tool answered. Each is taken once. */
+import * as z from 'zod'
+import { point } from '#points'
+import type { Json } from '../core/json.ts'
+import { limits } from '../core/limits.ts'
+import { type Answer, type Answered, answerAsk } from '../store/asks.ts'
+import type { Pair } from '../store/messages.ts'
+import { readBody } from './body.ts'
+import { pairNow, tell } from './control.ts'
+import { pairResponse, surely } from './messages.ts'
+import { Problem } from './problem.ts'
+import { type Call, type Route, sessionOf, type Within } from './route.ts'
+
+/** Where several turns wait for something of the same id, which of them. */
+const turnField = { turnId: z.uuid().optional() }
+export const approvalFields = {
+  approved: z.boolean(),
+  reason: z.string().min(1).max(limits.reasonCharactersMax).optional(),
+  ...turnField,
+}
+export const resultFields = {
+  output: z.custom<Json>(() => true).optional(),
+  errorText: z.string().min(1).max(limits.reasonCharactersMax).optional(),
+  ...turnField,
+}
+export const hasOneResult = (body: object) => 'output' in body !== 'errorText' in body
+export const oneResultSentence = 'expected either "output" or "errorText"'
+const approvalSchema = z.strictObject(approvalFields)
+const resultSchema = z.strictObject(resultFields).refine(hasOneResult, oneResultSentence)
+
+/** Of a body that was checked; absent fields are not stored. */
+export function approvalOf(id: string, { approved, reason }: z.infer<typeof approvalSchema>): Answer {
+  return { kind: 'approval', id, answer: { approved, ...(reason === undefined ? {} : { reason }) } }
+}
+
+export function toolResultOf(id: string, { output, errorText }: z.infer<typeof resultSchema>): Answer {
+  return { kind: 'tool', id, answer: errorText === undefined ? { output: output ?? null } : { errorText } }
+}
+
+async function approve(call: Call): Promise<Response> {
+  const body = await readBody(call.request, approvalSchema)
+  return pairResponse(call, await takeAnswer(call, approvalOf(call.params.approvalId!, body), body.turnId ?? null))
+}
+
+async function answerTool(call: Call): Promise<Response> {
+  const body = await readBody(call.request, resultSchema)
+  return pairResponse(call, await takeAnswer(call, toolResultOf(call.params.toolCallId!, body), body.turnId ?? null))
+}
+
+/** How the message stands then. Throws the `Problem` of an answer that nothing waits for. */
+export async function takeAnswer(
+  call: Within<string | null>,
+  answer: Answer,
+  turnId: string | null,
+  by: string = call.principal.userId ?? 'server',
+): Promise<Pair> {
+  const answered = await storeAnswer(call, answer, turnId, by)
+  switch (answered.outcome) {
+    case 'answered':
+    case 'same':
+      return await pairNow(call, answered.messageId)
+    case 'not_waiting':
+    case 'not_found':
+    case 'forbidden':
+      throw new Problem(answered.outcome)
+  }
+}
+
+/** Stores it, if it is the first, and tells of it. */
+export async function storeAnswer(
+  call: Within<string | null>,
+  answer: Answer,
+  turnId: string | null,
+  by: string,
+): Promise<Answered> {
+  await point('answer.send')
+  const answered = await surely(() => answerAsk(call.parts.database, sessionOf(call), answer, { turnId, by }))
+  await point('answer.answered')
+  if (answered.outcome === 'answered') tell(call, answered.event)
+  return answered
+}
+
+export const approvalRoutes: Route[] = [
+  {
+    name: 'approvals.answer',
+    method: 'POST',
+    path: '/v1/sessions/:sessionId/approvals/:approvalId',
+    right: 'write',
+    judgedBy: 'route',
+    asksForReply: true,
+    handle: approve,
+  },
+  {
+    name: 'toolResults.answer',
+    method: 'POST',
+    path: '/v1/sessions/:sessionId/tool-results/:toolCallId',
+    right: 'write',
+    judgedBy: 'route',
+    asksForReply: true,
+    handle: answerTool,
+  },
+]
