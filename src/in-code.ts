@@ -33,7 +33,7 @@ import type { HttpParts, Within } from './http/route.ts'
 import { listSchema, sessionPage, titleSchema } from './http/sessions.ts'
 import { replyMessage, type UserOrAssistantMessage } from './reply/message.ts'
 import type { WhenBusy } from './store/accept.ts'
-import type { Pair } from './store/messages.ts'
+import { messagePage, type Pair } from './store/messages.ts'
 import { say } from './store/say.ts'
 import {
   createSession,
@@ -143,7 +143,8 @@ export type InCode<Metadata extends object = JsonObject> = {
     list(sessionId: string, ask?: InTenant & PageAsk & { userId?: string }): Promise<Page<Message<Metadata>>>
     /**
      * What a page passes to `useChat` as `messages`: the last ones as the user may see them, without replies that are
-     * not finished (the stream that `useChat` resumes brings them from their start) or hold nothing. None where the user
+     * not finished (the stream that `useChat` resumes brings them from their start) or hold nothing. Those that wait for
+     * people are there, with what is asked: no stream is told of them. None where the user
      * has no such session: it is made by its first message. `limit` is 1–200, and defaults to 200.
      */
     forUseChat(
@@ -305,8 +306,10 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
         const { tenantId, userId, limit } = readValue({ ...ask, sessionId }, useChatSchema)
         const own = await parts()
         if ((await readSession(own.database, tenantId, sessionId, userId)) === null) return []
-        const { data } = await historyPage(within(own, tenantId, sessionId, userId), { limit })
-        return data.filter(isWhole).map(replyMessage) as UseChatMessage<Metadata>[]
+        const page = await messagePage(own.database, { tenantId, sessionId, userId, limit, from: null })
+        const waiting = new Set(page.waiting)
+        const shown = page.messages.filter((message) => isWhole(message) || waiting.has(message.id))
+        return shown.map(replyMessage) as UseChatMessage<Metadata>[]
       }),
     },
     send: failing(async (sessionId, { signal, ...ask }) => {

@@ -57,7 +57,8 @@ export async function followDevices(
       if (own.begun !== begun) continue
       wasThere = true
       const others =
-        snapshot.turns.some(({ replyId }) => !own.tells(replyId)) || snapshot.messages.some(isToBeResumed(own))
+        snapshot.turns.some(({ replyId, state }) => state !== 'waiting' && !own.tells(replyId)) ||
+        snapshot.messages.some(isToBeResumed(own))
       read(shownOf(snapshot, own), others && !own.isTelling)
       const from = { cursor: snapshot.cursor, strayed, untilIdle: others && own.isTelling }
       const outcome = await untilOthers(wire, sessionId, from, own, signal)
@@ -88,10 +89,11 @@ async function untilMade(wire: Wire, own: Own, begun: number, signal: AbortSigna
   signal.removeEventListener('abort', end)
 }
 
-function shownOf({ messages }: Snapshot, own: Own): ShownMessage[] {
+function shownOf({ messages, turns }: Snapshot, own: Own): ShownMessage[] {
+  const waiting = new Set(turns.flatMap(({ state, replyId }) => (state === 'waiting' ? [replyId] : [])))
   const shown = messages.flatMap((message): ShownMessage[] => {
     const { id, role, metadata } = message
-    const isOpen = role === 'assistant' && !hasEnded(message)
+    const isOpen = role === 'assistant' && !hasEnded(message) && !waiting.has(id)
     const told = isOpen ? own.told(id) : null
     // Who resumes it is told it from its beginning; what this page is being told keeps its place, and may be ahead.
     if ((isOpen && told === null) || isToBeResumed(own)(message)) return []
@@ -131,7 +133,9 @@ async function untilOthers(
   const look = async (frame: EventFrame) => {
     await own.settled()
     const replyId = replyIn(frame)
-    if (replyId === null || !own.has(replyId)) abort()
+    // What was told here to where it waits, and goes on because another device has answered, is told there.
+    const isShown = waits.test(frame.type) ? own.tells : own.has
+    if (replyId === null || !isShown(replyId)) abort()
   }
   const reader: LogReader = {
     take(frame) {
@@ -154,7 +158,10 @@ async function untilOthers(
 }
 
 const changesMessages = (type: string): boolean =>
-  /^(message\.(created|changed|ai_response|error|stopped)|turn\.queued|attempt\.started|branch\.selected)$/.test(type)
+  /^(message\.(created|changed|ai_response|error|stopped)|turn\.queued|attempt\.started|branch\.selected)$/.test(
+    type,
+  ) || waits.test(type)
+const waits = /^(turn\.waiting|approval\.answered)$/
 
 /** The reply that the event is about; null where it may be about several. */
 function replyIn({ data }: EventFrame): string | null {

@@ -17,6 +17,8 @@ export type Told = {
   /** Not that of the message where another reply took it in. */
   replyTurnId: string
   cursor: string
+  /** The page has been told it up to the `turn.waiting` that follows the cursor, and has answered that. */
+  goesOn?: true
 }
 export type Snapshot = {
   messages: Message[]
@@ -84,8 +86,9 @@ export function tell(
   const tellAll = async (): Promise<Ended> => {
     for (const told of replies) {
       current = told
-      shown = createFold()
-      const follower = createUiFollower(told.reply.id, sdk)
+      const goesOn = told.goesOn === true
+      shown = createFold(goesOn ? { parts: told.reply.parts } : undefined)
+      const follower = createUiFollower(told.reply.id, sdk, { goesOn })
       try {
         await tellOne({ wire, sessionId, onReconnecting, signal: control.signal }, told, follower, say)
       } catch (error) {
@@ -123,11 +126,11 @@ type Following = { wire: Wire; sessionId: string; onReconnecting: (is: boolean) 
 /** Rejects where the server refuses, or where it has no such reply any more. */
 async function tellOne(
   { wire, sessionId, onReconnecting, signal }: Following,
-  { message, reply, replyTurnId, cursor: begin }: Told,
+  { message, reply, replyTurnId, cursor: begin, goesOn }: Told,
   follower: UiFollower,
   say: (chunks: readonly Chunk[]) => void,
 ): Promise<void> {
-  if (hasEnded(reply)) say(follower.stands(message, reply))
+  if (hasEnded(reply) && !goesOn) say(follower.stands(message, reply))
   for (let cursor = begin, failures = 0; !follower.isOver; ) {
     const outcome = await followLog(
       wire,
@@ -154,7 +157,8 @@ async function tellOne(
     if (now === undefined) throw lost()
     const asked = snapshot.messages.find(({ id }) => id === now.repliesTo)
     const open = snapshot.open.find(({ replyId }) => replyId === reply.id)
-    say(follower.stands(asked ?? { error: null }, now, open))
+    const waits = snapshot.turns.some(({ replyId, state }) => replyId === reply.id && state === 'waiting')
+    say(follower.stands(asked ?? { error: null }, now, waits ? 'waiting' : open))
     cursor = snapshot.cursor
   }
 }

@@ -60,9 +60,16 @@ const fields: { [type: string]: readonly [of6: readonly string[] | null, of7: re
 }
 const dataFields = ['id', 'data', 'transient']
 
-/** The parts that this client can show. */
+/** The parts that this client can show. An approval that was answered is to a 6 a call that has begun. */
 export function partsFor(parts: readonly Part[], major: SdkMajor): readonly Part[] {
-  return major === 7 ? parts : parts.filter(({ type }) => !onlyOf7.has(type))
+  if (major === 7) return parts
+  return parts.filter(({ type }) => !onlyOf7.has(type)).map(withoutResponse)
+}
+
+function withoutResponse(part: Part): Part {
+  if (part.state !== 'approval-responded') return part
+  const { approval: _approval, ...call } = part
+  return { ...call, state: 'input-available' }
 }
 const onlyOf7 = new Set(['custom', 'reasoning-file', 'steering-message'])
 

@@ -5,15 +5,21 @@
  * What is in the log already when a page comes (up to the first `caughtUp`) is told as missed: joined, and without what
  * was only of the moment. A page that was cut off and comes back by its cursor has not missed it in that sense: for it
  * the reply just goes on.
+ *
+ * A reply that waits for people ends its stream; when it is answered it goes on in another one, which begins with the
+ * `turn.waiting` that the client has answered, and tells only what is new after that.
  */
 import type { Chunk, Part } from './chunk.ts'
 import { type Failure, failureOf } from './errors.ts'
 import type { Message } from './message.ts'
 import type { SdkMajor } from './ui-chunks.ts'
-import { createUiStream } from './ui-stream.ts'
+import { createUiStream, writtenAgain } from './ui-stream.ts'
 
 /** Of an event's data what says something of a reply. */
 export type ReplyEventData = {
+  messageId?: string
+  turn?: { state?: string }
+  part?: Part
   replyId?: string
   attempt?: number
   base?: Part[]
@@ -31,7 +37,7 @@ export type UiFollower = {
   chunks(chunks: readonly Chunk[]): Chunk[]
   caughtUp(): Chunk[]
   /** How the reply stands as of a read, which need not lead on from what was told. `open`: of that same read. */
-  stands(message: { error: Failure | null }, reply: Message, open?: OpenReply): Chunk[]
+  stands(message: { error: Failure | null }, reply: Message, open?: OpenReply | 'waiting'): Chunk[]
   /** Nothing follows. */
   readonly isOver: boolean
 }
@@ -39,8 +45,20 @@ export type UiFollower = {
 export const hasEnded = ({ status }: Pick<Message, 'status'>): boolean =>
   status === 'complete' || status === 'failed' || status === 'stopped'
 
-export function createUiFollower(replyId: string, major: SdkMajor): UiFollower {
+/** The part of this call as it is now, in the last step. */
+function withCall(parts: readonly Part[], part: Part): Part[] {
+  const at = parts.findLastIndex(({ toolCallId }) => toolCallId === part.toolCallId)
+  return parts.map((each, index) => (index === at ? part : each))
+}
+
+/** `goesOn`: the client has been told the reply up to the `turn.waiting` which is the first event that goes in. */
+export function createUiFollower(replyId: string, major: SdkMajor, { goesOn = false } = {}): UiFollower {
   const ui = createUiStream(major)
+  /** What the client shows already, with the answers that followed. Null: nothing, or what came after it was told. */
+  let shows: readonly Part[] | null = null
+  let isToBeShown = goesOn
+  /** It waits, as far as is known of what was missed. */
+  let waits: Message | null = null
   let attempt = 0
   /** What was stored before the client came, until all of it is here. Null: it is. */
   let missed: Chunk[] | null = []
@@ -51,6 +69,35 @@ export function createUiFollower(replyId: string, major: SdkMajor): UiFollower {
     const told = missed !== null && missed.length > 0 ? ui.chunks(missed, true) : []
     missed = goesOn ? [] : null
     return told
+  }
+
+  /** What asks and answers; told once it is known that nothing has come of it yet. */
+  const wait = (own: Message): Chunk[] => {
+    if (isToBeShown) shows = own.parts
+    isToBeShown = false
+    if (missed === null) return waiting(own)
+    missed = []
+    waits = own
+    return []
+  }
+
+  const answered = ({ turn, part }: ReplyEventData): Chunk[] => {
+    if (shows !== null && part !== undefined) shows = withCall(shows, part)
+    if (turn?.state !== 'waiting') waits = null
+    else if (waits !== null && part !== undefined) waits = { ...waits, parts: withCall(waits.parts, part) }
+    return []
+  }
+
+  const waiting = (own: Message): Chunk[] => {
+    waits = null
+    return adopted(() => ui.waiting(own))
+  }
+
+  /** What follows is told after what the client shows. */
+  const adopted = (say: () => Chunk[]): Chunk[] => {
+    if (shows !== null) ui.shows(shows)
+    shows = null
+    return say()
   }
 
   const begin = (of: number, base: readonly Part[]): Chunk[] => {
@@ -90,8 +137,12 @@ export function createUiFollower(replyId: string, major: SdkMajor): UiFollower {
       return ui.isOver
     },
     event(type, data) {
+      if (type === 'turn.waiting' && data.message?.id === replyId) return wait(data.message)
+      if (type === 'approval.answered' && data.messageId === replyId) return answered(data)
       const say = saidBy(type, data)
-      return say === null ? [] : [...tellMissed(missed !== null), ...say()]
+      if (say === null) return []
+      waits = null
+      return [...tellMissed(missed !== null), ...adopted(say)]
     },
     chunks(chunks) {
       if (isSilent) return []
@@ -99,10 +150,16 @@ export function createUiFollower(replyId: string, major: SdkMajor): UiFollower {
       missed.push(...chunks)
       return []
     },
-    caughtUp: () => tellMissed(false),
+    caughtUp() {
+      const told = tellMissed(false)
+      return waits === null ? told : [...told, ...waiting(waits)]
+    },
     stands(message, reply, open) {
       missed = null
-      if (hasEnded(reply)) return whole(message, reply)
+      // What it shows was to be heard of first.
+      if (isToBeShown) return ui.failed(writtenAgain)
+      if (hasEnded(reply)) return adopted(() => whole(message, reply))
+      if (open === 'waiting') return waiting(reply)
       if (open === undefined) return []
       // Some of its chunks were told, and which cannot be seen of joined ones: its end brings the rest.
       isSilent = open.attempt === attempt

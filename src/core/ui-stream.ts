@@ -19,6 +19,10 @@ export type UiStream = {
   /** `missed`: they were stored before the client came, all that there were. */
   chunks(chunks: readonly Chunk[], missed: boolean): Chunk[]
   complete(message: Pick<Message, 'id' | 'parts' | 'metadata'>): Chunk[]
+  /** The reply waits for people: the client is to show what is asked, and may answer once its stream has ended. */
+  waiting(message: Pick<Message, 'id' | 'parts' | 'metadata'>): Chunk[]
+  /** The client shows these parts of it already. To be said first. */
+  shows(parts: readonly Part[]): void
   stopped(message: Pick<Message, 'id' | 'parts' | 'metadata'>, reason?: string): Chunk[]
   failed(sentence: string): Chunk[]
   /** Nothing follows. */
@@ -29,7 +33,7 @@ export type UiStream = {
 export const writtenAgain = 'The reply was interrupted and is being written again.'
 
 export function createUiStream(major: SdkMajor): UiStream {
-  const shown = createFold()
+  let shown = createFold()
   /** Texts and reasonings without their end, in the order in which they began: what ends them, and their part. */
   const open = new Map<string, { end: 'text-end' | 'reasoning-end'; id: string; at: number }>()
   let begun = false
@@ -189,6 +193,16 @@ export function createUiStream(major: SdkMajor): UiStream {
           ...(metadata ? { messageMetadata: metadata } : {}),
         })
       }),
+    waiting: ({ id, parts, metadata }) =>
+      saying(() => {
+        begin(id, metadata)
+        bringTo(parts, false)
+        if (stepIsOpen) emit({ type: 'finish-step' })
+        emit({ type: 'finish', finishReason: 'tool-calls', ...(metadata ? { messageMetadata: metadata } : {}) })
+      }),
+    shows(parts) {
+      shown = createFold({ parts: [...partsFor(parts, major)] })
+    },
     stopped: ({ id, parts, metadata }, reason) =>
       saying(() => {
         // Nothing of it was ever begun: an empty message would say less than none.
@@ -236,15 +250,20 @@ function restOf(shown: readonly Part[], target: readonly Part[], open: Open, maj
   return [...rest, ...chunksOf(target.slice(shown.length), major)]
 }
 
-/** The one chunk that brings a call which waits for its result, or is broken off, to its end. */
+/** The one chunk that brings a call which waits for its result, or is broken off, to its end, or to the next that is asked. */
 function resultOf(part: Part, wanted: Part, major: SdkMajor): Chunk | null {
   const { type, toolCallId } = part
   const isBrokenOff = part.state === 'input-streaming' && wanted.state === 'output-error'
   if (type !== wanted.type || toolCallId !== wanted.toolCallId) return null
-  if (part.state !== 'input-available' && !isBrokenOff) return null
+  if (!unanswered.has(part.state) && !isBrokenOff) return null
   const last = chunksOf([wanted], major).at(-1)
-  return last?.type.startsWith('tool-output-') ? last : null
+  return last !== undefined && /^tool-(output|approval)-/.test(last.type) ? last : null
 }
+const unanswered: ReadonlySet<Json | undefined> = new Set([
+  'input-available',
+  'approval-requested',
+  'approval-responded',
+])
 
 /**
  * The chunks after a `reset-step`, which takes away all after the last `step-start`. Null: what is to be taken back lies

@@ -17,10 +17,13 @@ import { nodeWriter, sseHeaders, type Writer, webWriter } from './sse.ts'
 const heartbeatMs = 15_000
 const headers = { ...sseHeaders, 'x-vercel-ai-ui-message-stream': 'v1' }
 
+/** `goesOnAfter`: the client has been told the reply up to the `turn.waiting` of this seq, and has answered that. */
+export type PairToTell = Pair & { goesOnAfter?: number }
+
 /** The answer is begun now, and holds these replies one after the other. More than one only for a page that was loaded. */
 export function tellReplies(
   call: Call,
-  pairs: readonly Pair[],
+  pairs: readonly PairToTell[],
   major: SdkMajor,
   more: Record<string, string> = {},
 ): Response {
@@ -44,7 +47,7 @@ export function tellReplies(
   return new Response(web.stream, { headers: all })
 }
 
-function write(call: Call, pairs: readonly Pair[], major: SdkMajor, writer: Writer, left: AbortController): void {
+function write(call: Call, pairs: readonly PairToTell[], major: SdkMajor, writer: Writer, left: AbortController): void {
   // The first bytes say that the message is stored, long before there is a reply.
   writer.write(': accepted\n\n')
   const heartbeat = setInterval(() => writer.isFull() || writer.write(': still here\n\n'), heartbeatMs)
@@ -75,7 +78,7 @@ export type ToldUntil = 'whole' | 'failed' | 'cut'
 /** Tells these replies one after the other. After an error such a client reads nothing more, so nothing more is told. */
 export async function tellEach(
   call: Call,
-  pairs: readonly Pair[],
+  pairs: readonly PairToTell[],
   major: SdkMajor,
   writer: UiWriter,
   left: AbortSignal,
@@ -89,24 +92,29 @@ export async function tellEach(
 
 async function tellReply(
   call: Call,
-  { message, reply, replyTurnId: turnId }: Pair,
+  { message, reply, replyTurnId: turnId, goesOnAfter }: PairToTell,
   major: SdkMajor,
   writer: UiWriter,
   left: AbortSignal,
 ): Promise<ToldUntil> {
-  const follower = createUiFollower(reply.id, major)
+  const goesOn = goesOnAfter !== undefined
+  const follower = createUiFollower(reply.id, major, { goesOn })
   let failed = false
   const say = (chunks: Chunk[]) => {
     if (chunks.length === 0) return
     failed ||= chunks.at(-1)!.type === 'error'
     writer.tell(chunks)
   }
-  if (hasEnded(reply)) {
+  if (hasEnded(reply) && !goesOn) {
     // Asked here, right before it is said: many wait for the same writer, and the first that has room fills it again.
     while (writer.isFull() && !left.aborted) await drainedOrLeft(writer, left)
     if (left.aborted) return 'cut'
     say(follower.stands(message, reply))
-  } else if (!(await followReply(call, { reply, turnId }, follower, say, writer, left))) return 'cut'
+  } else if (
+    !(await followReply(call, { turnId, from: followFrom(reply, goesOnAfter) }, follower, say, writer, left))
+  ) {
+    return 'cut'
+  }
   return failed ? 'failed' : 'whole'
 }
 
@@ -121,10 +129,15 @@ function drainedOrLeft(writer: UiWriter, left: AbortSignal): Promise<void> {
   })
 }
 
-/** From the event that made the reply: what was missed and what comes are the same log. */
+/** From the event that made the reply, or from the `turn.waiting` on, which is told with it. */
+export function followFrom(reply: Message, goesOnAfter: number | undefined): number {
+  return goesOnAfter === undefined ? reply.seq : goesOnAfter - 1
+}
+
+/** What was missed and what comes are the same log. */
 function followReply(
   call: Call,
-  { reply, turnId }: { reply: Message; turnId: string },
+  { turnId, from }: { turnId: string; from: number },
   follower: UiFollower,
   say: (chunks: Chunk[]) => void,
   writer: UiWriter,
@@ -164,15 +177,16 @@ function followReply(
         }
       },
       control(word) {
-        if (word.type === 'caught-up') say(follower.caughtUp())
-        else over(false)
+        if (word.type !== 'caught-up') return over(false)
+        say(follower.caughtUp())
+        if (follower.isOver) over(true)
       },
       room,
       end: gone,
     }
     left.addEventListener('abort', gone)
     if (left.aborted) return gone()
-    const cursor = { epoch: hub.epoch(), seq: reply.seq, open: new Map() }
+    const cursor = { epoch: hub.epoch(), seq: from, open: new Map() }
     hub.follow({ ...sessionOf(call), cursor }, sink).then((begun) => {
       following = begun
       if (begun === null || isOver) {

@@ -1,6 +1,7 @@
 /**
  * The routes that `DefaultChatTransport` of the AI SDK (6 and 7) calls, so that an unmodified `useChat` has replies that
- * are never lost. Of what a client sends the last user's message is read, and nothing of the history that it believes in.
+ * are never lost. Of what a client sends the last user's message is read, and answers to what a reply waits for
+ * (chat-answers.ts): nothing of the history that it believes in.
  *
  * `regenerate()` and a sent message that is there already may be a retry, or a device that was cut off: what is running
  * is attached to, and only what has ended is begun again. An edited message keeps its id in such a client; here it is
@@ -20,6 +21,7 @@ import { edit, regenerate, retry, selectBranch } from '../store/control.ts'
 import { messagePair, type Pair } from '../store/messages.ts'
 import { createSession } from '../store/sessions.ts'
 import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } from './body.ts'
+import { answersIn, type GivenAnswer, goOn, storeAnswers } from './chat-answers.ts'
 import { pairNow, roundOf, type StateAfter, stateAfter, tell } from './control.ts'
 import { filePlaceOf, takeOutFiles } from './files.ts'
 import { contentOf, takeMessage, type WhenBusy, whenBusySchema } from './messages.ts'
@@ -27,7 +29,7 @@ import { inWords, Problem, wantsJson } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
 import { mustHave } from './right.ts'
 import { type Call, json, type Route, sessionOf } from './route.ts'
-import { tellReplies } from './ui-reply.ts'
+import { followFrom, type PairToTell, tellReplies } from './ui-reply.ts'
 
 /** A reply that ended so long ago is told whole to a page that comes: it may have been loaded before the end. */
 const endedWithinMs = 15 * 60_000
@@ -53,8 +55,13 @@ const looseMessage = z.object({
   metadata: z.unknown().optional(),
 })
 
-type Asked = {
+type Asked = Sending | Answering
+/** A reply, the last message, was answered. */
+type Answering = { answers: GivenAnswer[]; id?: undefined }
+type Sending = {
   id: string
+  /** To what was asked before the message was sent. */
+  answers: GivenAnswer[]
   parts: UserPart[]
   metadata: JsonObject | undefined
   regenerates: boolean
@@ -62,6 +69,8 @@ type Asked = {
   named: string | undefined
   whenBusy: WhenBusy
 }
+
+type Done = { pair: PairToTell; headers: Record<string, string> } | { refused: Response }
 
 async function chat(call: Call): Promise<Response> {
   const { sessionId, asked } = readChat(await readJson(call.request, limits.chatRequestBytesMax))
@@ -73,9 +82,14 @@ async function chat(call: Call): Promise<Response> {
 }
 
 /** Does what is asked in the session of the call, once however often it is asked. Rejects with a `Problem`. */
-export async function acceptChat(call: Call, asked: Asked): Promise<StateAfter> {
-  if (call.parts.isDraining())
-    throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: asked.id })
+export async function acceptChat(call: Call, asked: Asked): Promise<Done> {
+  if (call.parts.isDraining()) {
+    const message = asked.id === undefined ? {} : { userMessageId: asked.id }
+    throw new Problem('draining', undefined, { retryAfterMs: 1_000, ...message })
+  }
+  if (asked.id === undefined) return { pair: await goOn(call, asked.answers), headers: {} }
+  // Those that come too late are no reason to refuse the message.
+  await storeAnswers(call, asked.answers)
   return await perform(call, { ...asked, parts: await withoutData(call, asked.parts) })
 }
 
@@ -84,13 +98,9 @@ export function readChat(sent: Json): { sessionId: string; asked: Asked } {
   const body = checked(sent, bodySchema)
   const messages = body.messages ?? (body.message === undefined ? [] : [body.message])
   const last = messages.at(-1)
-  if (roleIn(last) === 'assistant' && body.trigger !== 'regenerate-message') {
-    // Answered with anything that adds nothing, a client that goes on after tool results would ask again at once.
-    throw new Problem(
-      'not_waiting',
-      'Nothing waits for this answer any more. To have a reply written again, call regenerate().',
-    )
-  }
+  const regenerates = body.trigger === 'regenerate-message'
+  const answers = regenerates ? [] : answersIn(messages)
+  if (roleIn(last) === 'assistant' && !regenerates) return { sessionId: body.id, asked: { answers } }
   const given = messages.findLast((message) => roleIn(message) === 'user')
   if (given === undefined) throw new Problem('invalid_request', '"messages": expected a message of the user.')
   const message = checked(given, looseMessage)
@@ -108,9 +118,10 @@ export function readChat(sent: Json): { sessionId: string; asked: Asked } {
     sessionId: body.id,
     asked: {
       id: message.id,
+      answers,
       parts: content,
       metadata: isObject ? (metadata as JsonObject) : undefined,
-      regenerates: body.trigger === 'regenerate-message',
+      regenerates,
       named: body.messageId ?? undefined,
       whenBusy: body.whenBusy,
     },
@@ -153,7 +164,7 @@ function partOf(part: Json): Json[] {
   return [part]
 }
 
-async function perform(call: Call, asked: Asked): Promise<StateAfter> {
+async function perform(call: Call, asked: Sending): Promise<StateAfter> {
   const isFirst = !asked.regenerates && asked.named === undefined
   if (isFirst) return await send(call, asked)
   const there = await find(call, asked)
@@ -167,7 +178,7 @@ async function perform(call: Call, asked: Asked): Promise<StateAfter> {
 }
 
 /** What the client means by this message: it, or what it was edited to. `isSame`: it says what the client says. */
-async function find(call: Call, asked: Asked): Promise<{ pair: Pair; isSame: boolean } | null> {
+async function find(call: Call, asked: Sending): Promise<{ pair: Pair; isSame: boolean } | null> {
   const pair = await pairOf(call, asked.id)
   if (pair === null) return null
   if (saysSame(pair, asked)) return { pair, isSame: true }
@@ -180,13 +191,13 @@ function pairOf(call: Call, messageId: string): Promise<Pair | null> {
   return messagePair(call.parts.database, tenantId, sessionId, messageId, userId)
 }
 
-function saysSame({ message }: Pair, { parts }: Asked): boolean {
+function saysSame({ message }: Pair, { parts }: Sending): boolean {
   return canonicalJson(message.parts as Json) === canonicalJson(parts as Json[])
 }
 
 const idCharactersKept = 90
 
-function editedId({ id, parts }: Asked): string {
+function editedId({ id, parts }: Sending): string {
   return `${id.slice(0, idCharactersKept)}~${hashOf([id, parts])}`
 }
 
@@ -194,7 +205,7 @@ function hashOf(value: Json): string {
   return createHash('sha256').update(canonicalJson(value)).digest('base64url').slice(0, 22)
 }
 
-async function send(call: Call, asked: Asked): Promise<StateAfter> {
+async function send(call: Call, asked: Sending): Promise<StateAfter> {
   const { id } = asked
   const take = () => takeMessage(call, asked, call.parts.sendsPerMinute)
   try {
@@ -240,7 +251,7 @@ async function show(call: Call, { message }: Pair): Promise<void> {
 }
 
 /** What runs is attached to, what failed is tried again, and what ended is written once more. */
-async function again(call: Call, pair: Pair, { named }: Asked): Promise<StateAfter> {
+async function again(call: Call, pair: Pair, { named }: Sending): Promise<StateAfter> {
   const { message, reply, turn } = pair
   if (reply.status === 'failed' && isOfLastRound(pair)) return await retryOf(call, pair)
   if (reply.status === 'pending' || reply.status === 'streaming') return { pair, headers: {} }
@@ -261,7 +272,7 @@ async function retryOf(call: Call, { message, turn }: Pair): Promise<StateAfter>
   return await stateAfter(call, await retry(call.parts.database, keyOf(call, message.id), ask), message.id)
 }
 
-async function editTo(call: Call, { message }: Pair, asked: Asked): Promise<StateAfter> {
+async function editTo(call: Call, { message }: Pair, asked: Sending): Promise<StateAfter> {
   const { expiresMs, sendsPerMinute: sendsMax, database } = call.parts
   const id = editedId(asked)
   const content = await contentOf(filePlaceOf(call), { id, parts: asked.parts, metadata: asked.metadata })
@@ -304,10 +315,14 @@ export async function repliesToResume(call: Call): Promise<Pair[]> {
   return pairs
 }
 
-/** For a client that follows the log itself: from this cursor it is told the reply from its beginning. */
-function fromItsStart({ parts: { hub } }: Call, { message, reply, turn, replyTurnId }: Pair) {
-  const cursor = encodeCursor({ epoch: hub.epoch(), seq: reply.seq, open: new Map() })
-  return { message, reply, turn, replyTurnId, cursor }
+/**
+ * For a client that follows the log itself: from this cursor it is told the reply from its beginning, or (`goesOn`) from the
+ * `turn.waiting` on that it has answered.
+ */
+function fromItsStart({ parts: { hub } }: Call, { message, reply, turn, replyTurnId, goesOnAfter }: PairToTell) {
+  const seq = followFrom(reply, goesOnAfter)
+  const cursor = encodeCursor({ epoch: hub.epoch(), seq, open: new Map() })
+  return { message, reply, turn, replyTurnId, cursor, ...(goesOnAfter === undefined ? {} : { goesOn: true }) }
 }
 
 function nothing(): Response {

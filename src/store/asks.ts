@@ -79,6 +79,44 @@ export async function answerAsk(
   return outcome === 'same' || outcome === 'not_waiting' ? { outcome, messageId } : { outcome }
 }
 
+const findStatement: Statement = {
+  name: 'find-asks',
+  text: `
+    select distinct on (x.ord) (x.ord - 1)::int as at, a.turn_id as "turnId", t.message_id as "messageId", a.seq, a.state, a.answer
+      from unnest($4::text[], $5::text[], $6::text[]) with ordinality x(kind, id, reply, ord)
+      join holdfast.asks a on a.tenant_id = $1 and a.session_id = $2 and a.kind = x.kind and a.id = x.id
+      join holdfast.turns t on t.tenant_id = a.tenant_id and t.id = a.turn_id and t.round = a.round and t.reply_id = x.reply
+        and holdfast.may_see(t.audience, $3)
+     where exists (select from holdfast.members m where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3)
+     order by x.ord, a.seq desc`,
+}
+
+/** `at`: of which of the answers. `seq`: of the `turn.waiting` that asked. */
+export type FoundAsk = {
+  at: number
+  turnId: string
+  messageId: string
+  seq: number
+  state: 'open' | 'answered' | 'expired' | 'closed'
+  answer: Json
+}
+
+/** The questions of replies as they are now that these are answers to, as far as the user may see. */
+export function findAsks(
+  database: Database,
+  { tenantId, sessionId, userId }: { tenantId: string; sessionId: string; userId: string },
+  answers: readonly (Pick<Answer, 'kind' | 'id'> & { replyId: string })[],
+): Promise<FoundAsk[]> {
+  return database.query('read', findStatement, [
+    tenantId,
+    sessionId,
+    userId,
+    answers.map(({ kind }) => kind),
+    answers.map(({ id }) => id),
+    answers.map(({ replyId }) => replyId),
+  ])
+}
+
 const expireStatement: Statement = {
   name: 'expire-asks',
   text: 'select holdfast.expire_asks($1, $2::jsonb, $3::jsonb) as row',

@@ -5,7 +5,10 @@ import type { Database, Statement } from './database.ts'
 const pageStatement = (name: string, condition: string, direction: 'asc' | 'desc'): Statement => ({
   name,
   text: `
-    select holdfast.message_json(m) as message, m.position, m.role from holdfast.messages m
+    select holdfast.message_json(m) as message, m.position, m.role, m.status = 'streaming' and exists (
+        select from holdfast.turns t where t.tenant_id = m.tenant_id and t.id = m.turn_id and t.reply_id = m.id
+          and t.state = 'waiting') as waits
+      from holdfast.messages m
      where m.tenant_id = $1 and m.session_id = $2 and m.shown and holdfast.may_see(m.audience, $3) and ${condition}
      order by m.position ${direction}, m.role ${direction === 'asc' ? 'desc' : 'asc'} limit $6`,
 })
@@ -24,7 +27,13 @@ const after = pageStatement(
 
 /** A message's place in a session. */
 export type MessagePlace = { position: number; role: 'user' | 'assistant' }
-export type MessagePage = { messages: Message[]; before: MessagePlace | null; after: MessagePlace | null }
+/** `waiting`: ids of those of its replies that wait for people. */
+export type MessagePage = {
+  messages: Message[]
+  waiting: string[]
+  before: MessagePlace | null
+  after: MessagePlace | null
+}
 
 /** A page of a session's messages, oldest first: the last ones, those before a place, or those after it. */
 export async function messagePage(
@@ -38,7 +47,7 @@ export async function messagePage(
     from: { side: 'before' | 'after'; place: MessagePlace } | null
   },
 ): Promise<MessagePage> {
-  type Row = { message: Message; position: number; role: 'user' | 'assistant' }
+  type Row = { message: Message; position: number; role: 'user' | 'assistant'; waits: boolean }
   const forward = ask.from?.side === 'after'
   const statement = ask.from === null ? latest : forward ? after : before
   const rows = await database.query<Row>('read', statement, [
@@ -55,6 +64,7 @@ export async function messagePage(
   const more = rows.length > ask.limit
   return {
     messages: page.map((row) => row.message),
+    waiting: page.flatMap(({ message, waits }) => (waits ? [message.id] : [])),
     before: forward || more ? place(page[0]) : null,
     after: forward ? (more ? place(page.at(-1)) : null) : ask.from ? place(page.at(-1)) : null,
   }

@@ -20,6 +20,10 @@ export type SdkChat = {
   regenerate(options?: object): Promise<void>
   resumeStream(): Promise<void>
   stop(): Promise<void>
+  addToolApprovalResponse(response: { id: string; approved: boolean; reason?: string }): Promise<void>
+  addToolOutput(
+    result: { tool: string; toolCallId: string } & ({ output: unknown } | { state: 'output-error'; errorText: string }),
+  ): Promise<void>
 }
 
 /** Holds what the client shows; resolves whoever waits for a change. */
@@ -48,15 +52,16 @@ export type SdkOptions = {
   user?: string
   messages?: SdkMessage[]
   headers?: Record<string, string>
+  fetch?: typeof fetch
   [option: string]: unknown
 }
 
 export async function sdkChat(
   major: SdkMajor,
-  { url, id, user = 'ann', messages = [], headers = {}, ...more }: SdkOptions,
+  { url, id, user = 'ann', messages = [], headers = {}, fetch = globalThis.fetch, ...more }: SdkOptions,
 ): Promise<SdkChat> {
   const token = await tokenOf(user)
-  const options = { api: `${url}/api/chat`, headers: { authorization: `Bearer ${token}`, ...headers } }
+  const options = { api: `${url}/api/chat`, headers: { authorization: `Bearer ${token}`, ...headers }, fetch }
   const transport = major === 6 ? new Transport6(options) : new Transport7(options)
   const given = { id, transport, state: new State(messages), ...more }
   // Its constructor is protected, for frameworks to extend; the two majors' types differ and are the vendor's affair.
