@@ -8,10 +8,19 @@
 import { v7 as uuidv7 } from 'uuid'
 import * as z from 'zod'
 import { type RequestCode, requestErrors } from './core/errors.ts'
-import type { JsonObject } from './core/json.ts'
+import type { Json, JsonObject } from './core/json.ts'
 import { limits } from './core/limits.ts'
 import type { Message, MessageStatus, Turn } from './core/message.ts'
 import { askingForReply } from './http/app.ts'
+import {
+  approvalFields,
+  approvalOf,
+  hasOneResult,
+  oneResultSentence,
+  resultFields,
+  takeAnswer,
+  toolResultOf,
+} from './http/approvals.ts'
 import { idSchema, metadataSchema, readValue } from './http/body.ts'
 import { retryTurn, stopReply, tell } from './http/control.ts'
 import {
@@ -174,9 +183,26 @@ export type InCode<Metadata extends object = JsonObject> = {
     messageId: string,
     ask?: InTenant & { userId?: string; round?: number; reason?: string },
   ): Promise<Stopped<Metadata>>
+  /**
+   * Answers an approval that a reply waits for. The first answer counts: the same one again changes nothing, and another
+   * one rejects with `not_waiting`. With a `userId` it is that user who answers, by their rights; without, it is `by`
+   * `server`. `reason` (up to 2,000 characters) is told to the model. `turnId`: only that turn's, where two have this id.
+   */
+  approve(
+    sessionId: string,
+    approvalId: string,
+    ask: InTenant & { approved: boolean; reason?: string; userId?: string; turnId?: string },
+  ): Promise<Stand<Metadata>>
+  /** Answers a call of a client's tool that a reply waits for, as `approve` does. `output` is JSON. */
+  answerTool(sessionId: string, toolCallId: string, ask: ToolAnswerAsk): Promise<Stand<Metadata>>
   /** Answers a message again whose turn failed or was stopped; any other is left as it is. `round`: only that one. */
   retry(sessionId: string, messageId: string, ask?: InTenant & { round?: number }): Promise<Stand<Metadata>>
 }
+
+export type ToolAnswerAsk = InTenant & { userId?: string; turnId?: string } & (
+    | { output: Json; errorText?: undefined }
+    | { output?: undefined; errorText: string }
+  )
 
 /** What went wrong, by one of the codes of PROTOCOL.md. `message` is a sentence for people. */
 export class HoldfastError extends Error {
@@ -256,6 +282,12 @@ const stopSchema = z.strictObject({
   reason: reasonSchema.nullable().default(null),
 })
 const retrySchema = z.strictObject(ofMessage)
+/** Whatever its provider calls it: no path has to hold it. */
+const askedId = z.string().min(1).max(1_000)
+const approveSchema = z.strictObject({ ...inSession, userId: nobodySchema, approvalId: askedId, ...approvalFields })
+const answerToolSchema = z
+  .strictObject({ ...inSession, userId: nobodySchema, toolCallId: askedId, ...resultFields })
+  .refine(hasOneResult, oneResultSentence)
 
 /** Who has stopped a reply, as followers are told. */
 const server = 'server'
@@ -342,6 +374,18 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       const own = within(await parts(), tenantId, sessionId, userId)
       const { pair, withdrawn } = await stopReply(own, messageId, { by: userId ?? server, reason, round })
       return { ...standIn<Metadata>(own, pair), withdrawn }
+    }),
+    approve: failing(async (sessionId, approvalId, ask) => {
+      const { tenantId, userId, turnId, ...said } = readValue({ ...ask, sessionId, approvalId }, approveSchema)
+      const own = within(await parts(), tenantId, sessionId, userId)
+      const answering = () => takeAnswer(own, approvalOf(approvalId, said), turnId ?? null, userId ?? server)
+      return standIn<Metadata>(own, await askingForReply(own.parts, answering))
+    }),
+    answerTool: failing(async (sessionId, toolCallId, ask) => {
+      const { tenantId, userId, turnId, ...said } = readValue({ ...ask, sessionId, toolCallId }, answerToolSchema)
+      const own = within(await parts(), tenantId, sessionId, userId)
+      const answering = () => takeAnswer(own, toolResultOf(toolCallId, said), turnId ?? null, userId ?? server)
+      return standIn<Metadata>(own, await askingForReply(own.parts, answering))
     }),
     retry: failing(async (sessionId, messageId, ask) => {
       const { tenantId, round } = readValue({ ...ask, sessionId, messageId }, retrySchema)

@@ -38,7 +38,19 @@ export type { Message, MessageStatus, StepUsage, Turn } from './core/message.ts'
 export type { AppAuthenticate, AppPrincipal, TokenSettings } from './http/principal.ts'
 export type { Lane, LaneOf } from './http/route.ts'
 export type { UpgradableServer } from './http/upgradable-server.ts'
-export type { Content, InCode, Page, Said, SayAsk, SendAsk, Sent, Stand, Stopped, UseChatMessage } from './in-code.ts'
+export type {
+  Content,
+  InCode,
+  Page,
+  Said,
+  SayAsk,
+  SendAsk,
+  Sent,
+  Stand,
+  Stopped,
+  ToolAnswerAsk,
+  UseChatMessage,
+} from './in-code.ts'
 export { HoldfastError } from './in-code.ts'
 export type { HoldfastOptions, Limits, Log, Role } from './options.ts'
 export { OptionError } from './options.ts'

@@ -39,12 +39,16 @@ export function toolResultOf(id: string, { output, errorText }: z.infer<typeof r
 
 async function approve(call: Call): Promise<Response> {
   const body = await readBody(call.request, approvalSchema)
-  return pairResponse(call, await takeAnswer(call, approvalOf(call.params.approvalId!, body), body.turnId ?? null))
+  return await answered(call, approvalOf(call.params.approvalId!, body), body)
 }
 
 async function answerTool(call: Call): Promise<Response> {
   const body = await readBody(call.request, resultSchema)
-  return pairResponse(call, await takeAnswer(call, toolResultOf(call.params.toolCallId!, body), body.turnId ?? null))
+  return await answered(call, toolResultOf(call.params.toolCallId!, body), body)
+}
+
+async function answered(call: Call, answer: Answer, { turnId }: { turnId?: string | undefined }): Promise<Response> {
+  return pairResponse(call, await takeAnswer(call, answer, turnId ?? null, call.principal.userId))
 }
 
 /** How the message stands then. Throws the `Problem` of an answer that nothing waits for. */
@@ -52,7 +56,7 @@ export async function takeAnswer(
   call: Within<string | null>,
   answer: Answer,
   turnId: string | null,
-  by: string = call.principal.userId ?? 'server',
+  by: string,
 ): Promise<Pair> {
   const answered = await storeAnswer(call, answer, turnId, by)
   switch (answered.outcome) {

@@ -92,6 +92,22 @@ test('chat.stop and chat.retry', () => {
   ;(chat: Chat) => chat.retry('s', 'm', { reason: 'why' })
 })
 
+test('chat.approve and chat.answerTool', () => {
+  type Stand = Omit<Answer<Chat['stop']>, 'withdrawn'>
+  expectTypeOf<Answer<Chat['approve']>>().toEqualTypeOf<Stand>()
+  expectTypeOf<Answer<Chat['answerTool']>>().toEqualTypeOf<Stand>()
+  expectTypeOf<Stand['turn']['waitingFor']>().toEqualTypeOf<'approval' | 'tool' | undefined>()
+  ;(chat: Chat) => chat.approve('s', 'p', { approved: false, reason: 'no', userId: 'ann', tenantId: 't', turnId: 'u' })
+  ;(chat: Chat) => chat.answerTool('s', 'k', { output: [1, null] })
+  ;(chat: Chat) => chat.answerTool('s', 'k', { errorText: 'no', userId: 'ann' })
+  // @ts-expect-error approved or not has to be said
+  ;(chat: Chat) => chat.approve('s', 'p', { reason: 'no' })
+  // @ts-expect-error one of both
+  ;(chat: Chat) => chat.answerTool('s', 'k', { output: 1, errorText: 'no' })
+  // @ts-expect-error no JSON
+  ;(chat: Chat) => chat.answerTool('s', 'k', { output: () => 1 })
+})
+
 test('HoldfastError: its code is one of the table, so a switch on it is exhaustive', () => {
   expectTypeOf<HoldfastError['code']>().toEqualTypeOf<RequestCode>()
   const codeOf = (error: unknown) => (error instanceof HoldfastError ? error.code : null)
