@@ -1,7 +1,7 @@
 /**
  * A server of an app whose model has tools, on the AI SDK of AI_MAJOR (6 or 7): `node tools-server.mjs` with DATABASE_URL and
  * the like. Each run of a tool is a request to TOOLS_URL, which answers its result. `look` is idempotent, `book` is not, and
- * UNCERTAIN says what the app decides of it.
+ * UNCERTAIN says what the app decides of it. `order` asks a person, and `where` is run by a client.
  */
 import { createHoldfast } from '../../dist/index.js'
 
@@ -14,10 +14,12 @@ const { createOpenAICompatible } = await import(AI_MAJOR === '6' ? '@ai-sdk/open
 
 const provider = createOpenAICompatible({ name: 'stub', baseURL: OPENAI_BASE_URL })
 
-const asking = (name) =>
+const inputSchema = jsonSchema({ type: 'object', properties: { place: { type: 'string' } } })
+const asking = (name, more = {}) =>
   tool({
     description: name,
-    inputSchema: jsonSchema({ type: 'object', properties: { place: { type: 'string' } } }),
+    inputSchema,
+    ...more,
     async execute(input, { toolCallId, idempotencyKey, abortSignal }) {
       const asked = await fetch(TOOLS_URL, {
         method: 'POST',
@@ -40,7 +42,12 @@ const chat = createHoldfast({
     return streamText({
       model: provider('m'),
       messages: await convertToModelMessages(messages),
-      tools: tools({ look: { ...asking('look'), idempotent: true }, book: asking('book') }),
+      tools: tools({
+        look: { ...asking('look'), idempotent: true },
+        book: asking('book'),
+        order: asking('order', { needsApproval: true }),
+        where: tool({ description: 'where', inputSchema }),
+      }),
       stopWhen: (stepCountIs ?? isStepCount)(5),
       abortSignal: signal,
       maxRetries: 0,

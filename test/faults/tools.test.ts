@@ -1,36 +1,15 @@
 /** FP1, FP4 around a tool call: what has begun is kept, what is finished never runs again (I3, I9). */
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import type { Part } from '../../src/core/chunk.ts'
 import { isCall } from '../../src/core/open-step.ts'
 import { eventually } from '../support/eventually.ts'
 import type { Step } from '../support/obedient.ts'
 import type { ProviderRequest } from '../support/provider.mjs'
+import { openTools } from './open-tools.ts'
 import { ofType, openScene, outcomesOf, type Scene, textIn } from './scene.ts'
 
 const program = fileURLToPath(new URL('tools-server.mjs', import.meta.url))
-
-type Run = { name: string; toolCallId: string; idempotencyKey: string; input: unknown }
-
-/** Where the tools are run: each run, and what it answers. */
-async function openTools(answer: (run: Run, nth: number) => number | object = ({ name }) => ({ of: name })) {
-  const runs: Run[] = []
-  const server = createServer(async (incoming, outgoing) => {
-    const pieces: Buffer[] = []
-    for await (const piece of incoming) pieces.push(piece as Buffer)
-    // Of a process that was killed while it asked, nothing may have come.
-    if (pieces.length === 0) return
-    const run = JSON.parse(Buffer.concat(pieces).toString()) as Run
-    runs.push(run)
-    const answered = answer(run, runs.length)
-    outgoing.writeHead(typeof answered === 'number' ? answered : 200).end(JSON.stringify(answered))
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  onTestFinished(() => void server.close())
-  return { runs, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` }
-}
 
 const call = (id: string, name: string): Step => ({ tool: { id, name, input: ['{"place":', '"here"}'] } })
 type Said = { role: string; content: unknown; tool_calls?: { id: string }[]; tool_call_id?: string }

@@ -7,7 +7,8 @@ import {
   lastAssistantMessageIsCompleteWithApprovalResponses as approved7,
   lastAssistantMessageIsCompleteWithToolCalls as complete7,
 } from 'ai7'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { holdfastTransport } from '../../src/ai-sdk/transport.ts'
 import { answer, call, callsIn, openAsking } from '../control/asking.ts'
 import { eventually } from '../support/eventually.ts'
 import { tokenOf } from '../support/server.ts'
@@ -280,5 +281,32 @@ describe.each([6, 7] as const)('AI SDK %s', (major) => {
       ['assistant', 'complete'],
     ])
     expect(provider.requests).toHaveLength(3)
+  })
+
+  test('holdfastTransport goes on as the SDK’s own does, and a page beside it is told of the wait and of the answer', async () => {
+    const { url, session, stored, runs } = await open([[call('k1', 'book')]])
+    const headers = async () => ({ authorization: `Bearer ${await tokenOf('ann')}` })
+    const beside = holdfastTransport({ api: url, headers })
+    const seen: string[] = []
+    onTestFinished(
+      beside.follow(session, (messages, isRunning) => {
+        seen.push(
+          `${callsIn(messages.at(-1)?.parts ?? [])
+            .flat()
+            .join(' ')}${isRunning ? ' …' : ''}`,
+        )
+      }),
+    )
+    const transport = holdfastTransport({ api: url, headers, sdk: major })
+    const chat = await sdkChat(major, { url, id: session, transport, sendAutomaticallyWhen: approves })
+    await chat.sendMessage({ text: 'hi' })
+    expect(callOf(chat).state).toBe('approval-requested')
+    await until(() => seen.at(-1) === 'k1 approval-requested')
+    await chat.addToolApprovalResponse({ id: approvalIn(callOf(chat)), approved: true })
+    await whole(chat, 'Told: 1.')
+    expect(chat.messages).toHaveLength(2)
+    expect(essence(chat.messages[1]!.parts)).toEqual(essence((await stored()).parts))
+    await until(() => seen.at(-1) === 'k1 output-available [object Object]')
+    expect(runs).toHaveLength(1)
   })
 })
