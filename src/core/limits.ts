@@ -47,5 +47,8 @@ export const limits = {
   promptFileBytesMax: 24 * 1024 * 1024,
 } as const
 
+/** Ids made by a model's provider or an app's reply: of calls and approvals, whatever they look like. */
+export const askedIdPattern = /^\P{C}{1,1000}$/u
+
 /** Ids made by a client: of sessions and of messages. `.` and `..` would vanish from a URL's path. */
 export const idPattern = /^(?!\.{1,2}$)[A-Za-z0-9._:~-]{1,128}$/

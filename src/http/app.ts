@@ -2,7 +2,7 @@
 import type { ServerResponse } from 'node:http'
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import { Hono } from 'hono'
-import { idPattern } from '../core/limits.ts'
+import { askedIdPattern, idPattern } from '../core/limits.ts'
 import { DatabaseError } from '../store/database.ts'
 import { approvalRoutes } from './approvals.ts'
 import { controlRoutes } from './control.ts'
@@ -94,7 +94,7 @@ async function answer(
     const caller = await options.authenticate(request, route.makesGuests !== undefined)
     if (caller === null) throw new Problem('unauthorized')
     // An id that cannot exist is answered like one that does not.
-    if (Object.values(params).some((id) => !idPattern.test(id))) throw new Problem('not_found')
+    if (Object.entries(params).some(([name, id]) => !patternOf(name).test(id))) throw new Problem('not_found')
     const { principal } = caller
     const setCookie = route.makesGuests === 'passing' ? undefined : caller.setCookie
     const { basePath } = options
@@ -110,6 +110,8 @@ async function answer(
     return route.refusesInWords ? await inWords(refusal, request) : refusal
   }
 }
+
+const patternOf = (name: string) => (name === 'approvalId' || name === 'toolCallId' ? askedIdPattern : idPattern)
 
 /** Around all that asks for a reply: nothing is asked where nobody would write it. */
 export async function askingForReply<T>({ hasNoRunner, keepAlive }: HttpParts, work: () => Promise<T>): Promise<T> {

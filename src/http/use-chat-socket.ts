@@ -8,13 +8,12 @@
 import * as z from 'zod'
 import type { Json } from '../core/json.ts'
 import { idPattern, limits } from '../core/limits.ts'
-import type { Pair } from '../store/messages.ts'
 import { askingForReply } from './app.ts'
 import { checked, parseJson } from './body.ts'
 import { Problem, sentenceOf } from './problem.ts'
 import type { Call, SocketRoute } from './route.ts'
 import type { Socket } from './socket.ts'
-import { tellEach, type UiWriter } from './ui-reply.ts'
+import { type PairToTell, tellEach, type UiWriter } from './ui-reply.ts'
 import { acceptChat, chatSocketAt, readChat, repliesToResume } from './use-chat.ts'
 
 /** Of `body` what a transport's own body may say of a send; the rest of a frame is read where it is needed. */
@@ -24,7 +23,7 @@ const frameSchema = z.looseObject({
   body: z.looseObject({}).catch({}),
 })
 type Frame = z.infer<typeof frameSchema>
-type ToTell = { inSession: Call; pairs: Pair[] }
+type ToTell = { inSession: Call; pairs: PairToTell[] }
 
 /** No other transport speaks this. */
 const major = 7

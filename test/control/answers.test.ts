@@ -2,6 +2,7 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { createHoldfast, type HoldfastError } from '../../src/index.ts'
 import { ofType, outcomesOf, textIn } from '../faults/scene.ts'
+import { openChat } from '../support/chat.ts'
 import { apiOf } from '../support/client.ts'
 import { freshDatabase, queryOnce } from '../support/postgres.ts'
 import { startProvider } from '../support/provider.mjs'
@@ -274,8 +275,7 @@ test('a reply’s output tokens are those of all its attempts, and each is count
   expect(message.outputTokens).toBe(rows.reduce((sum, row) => sum + row.output_tokens, 0))
 })
 
-test('a reply that makes its own chunks asks in the same way', async () => {
-  const { openChat } = await import('../support/chat.ts')
+test('a reply that makes its own chunks asks in the same way, whatever its ids look like', async () => {
   const { ann, session, watcher } = await openChat({
     reply: async function* ({ messages, stepsDone }) {
       if (stepsDone > 0) {
@@ -290,13 +290,13 @@ test('a reply that makes its own chunks asks in the same way', async () => {
       }
       yield { type: 'start-step' }
       yield { type: 'tool-input-available', toolCallId: 'k1', toolName: 'book', input: { place: 'here' } }
-      yield { type: 'tool-approval-request', toolCallId: 'k1', approvalId: 'p1' }
+      yield { type: 'tool-approval-request', toolCallId: 'k1', approvalId: 'p/1 é=' }
       yield { type: 'finish-step' }
       yield { type: 'finish', finishReason: 'tool-calls' }
     },
   })
   await ann.send(session, 'hi', 'm1')
   await waits(watcher)
-  await answer(ann, session, 'approvals', 'p1', { approved: false })
+  await answer(ann, session, 'approvals', encodeURIComponent('p/1 é='), { approved: false })
   expect(textIn(await watcher.outcome('m1'))).toBe('approval-responded false')
 })

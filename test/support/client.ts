@@ -244,7 +244,19 @@ export class Watcher {
       const fold = createFold({ parts: data.base as Part[] })
       this.replies.set(data.replyId, { attempt: data.attempt, next: 0, fold, done: null })
     }
+    if (type === 'turn.waiting') this.takeWait(data.message)
     if (['message.ai_response', 'message.error', 'message.stopped'].includes(type)) this.takeOutcome(type, data.message)
+  }
+
+  /** It stands for the attempt's chunks, of which none comes any more. */
+  private takeWait(message: Message): void {
+    const reply = this.replies.get(message.id)
+    if (!reply) return
+    const [shown, stored] = [textOf(reply.fold.parts()), textOf(message.parts)]
+    if (!stored.startsWith(shown))
+      this.problems.push(`shown ${JSON.stringify(shown)}, waits at ${JSON.stringify(stored)}`)
+    reply.fold = createFold({ parts: message.parts })
+    reply.next = Number.NaN
   }
 
   private takeOutcome(type: string, message: Message): void {

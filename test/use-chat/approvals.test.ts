@@ -6,8 +6,10 @@ import {
 import {
   lastAssistantMessageIsCompleteWithApprovalResponses as approved7,
   lastAssistantMessageIsCompleteWithToolCalls as complete7,
+  WebSocketChatTransport,
 } from 'ai7'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { WebSocket } from 'ws'
 import { holdfastTransport } from '../../src/ai-sdk/transport.ts'
 import { answer, call, callsIn, openAsking } from '../control/asking.ts'
 import { eventually } from '../support/eventually.ts'
@@ -309,4 +311,41 @@ describe.each([6, 7] as const)('AI SDK %s', (major) => {
     await until(() => seen.at(-1) === 'k1 output-available [object Object]')
     expect(runs).toHaveLength(1)
   })
+
+  test('stopped elsewhere right after an answer, the page does not ask again by itself (P85)', async () => {
+    const { ann, session, page, posts, provider } = await open([[call('k1', 'where')]], {
+      sendAutomaticallyWhen: completes,
+    })
+    const chat = await page()
+    await chat.sendMessage({ text: 'hi' })
+    provider.script(() => [{ pauseMs: 60_000 }])
+    await chat.addToolOutput({ tool: 'where', toolCallId: 'k1', output: 'home' })
+    await until(() => posts.length === 2 && provider.requests.length === 2)
+    await ann.command(session, chat.messages[0]!.id, 'stop')
+    await until(() => chat.status === 'ready')
+    expect(callsIn(chat.messages[1]!.parts as never)).toEqual([['k1', 'output-available', 'home']])
+    // What it would send by itself goes out before it is ready.
+    expect(posts).toHaveLength(2)
+  })
+})
+
+test('over a WebSocket the answer is told in the same way: only what is new, under the same id (P86, P105)', async () => {
+  const { url, session, ann, runs } = await openAsking(7, [[call('k1', 'book')]])
+  const headers = { authorization: `Bearer ${await tokenOf('ann')}` }
+  class SignedIn extends WebSocket {
+    constructor(address: string | URL, protocols?: string | string[]) {
+      super(address, protocols, { headers })
+      onTestFinished(() => this.terminate())
+    }
+  }
+  const transport = new WebSocketChatTransport({ url: `${url}/api/chat/ws`, webSocket: SignedIn as never })
+  const chat = await sdkChat(7, { url, id: session, transport, sendAutomaticallyWhen: approved7 })
+  await chat.sendMessage({ text: 'hi' })
+  const id = approvalIn(callOf(chat))
+  await chat.addToolApprovalResponse({ id, approved: true })
+  await whole(chat, 'Told: 1.')
+  expect(chat.messages).toHaveLength(2)
+  const { messages } = await ann.snapshot(session)
+  expect(callsIn(chat.messages[1]!.parts as never)).toEqual(callsIn(messages[1]!.parts))
+  expect(runs).toHaveLength(1)
 })
