@@ -46,7 +46,7 @@ end $$;
 -- approved it, or not with this input), lost. `p_again`: a call that is uncertain may run once more.
 -- Asked again by the attempt that began it, whose answer was lost, it is begun.
 create function holdfast.begin_call(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_step int, p_call text,
-  p_name text, p_input_hash text, p_again boolean, p_checkpoint json) returns json language plpgsql as $$
+  p_name text, p_input_hash text, p_again boolean, p_lease_ms int, p_checkpoint json) returns json language plpgsql as $$
 declare t holdfast.turns; c holdfast.tool_calls;
 begin
   t := holdfast.held_turn(p_tenant, p_session, p_turn, p_attempt);
@@ -71,7 +71,9 @@ begin
     update holdfast.tool_calls set attempt = p_attempt, begun_at = clock_timestamp() where tenant_id = p_tenant
       and turn_id = p_turn and round = t.round and step = p_step and call_id = p_call;
   end if;
-  update holdfast.turns set checkpoint = p_checkpoint, updated_at = clock_timestamp()
+  -- With a whole lease from here on: who begins it may trust that nobody else does for as long.
+  update holdfast.turns set checkpoint = p_checkpoint, updated_at = clock_timestamp(),
+      lease_until = greatest(lease_until, clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0))
    where tenant_id = p_tenant and id = p_turn;
   return json_build_object('outcome', 'begun');
 end $$;

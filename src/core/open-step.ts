@@ -16,15 +16,19 @@ const waits: ReadonlySet<Json | undefined> = new Set(['input-available', 'approv
 
 /**
  * The parts with the last step as it is kept: calls have these results (by id: a state, and what goes with it), a text that
- * was being written ends where it is, a call whose input had not come to its end is as if it had not been begun, and so
- * is an output that was not the last.
+ * was being written ends where it is, a call whose input had not come to its end is left out, and so is one without a
+ * result that is not to be kept. Of an output that was not the last nothing is kept.
  */
-export function withResults(parts: readonly Part[], results: ReadonlyMap<string, Part>): Part[] {
+export function withResults(
+  parts: readonly Part[],
+  results: ReadonlyMap<string, Part>,
+  isToBeKept: (call: Part) => boolean,
+): Part[] {
   const from = parts.findLastIndex(({ type }) => type === 'step-start') + 1
-  return [...parts.slice(0, from), ...parts.slice(from).flatMap((part) => keptPart(part, results))]
+  return [...parts.slice(0, from), ...parts.slice(from).flatMap((part) => keptPart(part, results, isToBeKept))]
 }
 
-function keptPart(part: Part, results: ReadonlyMap<string, Part>): Part[] {
+function keptPart(part: Part, results: ReadonlyMap<string, Part>, isToBeKept: (call: Part) => boolean): Part[] {
   if (part.state === 'streaming') return [{ ...part, state: 'done' }]
   if (!isCall(part)) return [part]
   const result = results.get(String(part.toolCallId))
@@ -35,6 +39,7 @@ function keptPart(part: Part, results: ReadonlyMap<string, Part>): Part[] {
     return [{ ...call, ...answer }]
   }
   if (part.state === 'input-streaming') return []
+  if (part.state === 'input-available' && part.providerExecuted !== true && !isToBeKept(part)) return []
   if (part.preliminary !== true) return [part]
   const { preliminary: _preliminary, output: _output, ...call } = part
   return [{ ...call, state: 'input-available' }]

@@ -94,7 +94,12 @@ async function wait(options: AttemptOptions, attempt: Attempt, asks: Ask[]): Pro
   const step = attempt.stepIsOpen ? attempt.step : Math.max(0, attempt.step - 1)
   const asked = {
     nextIndex,
-    checkpoint: checkpointOf(attempt, { step, nextIndex, parts: withResults(fold.parts(), new Map()), isOpen: true }),
+    checkpoint: checkpointOf(attempt, {
+      step,
+      nextIndex,
+      parts: withResults(fold.parts(), new Map(), () => true),
+      isOpen: true,
+    }),
     model,
     asks: asks.map(({ input, ...ask }) => ({ ...ask, inputHash: inputHashOf(input) })),
     expiresMs: options.approvalExpiresMs,

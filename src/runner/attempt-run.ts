@@ -72,8 +72,10 @@ async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
       database: options.database,
       attempt,
       bytesMax: options.replyBytesMax,
+      leaseMs: options.leaseMs,
       onUncertain: options.onUncertain,
       breakOff: (error) => breakOff({ how: 'error', error }),
+      giveBack: () => breakOff({ how: 'handover' }),
     })
     watchdog.pet()
     if (broken) return broken

@@ -25,6 +25,7 @@ export type AttemptOptions = {
   noProgressMs: number
   stepsMax: number
   replyBytesMax: number
+  leaseMs: number
   /** Questions that nobody has answered for so long are answered by the server. */
   approvalExpiresMs: number
   /** Whether those behind a turn that waits for people wait with it. */

@@ -3,7 +3,7 @@
  * checkpoint on, into the middle of the step: an attempt that takes over keeps the step as it stands.
  *
  * What may have become of a call that an earlier attempt left without a result:
- *   not begun   it has no row: it runs now, before the model goes on
+ *   not begun   it has no row, and is in no checkpoint: the model makes it again. Approved by a person it runs now
  *   begun       it may have run. One that is idempotent runs again, with the same key; for others the app decides
  *               (`onUncertain`), else the turn fails as `tool_uncertain`, for a person to look
  *
@@ -14,6 +14,7 @@
  */
 import { createHash } from 'node:crypto'
 import { point } from '#points'
+import { toolNameOf } from '../core/asks.ts'
 import { canonicalJson } from '../core/canonical.ts'
 import type { Part } from '../core/chunk.ts'
 import { cleanJson } from '../core/clean.ts'
@@ -28,8 +29,8 @@ import type { Checkpoint } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, checkpointOf, type ToolCalls } from './attempt.ts'
 
-/** A call whose chunk does not come is one that the reply never said. */
-const chunkWithinMs = 10_000
+/** Of a lease: a margin for what a clock and an event loop may be late. */
+const trust = 0.8
 
 export function createToolCalls(options: {
   database: Database
@@ -37,15 +38,20 @@ export function createToolCalls(options: {
   /** A result of more bytes ends the attempt. */
   bytesMax: number
   onUncertain: () => OnUncertain | undefined
+  leaseMs: number
   /** The attempt cannot go on. */
   breakOff: (error: ReplyError) => void
+  /** The turn may be somebody else's by now: it is given back, if it is not. */
+  giveBack: () => void
 }): ToolCalls {
-  const { database, attempt, bytesMax, breakOff } = options
+  const { database, attempt, bytesMax, leaseMs, breakOff } = options
   const { claimed, log, stop } = attempt
   /** By the call's id, of which step it is, for each time that it was called. */
   const called = new Map<string, number[]>()
   const waiting = new Map<string, (() => void)[]>()
   const kept = new Set<string>()
+  /** Of the step that is open: those that are begun, here or in an earlier attempt. */
+  const begunCalls = new Set<string>()
   /** The tools that the reply was given, by name: whether the app runs them. */
   const ours = new Map<string, boolean>()
   /** Of the step that is open: results that are stored, whose chunks may not have been taken yet. */
@@ -56,29 +62,38 @@ export function createToolCalls(options: {
     for (const { toolCallId } of callsWithoutResult(lastStep(claimed.checkpoint.parts))) {
       called.set(String(toolCallId), [attempt.step])
       kept.add(String(toolCallId))
+      begunCalls.add(String(toolCallId))
     }
   }
 
-  async function stepOf({ callId, name }: ToolCall): Promise<number> {
+  /** Waits as long as the attempt does: its chunk may be long in coming, where the database is. */
+  async function stepOf({ callId }: ToolCall): Promise<number> {
     const there = called.get(callId)?.shift()
     if (there !== undefined) return there
-    await new Promise<void>((resolve, reject) => {
-      const never = () =>
-        reject(
-          new Error(
-            `The call ${callId} of ${name} was not in the reply's stream: yield its tool-input-available before its execute is called.`,
-          ),
-        )
-      const timer = setTimeout(never, chunkWithinMs)
+    mustGoOn()
+    await new Promise<void>((resolve) => {
       const come = () => {
-        clearTimeout(timer)
+        stop.signal.removeEventListener('abort', come)
         resolve()
       }
-      stop.signal.addEventListener('abort', come, { once: true })
+      stop.signal.addEventListener('abort', come)
       waiting.set(callId, [...(waiting.get(callId) ?? []), come])
     })
     mustGoOn()
     return called.get(callId)?.shift() ?? attempt.step
+  }
+
+  /**
+   * A call that has not begun is left out, and the model makes it again: whether a person has to be asked about it is known
+   * only when the reply has said all of its step.
+   */
+  function isToBeKept(part: Part): boolean {
+    return begunCalls.has(String(part.toolCallId)) || ours.get(toolNameOf(part)) === false
+  }
+
+  function over(): Error {
+    options.giveBack()
+    return new Error('The attempt is over.')
   }
 
   function mustGoOn(): void {
@@ -89,7 +104,7 @@ export function createToolCalls(options: {
   function write<Answer>(ask: (checkpoint: Checkpoint) => Promise<Answer>): Promise<Answer> {
     const turn = async () => {
       mustGoOn()
-      const parts = withResults(attempt.fold.parts(), results)
+      const parts = withResults(attempt.fold.parts(), results, isToBeKept)
       const checkpoint = checkpointOf(attempt, { nextIndex: log.stored(), parts, isOpen: true })
       return await askAgain(() => ask(checkpoint), log.ended)
     }
@@ -102,9 +117,14 @@ export function createToolCalls(options: {
     const key = { ...claimed, step: await stepOf(call), callId: call.callId }
     const name = call.name
     const inputHash = inputHashOf(call.input)
+    let sentAtMs = 0
     const ask = async (again: boolean) => {
       await point('tool.begin')
-      return await write((checkpoint) => beginCallIfHeld(database, key, { name, inputHash, again }, checkpoint))
+      begunCalls.add(call.callId)
+      return await write((checkpoint) => {
+        sentAtMs = performance.now()
+        return beginCallIfHeld(database, key, { name, inputHash, again, leaseMs }, checkpoint)
+      })
     }
     const idempotencyKey = keyOf(claimed, key)
     kept.delete(call.callId)
@@ -118,14 +138,19 @@ export function createToolCalls(options: {
       }
     }
     await point('tool.begun')
-    return await running(begun, key, idempotencyKey)
+    return await running(begun, key, idempotencyKey, sentAtMs + leaseMs * trust)
   }
 
-  async function running(begun: CallBegun, key: CallPlace, idempotencyKey: string): Promise<BegunCall> {
+  async function running(
+    begun: CallBegun,
+    key: CallPlace,
+    idempotencyKey: string,
+    trustedUntilMs: number,
+  ): Promise<BegunCall> {
     switch (begun.outcome) {
       case 'begun':
         // So late that somebody else may have the turn by now, who would not know that it runs.
-        if (performance.now() > log.trustedUntilMs()) throw new Error('The attempt is over.')
+        if (performance.now() > trustedUntilMs) throw over()
         mustGoOn()
         return {
           key: idempotencyKey,
@@ -144,7 +169,7 @@ export function createToolCalls(options: {
       case 'refused':
         throw new Error('Nobody has approved this call with this input.')
       case 'lost':
-        throw new Error('The attempt is over.')
+        throw over()
     }
   }
 
@@ -169,7 +194,7 @@ export function createToolCalls(options: {
     )
     const stored = await write((checkpoint) => endCallIfHeld(database, key, { state, output }, checkpoint))
     await point('tool.ended')
-    if (stored === 'lost') throw new Error('The attempt is over.')
+    if (stored === 'lost') throw over()
   }
 
   function uncertain(): ReplyError {
@@ -202,8 +227,10 @@ export function createToolCalls(options: {
         results.clear()
         // What was refused is not run, and a provider may use its id again.
         kept.clear()
+        called.clear()
+        begunCalls.clear()
       }
-      if (chunk.type !== 'tool-input-available') return
+      if (chunk.type !== 'tool-input-available' || chunk.providerExecuted === true) return
       const { toolCallId } = chunk
       called.set(toolCallId, [...(called.get(toolCallId) ?? []), attempt.step])
       const next = waiting.get(toolCallId)?.shift()

@@ -19,14 +19,14 @@ export type CallBegun =
 
 const begin: Statement = {
   name: 'begin-call',
-  text: 'select holdfast.begin_call($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::json) as answer',
+  text: 'select holdfast.begin_call($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::json) as answer',
 }
 
 /** `again`: one that is uncertain may run once more. May be asked again when its answer was lost. */
 export async function beginCallIfHeld(
   database: Database,
   { step, callId, ...key }: CallKey,
-  call: { name: string; inputHash: string; again: boolean },
+  call: { name: string; inputHash: string; again: boolean; leaseMs: number },
   checkpoint: Checkpoint,
 ): Promise<CallBegun> {
   const rows = await database.query<{ answer: CallBegun }>('turns', begin, [
@@ -34,6 +34,7 @@ export async function beginCallIfHeld(
     call.name,
     call.inputHash,
     call.again,
+    call.leaseMs,
     JSON.stringify(checkpoint),
   ])
   return rows[0]!.answer

@@ -21,6 +21,7 @@ test('a kept step has its results, ends its texts where they are, and forgets ca
     call('k1'),
     call('k2'),
     call('k3', { state: 'input-streaming' }),
+    call('k7'),
     call('k4', { state: 'output-available', output: 'half', preliminary: true }),
     call('k5', { state: 'output-available', output: 'half', preliminary: true }),
     { type: 'dynamic-tool', toolName: 'x', toolCallId: 'k6', state: 'approval-responded', input: 1 },
@@ -30,7 +31,7 @@ test('a kept step has its results, ends its texts where they are, and forgets ca
     ['k4', output('whole')],
     ['k6', { type: '', state: 'output-error', errorText: 'no' }],
   ])
-  expect(withResults([...before, ...open], results)).toEqual([
+  expect(withResults([...before, ...open], results, ({ toolCallId }) => toolCallId !== 'k7')).toEqual([
     ...before,
     marker,
     { type: 'text', text: 'two', state: 'done' },
@@ -44,7 +45,7 @@ test('a kept step has its results, ends its texts where they are, and forgets ca
 
 test('a result whose chunk was taken already is not given a second time', () => {
   const parts = [marker, call('k1', { state: 'output-available', output: 'as shown' })]
-  expect(withResults(parts, new Map([['k1', output('as stored')]]))).toEqual(parts)
+  expect(withResults(parts, new Map([['k1', output('as stored')]]), () => true)).toEqual(parts)
 })
 
 test('what has still to run is what the app answers, and of the last step only', () => {

@@ -6,7 +6,10 @@ import { onTestFinished } from 'vitest'
 export type Run = { name: string; toolCallId: string; idempotencyKey: string; input: unknown }
 
 /** Where the tools are run: each run, and what it answers. */
-export async function openTools(answer: (run: Run, nth: number) => number | object = ({ name }) => ({ of: name })) {
+type Answer = number | object
+export async function openTools(
+  answer: (run: Run, nth: number) => Answer | Promise<Answer> = ({ name }) => ({ of: name }),
+) {
   const runs: Run[] = []
   const server = createServer(async (incoming, outgoing) => {
     const pieces: Buffer[] = []
@@ -15,7 +18,7 @@ export async function openTools(answer: (run: Run, nth: number) => number | obje
     if (pieces.length === 0) return
     const run = JSON.parse(Buffer.concat(pieces).toString()) as Run
     runs.push(run)
-    const answered = answer(run, runs.length)
+    const answered = await answer(run, runs.length)
     outgoing.writeHead(typeof answered === 'number' ? answered : 200).end(JSON.stringify(answered))
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))

@@ -7,7 +7,7 @@ import { eventually } from '../support/eventually.ts'
 import type { Step } from '../support/obedient.ts'
 import type { ProviderRequest } from '../support/provider.mjs'
 import { openTools } from './open-tools.ts'
-import { ofType, openScene, outcomesOf, type Scene, textIn } from './scene.ts'
+import { gate, ofType, openScene, outcomesOf, type Scene, textIn } from './scene.ts'
 
 const program = fileURLToPath(new URL('tools-server.mjs', import.meta.url))
 
@@ -99,7 +99,13 @@ describe.each(['6', '7'])('AI SDK %s', (AI_MAJOR) => {
 
   test('of two calls of a step the one that ended keeps its result, and the one of which nobody knows is decided', async () => {
     const calls = [call('k1', 'book'), call('k2', 'look')]
-    const { runs, outcome } = await takenOver(calls, 'tool.ended:1', { UNCERTAIN: '"run"' })
+    const both = gate()
+    const tools = openTools(async ({ name }, nth) => {
+      if (nth === 2) both.open()
+      await both.passed
+      return { of: name }
+    })
+    const { runs, outcome } = await takenOver(calls, 'tool.ended:1', { UNCERTAIN: '"run"' }, tools)
     expect(callsIn(outcome.data.message.parts)).toEqual([
       ['k1', 'output-available', { of: 'book' }],
       ['k2', 'output-available', { of: 'look' }],
