@@ -1,7 +1,7 @@
 /**
  * The shared flush: chunks of all attempts of this process go to the database together. A flush starts as soon as the
- * one before was answered, but no sooner after its start than `flushMs`, or a little for each attempt that was in it: each
- * costs a row, and a write to each of its readers. An attempt's first chunk goes at once. Only what came
+ * one before was answered, but no sooner after its start than `flushMs`, with 250 attempts at most: each costs a row, and
+ * a write to each of its readers. An attempt's first chunk goes at once. Only what came
  * back as held is shown to anybody, and only after the answer (I6).
  *
  * What an answer may be, for each attempt in the flush:

@@ -1,12 +1,13 @@
 /**
  * The app's tools, wrapped so that each call is stored before it runs and its result after: an attempt that takes over
- * answers finished calls from what is stored, and runs only what has not begun.
+ * answers finished calls from what is stored.
  */
 import type { Json } from '../core/json.ts'
 
 /**
  * Wraps the tools that a reply gives to its model; the answer is given to `streamText` in their place. Each tool keeps all
- * that it has; only `execute` (and, in an attempt that goes on with an earlier one's calls, `needsApproval`) is replaced.
+ * that it has of its own; only `execute` is replaced, and `needsApproval`, which is a function then. A reply that calls its
+ * tools itself reads `needsApproval` of its own set.
  * `execute` finds `idempotencyKey` beside `toolCallId` in its second argument: the same whenever this call is run, for
  * services that take such a key.
  *

@@ -207,7 +207,11 @@ export function createToolCalls(options: {
     const onUncertain = options.onUncertain()
     if (onUncertain === undefined) throw uncertain()
     const { session, user, turn } = attempt.asked!
-    const decision = await onUncertain({ tool: call.name, input: call.input, idempotencyKey: key, session, user, turn })
+    const asked = { tool: call.name, input: call.input, idempotencyKey: key, session, user, turn }
+    // Its error is the app's, and no result of the tool's: the model is not told it.
+    const decision = await Promise.resolve(asked)
+      .then(onUncertain)
+      .catch(() => 'fail' as const)
     if (decision === 'run') return 'run'
     if (typeof decision === 'object' && decision !== null && 'output' in decision) {
       return { output: resultOf(decision.output) }

@@ -120,6 +120,10 @@ describe.each(['6', '7'])('AI SDK %s', (AI_MAJOR) => {
     const { runs, outcome } = await takenOver([call('k1', 'book')], 'tool.end:1')
     expect(outcome.data).toMatchObject({ code: 'tool_uncertain', canRetry: true })
     expect(runs).toHaveLength(1)
+    // No JSON: the app's function throws.
+    const throwing = await takenOver([call('k1', 'book')], 'tool.end:1', { UNCERTAIN: 'oh' })
+    expect(throwing.outcome.data).toMatchObject({ code: 'tool_uncertain', canRetry: true })
+    expect(throwing.scene.provider.requests).toHaveLength(1)
   })
 
   test('the app decides that it runs again, or what it answered', async () => {
