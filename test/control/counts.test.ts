@@ -117,13 +117,12 @@ test('commands that wait for one session keep no outcome of another one waiting'
   await acceptTurns(database, [other!])
   const running = await claimOne(database)
   let answered = 0
-  const answers = await talk.holding(async () => {
-    const asks = ['r1', 'r2', 'r3', 'r4'].map((id) => talk.again('m1', id).finally(() => answered++))
+  const ask = () => Promise.all(['r1', 'r2', 'r3', 'r4'].map((id) => talk.again('m1', id).finally(() => answered++)))
+  const answers = await talk.holding(ask, async () => {
     // Two have the connections, the others come after them.
     await waiting(stored, 2)
     expect((await finish(database, running, 0)).outcome).toBe('stored')
     expect(answered).toBe(0)
-    return await Promise.all(asks)
-  }, 'select')
+  })
   expect(answers.map(({ outcome }) => outcome).toSorted()).toEqual(['done', 'same', 'same', 'same'])
 })

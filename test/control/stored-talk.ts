@@ -87,8 +87,8 @@ export async function openStoredTalk() {
     rows: () =>
       stored.query(`select s.*, m.*, t.* from holdfast.sessions s join holdfast.messages m on m.session_id = s.id
         join holdfast.turns t on t.id = m.turn_id order by m.id`),
-    /** Holds the session while `ask` comes to wait for it, does `meanwhile` in the same transaction, and lets go. */
-    async holding<T>(ask: () => Promise<T>, meanwhile: string): Promise<T> {
+    /** Holds the session while `ask` comes to wait for it, does `meanwhile` (SQL: in the same transaction), and lets go. */
+    async holding<T>(ask: () => Promise<T>, meanwhile: string | (() => Promise<void>)): Promise<T> {
       const gate = new pg.Client({ connectionString: stored.url })
       // Where the test fails it is still open when the database is dropped.
       gate.on('error', () => undefined)
@@ -100,7 +100,7 @@ export async function openStoredTalk() {
         isOver = true
       })
       await waiting(stored, 1, () => isOver)
-      await gate.query(meanwhile)
+      await (typeof meanwhile === 'string' ? gate.query(meanwhile) : meanwhile())
       await gate.query('commit')
       await gate.end()
       return await asked

@@ -366,7 +366,8 @@ describe('holdfastTransport', () => {
     scene.say(2)
     const sent = phone.chat.sendMessage({ text: 'slow' })
     await eventually(async () => textOf(laptop.chat.messages.at(-1)) === 'Re is')
-    expect(told.at(-1)).toMatchObject({ isRunning: true })
+    // It may be told once more meanwhile, as one that this page resumes already.
+    expect(told.slice(before).map(({ isRunning }) => isRunning)).toContain(true)
     scene.proxy.cutAll()
     scene.say(100)
     await sent
