@@ -1,31 +1,36 @@
-import { setTimeout as after } from 'node:timers/promises'
 import { ReplyError } from '../core/errors.ts'
+import { demoToolFor, demoToolReply, type Pace, paceOf, wordsOf } from './demo-tools.ts'
 import { textOf } from './message.ts'
-import type { Reply } from './reply.ts'
+import type { Reply, ReplyContext } from './reply.ts'
 
 /**
  * The demo model: what answers while no key is set. It says that it is no real model and how to set one up, and shows
- * on request how the server behaves: `slow`, `long`, `fail`, `fail once`. The same message always gets the same words.
+ * on request how the server behaves: `slow`, `long`, `fail`, `fail once`, a tool (`roll the dice`), and one that asks
+ * first (`send an email`). The same message always gets the same words, but for the numbers on the dice.
  *
  * `wordsPerSecond` is its pace, 20 by default, about that of a hosted model.
  */
 export function demoReply({ wordsPerSecond = 20 }: { wordsPerSecond?: number } = {}): Reply {
-  return async function* ({ message, attempt, signal, usage }) {
-    const said = textOf(message)
-    const { text, failsAfterWords } = planFor(said, attempt)
-    const words = wordsOf(text)
-    const begun = performance.now()
-    for (const [index, word] of words.slice(0, failsAfterWords).entries()) {
-      const waitMs = begun + ((index + 1) * 1000) / wordsPerSecond - performance.now()
-      if (waitMs > 0) await after(waitMs, undefined, { signal })
-      yield word
-    }
-    if (failsAfterWords !== undefined) {
-      throw new ReplyError('provider_overloaded', 'The demo model was asked to fail.')
-    }
-    const outputTokens = words.length
-    usage({ provider: 'demo', model: 'demo', inputTokens: wordsOf(said).length, outputTokens, finishReason: 'stop' })
+  return (context) => {
+    const pace = paceOf(wordsPerSecond, context.signal)
+    const tool = demoToolFor(textOf(context.message))
+    return tool ? demoToolReply(tool, context, pace) : demoText(context, pace)
   }
+}
+
+async function* demoText({ message, attempt, usage }: ReplyContext, pace: Pace) {
+  const said = textOf(message)
+  const { text, failsAfterWords } = planFor(said, attempt)
+  const words = wordsOf(text)
+  for (const word of words.slice(0, failsAfterWords)) {
+    await pace()
+    yield word
+  }
+  if (failsAfterWords !== undefined) {
+    throw new ReplyError('provider_overloaded', 'The demo model was asked to fail.')
+  }
+  const outputTokens = words.length
+  usage({ provider: 'demo', model: 'demo', inputTokens: wordsOf(said).length, outputTokens, finishReason: 'stop' })
 }
 
 type Plan = { text: string; failsAfterWords?: number }
@@ -54,11 +59,6 @@ function requestOf(said: string): string {
     .trim()
 }
 
-/** Each word with the space that follows it, so that joining them gives the text back. */
-function wordsOf(text: string): string[] {
-  return text.match(/\s*\S+\s*/g) ?? []
-}
-
 const setUp =
   'Set `OPENAI_API_KEY` or `ANTHROPIC_API_KEY` in the environment and start the server again to talk to a real one.'
 
@@ -70,7 +70,7 @@ function thoughtfulText(said: string): string {
     `I am the demo model, so I have no opinion of my own. ${setUp}`,
     heard,
     `${remarkOn(said)} Your message was stored before it was acknowledged, and each of these words before you saw it: reload the page, close it, or open it on another device, and nothing is missing.`,
-    'Send `slow`, `long`, `fail` or `fail once` to see how longer and unluckier replies behave.',
+    'Send `slow`, `long`, `fail` or `fail once` to see how longer and unluckier replies behave, `roll the dice` to see a tool at work, and `send an email` to be asked before one runs.',
   ].join('\n\n')
 }
 

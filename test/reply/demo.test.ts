@@ -1,5 +1,8 @@
 import { describe, expect, test } from 'vitest'
 import { demoReply } from '../../src/reply/demo.ts'
+import { answer, callsIn, partsIn, waits } from '../control/asking.ts'
+import { ofType, openScene, textIn } from '../faults/scene.ts'
+import { openChat } from '../support/chat.ts'
 import { deltasOf, userMessage, written } from './writers.ts'
 
 const fast = demoReply({ wordsPerSecond: 1_000_000 })
@@ -67,4 +70,100 @@ test('an abort ends the demo model between two words', async () => {
   const { chunks, error } = await written(demoReply(), { signal: abort.signal, onChunk })
   expect(error).toBeUndefined()
   expect(chunks.map(({ type }) => type)).not.toContain('finish')
+})
+
+const noKey = { OPENAI_API_KEY: '' }
+const rollsIn = (output: unknown) => (output as { rolls: number[] }).rolls
+
+describe('asked for', () => {
+  test.each(['roll the dice', 'Call a tool, please', 'Dice?'])(
+    'a tool (%s), it rolls two dice and tells of them in its next step',
+    async (said) => {
+      const { ann, session, watcher } = await openChat({ reply: fast })
+      await ann.send(session, said, 'm1')
+      const outcome = await watcher.outcome('m1')
+      const parts = partsIn(outcome)
+      expect(parts.map(({ type }) => type)).toEqual(['step-start', 'text', 'tool-dice', 'step-start', 'text'])
+      expect(parts[2]).toMatchObject({ state: 'output-available', input: { dice: 2, sides: 6 } })
+      expect(textIn(outcome)).toContain(`The dice show ${rollsIn(parts[2]!.output).join(' and ')}.`)
+      expect(watcher.problems).toEqual([])
+    },
+  )
+
+  test.each(['send an email', 'Something that needs approval'])(
+    'approval (%s), it waits, runs when it is approved, and says so',
+    async (said) => {
+      const { ann, session, watcher } = await openChat({ reply: fast })
+      await ann.send(session, said, 'm1')
+      const { data } = await waits(watcher)
+      const [approval] = data.turn.approvals
+      expect(approval).toMatchObject({ toolName: 'send_email' })
+      await answer(ann, session, 'approvals', approval.id, { approved: true })
+      const outcome = await watcher.outcome('m1')
+      expect(callsIn(partsIn(outcome))).toEqual([
+        [approval.toolCallId, 'output-available', { sent: true, pretended: true }],
+      ])
+      expect(textIn(outcome)).toContain('you approved the email and the tool ran')
+      expect(watcher.problems).toEqual([])
+    },
+  )
+
+  test('approval, and refused, it says so with the reason, and the tool does not run', async () => {
+    const { ann, session, watcher } = await openChat({ reply: fast })
+    await ann.send(session, 'send an email', 'm1')
+    const { data } = await waits(watcher)
+    await answer(ann, session, 'approvals', data.turn.approvals[0].id, { approved: false, reason: 'too early' })
+    const outcome = await watcher.outcome('m1')
+    expect(callsIn(partsIn(outcome))).toEqual([[data.turn.approvals[0].toolCallId, 'output-denied']])
+    expect(textIn(outcome)).toContain('no email was sent. You said why: too early')
+    expect(watcher.problems).toEqual([])
+  })
+
+  test('nothing, it calls none: a long message has such words by chance', async () => {
+    const { text } = await answerTo(`${'Once upon a time there was a mill. '.repeat(6)}It got an email.`)
+    expect(text).toContain('A real model would have taken it from there.')
+  })
+
+  test.each(['tool.begin', 'tool.begun', 'tool.ended', 'checkpoint.answered'])(
+    'a tool, and killed at %s, another process tells the roll that is stored (I9)',
+    async (point) => {
+      const { start, ann } = await openScene()
+      await start({ env: { ...noKey, HOLDFAST_ROLES: 'http' } })
+      const dying = await start({ points: [`${point}:1:kill`], env: { ...noKey, HOLDFAST_ROLES: 'runner' } })
+      const session = await ann.createSession()
+      const watcher = ann.watch(session)
+      await ann.send(session, 'roll the dice', 'm1')
+      await dying.exited
+      await start({ env: { ...noKey, HOLDFAST_ROLES: 'runner' } })
+      const outcome = await watcher.outcome('m1')
+      expect(outcome.type).toBe('message.ai_response')
+      const call = partsIn(outcome).find(({ type }) => type === 'tool-dice')!
+      expect(callsIn(partsIn(outcome))).toHaveLength(1)
+      expect(textIn(outcome)).toContain(`The dice show ${rollsIn(call.output).join(' and ')}.`)
+      expect(ofType(watcher, 'attempt.started')).toHaveLength(2)
+      expect(watcher.problems).toEqual([])
+      await watcher.close()
+    },
+  )
+
+  test.each(['tool.begin', 'tool.begun', 'tool.ended'])(
+    'approval, and killed at %s after it, nobody is asked again (I3, I9)',
+    async (point) => {
+      const { start, ann } = await openScene()
+      await start({ env: { ...noKey, HOLDFAST_ROLES: 'http' } })
+      const dying = await start({ points: [`${point}:1:kill`], env: { ...noKey, HOLDFAST_ROLES: 'runner' } })
+      const session = await ann.createSession()
+      const watcher = ann.watch(session)
+      await ann.send(session, 'send an email', 'm1')
+      const { data } = await waits(watcher)
+      await answer(ann, session, 'approvals', data.turn.approvals[0].id, { approved: true })
+      await dying.exited
+      await start({ env: { ...noKey, HOLDFAST_ROLES: 'runner' } })
+      const outcome = await watcher.outcome('m1')
+      expect(textIn(outcome)).toContain('you approved the email and the tool ran')
+      expect(ofType(watcher, 'turn.waiting')).toHaveLength(1)
+      expect(watcher.problems).toEqual([])
+      await watcher.close()
+    },
+  )
 })

@@ -2,8 +2,9 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Page } from 'playwright-core'
 import { expect } from 'vitest'
+import { questionOf } from '../../web/src/asks.ts'
 import { possible } from '../../web/src/possible.ts'
-import { type Snapshot, textOf, type View, viewOf } from '../../web/src/view.ts'
+import { type Snapshot, textOf, turnOfReply, type View, viewOf } from '../../web/src/view.ts'
 import { eventually } from '../support/eventually.ts'
 
 export const words = (from: number, to: number) =>
@@ -64,32 +65,44 @@ function shownOn(page: Page): Promise<Shown[]> {
   return page.locator('main article').evaluateAll((articles) =>
     articles.map((article) => {
       const { message, reply, status = null } = (article as HTMLElement).dataset
-      const text = article.querySelector('.own-text, .reply-text')?.textContent ?? ''
+      const texts = [...article.querySelectorAll('.own-text, .reply-text')].map((it) => it.textContent?.trimEnd() ?? '')
+      const text = texts.join('\n\n')
       const controls = [...article.querySelectorAll('button, fieldset')]
-        .map((it) => it.getAttribute('aria-label') ?? it.textContent?.trim() ?? '')
+        .map((it) =>
+          it.className === 'question' ? '' : (it.getAttribute('aria-label') ?? it.textContent?.trim() ?? ''),
+        )
         .filter((label) => !/^Copy|^Previous|^Next/.test(label))
       return { id: message ?? reply ?? '', text, status, controls: controls.sort() }
     }),
   )
 }
 
+function questionsOf(view: View, replyId: string): string[] {
+  return (turnOfReply(view, replyId)?.asks ?? []).flatMap((ask) => {
+    const question = questionOf(ask)
+    return question ? [question.yes, question.no, ''] : []
+  })
+}
+
 function wantedOf(view: View): Shown[] {
   return view.messages.flatMap((message): Shown[] => {
     const can = possible(view, message)
     const { id, role, status, branch } = message
-    const isQueued = (can.place ?? 0) > 0
+    const isBehind = (can.place ?? 0) > 0
+    const isQueued = isBehind && !can.isUnderWay
     if (role === 'assistant' && status === 'pending' && isQueued && !can.switch) return []
     const noun = role === 'user' ? 'version' : 'reply'
     const controls = [
       can.edit && 'Edit message',
       can.withdraw && 'Withdraw',
-      can.stop && isQueued && 'Stop',
+      can.stop && isBehind && 'Stop',
+      ...(role === 'assistant' ? questionsOf(view, id) : []),
       can.retry && 'Retry',
       can.another && 'Another reply',
       branch && `${noun} ${branch.index + 1} of ${branch.count}`,
     ]
     // A space at the end of a paragraph is nothing in markdown.
-    const text = role === 'user' ? textOf(message.parts) : textOf(message.parts).trimEnd()
+    const text = role === 'user' ? textOf(message.parts).trimEnd() : textOf(message.parts).trimEnd()
     const shown = { id, text, status: role === 'user' ? null : status }
     return [{ ...shown, controls: controls.filter((each) => typeof each === 'string').sort() }]
   })

@@ -41,13 +41,16 @@ function canOf(pairs: Pair[]): (id: string) => string {
   return (id) => told(possible(view, messages.find((each) => each.id === id)!))
 }
 
-function told({ place, edit, withdraw, stop, retry, another, switch: isSwitch, failure: why, isSteered }: Possible) {
+function told({ place, edit, switch: isSwitch, failure: why, isSteered, isAsking, ...can }: Possible) {
+  const { withdraw, stop, retry, another } = can
   const said = { withdraw, stop, retry, another, switch: isSwitch, failure: why !== null, steered: isSteered }
-  const can = Object.entries(said).flatMap(([name, is]) => (is ? [name] : []))
-  return [...(place === null ? [] : [`place ${place}`]), ...(edit ? [`edit ${edit}`] : []), ...can].join(', ')
+  const names = Object.entries({ ...said, asks: isAsking }).flatMap(([name, is]) => (is ? [name] : []))
+  return [...(place === null ? [] : [`place ${place}`]), ...(edit ? [`edit ${edit}`] : []), ...names].join(', ')
 }
 
 const running = { state: 'running', attempt: 1 }
+const question = { id: 'a1', toolCallId: 'k1', toolName: 'book', expiresAt: later }
+const waiting = { state: 'waiting', attempt: 1, approvals: [question], toolCalls: [] }
 const done: Pair = { reply: 'complete' }
 
 const states: { state: string; pairs: Pair[]; can: { [id: string]: string } }[] = [
@@ -68,6 +71,26 @@ const states: { state: string; pairs: Pair[]; can: { [id: string]: string } }[] 
       { reply: 'pending', turn: {} },
     ],
     can: { u1: 'place 0, stop', r1: 'place 0', u2: 'place 1, edit in place, withdraw', r2: 'place 1' },
+  },
+  {
+    state: 'waiting for people, and one queued behind it: it can be stopped, and nothing is put beside it',
+    pairs: [done, { reply: 'streaming', turn: waiting }, { reply: 'pending', turn: {} }],
+    can: {
+      u1: '',
+      r1: '',
+      u2: 'place 0, stop, asks',
+      r2: 'place 0, asks',
+      u3: 'place 1, edit in place, withdraw',
+      r3: 'place 1',
+    },
+  },
+  {
+    state: 'waiting for people, while one behind it is answered: neither is queued',
+    pairs: [
+      { reply: 'streaming', turn: waiting },
+      { reply: 'streaming', turn: running },
+    ],
+    can: { u1: 'place 1, stop, asks', r1: 'place 1, asks', u2: 'place 0, stop', r2: 'place 0' },
   },
   {
     state: 'backing off',

@@ -6,6 +6,7 @@ import pg from 'pg'
 import type { BrowserContext, Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { eventually } from '../support/eventually.ts'
+import { freshDatabase } from '../support/postgres.ts'
 import type { ProviderRequest } from '../support/provider.mjs'
 import {
   buttonOn,
@@ -131,7 +132,9 @@ test('one in the middle is tried again while a later one runs: it waits in line,
 })
 
 test('a message that was answered as often as it may be is offered no retry, and the server would refuse one', async () => {
-  const { assets, database, provider } = stage
+  const { assets, provider } = stage
+  // Its own: another server on the same would answer by its own bounds.
+  const database = await freshDatabase(18)
   const env = { HOLDFAST_ROUNDS_MAX: '2' }
   const strict = await startSite({ dir: assets.dir, database: database.url, provider: provider.url, env })
   const tab = await openTab(context, strict.origin, complaints)
@@ -145,6 +148,7 @@ test('a message that was answered as often as it may be is offered no retry, and
   await expectNotOfferedIsRefused(tab)
   await tab.close()
   await strict.close()
+  await database.drop()
 })
 
 test('a message that is added to the reply is shown as taken into it, has no commands of its own, also after a reload', async () => {

@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest'
+import { questionOf } from '../../web/src/asks.ts'
 import { type Absence, stepsOf } from '../../web/src/timeline.ts'
 import {
+  type Chunk,
   type ChunkFrame,
   type EventFrame,
   type Frame,
@@ -294,4 +296,109 @@ test('the timeline tells a killed attempt from one that ended by itself, and fro
   expect(labels(away, [cut])).toEqual(['Stored', 'Queued', 'Attempt 1', 'Connection cut', 'Complete'])
   const before: Absence = { from: at(0) - 60_000, to: at(0) - 50_000, reason: 'lost' }
   expect(labels(away, [before])).toEqual(['Stored', 'Queued', 'Attempt 1', 'Complete'])
+})
+
+const book = (state: string, more: object = {}) => ({
+  type: 'tool-book',
+  toolCallId: 'k1',
+  state,
+  input: { place: 'here' },
+  ...more,
+})
+const approvals = [{ id: 'a1', toolCallId: 'k1', toolName: 'book', expiresAt: timeOf(60) }]
+const turnNow = (state: string, more: object = {}) => ({
+  ...{ id: turnId, messageId: 'u1', replyId: 'r1', state, attempt: 1, round: 1 },
+  ...more,
+})
+const asking: Part[] = [{ type: 'step-start' }, book('approval-requested', { approval: { id: 'a1' } })]
+const waiting = {
+  type: 'turn.waiting',
+  second: 1,
+  data: {
+    turn: turnNow('waiting', { waitingFor: 'approval', approvals, toolCalls: [] }),
+    message: messageOf('r1', 'assistant', asking, 'streaming'),
+  },
+}
+const responded = book('approval-responded', { approval: { id: 'a1', approved: true } })
+const answered = {
+  type: 'approval.answered',
+  second: 2,
+  data: { turn: turnNow('queued'), messageId: 'r1', toolCallId: 'k1', approved: true, by: 'ann', part: responded },
+}
+const asksIn = (view: View) => view.turns.get(turnId)!.asks.map(({ kind, id }) => [kind, id])
+
+test('a turn that waits asks until it is answered, and the answer takes the place of its call (P110, P114)', () => {
+  const frames = chain([created, started(1), waiting, answered, started(2, 3, [{ type: 'step-start' }, responded])])
+  const asked = play(frames.slice(0, 3))
+  expect(asksIn(asked)).toEqual([['approval', 'a1']])
+  expect(asked.messages[1]).toMatchObject({ status: 'streaming', parts: asking })
+  expect(asked.open.size).toBe(0)
+  const going = play(frames.slice(0, 4))
+  expect(asksIn(going)).toEqual([])
+  expect(going.messages[1]!.parts[1]).toEqual(responded)
+  expect(lineOf(going).map(({ id }) => id)).toEqual([turnId])
+  expect(play(frames).messages[1]!.parts[1]).toEqual(responded)
+  const labels = stepsOf(play(frames).turns.get(turnId)!, []).map(({ label }) => label)
+  expect(labels).toEqual(['Stored', 'Queued', 'Attempt 1', 'Waits', 'Approved', 'Attempt 2'])
+})
+
+test('a snapshot of a waiting turn asks the same as having been there, and a stop ends the question (P116)', () => {
+  const { turn, message } = waiting.data
+  const messages = [created.data.message, message]
+  const view = viewOf({ ...empty, messages, turns: [turn] })
+  expect(view.turns.get(turnId)!.asks).toEqual(play(chain([created, started(1), waiting])).turns.get(turnId)!.asks)
+  const stop = { type: 'message.stopped', data: { message: { ...message, status: 'stopped' }, userMessageId: 'u1' } }
+  expect(asksIn(play(chain([stop]), view))).toEqual([])
+})
+
+test('questions of other kinds, and calls of a client, are told apart', () => {
+  const kinds = [
+    { ...approvals[0]!, kind: 'uncertain' },
+    { id: 'a2', kind: 'budget', expiresAt: timeOf(60) },
+  ]
+  const toolCalls = [{ toolCallId: 'k2', toolName: 'where', expiresAt: timeOf(60) }]
+  const view = viewOf({ ...empty, turns: [turnNow('waiting', { approvals: kinds, toolCalls })] })
+  expect(asksIn(view)).toEqual([
+    ['uncertain', 'a1'],
+    ['budget', 'a2'],
+    ['tool', 'k2'],
+  ])
+  expect(view.turns.get(turnId)!.asks.map((ask) => questionOf(ask)?.title)).toEqual([
+    'It is not known whether this ran. Run it again?',
+    'It reached its limit. Let it go on?',
+    undefined,
+  ])
+})
+
+test('the chunks of a call make its part, from the first letter of its input to its result', () => {
+  const call = (index: number, ...chunks: Chunk[]) => ({
+    type: 'chunk',
+    chunk: { attempt: 1, index, n: chunks.length, chunks },
+  })
+  const frames = chain([
+    created,
+    started(1),
+    call(0, { type: 'start-step' }, { type: 'tool-input-start', toolCallId: 'k1', toolName: 'book' }),
+    call(2, { type: 'tool-input-delta', toolCallId: 'k1', inputTextDelta: '{"pla' }),
+    call(3, { type: 'tool-input-available', toolCallId: 'k1', toolName: 'book', input: { place: 'here' } }),
+    call(4, { type: 'tool-output-available', toolCallId: 'k1', output: 'so far', preliminary: true }),
+    call(5, { type: 'tool-output-available', toolCallId: 'k1', output: 'booked' }),
+    call(6, { type: 'start-step' }, { type: 'tool-input-start', toolCallId: 'k1', toolName: 'book' }),
+    call(8, { type: 'tool-output-error', toolCallId: 'k1', errorText: 'It broke.' }),
+  ])
+  const calls = (count: number) =>
+    play(frames.slice(0, count))
+      .messages[1]!.parts.filter(({ type }) => type === 'tool-book')
+      .map(({ state, rawInput, output, errorText }) => [state, errorText ?? output ?? rawInput])
+  expect(calls(4)).toEqual([['input-streaming', '{"pla']])
+  expect(play(frames.slice(0, 5)).messages[1]!.parts[1]).toMatchObject({
+    state: 'input-available',
+    input: { place: 'here' },
+  })
+  expect(calls(6)).toEqual([['output-available', 'so far']])
+  expect(calls(7)).toEqual([['output-available', 'booked']])
+  expect(calls(9)).toEqual([
+    ['output-available', 'booked'],
+    ['output-error', 'It broke.'],
+  ])
 })

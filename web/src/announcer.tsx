@@ -1,4 +1,5 @@
 import { useEffect, useRef, useState } from 'react'
+import { type Ask, questionOf } from './asks.ts'
 import { placeWords } from './message.tsx'
 import { plainText } from './plain-text.ts'
 import { type Message, type TurnView, textOf } from './view.ts'
@@ -78,12 +79,19 @@ export function Announcer({ messages, replyId, line, clockAheadMs, givenBack }: 
 
 const linesMax = 12
 
-const waitOf = ({ retryAt }: TurnView, place: number) => retryAt ?? (place > 0 ? 'queued' : 'begun')
+const waitOf = ({ retryAt, asks }: TurnView, place: number) =>
+  retryAt ?? (asks.length > 0 ? asks.map(({ id }) => id).join(' ') : place > 0 ? 'queued' : 'begun')
 
-function wordsOf({ retryAt, attempt }: TurnView, place: number, isNew: boolean, clockAheadMs: number): string[] {
+function wordsOf(turn: TurnView, place: number, isNew: boolean, clockAheadMs: number): string[] {
+  const { retryAt, attempt, asks } = turn
   const seconds = retryAt === null ? 0 : Math.ceil((Date.parse(retryAt) + clockAheadMs - Date.now()) / 1000)
   if (seconds > 0) return [`Attempt ${attempt} failed, again in ${seconds} s.`]
+  if (asks.length > 0) return asks.map(questionWords)
   return isNew && place > 0 ? [`${placeWords(place)}.`] : []
+}
+
+function questionWords(ask: Ask): string {
+  return questionOf(ask)?.title ?? `${ask.toolName} waits for a device.`
 }
 
 function outcomeOf({ status, repliesTo }: Message, messages: readonly Message[]): string | null {

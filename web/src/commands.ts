@@ -5,7 +5,16 @@
 import { useCallback, useEffect, useRef, useState } from 'react'
 import { draftKeyOf, giveBack } from './drafts.ts'
 import { type EditBody, type Edits, editsOf } from './edits.ts'
-import { type Answer, command, hurryCommands, isUnknown, type Problem, type Stand } from './session.ts'
+import {
+  type Answer,
+  type Approval,
+  approve,
+  command,
+  hurryCommands,
+  isUnknown,
+  type Problem,
+  type Stand,
+} from './session.ts'
 import { newId, recall, recallAll, remember } from './storage.ts'
 import { type Message, type Part, type TurnView, textOf } from './view.ts'
 
@@ -20,6 +29,8 @@ export type Commands = {
   /** Another reply beside this one. */
   regenerate(reply: Message): Promise<Problem | null>
   select(messageId: string): Promise<Problem | null>
+  /** Of the question with this id. Whoever answers first is heard. */
+  answer(approvalId: string, body: Approval): Promise<Problem | null>
   /** The server answers again: goes on with what waits to be given again, and with what an earlier page left. */
   resume(): void
 }
@@ -101,6 +112,10 @@ export function commandsOf(sessionId: string): Commands {
     },
     edits,
     regenerate: ({ id }) => regenerate(id),
+    answer: async (approvalId, body) => {
+      const given = await approve(sessionId, approvalId, body)
+      return given.ok ? null : given.problem
+    },
     select: (messageId) => problemIn(give(messageId, 'select', {})),
     resume() {
       hurryCommands()

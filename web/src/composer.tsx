@@ -26,6 +26,8 @@ type ComposerProps = {
   /** Why the last message was not taken, or not stopped. */
   notice: string | null
   isRunning: boolean
+  /** What runs waits for people. */
+  isAsking: boolean
   isStopping: boolean
   /** Something was put behind what is written. */
   onGivenBack(): void
@@ -34,7 +36,8 @@ type ComposerProps = {
 }
 
 /** What is written stays, per session, until the page has taken charge of sending it. */
-export function Composer({ ref, draftKey, notice, isRunning, isStopping, onGivenBack, onSend, onStop }: ComposerProps) {
+export function Composer({ ref, draftKey, notice, isRunning, isAsking, isStopping, ...on }: ComposerProps) {
+  const { onGivenBack, onSend, onStop } = on
   const [text, setText] = useState(() => recall(draftKey) ?? '')
   const area = useRef<HTMLTextAreaElement>(null)
   const isEmpty = text.trim() === ''
@@ -86,7 +89,7 @@ export function Composer({ ref, draftKey, notice, isRunning, isStopping, onGiven
       {isRunning && !isEmpty && (
         <div className="busy-choice">
           <span id="busy-choice" className="flex-auto">
-            Waits for the reply.
+            {isAsking ? 'Waits until the question is answered.' : 'Waits for the reply.'}
           </span>
           <button
             type="button"

@@ -102,6 +102,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
           draftKey={draftKeyOf(isNew && isEmpty && view === null ? 'new' : sessionId)}
           notice={stopping.problem ? `Not stopped. ${stopping.problem.detail}` : notice}
           isRunning={running !== undefined && connection !== 'connecting'}
+          isAsking={running !== undefined && running.asks.length > 0}
           isStopping={stopping.isBusy}
           onGivenBack={onGivenBack}
           onSend={send}
@@ -370,6 +371,8 @@ const demoSuggestions: Suggestion[] = [
   { text: 'long', note: 'Headings, code and tables' },
   { text: 'slow', note: 'A minute, to reload or kill the server in' },
   { text: 'fail once', note: 'An attempt that fails, and the one after it' },
+  { text: 'roll the dice', note: 'A tool that runs once, whatever dies' },
+  { text: 'send an email', note: 'A tool that asks you first (it only pretends)' },
   { text: 'What happens to my message if the server crashes now?' },
 ]
 const modelSuggestions: Suggestion[] = [

@@ -52,6 +52,10 @@ export const CutIcon = icon(
   <path d="M3.5 12.500c2 0 2.5-1.5 3-2.500M10 3.500v2.200M6 4.800l1.2 1.600M14 4.800l-1.2 1.600M16.5 12.500c-2 0-2.5-1.5-3-2.500M3.5 16h13" />,
 )
 export const BoltIcon = icon(<path d="M11 3L5 11.200h4L8.5 17l6.5-8.500h-4.200L11 3z" />)
+export const FoldIcon = icon(<path d="M6 8l4 4 4-4" />)
+export const ToolIcon = icon(
+  <path d="M12.300 4.200a3.600 3.600 0 0 0-3.500 4.900L4.300 13.600a1.500 1.500 0 0 0 2.100 2.100l4.500-4.500a3.600 3.600 0 0 0 4.700-4.400l-2.100 2.100-2.100-.3-.3-2.100 2.100-2.100a3.600 3.600 0 0 0-.9-.2z" />,
+)
 export const BackIcon = icon(<path d="M12 5l-5 5 5 5" />)
 export const ForwardIcon = icon(<path d="M8 5l5 5-5 5" />)
 export const UndoIcon = icon(<path d="M4 8.500h8a3.750 3.750 0 0 1 0 7.500H8M7 5.200L3.700 8.500 7 11.800" />)

@@ -8,6 +8,7 @@ import {
   useRef,
   useSyncExternalStore,
 } from 'react'
+import { type Ask, waitWords } from './asks.ts'
 import { CopyButton } from './code-block.tsx'
 import { type Commands, type Refusal, useCommand } from './commands.ts'
 import { subscribeEdits } from './edits.ts'
@@ -25,9 +26,11 @@ import {
 import type { Possible } from './possible.ts'
 import { ReplyText } from './reply-text.tsx'
 import type { Problem } from './session.ts'
-import { clockOf, useNow } from './times.ts'
+import { clockOf, untilOf, useNow } from './times.ts'
+import { type AnswerTo, Question, ToolCall } from './tool-call.tsx'
+import { type CallPart, isCall } from './tool-parts.ts'
 import type { Unsent } from './unsent.ts'
-import { type Failure, type Message, type TurnView, textOf } from './view.ts'
+import { type Failure, type Message, type Part, type TurnView, textOf } from './view.ts'
 
 type Shared = {
   message: Message
@@ -55,7 +58,8 @@ export const OwnMessage = memo(({ message, turn, can, commands, onDone, onSelect
   const wasAskedFor = useRef(false)
   const editButton = useRef<HTMLButtonElement>(null)
   const text = textOf(message.parts)
-  const isQueued = can.place !== null && can.place > 0
+  const isBehind = can.place !== null && can.place > 0
+  const isQueued = isBehind && !can.isUnderWay
   const open = () => {
     wasAskedFor.current = true
     edits.set(message.id, { text, asked: null, ...edit, isOpen: true })
@@ -122,7 +126,7 @@ export const OwnMessage = memo(({ message, turn, can, commands, onDone, onSelect
                 <UndoIcon /> Withdraw
               </button>
             )}
-            {can.stop && isQueued && (
+            {can.stop && isBehind && (
               <button type="button" className="text-button" aria-disabled={isGiving} onClick={() => void takeBack()}>
                 <StopIcon /> Stop
               </button>
@@ -312,8 +316,9 @@ export const Reply = memo(({ message, turn, can, commands, clockAheadMs, onDone,
   const { status } = message
   const isOpen = status === 'pending' || status === 'streaming'
   /** Its message says that it waits behind another. */
-  const isWaiting = status === 'pending' && can.place !== null && can.place > 0
+  const isWaiting = status === 'pending' && !can.isUnderWay && can.place !== null && can.place > 0
   if (isWaiting && !can.switch) return null
+  const asks = turn?.asks ?? noAsks
   const reasoning = message.parts.filter(({ type, text: said }) => type === 'reasoning' && said)
   const run = async (ask: () => Promise<Problem | null>) => {
     if (!isGiving && (await give(ask))) onDone()
@@ -336,8 +341,13 @@ export const Reply = memo(({ message, turn, can, commands, clockAheadMs, onDone,
           <p className="whitespace-pre-wrap">{reasoning.map((part) => part.text).join('\n\n')}</p>
         </details>
       )}
-      {text !== '' && <ReplyText text={text} isStreaming={isOpen} />}
-      {isOpen && !isWaiting && text === '' && <Dots />}
+      <Said
+        message={message}
+        asks={asks}
+        isAnswering={isGiving}
+        onAnswer={(ask, answer) => void run(() => commands.answer(ask.id, { ...answer, turnId: turn?.id ?? '' }))}
+      />
+      {isOpen && !isWaiting && text === '' && !message.parts.some(isCall) && <Dots />}
       {status === 'failed' && (
         <Failed failure={can.failure} message={message} hasText={text !== ''}>
           {can.retry && retry}
@@ -366,6 +376,53 @@ export const Reply = memo(({ message, turn, can, commands, clockAheadMs, onDone,
   )
 }, isSame)
 
+const noAsks: readonly Ask[] = []
+
+type SaidProps = { message: Message; asks: readonly Ask[]; isAnswering: boolean; onAnswer: AnswerTo }
+
+/** Texts and calls in the order in which they were written, and what is asked that is about no call of them. */
+function Said({ message: { parts, status }, asks, isAnswering, onAnswer }: SaidProps) {
+  const isOpen = status === 'pending' || status === 'streaming'
+  const pieces = piecesOf(parts)
+  const last = parts.findLastIndex(({ type }) => type === 'step-start')
+  const asked = new Set(parts.slice(last + 1).map(({ toolCallId }) => toolCallId))
+  return (
+    <>
+      {pieces.map((piece, at) => {
+        const key = `${at}`
+        if (Array.isArray(piece)) {
+          const text = textOf(piece)
+          return text === '' ? null : (
+            <ReplyText key={key} text={text} isStreaming={isOpen && at === pieces.length - 1} />
+          )
+        }
+        const isOfLastStep = parts.indexOf(piece) > last
+        const ask = isOfLastStep ? asks.find(({ toolCallId }) => toolCallId === piece.toolCallId) : undefined
+        return <ToolCall key={key} part={piece} {...{ isOpen, ask, isAnswering, onAnswer }} />
+      })}
+      {asks
+        .filter(({ toolCallId }) => !asked.has(toolCallId))
+        .map((ask) => (
+          <section key={ask.id} className="tool-call is-asking is-asked" aria-label="Question">
+            <Question {...{ ask, isAnswering, onAnswer }} />
+          </section>
+        ))}
+    </>
+  )
+}
+
+/** A call by itself, and what stands between two of them together. */
+function piecesOf(parts: readonly Part[]): (Part[] | CallPart)[] {
+  const pieces: (Part[] | CallPart)[] = []
+  for (const part of parts) {
+    const last = pieces.at(-1)
+    if (isCall(part)) pieces.push(part)
+    else if (Array.isArray(last)) last.push(part)
+    else pieces.push([part])
+  }
+  return pieces
+}
+
 /** They are drawn wherever the server says that a reply is owed: after a reload, on another device, in a new tab. */
 const Dots = () => (
   <p className="dots" role="img" aria-label="A reply is on its way">
@@ -380,6 +437,8 @@ type StatusProps = Pick<ReplyProps, 'message' | 'turn' | 'clockAheadMs'> & { has
 function ReplyStatus({ message, turn, hasText, clockAheadMs }: StatusProps) {
   const retryAt = turn?.retryAt ?? null
   const { status, createdAt, model } = message
+  const asks = turn?.asks ?? noAsks
+  if (asks.length > 0) return <Waits asks={asks} />
   if (retryAt !== null) return <Again atMs={Date.parse(retryAt) + clockAheadMs} attempt={turn?.attempt ?? 0} />
   const attempt = turn && turn.attempt > 1 ? `, attempt ${turn.attempt}` : ''
   switch (status) {
@@ -402,6 +461,15 @@ function ReplyStatus({ message, turn, hasText, clockAheadMs }: StatusProps) {
         </>
       )
   }
+}
+
+function Waits({ asks }: { asks: readonly Ask[] }) {
+  const first = asks.map(({ expiresAt }) => expiresAt).sort()[0] ?? ''
+  return (
+    <span className="text-amber">
+      {waitWords(asks)} until <time dateTime={first}>{untilOf(first)}</time>
+    </span>
+  )
 }
 
 function Again({ atMs, attempt }: { atMs: number; attempt: number }) {

@@ -45,7 +45,8 @@ export function Panel({ demo, isCovered, turn, absences, clockAheadMs, onCut, on
       <p className="panel-hint">
         {isDemoModel(demo) ? (
           <>
-            The demo model answers. Ask it for <q>slow</q>, <q>long</q>, <q>fail</q>, <q>fail once</q>.
+            The demo model answers. Ask it for <q>slow</q>, <q>long</q>, <q>fail</q>, <q>fail once</q>,{' '}
+            <q>roll the dice</q>, <q>send an email</q>.
           </>
         ) : (
           <>
@@ -143,6 +144,8 @@ const signs: { [kind in StepKind]?: string } = {
   killed: 'M5.2 5.2l5.6 5.6M10.8 5.2l-5.6 5.6',
   failed: 'M8 4.6v4M8 11.3v.01',
   ended: 'M8 4.6v4M8 11.3v.01',
+  asked: 'M6.6 5.2v5.6M9.4 5.2v5.6',
+  answered: 'M4.5 8.3l2.4 2.4 4.6-5',
   lost: 'M5 8h1M10 8h1',
   away: 'M5 8h1M10 8h1',
   stopped: 'M6 6h4v4H6z',

@@ -5,11 +5,15 @@
  * The server knows two things more: how often a turn may be answered, and what is still to be written in branches that
  * are not shown. Where one of them matters it refuses what is offered here, and says why.
  */
-import { type Failure, lineOf, type Message, type TurnView, type View } from './view.ts'
+import { type Failure, isUnderWay, lineOf, type Message, type TurnView, type View } from './view.ts'
 
 export type Possible = {
   /** Its turn has no outcome yet: how many others are answered before it. */
   place: number | null
+  /** It waits for none of them: its reply is being written, or waits for people. */
+  isUnderWay: boolean
+  /** People are asked: nothing is written until they have answered. */
+  isAsking: boolean
   /** `in place`: nobody has begun to answer it. `beside`: the new text begins a branch, the old one stays. */
   edit: 'in place' | 'beside' | null
   /** To take it back: nobody has begun to answer it. */
@@ -28,6 +32,8 @@ export type Possible = {
 
 const nothing: Possible = {
   place: null,
+  isUnderWay: false,
+  isAsking: false,
   edit: null,
   withdraw: false,
   stop: false,
@@ -51,10 +57,14 @@ export function possibleIn(view: View): (message: Message) => Possible {
     const ownId = message.repliesTo ?? message.id
     const own = view.messages[indexOf.get(ownId) ?? -1]
     const place = placeOf.get(ownId) ?? null
-    const shared = { ...nothing, place, switch: message.branch !== null }
+    const turn = place === null ? undefined : line[place]
+    const asked = {
+      isUnderWay: turn !== undefined && isUnderWay(turn),
+      isAsking: turn !== undefined && turn.asks.length > 0,
+    }
+    const shared = { ...nothing, ...asked, place, switch: message.branch !== null }
     // Said by the assistant to nobody: it has no turn that could be answered again.
     if (message.role === 'assistant' && message.repliesTo === null) return shared
-    const turn = place === null ? undefined : line[place]
     // It, or something after it, is still to be answered: then nothing can be put beside it.
     const isBusy = place !== null || (indexOf.get(ownId) ?? indexOf.get(message.id) ?? 0) <= lastOpen
     return message.role === 'user'

@@ -72,16 +72,18 @@ export type Command = 'stop' | 'retry' | 'edit' | 'regenerate' | 'select'
 /** A message, its reply and its turn as they are now, whoever changed them. */
 export type Stand = { message: Message; reply: Message; turn: Turn /** A stop's. */; withdrawn?: boolean }
 
-/** A command whose answer is lost is given again with the same body: it finds what it has done. */
-export async function command(
-  sessionId: string,
-  messageId: string,
-  name: Command,
-  body: object,
-): Promise<Answer<Stand>> {
-  const path = `${pathOf(sessionId)}/messages/${encodeURIComponent(messageId)}/${name}`
+export const command = (sessionId: string, messageId: string, name: Command, body: object) =>
+  surely<Stand>(`${pathOf(sessionId)}/messages/${encodeURIComponent(messageId)}/${name}`, body)
+
+/** Whether a call may run, or a reply go on. The same answer may be given again, another one is `not_waiting`. */
+export type Approval = { approved: boolean; reason?: string; turnId: string }
+export const approve = (sessionId: string, approvalId: string, body: Approval) =>
+  surely<Stand>(`${pathOf(sessionId)}/approvals/${encodeURIComponent(approvalId)}`, body)
+
+/** What was asked and not answered is asked again with the same body: it finds what it has done. */
+async function surely<T>(path: string, body: object): Promise<Answer<T>> {
   for (let tries = 1; ; tries++) {
-    const answer = await call<Stand>('POST', path, body)
+    const answer = await call<T>('POST', path, body)
     if (answer.ok || tries === commandTriesMax || !isUnknown(answer.problem)) return answer
     await commandWaits.sleep(backOffMs(backoff, tries))
   }

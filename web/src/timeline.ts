@@ -12,6 +12,8 @@ export type StepKind =
   | 'lost'
   | 'killed'
   | 'ended'
+  | 'asked'
+  | 'answered'
   | 'complete'
   | 'failed'
   | 'stopped'
@@ -45,7 +47,7 @@ export function stepsOf(turn: TurnView, absences: readonly Absence[]): Step[] {
     if (wasKilled) steps.push(killed(lost))
     if (!wasKilled || event.type === 'attempt.started') steps.push(...stepsOfEvent(event, at))
     if (event.type === 'attempt.started') since = at
-    else if (event.type === 'attempt.ended' || outcomes[event.type]) since = null
+    else if (event.type === 'attempt.ended' || event.type === 'turn.waiting' || outcomes[event.type]) since = null
   }
   const running = since ?? Number.POSITIVE_INFINITY
   return [...steps, ...gaps.filter(({ from }) => from >= running).map(away)]
@@ -67,7 +69,7 @@ function away(absence: Absence): Step {
   return { kind: 'away', label: reason === 'cut' ? 'Connection cut' : 'Connection lost', at: from, note }
 }
 
-function stepsOfEvent({ type, attempt, reason, code }: TurnEvent, at: number): Step[] {
+function stepsOfEvent({ type, attempt, reason, code, approved }: TurnEvent, at: number): Step[] {
   const outcome = outcomes[type]
   if (outcome) return [{ kind: outcome, label: outcomeLabels[outcome], at }]
   if (type === 'message.created') {
@@ -78,6 +80,8 @@ function stepsOfEvent({ type, attempt, reason, code }: TurnEvent, at: number): S
   }
   if (type === 'turn.queued') return [{ kind: 'queued', label: 'Queued', at }]
   if (type === 'attempt.started') return [{ kind: 'attempt', label: `Attempt ${attempt}`, at }]
+  if (type === 'turn.waiting') return [{ kind: 'asked', label: 'Waits', at }]
+  if (type === 'approval.answered') return [{ kind: 'answered', label: approved ? 'Approved' : 'Refused', at }]
   if (type !== 'attempt.ended') return []
   return [{ kind: 'ended', label: endings[reason ?? ''] ?? 'Ended', at, ...(code ? { note: code } : {}) }]
 }

@@ -16,6 +16,16 @@ export function agoOf(iso: string): string {
 export const clockOf = (iso: string) =>
   new Date(iso).toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' })
 
+/** A time to come: of today the clock, of this week also the day, else the date. */
+export function untilOf(iso: string): string {
+  const at = new Date(iso)
+  const time = clockOf(iso)
+  if (at.toDateString() === new Date().toDateString()) return time
+  const isNear = at.getTime() - Date.now() < 6 * dayMs
+  const day: Intl.DateTimeFormatOptions = isNear ? { weekday: 'short' } : { day: 'numeric', month: 'short' }
+  return `${at.toLocaleDateString(undefined, day)} ${time}`
+}
+
 /** The time now, again every so often while `isRunning`. */
 export function useNow(everyMs: number, isRunning: boolean): number {
   const [now, setNow] = useState(Date.now)

@@ -4,6 +4,9 @@
  * snapshot is loaded again. The text shown of a reply is so always a prefix of its current attempt's (I7).
  */
 
+import { type Ask, asksOf, type TurnAsk } from './asks.ts'
+import { addCallChunk, withCallPart } from './tool-parts.ts'
+
 export type Status = 'pending' | 'streaming' | 'complete' | 'failed' | 'stopped'
 export type Failure = { code: string; error: string; canRetry: boolean; retryAfterMs?: number }
 /** One of `count` alternatives; `previous` and `next` are the messages beside it. */
@@ -32,8 +35,11 @@ export type Turn = {
   attempt: number
   round: number
   dueAt?: string
+  /** While it is `waiting`. */
+  approvals?: TurnAsk[]
+  toolCalls?: TurnAsk[]
 }
-export type Chunk = { type: string; id?: string; delta?: string; toolName?: string }
+export type Chunk = { type: string; id?: string; delta?: string; toolName?: string; [key: string]: unknown }
 
 export type Snapshot = {
   session: Session
@@ -73,6 +79,8 @@ export type TurnEvent = {
   attempt: number | null
   reason: string | null
   code: string | null
+  /** Of an answer. */
+  approved: boolean | null
 }
 export type TurnView = {
   id: string
@@ -85,6 +93,8 @@ export type TurnView = {
   round: number
   /** While it waits to be tried again, or was handed over: when the next attempt is due. */
   retryAt: string | null
+  /** What people are asked: nothing goes on before all is answered. */
+  asks: readonly Ask[]
   events: readonly TurnEvent[]
 }
 
@@ -99,10 +109,12 @@ export type View = {
   cursor: string
 }
 
+const over = { isOpen: false, retryAt: null, asks: [] }
+
 /** `known`: what was shown before it, whose turns keep their past. */
 export function viewOf(snapshot: Snapshot, known: View | null = null): View {
   const { session, before, cursor } = snapshot
-  const past = [...(known?.turns.values() ?? [])].map((turn): TurnView => ({ ...turn, isOpen: false, retryAt: null }))
+  const past = [...(known?.turns.values() ?? [])].map((turn): TurnView => ({ ...turn, ...over }))
   const turns = new Map(past.map((turn) => [turn.id, turn]))
   for (const turn of snapshot.turns) {
     turns.set(turn.id, { ...turnViewOf(turn), events: turns.get(turn.id)?.events ?? [] })
@@ -119,12 +131,13 @@ export function viewOf(snapshot: Snapshot, known: View | null = null): View {
   return view
 }
 
-function turnViewOf({ id, messageId, replyId, state, attempt, round, dueAt }: Turn): TurnView {
+function turnViewOf(turn: Turn): TurnView {
+  const { id, messageId, replyId, state, attempt, round, dueAt } = turn
   const retryAt = state === 'queued' ? (dueAt ?? null) : null
   const isRunning = state === 'running' || state === 'waiting'
   const isOpen = isRunning || state === 'queued'
   const hasBegun = isRunning || retryAt !== null
-  return { id, messageId, replyId, isOpen, hasBegun, attempt, round, retryAt, events: [] }
+  return { id, messageId, replyId, isOpen, hasBegun, attempt, round, retryAt, asks: asksOf(turn), events: [] }
 }
 
 export function takeFrame(view: View, frame: Frame): View | 'gap' {
@@ -153,6 +166,7 @@ function takeEvent(view: View, { type, data }: EventFrame): View | 'gap' {
     }
     case 'message.said':
       return said(view, (data as { message: Message }).message)
+    case 'turn.waiting':
     case 'message.ai_response':
       return settled(view, (data as { message: Message }).message)
     case 'message.stopped':
@@ -170,6 +184,11 @@ function takeEvent(view: View, { type, data }: EventFrame): View | 'gap' {
     case 'message.changed': {
       const { message } = data as { message: Message }
       return withReply(view, message.id, () => message)
+    }
+    case 'approval.answered': {
+      const { messageId, part } = data as { messageId: string; part?: Part }
+      if (!part) return view
+      return withReply(view, messageId, (reply) => ({ ...reply, parts: withCallPart(reply.parts, part) }))
     }
     case 'turn.queued':
       return queuedAgain(view, data as { turn: Turn; shown: boolean })
@@ -280,12 +299,11 @@ function addChunk(parts: Part[], chunk: Chunk): void {
       if (part) parts[at] = { ...part, text: (part.text ?? '') + (chunk.delta ?? '') }
       return
     }
-    case 'tool-input-start':
-    case 'tool-input-available':
-      if (parts.at(-1)?.type !== `tool-${chunk.toolName}`) parts.push({ type: `tool-${chunk.toolName}` })
-      return
     case 'reset-step':
       parts.length = parts.findLastIndex(({ type }) => type === 'step-start') + 1
+      return
+    default:
+      addCallChunk(parts, chunk)
   }
 }
 
@@ -316,24 +334,30 @@ function withEvent(view: View, frame: EventFrame): View {
   if (turnId === undefined) return view
   const known = view.turns.get(turnId) ?? strangerOf(turnId, frame)
   if (known === null) return view
-  const { attempt = null, reason = null, code = null } = data as { [key: string]: never }
+  const { attempt = null, reason = null, code = null, approved = null } = data as { [key: string]: never }
   // The log may have been read further than the stream has come: then the event is known, and what it changes is not.
   const others = known.events.filter((event) => event.seq !== seq)
-  const events = [...others, { seq, type, at, attempt, reason, code }].sort((a, b) => a.seq - b.seq)
+  const events = [...others, { seq, type, at, attempt, reason, code, approved }].sort((a, b) => a.seq - b.seq)
   const turn: TurnView = { ...known, events, ...changeOf(frame) }
   return { ...view, turns: new Map(view.turns).set(turnId, turn) }
 }
 
 function changeOf({ type, at, data }: EventFrame): Partial<TurnView> {
-  if (outcomes[type]) return { isOpen: false, retryAt: null }
+  if (outcomes[type]) return over
   switch (type) {
     case 'attempt.started':
-      return { hasBegun: true, retryAt: null, attempt: data.attempt as number }
+      return { hasBegun: true, retryAt: null, asks: [], attempt: data.attempt as number }
     case 'attempt.ended':
       return { retryAt: (data.retryAt as string | undefined) ?? (data.reason === 'handover' ? at : null) }
     case 'turn.queued': {
       const { replyId, round } = (data as { turn: Turn }).turn
-      return { isOpen: true, hasBegun: false, retryAt: null, replyId, round }
+      return { isOpen: true, hasBegun: false, retryAt: null, asks: [], replyId, round }
+    }
+    case 'turn.waiting':
+    case 'approval.answered': {
+      const { turn } = data as { turn: Turn }
+      // It has been begun, also when all is answered and it waits for somebody to go on with it.
+      return { isOpen: true, hasBegun: true, retryAt: null, asks: asksOf(turn) }
     }
     default:
       return {}
@@ -363,14 +387,20 @@ export function takeEarlier(view: View, page: { data: Message[]; before: string 
   return { ...view, messages: [...page.data.filter(({ id }) => !known.has(id)), ...view.messages], before: page.before }
 }
 
+/** Its reply is being written, or waits for people, and so for no other turn. */
+export const isUnderWay = ({ hasBegun, retryAt }: TurnView) => hasBegun && retryAt === null
+
 /**
  * The turns without an outcome in the order in which they are answered: the first is being answered, or backs off, or
- * is about to begin. One that is retried stands where its message does, also before one that backs off.
+ * is about to begin. One that is retried stands where its message does, also before one that backs off. Where
+ * messages are answered while a reply waits for people, that one stands behind the one being written.
  */
 export function lineOf(view: View): TurnView[] {
   const placeOf = new Map(view.messages.map(({ id }, at) => [id, at]))
-  const rank = ({ hasBegun, retryAt, messageId }: TurnView) =>
-    hasBegun && retryAt === null ? -1 : (placeOf.get(messageId) ?? 0)
+  const rank = (turn: TurnView) => {
+    if (!isUnderWay(turn)) return placeOf.get(turn.messageId) ?? 0
+    return turn.asks.length > 0 ? -1 : -2
+  }
   return [...view.turns.values()].filter(({ isOpen }) => isOpen).sort((a, b) => rank(a) - rank(b))
 }
 

@@ -1,0 +1,58 @@
+/** What a turn waits for people with, as the page shows and answers it. */
+import type { Turn } from './view.ts'
+
+/**
+ * `approval`: whether a call may run. `uncertain`: whether one that may have run is to run again. `budget`: whether a reply
+ * that has reached its limit may go on. `tool`: the result of a call that a client runs, which this page does not.
+ */
+export type AskKind = 'approval' | 'uncertain' | 'budget' | 'tool'
+/** `toolCallId` null: it is about no call, but about the reply. */
+export type Ask = {
+  kind: AskKind
+  id: string
+  toolCallId: string | null
+  toolName: string | null
+  expiresAt: string
+}
+/** As a turn has it: without a kind it is about whether a call may run. */
+export type TurnAsk = {
+  id?: string
+  kind?: string
+  toolCallId?: string | null
+  toolName?: string | null
+  expiresAt: string
+}
+
+export function asksOf({ state, approvals = [], toolCalls = [] }: Turn): Ask[] {
+  if (state !== 'waiting') return []
+  return [...approvals.map((ask) => askOf(ask, kindOf(ask))), ...toolCalls.map((ask) => askOf(ask, 'tool'))]
+}
+
+function askOf({ id, toolCallId = null, toolName = null, expiresAt }: TurnAsk, kind: AskKind): Ask {
+  return { kind, id: id ?? toolCallId ?? '', toolCallId, toolName, expiresAt }
+}
+
+const kindOf = ({ kind }: TurnAsk): AskKind => (kind === 'uncertain' || kind === 'budget' ? kind : 'approval')
+
+export type Question = { title: string; yes: string; no: string }
+
+export function questionOf({ kind, toolName }: Ask): Question | null {
+  switch (kind) {
+    case 'approval':
+      return { title: `May ${toolName} run?`, yes: 'Approve', no: 'Refuse' }
+    case 'uncertain':
+      return { title: 'It is not known whether this ran. Run it again?', yes: 'Run again', no: 'Do not run' }
+    case 'budget':
+      return { title: 'It reached its limit. Let it go on?', yes: 'Go on', no: 'End it' }
+    case 'tool':
+      return null
+  }
+}
+
+/** What is waited for, as the line under a message has it. */
+export function waitWords(asks: readonly Ask[]): string {
+  const kinds = new Set(asks.map(({ kind }) => kind))
+  if (kinds.has('approval')) return 'Waits for approval'
+  if (kinds.has('uncertain') || kinds.has('budget')) return 'Waits for an answer'
+  return 'Waits for a device'
+}
