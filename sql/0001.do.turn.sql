@@ -171,7 +171,8 @@ create index turns_stopping on holdfast.turns (updated_at) where stopping is not
 create unique index one_turn_holds_a_lane on holdfast.turns (tenant_id, session_id, lane)
   where state = 'running' or (state = 'waiting' and holds_lane);
 
--- What a waiting turn waits for: an answer to each of these. One per call of the step that the reply stands at.
+-- What a waiting turn waits for: an answer to each of these. Of a call of the step that the reply stands at an attempt asks
+-- one thing; a later one may ask another.
 create table holdfast.asks (
   tenant_id text not null,
   session_id text not null,
@@ -180,9 +181,10 @@ create table holdfast.asks (
   -- Steps of the round that were finished before the one that the call is of.
   step int not null,
   call_id text not null,
-  -- approval: whether the call may run. tool: the call is a client's to run, and its result is asked for.
-  kind text not null check (kind in ('approval', 'tool')),
-  -- What an answer names: the approval's id, or the call's.
+  -- approval: whether the call may run. tool: the call is a client's to run, and its result is asked for. uncertain: whether
+  -- it may run again, because an attempt died while it ran.
+  kind text not null check (kind in ('approval', 'tool', 'uncertain')),
+  -- What an answer names: the approval's id, one of our own (uncertain), or the call's.
   id text not null,
   name text not null,
   -- Of the input in canonical form: what runs is what was shown.
@@ -198,12 +200,12 @@ create table holdfast.asks (
   asked_at timestamptz not null default clock_timestamp(),
   answered_at timestamptz,
   expires_at timestamptz not null,
-  primary key (tenant_id, turn_id, round, step, call_id),
+  primary key (tenant_id, turn_id, round, step, call_id, attempt),
   -- Deleted with it. Who asks holds the session's lock, so the key's own lock waits for nobody.
   foreign key (tenant_id, session_id) references holdfast.sessions (tenant_id, id) on delete cascade,
   constraint answered_has_its_answer check ((state in ('answered', 'expired')) = (answer is not null and answered_at is not null))
 );
-create index asks_by_id on holdfast.asks (tenant_id, session_id, kind, id);
+create index asks_by_id on holdfast.asks (tenant_id, session_id, id);
 create index asks_expiring on holdfast.asks (expires_at) where state = 'open';
 
 -- `data` is json, not jsonb, and SQL never reads into it: one odd character must not fail a whole flush. No foreign
@@ -347,9 +349,10 @@ $$;
 create function holdfast.waiting_json(t holdfast.turns) returns json language sql stable parallel safe as $$
   select json_build_object('id', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'state', t.state,
       'attempt', t.attempt, 'round', t.round,
-      'waitingFor', case when bool_or(a.kind = 'approval') then 'approval' else 'tool' end,
-      'approvals', coalesce(json_agg(json_build_object('id', a.id, 'toolCallId', a.call_id, 'toolName', a.name,
-        'expiresAt', holdfast.iso(a.expires_at)) order by a.call_id) filter (where a.kind = 'approval'), '[]'),
+      'waitingFor', case when bool_or(a.kind = 'approval') then 'approval' when bool_or(a.kind = 'uncertain') then 'uncertain'
+        else 'tool' end,
+      'approvals', coalesce(json_agg(json_build_object('kind', a.kind, 'id', a.id, 'toolCallId', a.call_id,
+        'toolName', a.name, 'expiresAt', holdfast.iso(a.expires_at)) order by a.call_id) filter (where a.kind <> 'tool'), '[]'),
       'toolCalls', coalesce(json_agg(json_build_object('toolCallId', a.call_id, 'toolName', a.name,
         'expiresAt', holdfast.iso(a.expires_at)) order by a.call_id) filter (where a.kind = 'tool'), '[]'))
     from holdfast.asks a

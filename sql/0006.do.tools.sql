@@ -41,13 +41,22 @@ begin
   return null;
 end $$;
 
+-- What was said last of a call that an attempt began and left without a result. Null: nobody was asked about that time.
+create function holdfast.may_run_again(c holdfast.tool_calls) returns boolean language sql stable as $$
+  select a.answer -> 'approved' = 'true' from holdfast.asks a
+   where a.tenant_id = c.tenant_id and a.turn_id = c.turn_id and a.round = c.round and a.step = c.step
+     and a.call_id = c.call_id and a.kind = 'uncertain' and a.attempt > c.attempt and a.answer is not null
+   order by a.attempt desc limit 1
+$$;
+
 -- Outcomes: begun (run it now), done (its output, without running), failed (so it ended in an earlier attempt), uncertain (an
 -- earlier attempt began it, or another call had its place), refused (a person was asked about the call, and has not
--- approved it, or not with this input), lost. `p_again`: a call that is uncertain may run once more.
+-- approved it, or not with this input), lost. A call that is uncertain runs once more where a person said so, or the app
+-- (`p_again`).
 -- Asked again by the attempt that began it, whose answer was lost, it is begun.
 create function holdfast.begin_call(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_step int, p_call text,
   p_name text, p_input_hash text, p_again boolean, p_lease_ms int, p_checkpoint json) returns json language plpgsql as $$
-declare t holdfast.turns; c holdfast.tool_calls;
+declare t holdfast.turns; c holdfast.tool_calls; v_again boolean;
 begin
   t := holdfast.held_turn(p_tenant, p_session, p_turn, p_attempt);
   if t.id is null then return json_build_object('outcome', 'lost'); end if;
@@ -55,7 +64,7 @@ begin
     and step = p_step and call_id = p_call;
   if c.call_id is null and exists (select from holdfast.asks a where a.tenant_id = p_tenant and a.turn_id = p_turn
       and a.round = t.round and a.step = p_step and a.call_id = p_call
-      and (a.kind <> 'approval' or a.answer -> 'approved' is distinct from 'true' or a.name <> p_name
+      and a.kind <> 'uncertain' and (a.kind <> 'approval' or a.answer -> 'approved' is distinct from 'true' or a.name <> p_name
         or a.input_hash <> p_input_hash)) then
     return json_build_object('outcome', 'refused');
   end if;
@@ -67,7 +76,9 @@ begin
   elsif c.state <> 'begun' then
     return json_build_object('outcome', c.state, 'output', c.output);
   elsif c.attempt <> p_attempt then
-    if not p_again then return json_build_object('outcome', 'uncertain'); end if;
+    v_again := holdfast.may_run_again(c);
+    if not v_again then return json_build_object('outcome', 'refused'); end if;
+    if v_again is null and not p_again then return json_build_object('outcome', 'uncertain'); end if;
     update holdfast.tool_calls set attempt = p_attempt, begun_at = clock_timestamp() where tenant_id = p_tenant
       and turn_id = p_turn and round = t.round and step = p_step and call_id = p_call;
   end if;

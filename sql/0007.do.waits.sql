@@ -1,26 +1,28 @@
--- Turns that wait for people: an attempt ends with questions (whether a call may run; what a client's own tool answered),
+-- Turns that wait for people: an attempt ends with questions (whether a call may run, or run again; what a client's own tool
+-- answered),
 -- and the turn goes on when all of them are answered, whoever answers, however late, whichever process is there then. The
 -- rules of 0001 hold: the session's lock first, decided in a later statement, one call each.
 --
 -- What the reply says stands in the turn's checkpoint while it waits. An answer is written into it, and into the message:
 -- so the next attempt starts from what people were shown, and from nothing that a client sent but the answer.
 
--- An object with other values for some of its keys. json, not jsonb: what is not changed stays as it came.
-create function holdfast.changed_json(p_object json, p_changes json) returns json language sql immutable parallel safe as $$
+-- An object with other values for some of its keys, and without some. json, not jsonb: what is not changed stays as it came.
+create function holdfast.changed_json(p_object json, p_changes json, p_without text[] default '{}') returns json
+  language sql immutable parallel safe as $$
   select json_object_agg(key, value order by place) from (
     select key, value, ordinality as place from json_each(p_object) with ordinality
-      where (p_changes -> key) is null
+      where (p_changes -> key) is null and key <> all(p_without)
     union all
     select key, value, 1000000 + ordinality from json_each(p_changes) with ordinality) both_of
 $$;
 
 -- The parts with another state of this call, in their last step: providers that number the calls of a step use an id again.
-create function holdfast.with_call_changed(p_parts json, p_call text, p_changes json) returns json
+create function holdfast.with_call_changed(p_parts json, p_call text, p_changes json, p_without text[]) returns json
   language sql immutable parallel safe as $$
   with part as materialized (select value, ordinality as place from json_array_elements(p_parts) with ordinality),
   step as (select coalesce(max(place) filter (where value ->> 'type' = 'step-start'), 0) as place from part)
   select coalesce(json_agg(case when part.place > step.place and part.value ->> 'toolCallId' = p_call
-      then holdfast.changed_json(part.value, p_changes) else part.value end order by part.place), '[]')
+      then holdfast.changed_json(part.value, p_changes, p_without) else part.value end order by part.place), '[]')
     from part, step
 $$;
 
@@ -76,12 +78,18 @@ end $$;
 -- by the caller, and the question to be open. Answers the seq of its event.
 create function holdfast.take_answer(t holdfast.turns, a holdfast.asks, p_state text, p_answer jsonb, p_by text) returns int
   language plpgsql as $$
-declare v_part json; v_changes json; v_checkpoint json;
+declare v_part json; v_changes json; v_without text[] := '{}'; v_checkpoint json;
 begin
   update holdfast.asks set state = p_state, answer = p_answer, answered_by = p_by, answered_at = clock_timestamp()
-   where tenant_id = a.tenant_id and turn_id = a.turn_id and round = a.round and step = a.step and call_id = a.call_id;
+   where tenant_id = a.tenant_id and turn_id = a.turn_id and round = a.round and step = a.step and call_id = a.call_id
+     and attempt = a.attempt;
   v_part := holdfast.call_in(t.checkpoint -> 'parts', a.call_id);
-  if a.kind = 'approval' then
+  if a.kind = 'uncertain' and p_answer -> 'approved' <> 'true' then
+    -- It is not run. A failed call has no approval that was refused: the AI SDK takes none.
+    v_without := '{approval}';
+    v_changes := json_build_object('state', 'output-error', 'errorText', 'Interrupted: it is not known whether it ran.'
+      || case when p_state = 'answered' and p_answer ? 'reason' then ' ' || (p_answer ->> 'reason') else '' end);
+  elsif a.kind <> 'tool' then
     v_changes := json_build_object('state', 'approval-responded', 'approval', (v_part -> 'approval')::jsonb || p_answer);
   elsif p_answer ? 'output' then
     v_changes := json_build_object('state', 'output-available', 'output', p_answer -> 'output');
@@ -89,7 +97,7 @@ begin
     v_changes := json_build_object('state', 'output-error', 'errorText', p_answer -> 'errorText');
   end if;
   v_checkpoint := holdfast.changed_json(t.checkpoint,
-    json_build_object('parts', holdfast.with_call_changed(t.checkpoint -> 'parts', a.call_id, v_changes)));
+    json_build_object('parts', holdfast.with_call_changed(t.checkpoint -> 'parts', a.call_id, v_changes, v_without)));
   update holdfast.messages set parts = (v_checkpoint -> 'parts')::jsonb, updated_at = clock_timestamp()
    where tenant_id = t.tenant_id and session_id = t.session_id and id = t.reply_id;
   update holdfast.turns set checkpoint = v_checkpoint, updated_at = clock_timestamp(),
@@ -101,13 +109,14 @@ begin
   end if;
   return holdfast.write_event(t.tenant_id, t.session_id, 'approval.answered', t,
     (jsonb_build_object('turn', holdfast.turn_json(t), 'messageId', t.reply_id, 'kind', a.kind, 'toolCallId', a.call_id,
-        'approved', case a.kind when 'approval' then p_answer -> 'approved' else to_jsonb(p_answer ? 'output') end,
-        'by', p_by, 'part', holdfast.changed_json(v_part, v_changes))
-      || case when a.kind = 'approval' then jsonb_build_object('approvalId', a.id) else '{}' end
+        'approved', case a.kind when 'tool' then to_jsonb(p_answer ? 'output') else p_answer -> 'approved' end,
+        'by', p_by, 'part', holdfast.changed_json(v_part, v_changes, v_without))
+      || case when a.kind <> 'tool' then jsonb_build_object('approvalId', a.id) else '{}' end
       || case when p_answer ? 'reason' then jsonb_build_object('reason', p_answer -> 'reason') else '{}' end)::json);
 end $$;
 
--- An answer of a user who may write here, or (null) of the server. It is taken once: the first one counts. `p_turn`: which
+-- An answer of a user who may write here, or (null) of the server. It is taken once: the first one counts. `p_kind`: tool, or
+-- approval for every question that is answered by yes or no. `p_turn`: which
 -- turn's question, where several have one of this id; else the one that waits, or waited last. Outcomes: answered; same
 -- (this is what was answered); not_waiting (something else was, or nobody is asked any more); not_found; forbidden.
 create function holdfast.answer_ask(p_tenant text, p_session text, p_user text, p_kind text, p_id text, p_turn uuid,
@@ -115,8 +124,8 @@ create function holdfast.answer_ask(p_tenant text, p_session text, p_user text, 
 declare t holdfast.turns; a holdfast.asks; v_seq int;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
-  select * into a from holdfast.asks where tenant_id = p_tenant and session_id = p_session and kind = p_kind and id = p_id
-    and (p_turn is null or turn_id = p_turn) order by (state = 'open') desc, seq desc limit 1;
+  select * into a from holdfast.asks where tenant_id = p_tenant and session_id = p_session and id = p_id
+    and (kind = 'tool') = (p_kind = 'tool') and (p_turn is null or turn_id = p_turn) order by (state = 'open') desc, seq desc limit 1;
   select * into t from holdfast.turns where tenant_id = p_tenant and id = a.turn_id
     and (p_user is null or holdfast.may_see(audience, p_user) and holdfast.may_write(p_tenant, p_session, p_user))
     for no key update;
@@ -137,7 +146,7 @@ create function holdfast.expire_asks(p_limit int, p_refusal jsonb, p_no_result j
   language plpgsql as $$
 declare cand record; t holdfast.turns; a holdfast.asks; v_seq int;
 begin
-  for cand in select tenant_id, session_id, turn_id, round, step, call_id from holdfast.asks
+  for cand in select tenant_id, session_id, turn_id, round, step, call_id, attempt from holdfast.asks
      where state = 'open' and expires_at <= now() order by expires_at limit p_limit
   loop
     perform 1 from holdfast.sessions where tenant_id = cand.tenant_id and id = cand.session_id
@@ -147,9 +156,9 @@ begin
       and state = 'waiting' and stopping is null for no key update skip locked;
     continue when not found;
     select * into a from holdfast.asks where tenant_id = cand.tenant_id and turn_id = cand.turn_id and round = cand.round
-      and step = cand.step and call_id = cand.call_id and state = 'open' and expires_at <= now();
+      and step = cand.step and call_id = cand.call_id and attempt = cand.attempt and state = 'open' and expires_at <= now();
     continue when not found;
-    v_seq := holdfast.take_answer(t, a, 'expired', case a.kind when 'approval' then p_refusal else p_no_result end, 'server');
+    v_seq := holdfast.take_answer(t, a, 'expired', case a.kind when 'tool' then p_no_result else p_refusal end, 'server');
     return next json_build_object('tenantId', t.tenant_id, 'sessionId', t.session_id,
       'event', holdfast.events_of(t.tenant_id, t.session_id, array[v_seq]) -> 0);
   end loop;

@@ -13,8 +13,7 @@ export type HoldfastOptions<Metadata extends object = object> = {
   /** How long the user waits for `onReply`; then the reply is stored without its metadata. 1–60,000. Defaults to 5,000. */
   onReplyMs?: number
   /**
-   * Decides about a tool call of which nobody knows whether it ran. See `OnUncertain`. Defaults to none: the turn fails as
-   * `tool_uncertain`.
+   * Decides about a tool call of which nobody knows whether it ran. See `OnUncertain`. Defaults to none: a person is asked.
    */
   onUncertain?: OnUncertain
   /** Gives a session its title after its first complete reply. See `Title`. Defaults to none: titles are given by people. */

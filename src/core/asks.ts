@@ -1,10 +1,13 @@
-/** What a reply cannot go on without: calls of its last step that a person approves, or that a client runs. */
+/**
+ * What a reply cannot go on without: calls of its last step that a person approves, also to run again where nobody knows
+ * whether they ran, or that a client runs.
+ */
 import type { Part } from './chunk.ts'
 import type { Json } from './json.ts'
 import { isCall, lastStep } from './open-step.ts'
 
 /** `id`: what an answer names, the approval's or the call's. */
-export type Ask = { kind: 'approval' | 'tool'; id: string; callId: string; name: string; input: Json }
+export type Ask = { kind: 'approval' | 'tool' | 'uncertain'; id: string; callId: string; name: string; input: Json }
 
 /** `isForClient`: of a call that has its input and no result, whether it is a client's to run. */
 export function asksOf(parts: readonly Part[], isForClient: (callId: string) => boolean): Ask[] {
@@ -25,6 +28,19 @@ function kindOf(part: Part, isForClient: (callId: string) => boolean): Ask['kind
   const isWithout = part.state === 'input-available' && part.providerExecuted !== true
   return isWithout && isForClient(String(part.toolCallId)) ? 'tool' : null
 }
+
+/**
+ * The parts with a question about each of these calls of their last step, in the form in which the AI SDK asks: so its
+ * pages ask, and answer, without knowing of it. 7 shows the reason.
+ */
+export function withUncertainAsked(parts: readonly Part[], ids: ReadonlyMap<string, string>): Part[] {
+  const step = new Set(lastStep(parts))
+  return parts.map((part) => {
+    const id = step.has(part) && isCall(part) ? ids.get(String(part.toolCallId)) : undefined
+    return id === undefined ? part : { ...part, state: 'approval-requested', approval: { id, requestReason } }
+  })
+}
+const requestReason = 'It was interrupted, and it is not known whether it ran. Approved, it runs again.'
 
 export function toolNameOf({ type, toolName }: Part): string {
   return type === 'dynamic-tool' ? String(toolName) : type.slice('tool-'.length)

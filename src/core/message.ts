@@ -44,10 +44,13 @@ export type Turn = {
   round: number
   /** While it waits to be tried again: when. */
   dueAt?: string
-  /** While it waits for people: an approval goes before a client's tool where it waits for both. */
-  waitingFor?: 'approval' | 'tool'
-  /** While it waits: calls that run when somebody approves them. The reply's parts show what is asked. */
-  approvals?: { id: string; toolCallId: string; toolName: string; expiresAt: string }[]
+  /** While it waits for people: the first of these that it waits for. */
+  waitingFor?: 'approval' | 'uncertain' | 'tool'
+  /**
+   * While it waits: calls that run when somebody approves them. `uncertain`: nobody knows whether it ran already. The reply's
+   * parts show what is asked.
+   */
+  approvals?: { kind: 'approval' | 'uncertain'; id: string; toolCallId: string; toolName: string; expiresAt: string }[]
   /** While it waits: calls that a client runs, and sends the result of. */
   toolCalls?: { toolCallId: string; toolName: string; expiresAt: string }[]
 }

@@ -155,7 +155,8 @@ function callChunks(part: Part, major: SdkMajor): Chunk[] {
     ...(input === undefined ? [] : [{ type: 'tool-input-delta', toolCallId, inputTextDelta: JSON.stringify(input) }]),
   ]
   const result = { toolCallId, dynamic, providerExecuted, toolMetadata, providerMetadata: resultProviderMetadata }
-  const request = { type: 'tool-approval-request', toolCallId, approvalId: (approval as { id?: Json } | undefined)?.id }
+  const { id: approvalId, requestReason: reason } = (approval ?? {}) as { id?: Json; requestReason?: Json }
+  const request = { type: 'tool-approval-request', toolCallId, approvalId, reason }
   switch (state) {
     case 'input-streaming':
       return told as Chunk[]
@@ -170,7 +171,7 @@ function callChunks(part: Part, major: SdkMajor): Chunk[] {
     case 'approval-requested':
       return [{ type: 'tool-input-available', ...named, input: input ?? null }, request] as Chunk[]
     case 'approval-responded': {
-      const { id: approvalId, ...answer } = approval as { id: Json }
+      const { id: _id, requestReason: _reason, ...answer } = approval as { [field: string]: Json }
       const response = { type: 'tool-approval-response', approvalId, ...answer }
       // 6 knows no answer, and would ask again.
       const asked = major === 6 ? [] : [request, response]

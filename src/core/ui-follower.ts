@@ -17,6 +17,7 @@ import { createUiStream, writtenAgain } from './ui-stream.ts'
 
 /** Of an event's data what says something of a reply. */
 export type ReplyEventData = {
+  kind?: string
   messageId?: string
   turn?: { state?: string }
   part?: Part
@@ -81,8 +82,12 @@ export function createUiFollower(replyId: string, major: SdkMajor, { goesOn = fa
     return []
   }
 
-  const answered = ({ turn, part }: ReplyEventData): Chunk[] => {
-    if (shows !== null && part !== undefined) shows = withCall(shows, part)
+  const answered = ({ turn, part, kind }: ReplyEventData): Chunk[] => {
+    if (shows !== null && part !== undefined) {
+      // The client has said no, and has still to be told what came of the call.
+      const isRefused = kind === 'uncertain' && part.state === 'output-error'
+      shows = withCall(shows, isRefused ? { ...part, state: 'approval-responded' } : part)
+    }
     if (turn?.state !== 'waiting') waits = null
     else if (waits !== null && part !== undefined) waits = { ...waits, parts: withCall(waits.parts, part) }
     return []

@@ -16,7 +16,7 @@ import type { Json } from '../core/json.ts'
  */
 export type WrapTools = <Tools extends object>(tools: Tools) => Tools
 
-export type ToolCall = { callId: string; name: string; input: Json; idempotent: boolean }
+export type ToolCall = { callId: string; name: string; input: Json }
 
 /** To be run, with its key, and then said what came of it; or what came of it in an earlier attempt. */
 export type BegunCall =
@@ -28,8 +28,8 @@ export type CallStore = {
   begin(call: ToolCall): Promise<BegunCall>
   /** It was called in an earlier attempt, has no result, and is to be run in this one before the model goes on. */
   isKept(callId: string): boolean
-  /** The reply's model was given such a tool. `isRunHere`: it has an `execute`. */
-  given(toolName: string, isRunHere: boolean): void
+  /** The reply's model was given such a tool. `isRunHere`: it has an `execute`. `isIdempotent`: it may run twice. */
+  given(toolName: string, tool: { isRunHere: boolean; isIdempotent: boolean }): void
 }
 
 type Options = { toolCallId?: unknown }
@@ -47,13 +47,13 @@ export function wrapTools<Tools extends object>(tools: Tools, store: CallStore):
 
 /** One without `execute` is the client's or the provider's. */
 function wrap(name: string, tool: Tool, store: CallStore): Tool {
-  store.given(name, typeof tool.execute === 'function')
+  store.given(name, { isRunHere: typeof tool.execute === 'function', isIdempotent: tool.idempotent === true })
   if (typeof tool.execute !== 'function') return tool
   const execute = tool.execute.bind(tool)
   const callOf = (input: unknown, options: object | undefined): ToolCall => {
     const callId = (options as Options | undefined)?.toolCallId
     if (typeof callId !== 'string') throw new Error(`${name}.execute: expected {toolCallId} as the second argument.`)
-    return { callId, name, input: (input ?? null) as Json, idempotent: tool.idempotent === true }
+    return { callId, name, input: (input ?? null) as Json }
   }
   const running = isGenerator(tool.execute) ? streamed(execute, callOf, store) : whole(execute, callOf, store)
   return { ...tool, execute: running, needsApproval: granting(tool.needsApproval, store) }

@@ -5,11 +5,12 @@ import type { Json, JsonObject } from '../core/json.ts'
  * it ran; asked only for tools that are not `idempotent`. `idempotencyKey` is the one that the call was given.
  *
  * It may ask the service that the tool uses. `run`: it did not run, or may run again. `{output}`: it did, and this came of
- * it. `fail`: the turn fails as `tool_uncertain`, and a person may retry it. Where it throws, the same.
+ * it. `ask`: a person decides, as where there is no such function. `fail`: the turn fails as `tool_uncertain`, and a person
+ * may retry it. Where it throws, or answers something else, the same.
  */
 export type OnUncertain = (call: UncertainCall) => Uncertainty | Promise<Uncertainty>
 
-export type Uncertainty = 'run' | 'fail' | { output: Json }
+export type Uncertainty = 'run' | 'ask' | 'fail' | { output: Json }
 
 export type UncertainCall = {
   tool: string

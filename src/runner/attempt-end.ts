@@ -1,5 +1,5 @@
 import { point } from '#points'
-import type { Ask } from '../core/asks.ts'
+import { type Ask, withUncertainAsked } from '../core/asks.ts'
 import { afterError } from '../core/backoff.ts'
 import { type Failure, failureOf, ReplyError } from '../core/errors.ts'
 import { withResults } from '../core/open-step.ts'
@@ -17,12 +17,9 @@ import {
   type StepReport,
 } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
-import { type Attempt, type AttemptOptions, asksOfEnd, checkpointOf, pushChunk } from './attempt.ts'
+import { type Attempt, type AttemptOptions, asksOfEnd, checkpointOf, pushChunk, type Went } from './attempt.ts'
 import { metadataOf } from './on-reply.ts'
 import { inputHashOf } from './tool-calls.ts'
-
-/** How the pumping of a reply's chunks went. */
-export type Went = { how: 'finished' | 'lost' | 'handover' } | { how: 'error'; error: ReplyError }
 
 type RequeueReason = { reason: 'error' | 'handover'; code: string | null; retryMs: number }
 
@@ -61,6 +58,8 @@ async function storeEnd(options: AttemptOptions, attempt: Attempt, went: Went): 
   switch (went.how) {
     case 'finished':
       return await finish(options, attempt)
+    case 'uncertain':
+      return await wait(options, attempt, went.asks)
     case 'handover':
       return await requeue(options, attempt, { reason: 'handover', code: null, retryMs: 0 })
     case 'error':
@@ -92,14 +91,13 @@ async function wait(options: AttemptOptions, attempt: Attempt, asks: Ask[]): Pro
   const nextIndex = await attempt.log.flushed()
   // Its end was counted as that of a finished one.
   const step = attempt.stepIsOpen ? attempt.step : Math.max(0, attempt.step - 1)
+  const uncertain = asks.filter(({ kind }) => kind === 'uncertain')
+  const ids = new Map(uncertain.map(({ callId, id }) => [callId, id]))
+  const kept = withResults(fold.parts(), new Map(), () => true)
+  const parts = withUncertainAsked(kept, ids)
   const asked = {
     nextIndex,
-    checkpoint: checkpointOf(attempt, {
-      step,
-      nextIndex,
-      parts: withResults(fold.parts(), new Map(), () => true),
-      isOpen: true,
-    }),
+    checkpoint: checkpointOf(attempt, { step, nextIndex, parts, isOpen: true }),
     model,
     asks: asks.map(({ input, ...ask }) => ({ ...ask, inputHash: inputHashOf(input) })),
     expiresMs: options.approvalExpiresMs,

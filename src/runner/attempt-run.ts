@@ -21,8 +21,16 @@ import { type Database, DatabaseError } from '../store/database.ts'
 import { promptMessages, promptSession } from '../store/messages.ts'
 import { type Checkpoint, type Claimed, checkpointIfHeld } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
-import { type Attempt, type AttemptOptions, asksOfClaim, beginAttempt, checkpointOf, pushChunk } from './attempt.ts'
-import { endAttempt, reportLate, type Went, wentBy } from './attempt-end.ts'
+import {
+  type Attempt,
+  type AttemptOptions,
+  asksOfClaim,
+  beginAttempt,
+  checkpointOf,
+  pushChunk,
+  type Went,
+} from './attempt.ts'
+import { endAttempt, reportLate, wentBy } from './attempt-end.ts'
 import { openPromptFiles, type PromptFiles } from './prompt-files.ts'
 import { createToolCalls } from './tool-calls.ts'
 import { startWatchdog } from './watchdog.ts'
@@ -74,8 +82,7 @@ async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
       bytesMax: options.replyBytesMax,
       leaseMs: options.leaseMs,
       onUncertain: options.onUncertain,
-      breakOff: (error) => breakOff({ how: 'error', error }),
-      giveBack: () => breakOff({ how: 'handover' }),
+      breakOff,
     })
     watchdog.pet()
     if (broken) return broken

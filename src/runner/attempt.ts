@@ -3,6 +3,7 @@ import { type Ask, asksOf, toolNameOf } from '../core/asks.ts'
 import type { RetryPolicy } from '../core/backoff.ts'
 import type { Chunk, Part } from '../core/chunk.ts'
 import { type Cleaner, createCleaner } from '../core/clean.ts'
+import type { ReplyError } from '../core/errors.ts'
 import type { Event } from '../core/event.ts'
 import { createFold, type Fold } from '../core/fold.ts'
 import { callsWithoutResult, lastStep } from '../core/open-step.ts'
@@ -46,7 +47,7 @@ export type AttemptOptions = {
 export type ToolCalls = CallStore & {
   /** To be told of each chunk, in order, once it was taken. */
   taken(chunk: Chunk): void
-  /** Whether the app runs this call. Null: it was given no such tool. */
+  /** Whether the app runs this call. Null: the reply was given no such tool. */
   isOurs(toolName: string): boolean | null
 }
 
@@ -85,6 +86,13 @@ export type Attempt = {
   /** Null before the reply was asked for. */
   calls: ToolCalls | null
 }
+
+/** How the pumping of a reply's chunks went. */
+export type Went =
+  | { how: 'finished' | 'lost' | 'handover' }
+  | { how: 'error'; error: ReplyError }
+  /** Nobody knows whether these calls of the step that was kept ran, and a person is to say whether they may run again. */
+  | { how: 'uncertain'; asks: Ask[] }
 
 export function beginAttempt(
   { appender }: AttemptOptions,

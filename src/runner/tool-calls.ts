@@ -5,7 +5,7 @@
  * What may have become of a call that an earlier attempt left without a result:
  *   not begun   it has no row, and is in no checkpoint: the model makes it again. Approved by a person it runs now
  *   begun       it may have run. One that is idempotent runs again, with the same key; for others the app decides
- *               (`onUncertain`), else the turn fails as `tool_uncertain`, for a person to look
+ *               (`onUncertain`), else a person does: the attempt ends with a question, before any call of the step runs
  *
  * A call that a person was asked about runs only if it was approved, with the input that was shown.
  *
@@ -24,10 +24,10 @@ import { callsWithoutResult, lastStep, withResults } from '../core/open-step.ts'
 import type { BegunCall, ToolCall } from '../reply/tools.ts'
 import type { OnUncertain } from '../reply/uncertain.ts'
 import type { Database } from '../store/database.ts'
-import { beginCallIfHeld, type CallBegun, endCallIfHeld } from '../store/tool-calls.ts'
+import { beginCallIfHeld, type CallBegun, endCallIfHeld, uncertainCalls } from '../store/tool-calls.ts'
 import type { Checkpoint } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
-import { type Attempt, checkpointOf, type ToolCalls } from './attempt.ts'
+import { type Attempt, checkpointOf, type ToolCalls, type Went } from './attempt.ts'
 
 /** Of a lease: a margin for what a clock and an event loop may be late. */
 const trust = 0.8
@@ -40,29 +40,30 @@ export function createToolCalls(options: {
   onUncertain: () => OnUncertain | undefined
   leaseMs: number
   /** The attempt cannot go on. */
-  breakOff: (error: ReplyError) => void
-  /** The turn may be somebody else's by now: it is given back, if it is not. */
-  giveBack: () => void
+  breakOff: (went: Went) => void
 }): ToolCalls {
   const { database, attempt, bytesMax, leaseMs, breakOff } = options
   const { claimed, log, stop } = attempt
   /** By the call's id, of which step it is, for each time that it was called. */
   const called = new Map<string, number[]>()
   const waiting = new Map<string, (() => void)[]>()
-  const kept = new Set<string>()
+  const kept = new Map<string, Part>()
+  /** What is to become of those of them that are uncertain. Null: none of them was called yet. */
+  let decisions: Promise<Map<string, Decision>> | null = null
   /** Of the step that is open: those that are begun, here or in an earlier attempt. */
   const begunCalls = new Set<string>()
-  /** The tools that the reply was given, by name: whether the app runs them. */
-  const ours = new Map<string, boolean>()
+  /** The tools that the reply was given, by name. */
+  const ours = new Map<string, { isRunHere: boolean; isIdempotent: boolean }>()
   /** Of the step that is open: results that are stored, whose chunks may not have been taken yet. */
   const results = new Map<string, Part>()
   let writing: Promise<unknown> = Promise.resolve()
 
   if (claimed.checkpoint?.isOpen) {
-    for (const { toolCallId } of callsWithoutResult(lastStep(claimed.checkpoint.parts))) {
-      called.set(String(toolCallId), [attempt.step])
-      kept.add(String(toolCallId))
-      begunCalls.add(String(toolCallId))
+    for (const part of callsWithoutResult(lastStep(claimed.checkpoint.parts))) {
+      const callId = String(part.toolCallId)
+      called.set(callId, [attempt.step])
+      kept.set(callId, part)
+      begunCalls.add(callId)
     }
   }
 
@@ -88,11 +89,12 @@ export function createToolCalls(options: {
    * only when the reply has said all of its step.
    */
   function isToBeKept(part: Part): boolean {
-    return begunCalls.has(String(part.toolCallId)) || ours.get(toolNameOf(part)) === false
+    return begunCalls.has(String(part.toolCallId)) || ours.get(toolNameOf(part))?.isRunHere === false
   }
 
   function over(): Error {
-    options.giveBack()
+    // The turn may be somebody else's by now: it is given back, if it is not.
+    breakOff({ how: 'handover' })
     return new Error('The attempt is over.')
   }
 
@@ -127,10 +129,9 @@ export function createToolCalls(options: {
       })
     }
     const idempotencyKey = keyOf(claimed, key)
-    kept.delete(call.callId)
+    const decision = await decisionOf(call, key.step)
     let begun = await ask(false)
-    if (begun.outcome === 'uncertain') {
-      const decision = call.idempotent ? 'run' : await decide(call, idempotencyKey)
+    if (begun.outcome === 'uncertain' && decision !== undefined) {
       begun = await ask(true)
       if (begun.outcome === 'begun' && typeof decision === 'object') {
         await end(key, 'done', decision.output)
@@ -178,7 +179,7 @@ export function createToolCalls(options: {
     const bytes = Buffer.byteLength(JSON.stringify(json))
     if (bytes > bytesMax) {
       const error = new ReplyError('budget_exceeded', `a tool's result of ${bytes} bytes, more than ${bytesMax}`)
-      breakOff(error)
+      breakOff({ how: 'error', error })
       throw error
     }
     return json
@@ -197,22 +198,63 @@ export function createToolCalls(options: {
     if (stored === 'lost') throw over()
   }
 
-  function uncertain(): ReplyError {
-    const error = new ReplyError('tool_uncertain', 'a tool call was begun by an earlier attempt and has no result')
-    breakOff(error)
+  function uncertain(cause?: unknown): ReplyError {
+    const detail = 'a tool call was begun by an earlier attempt and has no result'
+    const error = new ReplyError('tool_uncertain', detail, { cause })
+    breakOff({ how: 'error', error })
     return error
   }
 
-  async function decide(call: ToolCall, key: string): Promise<'run' | { output: Json }> {
+  /** Undefined: it is not uncertain, or a person said that it may run again. */
+  async function decisionOf({ callId }: ToolCall, step: number): Promise<Decision | undefined> {
+    if (!kept.has(callId)) return undefined
+    // Of all at once, before any of them runs: what ran already would be cut off by a question about another.
+    decisions ??= decideAll(step)
+    const decided = (await decisions).get(callId)
+    kept.delete(callId)
+    return decided
+  }
+
+  async function decideAll(step: number): Promise<Map<string, Decision>> {
+    const rows = await askAgain(() => uncertainCalls(database, claimed, step), log.ended)
+    const calls = rows.flatMap(({ callId, inputHash }) => {
+      const part = kept.get(callId)
+      const isIt = part !== undefined && inputHashOf(part.input ?? null) === inputHash
+      return isIt ? [uncertainCallOf(callId, part, step)] : []
+    })
+    const decided = await Promise.all(calls.map(async (call) => [call, await decide(call)] as const))
+    const asks = decided.flatMap(([{ idempotencyKey, ...call }, decision]) =>
+      decision === 'ask'
+        ? [{ kind: 'uncertain' as const, id: `uncertain-${claimed.attempt}-${idempotencyKey}`, ...call }]
+        : [],
+    )
+    if (asks.length > 0) {
+      breakOff({ how: 'uncertain', asks })
+      throw new Error('The attempt is over: a person is asked first.')
+    }
+    return new Map(decided.flatMap(([{ callId }, decision]) => (decision === 'ask' ? [] : [[callId, decision]])))
+  }
+
+  function uncertainCallOf(callId: string, part: Part, step: number) {
+    const idempotencyKey = keyOf(claimed, { ...claimed, step, callId })
+    return { callId, name: toolNameOf(part), input: part.input ?? null, idempotencyKey }
+  }
+
+  async function decide({
+    name,
+    input,
+    idempotencyKey,
+  }: ReturnType<typeof uncertainCallOf>): Promise<Decision | 'ask'> {
     const onUncertain = options.onUncertain()
-    if (onUncertain === undefined) throw uncertain()
+    if (ours.get(name)?.isIdempotent === true) return 'run'
+    if (onUncertain === undefined) return 'ask'
     const { session, user, turn } = attempt.asked!
-    const asked = { tool: call.name, input: call.input, idempotencyKey: key, session, user, turn }
     // Its error is the app's, and no result of the tool's: the model is not told it.
-    const decision = await Promise.resolve(asked)
-      .then(onUncertain)
-      .catch(() => 'fail' as const)
-    if (decision === 'run') return 'run'
+    const asked = async () => await onUncertain({ tool: name, input, idempotencyKey, session, user, turn })
+    const decision = await asked().catch((cause: unknown) => {
+      throw uncertain(cause)
+    })
+    if (decision === 'run' || decision === 'ask') return decision
     if (typeof decision === 'object' && decision !== null && 'output' in decision) {
       return { output: resultOf(decision.output) }
     }
@@ -222,10 +264,10 @@ export function createToolCalls(options: {
   return {
     begin,
     isKept: (callId) => kept.has(callId),
-    given(toolName, isRunHere) {
-      ours.set(toolName, isRunHere)
+    given(toolName, tool) {
+      ours.set(toolName, tool)
     },
-    isOurs: (toolName) => ours.get(toolName) ?? null,
+    isOurs: (toolName) => ours.get(toolName)?.isRunHere ?? null,
     taken(chunk) {
       if (chunk.type === 'start-step') {
         results.clear()
@@ -249,6 +291,9 @@ export function inputHashOf(input: unknown): string {
     .update(canonicalJson(cleanJson(input) ?? null))
     .digest('base64url')
 }
+
+/** What becomes of an uncertain call: it runs again, or this came of it. */
+type Decision = 'run' | { output: Json }
 
 type CallPlace = { tenantId: string; sessionId: string; turnId: string; attempt: number; step: number; callId: string }
 

@@ -49,7 +49,7 @@ export async function waitIfHeld(
   return ended(rows[0]!.answer)
 }
 
-/** What a person said, or their device: to an approval, or for a call of a client's tool. */
+/** What a person said, or their device: yes or no to any question that has these, or for a call of a client's tool. */
 export type Answer =
   | { kind: 'approval'; id: string; answer: { approved: boolean; reason?: string } }
   | { kind: 'tool'; id: string; answer: { output: Json } | { errorText: string } }
@@ -84,7 +84,7 @@ const findStatement: Statement = {
   text: `
     select distinct on (x.ord) (x.ord - 1)::int as at, a.turn_id as "turnId", t.message_id as "messageId", a.seq, a.state, a.answer
       from unnest($4::text[], $5::text[], $6::text[]) with ordinality x(kind, id, reply, ord)
-      join holdfast.asks a on a.tenant_id = $1 and a.session_id = $2 and a.kind = x.kind and a.id = x.id
+      join holdfast.asks a on a.tenant_id = $1 and a.session_id = $2 and a.id = x.id and (a.kind = 'tool') = (x.kind = 'tool')
       join holdfast.turns t on t.tenant_id = a.tenant_id and t.id = a.turn_id and t.round = a.round and t.reply_id = x.reply
         and holdfast.may_see(t.audience, $3)
      where exists (select from holdfast.members m where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3)

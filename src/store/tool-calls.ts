@@ -40,6 +40,26 @@ export async function beginCallIfHeld(
   return rows[0]!.answer
 }
 
+const findUncertain: Statement = {
+  name: 'find-uncertain-calls',
+  text: `
+    select c.call_id as "callId", c.input_hash as "inputHash"
+      from holdfast.turns t
+      join holdfast.tool_calls c on c.tenant_id = t.tenant_id and c.turn_id = t.id and c.round = t.round
+     where t.tenant_id = $1 and t.session_id = $2 and t.id = $3 and c.attempt < $4 and c.step = $5 and c.state = 'begun'
+       and holdfast.may_run_again(c) is null
+     order by c.begun_at`,
+}
+
+/** Calls of a step that earlier attempts began, without a result and without a person's word. */
+export function uncertainCalls(
+  database: Database,
+  { tenantId, sessionId, turnId, attempt }: AttemptKey,
+  step: number,
+): Promise<{ callId: string; inputHash: string }[]> {
+  return database.query('read', findUncertain, [tenantId, sessionId, turnId, attempt, step])
+}
+
 const end: Statement = {
   name: 'end-call',
   text: 'select holdfast.end_call($1, $2, $3, $4, $5, $6, $7, $8::json, $9::json) as answer',

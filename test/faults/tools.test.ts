@@ -116,8 +116,8 @@ describe.each(['6', '7'])('AI SDK %s', (AI_MAJOR) => {
     expect(runs.length).toBeLessThanOrEqual(3)
   })
 
-  test('a call of which nobody knows whether it ran fails the turn, unless the app decides', async () => {
-    const { runs, outcome } = await takenOver([call('k1', 'book')], 'tool.end:1')
+  test('the app decides that a call of which nobody knows whether it ran fails the turn', async () => {
+    const { runs, outcome } = await takenOver([call('k1', 'book')], 'tool.end:1', { UNCERTAIN: '"fail"' })
     expect(outcome.data).toMatchObject({ code: 'tool_uncertain', canRetry: true })
     expect(runs).toHaveLength(1)
     // No JSON: the app's function throws.

@@ -30,9 +30,9 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
   ]
 
   /** Asks for an approval, and with `both` for a result as well. */
-  async function wait(database: Database, claimed: Claimed, both = false) {
+  async function wait(database: Database, claimed: Claimed, both = false, kind: 'approval' | 'uncertain' = 'approval') {
     const asks = [
-      { kind: 'approval' as const, id: 'p1', callId: 'k1', name: 'book', inputHash: 'h' },
+      { kind, id: 'p1', callId: 'k1', name: 'book', inputHash: 'h' },
       { kind: 'tool' as const, id: 'k2', callId: 'k2', name: 'where', inputHash: 'h' },
     ]
     const kept = both ? parts : parts.slice(0, 2)
@@ -51,12 +51,12 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
   }
 
   /** Sessions whose first turn waits, with a second message behind it. */
-  async function waiting(prefix: string, both = false): Promise<string[]> {
+  async function waiting(prefix: string, both = false, kind?: 'uncertain'): Promise<string[]> {
     const sessions = await sessionsOf(one, count, prefix)
     await acceptTurns(one, sessions, 2)
     const { claimed } = await claimAll(one, 'a', { limit: count })
     expect(claimed).toHaveLength(count)
-    await Promise.all(claimed.map((each) => wait(one, each, both)))
+    await Promise.all(claimed.map((each) => wait(one, each, both, kind)))
     return sessions
   }
   const answers = (database: Database, sessionId: string, approved: boolean): Promise<Answered> =>
@@ -174,6 +174,38 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
         isKept ? 'output-available' : 'output-error',
       ])
     }
+    await settled()
+  })
+
+  test('a no to an uncertain call against a yes and a stop: one word counts, and the reply says what came of it (I3, I11)', async () => {
+    const sessions = await waiting('uncertain', false, 'uncertain')
+    const outcomes = await Promise.all(
+      sessions.map((id, at) =>
+        Promise.all([
+          answers(one, id, false),
+          answers(two, id, true),
+          ...(at % 2 === 0 ? [stopTurn(two, stopAsk(id, `${id}-m0`))] : []),
+        ]),
+      ),
+    )
+    const rows = await stored.query<{ session_id: string; state: string; part: Part }>(
+      `select t.session_id, t.state, m.parts -> 1 as part from holdfast.turns t
+         join holdfast.messages m on m.session_id = t.session_id and m.id = t.reply_id
+        where t.session_id like 'uncertain%' and t.checkpoint is not null`,
+    )
+    expect(rows).toHaveLength(count)
+    for (const [at, [no, yes]] of outcomes.entries()) {
+      const { state, part } = rows.find(({ session_id }) => session_id === sessions[at])!
+      expect([no!.outcome, yes!.outcome].filter((outcome) => outcome === 'answered').length).toBeLessThan(2)
+      expect(state).toBe(at % 2 === 0 ? 'stopped' : 'queued')
+      if (no!.outcome === 'answered') {
+        expect(part).toMatchObject({ state: 'output-error', errorText: expect.stringContaining('not known') as string })
+        expect(part).not.toHaveProperty('approval')
+      } else if (state === 'queued')
+        expect(part).toMatchObject({ state: 'approval-responded', approval: { approved: true } })
+      else expect(part.state).toBe('output-error')
+    }
+    expect(await stored.query(`select from holdfast.asks where state = 'open'`)).toEqual([])
     await settled()
   })
 

@@ -11,11 +11,13 @@ import {
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { holdfastTransport } from '../../src/ai-sdk/transport.ts'
-import { answer, call, callsIn, openAsking } from '../control/asking.ts'
+import { answer, call, callsIn, openAsking, waits } from '../control/asking.ts'
 import { eventually } from '../support/eventually.ts'
+import { queryOnce } from '../support/postgres.ts'
 import { tokenOf } from '../support/server.ts'
 import { type SdkChat, sdkChat, textOf } from './sdk.ts'
 
+const unknown = 'Interrupted: it is not known whether it ran.'
 type Part = SdkChat['messages'][number]['parts'][number]
 const callOf = (chat: SdkChat, id = 'k1') => {
   const parts = chat.messages.at(-1)!.parts
@@ -310,6 +312,58 @@ describe.each([6, 7] as const)('AI SDK %s', (major) => {
     expect(essence(chat.messages[1]!.parts)).toEqual(essence((await stored()).parts))
     await until(() => seen.at(-1) === 'k1 output-available [object Object]')
     expect(runs).toHaveLength(1)
+  })
+
+  describe('a call of which nobody knows whether it ran (P112)', () => {
+    /** The page has sent, the process that ran the tool is gone, and the next one asks. */
+    const openUncertain = async () => {
+      let dies = true
+      const scene = await openAsking(major, [[call('k1', 'look')]], {
+        leaseMs: 1_000,
+        pollMs: 100,
+        execute: () => (dies ? new Promise(() => undefined) : { of: 'look' }),
+      })
+      const page = await sdkChat(major, {
+        url: scene.url,
+        id: scene.session,
+        headers: { 'x-ai-sdk': String(major) },
+        sendAutomaticallyWhen: approves,
+      })
+      const sent = page.sendMessage({ text: 'hi' })
+      await until(() => scene.runs.length === 1)
+      dies = false
+      // As a claim after its lease, of which the process that stands still has heard nothing.
+      const taken = await queryOnce(
+        scene.database,
+        `update holdfast.turns set state = 'queued', due_at = now(), lease_until = null where state = 'running' returning 1`,
+      )
+      expect(taken).toHaveLength(1)
+      await sent
+      const stored = async () => (await scene.ann.snapshot(scene.session)).messages.at(-1)!
+      return { ...scene, page, stored }
+    }
+
+    test('the page’s own buttons answer: approved, it runs again and is told in the same message', async () => {
+      const { page, stored, runs, watcher } = await openUncertain()
+      expect(callOf(page)).toMatchObject({ state: 'approval-requested' })
+      expect((await waits(watcher)).data.turn.approvals).toMatchObject([{ kind: 'uncertain' }])
+      expect(runs).toHaveLength(1)
+      await page.addToolApprovalResponse({ id: approvalIn(callOf(page)), approved: true })
+      await whole(page, 'Told: 1.')
+      expect(page.messages).toHaveLength(2)
+      expect(callsIn(page.messages[1]!.parts as never)).toEqual(callsIn((await stored()).parts))
+      expect(runs).toHaveLength(2)
+    })
+
+    test('refused, the page is told that nobody knows, and it does not run', async () => {
+      const { page, stored, runs } = await openUncertain()
+      await page.addToolApprovalResponse({ id: approvalIn(callOf(page)), approved: false })
+      await whole(page, 'Told: 1.')
+      expect(page.messages).toHaveLength(2)
+      expect(callOf(page)).toMatchObject({ state: 'output-error', errorText: unknown })
+      expect(callsIn((await stored()).parts)).toEqual([['k1', 'output-error', unknown]])
+      expect(runs).toHaveLength(1)
+    })
   })
 
   test('stopped elsewhere right after an answer, the page does not ask again by itself (P85)', async () => {
