@@ -46,7 +46,7 @@ export async function* demoToolReply(name: DemoToolName, context: ReplyContext, 
   const toolCallId = kept?.toolCallId ?? `${name}-${replyId}`
   const input = kept === undefined ? tool.inputFor(textOf(message)) : ((kept.input ?? null) as Json)
   const report = { provider: 'demo', model: 'demo', inputTokens: wordsOf(textOf(message)).length }
-  let end = kept && endOf(kept)
+  let end: End | undefined = kept && endOf(kept)
   if (kept === undefined) {
     yield* call(tool, { toolCallId, toolName: name, input, pace })
     if (tool.needsApproval) {
@@ -63,20 +63,22 @@ export async function* demoToolReply(name: DemoToolName, context: ReplyContext, 
     yield { type: 'tool-output-denied', toolCallId } satisfies ReplyChunk
   }
   if (kept === undefined) yield { type: 'finish-step' } satisfies ReplyChunk
-  const after = 'refused' in end ? refusedText(end.refused) : tool.after(end.output)
+  const after = afterText(tool, end)
   yield { type: 'start-step' } satisfies ReplyChunk
   yield* text('after', after, pace)
   usage({ ...report, outputTokens: wordsOf(after).length, finishReason: 'stop' })
   yield [{ type: 'finish-step' }, { type: 'finish', finishReason: 'stop' }] satisfies ReplyChunk[]
 }
 
+type End = { output: Json } | { refused: string | undefined } | { failed: string }
+
 /** Undefined: it has still to run. */
-function endOf(part: ToolPart): { output: Json } | { refused: string | undefined } | undefined {
+function endOf(part: ToolPart): End | undefined {
   switch (part.state) {
     case 'output-available':
       return { output: part.output }
     case 'output-error':
-      return { output: part.errorText }
+      return { failed: part.errorText }
     case 'output-denied':
       return { refused: part.approval.reason }
     case 'approval-responded':
@@ -111,8 +113,8 @@ async function* text(id: string, said: string, pace: Pace): AsyncGenerator<Reply
 
 type DemoTool = {
   needsApproval: boolean
-  /** Both change nothing outside, so that they may run again where their process died. */
-  idempotent: true
+  /** It may run again where its process died. Of another a person is asked then. */
+  idempotent: boolean
   before: string
   after(output: Json): string
   inputFor(said: string): Json
@@ -138,7 +140,7 @@ function demoTools(pace: Pace): Record<DemoToolName, DemoTool> {
     },
     send_email: {
       needsApproval: true,
-      idempotent: true,
+      idempotent: false,
       before:
         'I am the demo model. I would send this email, which is only pretended, and I do not do it without your word.',
       after: () =>
@@ -155,6 +157,12 @@ function demoTools(pace: Pace): Record<DemoToolName, DemoTool> {
 function rollsIn(output: Json): number[] {
   const { rolls } = output as { rolls: number[] }
   return rolls
+}
+
+function afterText(tool: DemoTool, end: End): string {
+  if ('output' in end) return tool.after(end.output)
+  if ('failed' in end) return `I go on without the tool. What became of it: ${end.failed}`
+  return refusedText(end.refused)
 }
 
 function refusedText(reason: string | undefined): string {

@@ -146,22 +146,44 @@ describe('asked for', () => {
     },
   )
 
-  test.each(['tool.begin', 'tool.begun', 'tool.ended'])(
+  /** Approved, killed at the point, and taken over. */
+  async function approvedAndKilled(point: string) {
+    const { start, ann } = await openScene()
+    await start({ env: { ...noKey, HOLDFAST_ROLES: 'http' } })
+    const dying = await start({ points: [`${point}:1:kill`], env: { ...noKey, HOLDFAST_ROLES: 'runner' } })
+    const session = await ann.createSession()
+    const watcher = ann.watch(session)
+    await ann.send(session, 'send an email', 'm1')
+    const { data } = await waits(watcher)
+    await answer(ann, session, 'approvals', data.turn.approvals[0].id, { approved: true })
+    await dying.exited
+    await start({ env: { ...noKey, HOLDFAST_ROLES: 'runner' } })
+    return { ann, session, watcher }
+  }
+
+  test.each(['tool.begin', 'tool.ended'])(
     'approval, and killed at %s after it, nobody is asked again (I3, I9)',
     async (point) => {
-      const { start, ann } = await openScene()
-      await start({ env: { ...noKey, HOLDFAST_ROLES: 'http' } })
-      const dying = await start({ points: [`${point}:1:kill`], env: { ...noKey, HOLDFAST_ROLES: 'runner' } })
-      const session = await ann.createSession()
-      const watcher = ann.watch(session)
-      await ann.send(session, 'send an email', 'm1')
-      const { data } = await waits(watcher)
-      await answer(ann, session, 'approvals', data.turn.approvals[0].id, { approved: true })
-      await dying.exited
-      await start({ env: { ...noKey, HOLDFAST_ROLES: 'runner' } })
+      const { watcher } = await approvedAndKilled(point)
       const outcome = await watcher.outcome('m1')
       expect(textIn(outcome)).toContain('you approved the email and the tool ran')
       expect(ofType(watcher, 'turn.waiting')).toHaveLength(1)
+      expect(watcher.problems).toEqual([])
+      await watcher.close()
+    },
+  )
+
+  test.each([
+    { approved: true, told: 'you approved the email and the tool ran' },
+    { approved: false, told: 'I go on without the tool. What became of it: Interrupted' },
+  ])(
+    'approval, and killed while it ran, it asks whether it may run again: $approved (I3, I9)',
+    async ({ approved, told }) => {
+      const { ann, session, watcher } = await approvedAndKilled('tool.begun')
+      await watcher.until(({ data }) => data?.turn?.waitingFor === 'uncertain')
+      const { data } = ofType(watcher, 'turn.waiting')[1]!
+      await answer(ann, session, 'approvals', data.turn.approvals[0].id, { approved })
+      expect(textIn(await watcher.outcome('m1'))).toContain(told)
       expect(watcher.problems).toEqual([])
       await watcher.close()
     },

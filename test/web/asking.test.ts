@@ -1,5 +1,6 @@
 /** Calls of tools on the page, and turns that wait for people there: asked on every device, answered once (P110–P116). */
 import { mkdir } from 'node:fs/promises'
+import pg from 'pg'
 import type { BrowserContext, Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { eventually } from '../support/eventually.ts'
@@ -54,6 +55,17 @@ afterEach(async () => {
 const question = (tab: Page) => repliedOn(tab, /May send_email run/)
 const asked = (tab: Page) => question(tab).waitFor()
 const call = (tab: Page, name: string) => tab.getByRole('region', { name: `Tool ${name}` })
+
+/** Of the session, that have begun and have no result. */
+async function begunCalls(session: string): Promise<number> {
+  const client = new pg.Client({ connectionString: database.url })
+  await client.connect()
+  const { rowCount } = await client.query(`select from holdfast.tool_calls where session_id = $1 and state = 'begun'`, [
+    session,
+  ])
+  await client.end()
+  return rowCount ?? 0
+}
 
 /** Into a folder, for people to look at, where one is named. */
 async function picture(tab: Page, name: string): Promise<void> {
@@ -182,6 +194,34 @@ test('the server is killed while it waits, and goes on when the answer comes (I9
   await untilStatusOn(page, 'complete')
   await expectShownIsStored(page)
 })
+
+test.each([
+  { choice: 'Run again', told: /you approved the email/, fate: 'Done' },
+  { choice: 'Do not run', told: /I go on without the tool/, fate: 'Failed' },
+])(
+  'killed while a call ran, the page says that nobody knows and asks whether to run it again: $choice (I3)',
+  async ({ choice, told, fate }) => {
+    await sendOn(page, 'send an email')
+    await asked(page)
+    await buttonOn(page, 'Approve').click()
+    await call(page, 'send_email').getByText('Running').or(call(page, 'send_email').getByText('Approved')).waitFor()
+    const session = new URL(page.url()).hash.slice(2)
+    await eventually(async () => (await begunCalls(session)) === 1)
+    await buttonOn(page, 'Kill the server').click()
+    await repliedOn(page, /It is not known whether this ran/).waitFor()
+    await page.getByText(/^Waits for an answer until/).waitFor()
+    await expectShownIsStored(page)
+    await expectNotOfferedIsRefused(page)
+    await picture(page, 'uncertain')
+    expect(await faultsOf(page, 'uncertain')).toEqual([])
+    await buttonOn(page, choice).click()
+    if (choice !== 'Run again') await page.getByRole('textbox', { name: 'Reason, optional' }).press('Enter')
+    await repliedOn(page, told).waitFor()
+    await untilStatusOn(page, 'complete')
+    await call(page, 'send_email').getByText(fate, { exact: true }).waitFor()
+    await expectShownIsStored(page)
+  },
+)
 
 test('a call that a client runs shows that it waits for a device, and goes on when one has answered (P113)', async () => {
   stage.provider.script(({ body }) =>

@@ -96,7 +96,8 @@ function Timeline({ turn, absences, clockAheadMs }: TimelineProps) {
     return <p className="timeline-empty">The life of the next message is drawn here, step by step.</p>
   }
   return (
-    <ol ref={list} className="timeline" aria-label="What happened to the last message">
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: on a phone it scrolls, and what scrolls must be reachable by keyboard
+    <ol ref={list} className="timeline" aria-label="What happened to the last message" tabIndex={0}>
       {steps.map((step, at) => (
         <Knot
           // biome-ignore lint/suspicious/noArrayIndexKey: steps are only ever added at the end, or become another kind

@@ -56,10 +56,22 @@ export function ToolCall({ part, isOpen, ask, isAnswering, onAnswer }: ToolCallP
   )
 }
 
-type Fate = 'written' | 'running' | 'asking' | 'device' | 'approved' | 'done' | 'failed' | 'refused' | 'stopped'
+type Fate =
+  | 'written'
+  | 'running'
+  | 'asking'
+  | 'interrupted'
+  | 'device'
+  | 'approved'
+  | 'done'
+  | 'failed'
+  | 'refused'
+  | 'stopped'
+
+const fateAsked = { approval: 'asking', uncertain: 'interrupted', budget: 'running', tool: 'device' } as const
 
 function fateOf({ state, approval, preliminary }: CallPart, isOpen: boolean, ask: Ask | undefined): Fate {
-  if (ask !== undefined) return ask.kind === 'tool' ? 'device' : 'asking'
+  if (ask !== undefined) return fateAsked[ask.kind]
   switch (state) {
     case 'output-available':
       return preliminary ? 'running' : 'done'
@@ -83,6 +95,7 @@ const fates: { [fate in Fate]: { words: string; icon: ReactNode } } = {
   written: { words: 'Being written', icon: <ClockIcon /> },
   running: { words: 'Running', icon: <ClockIcon /> },
   asking: { words: 'Waits for approval', icon: <ClockIcon /> },
+  interrupted: { words: 'Interrupted', icon: <AlertIcon /> },
   device: { words: 'Waits for a device', icon: <ClockIcon /> },
   approved: { words: 'Approved', icon: <CheckIcon /> },
   done: { words: 'Done', icon: <CheckIcon /> },
