@@ -124,10 +124,14 @@ create function holdfast.answer_ask(p_tenant text, p_session text, p_user text, 
 declare t holdfast.turns; a holdfast.asks; v_seq int;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
-  select * into a from holdfast.asks where tenant_id = p_tenant and session_id = p_session and id = p_id
-    and (kind = 'tool') = (p_kind = 'tool') and (p_turn is null or turn_id = p_turn) order by (state = 'open') desc, seq desc limit 1;
+  -- Among those that the user may see: a question of somebody else's turn is none, and hides none.
+  select o.* into a from holdfast.asks o join holdfast.turns w on w.tenant_id = o.tenant_id and w.id = o.turn_id
+   where o.tenant_id = p_tenant and o.session_id = p_session and o.id = p_id
+     and (o.kind = 'tool') = (p_kind = 'tool') and (p_turn is null or o.turn_id = p_turn)
+     and holdfast.may_see(w.audience, p_user)
+   order by (o.state = 'open') desc, o.seq desc limit 1;
   select * into t from holdfast.turns where tenant_id = p_tenant and id = a.turn_id
-    and (p_user is null or holdfast.may_see(audience, p_user) and holdfast.may_write(p_tenant, p_session, p_user))
+    and (p_user is null or holdfast.may_write(p_tenant, p_session, p_user))
     for no key update;
   if t.id is null then return holdfast.refusal(p_tenant, p_session, p_user); end if;
   if a.state = 'answered' and a.answer = p_answer then

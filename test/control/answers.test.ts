@@ -65,6 +65,27 @@ test('any member may answer from any device, a reader may not, and to strangers 
   expect(ofType(watcher, 'approval.answered').map(({ data }) => data.by)).toEqual(['mia'])
 })
 
+test('of two turns that ask with one id it is the one that a user may see whose question they answer (I15)', async () => {
+  const { url, ann, session, watcher, database } = await openWaiting({ waitHoldsLane: false }, [[call('k1', 'where')]])
+  await ann.send(session, 'and?', 'm2')
+  const second = await waits(watcher, 2)
+  await join(database, session, 'mia', 'member')
+  await join(database, session, 'rita', 'reader')
+  await queryOnce(database, `update holdfast.turns set audience = 'user:ann' where message_id = 'm2'`)
+  expect((await answer(await apiOf(url, 'rita'), session, 'tool-results', 'k1', { output: 1 })).status).toBe(403)
+  const mia = await apiOf(url, 'mia')
+  const named = { output: 'hers', turnId: second.data.turn.id }
+  expect((await answer(mia, session, 'tool-results', 'k1', named)).status).toBe(404)
+  expect((await answer(mia, session, 'tool-results', 'k1', { output: 'hers' })).status).toBe(200)
+  await watcher.outcome('m1')
+  expect((await answer(ann, session, 'tool-results', 'k1', { output: 'mine' })).status).toBe(200)
+  const said = ofType(watcher, 'approval.answered').map(({ data }) => [data.turn.messageId, data.part.output])
+  expect(said.slice(0, 2)).toEqual([
+    ['m1', 'hers'],
+    ['m2', 'mine'],
+  ])
+})
+
 test('the app’s own code answers as the server, or as a user', async () => {
   const steps = [[call('k1', 'book')], [call('k2', 'where')]]
   const { chat, session, approvalId, watcher } = await openWaiting({}, steps)
