@@ -9,7 +9,7 @@ import { isCall, lastStep } from './open-step.ts'
 /** `id`: what an answer names, the approval's or the call's. */
 export type Ask = { kind: 'approval' | 'tool' | 'uncertain'; id: string; callId: string; name: string; input: Json }
 
-/** `isForClient`: of a call that has its input and no result, whether it is a client's to run. */
+/** `isForClient`: of a call that may run and has no result, whether it is a client's to run. */
 export function asksOf(parts: readonly Part[], isForClient: (callId: string) => boolean): Ask[] {
   const asks = new Map<string, Ask>()
   for (const part of lastStep(parts)) {
@@ -25,8 +25,13 @@ export function asksOf(parts: readonly Part[], isForClient: (callId: string) => 
 function kindOf(part: Part, isForClient: (callId: string) => boolean): Ask['kind'] | null {
   if (!isCall(part)) return null
   if (part.state === 'approval-requested') return 'approval'
-  const isWithout = part.state === 'input-available' && part.providerExecuted !== true
-  return isWithout && isForClient(String(part.toolCallId)) ? 'tool' : null
+  // A client's call that needs approval is asked about first, and for its result then.
+  const mayRun = part.state === 'input-available' || isApproved(part)
+  return mayRun && part.providerExecuted !== true && isForClient(String(part.toolCallId)) ? 'tool' : null
+}
+
+function isApproved({ state, approval }: Part): boolean {
+  return state === 'approval-responded' && (approval as { approved?: Json }).approved === true
 }
 
 /**

@@ -6,7 +6,7 @@ import { type Cleaner, createCleaner } from '../core/clean.ts'
 import type { ReplyError } from '../core/errors.ts'
 import type { Event } from '../core/event.ts'
 import { createFold, type Fold } from '../core/fold.ts'
-import { callsWithoutResult, lastStep } from '../core/open-step.ts'
+import { isCall, lastStep } from '../core/open-step.ts'
 import type { Appender, AttemptLog } from '../log/append.ts'
 import type { Asked, OnReply } from '../reply/finished.ts'
 import type { Reply } from '../reply/reply.ts'
@@ -157,7 +157,8 @@ export function asksOfClaim({ checkpoint }: Claimed): Ask[] {
 
 /**
  * Calls of the last step that have no result and are a client's to run: their tools have no `execute`, or (when the step has
- * ended, and what the app runs has its result) are not among those that the reply gave to `tools`.
+ * ended, and what the app runs has its result) are not among those that the reply gave to `tools`. Of those that were not
+ * given, what a person is asked about is the reply's own: it asked, and reads the answer.
  */
 function callsForClients(
   attempt: Attempt,
@@ -165,13 +166,17 @@ function callsForClients(
   { stepHasEnded }: { stepHasEnded: boolean },
 ): string[] {
   const kept = new Set(attempt.claimed.checkpoint?.forClients)
-  return callsWithoutResult(lastStep(parts)).flatMap((part) => {
+  return lastStep(parts).flatMap((part) => {
+    if (!isCall(part) || part.providerExecuted === true) return []
     const callId = String(part.toolCallId)
     const isOurs = attempt.calls?.isOurs(toolNameOf(part)) ?? null
+    if (isAskedAbout(part)) return isOurs === false || (isOurs === null && kept.has(callId)) ? [callId] : []
     const isForClient = isOurs === null ? stepHasEnded || kept.has(callId) : !isOurs
     return part.state === 'input-available' && isForClient ? [callId] : []
   })
 }
+
+const isAskedAbout = ({ state }: Part) => state === 'approval-requested' || state === 'approval-responded'
 
 export function pushChunk(attempt: Attempt, chunk: Chunk): void {
   attempt.fold.push(chunk)

@@ -1,6 +1,8 @@
 /** A turn that waits for people (P110–P116): asked once, answered once, whoever answers and however late. */
 import { describe, expect, test } from 'vitest'
+import type { ReplyChunk } from '../../src/index.ts'
 import { ofType, outcomesOf, textIn } from '../faults/scene.ts'
+import { openChat } from '../support/chat.ts'
 import { answer, call, callsIn, openAsking, partsIn, resultsIn, waits } from './asking.ts'
 
 describe.each([6, 7] as const)('AI SDK %s', (major) => {
@@ -115,4 +117,96 @@ describe.each([6, 7] as const)('AI SDK %s', (major) => {
     expect(runs.map(({ toolCallId }) => toolCallId)).toEqual(['k3', 'k1'])
     expect(outcomesOf(watcher, 'm1')).toHaveLength(1)
   })
+
+  test('a client’s tool that needs approval is asked about, and waits for its result when it may run', async () => {
+    const { ann, session, watcher, provider } = await openAsking(major, [[call('k1', 'sign'), call('k2', 'book')]])
+    await ann.send(session, 'hi', 'm1')
+    const [first, second] = (await waits(watcher)).data.turn.approvals
+    expect((await waits(watcher)).data.turn).toMatchObject({ toolCalls: [] })
+    // Its result is no answer to whether it may run.
+    expect((await answer(ann, session, 'tool-results', 'k1', { output: 'signed' })).status).toBe(404)
+    await answer(ann, session, 'approvals', first.id, { approved: true })
+    await answer(ann, session, 'approvals', second.id, { approved: true })
+    const again = await waits(watcher, 2)
+    expect(again.data.turn).toMatchObject({ waitingFor: 'tool', approvals: [], toolCalls: [{ toolCallId: 'k1' }] })
+    expect(callsIn(partsIn(again))).toEqual([
+      ['k1', 'approval-responded'],
+      ['k2', 'approval-responded'],
+    ])
+    expect(provider.requests).toHaveLength(1)
+    expect((await answer(ann, session, 'tool-results', 'k1', { output: 'signed' })).status).toBe(200)
+    const outcome = await watcher.outcome('m1')
+    expect(callsIn(partsIn(outcome))).toEqual([
+      ['k1', 'output-available', 'signed'],
+      ['k2', 'output-available', { of: 'book' }],
+    ])
+    expect(partsIn(outcome)[2]).toMatchObject({ approval: { id: first.id, approved: true } })
+    expect(provider.requests).toHaveLength(2)
+    expect(watcher.problems).toEqual([])
+  })
+
+  test('a client’s tool that was refused its approval is not waited for', async () => {
+    const { ann, session, watcher } = await openAsking(major, [[call('k1', 'sign')]])
+    await ann.send(session, 'hi', 'm1')
+    const [approval] = (await waits(watcher)).data.turn.approvals
+    await answer(ann, session, 'approvals', approval.id, { approved: false })
+    expect(callsIn(partsIn(await watcher.outcome('m1')))).toEqual([['k1', 'output-denied']])
+  })
+
+  test.each(['book', 'where'])(
+    'two calls of %s with one id in one step are two questions: the AI SDK gives the second another id',
+    async (name) => {
+      const steps = [[call('k1', name, 'a'), call('k1', name, 'b')]]
+      const { ann, session, watcher, runs, provider } = await openAsking(major, steps)
+      await ann.send(session, 'hi', 'm1')
+      const { approvals, toolCalls } = (await waits(watcher)).data.turn
+      for (const { id } of approvals) await answer(ann, session, 'approvals', id, { approved: true })
+      for (const { toolCallId } of toolCalls) await answer(ann, session, 'tool-results', toolCallId, { output: 1 })
+      expect(partsIn(await watcher.outcome('m1')).filter(({ state }) => state === 'output-available')).toHaveLength(2)
+      expect(runs.map(({ input }) => input)).toEqual(name === 'where' ? [] : [{ place: 'a' }, { place: 'b' }])
+      expect(resultsIn(provider.requests[1]!)).toHaveLength(2)
+    },
+  )
+})
+
+/** It asks in its own chunks: what each attempt says. */
+async function openOwn(attempts: ReplyChunk[][]) {
+  const scene = await openChat({
+    reply: async function* ({ attempt }) {
+      for (const chunk of attempts[attempt - 1]!) yield chunk
+      yield { type: 'finish-step' }
+      yield { type: 'finish', finishReason: 'stop' }
+    },
+  })
+  await scene.ann.send(scene.session, 'hi', 'm1')
+  return scene
+}
+const input = { type: 'tool-input-available', toolCallId: 'k1', toolName: 'book', input: { place: 'here' } } as const
+const request = (approvalId: string) => ({ type: 'tool-approval-request', toolCallId: 'k1', approvalId }) as const
+
+test('a reply that asks twice about one call in its own chunks asks what it asked last', async () => {
+  const { ann, session, watcher } = await openOwn([
+    [{ type: 'start-step' }, input, request('p1'), input, request('p2')],
+    [{ type: 'tool-output-available', toolCallId: 'k1', output: 'done' }],
+  ])
+  expect((await waits(watcher)).data.turn.approvals).toMatchObject([{ id: 'p2', toolCallId: 'k1' }])
+  expect((await answer(ann, session, 'approvals', 'p1', { approved: true })).status).toBe(404)
+  expect((await answer(ann, session, 'approvals', 'p2', { approved: true })).status).toBe(200)
+  expect(callsIn(partsIn(await watcher.outcome('m1')))).toEqual([['k1', 'output-available', 'done']])
+})
+
+test('a second question about a call of one step, asked when the first was answered, is one of its own', async () => {
+  const { ann, session, watcher } = await openOwn([
+    [{ type: 'start-step' }, input, request('p1')],
+    [request('p2')],
+    [{ type: 'tool-output-available', toolCallId: 'k1', output: 'done' }],
+  ])
+  await waits(watcher)
+  expect((await answer(ann, session, 'approvals', 'p1', { approved: true })).status).toBe(200)
+  expect((await waits(watcher, 2)).data.turn.approvals).toMatchObject([{ id: 'p2', toolCallId: 'k1' }])
+  expect((await answer(ann, session, 'approvals', 'p1', { approved: true })).status).toBe(200)
+  expect((await answer(ann, session, 'approvals', 'p2', { approved: false })).status).toBe(200)
+  expect(callsIn(partsIn(await watcher.outcome('m1')))).toEqual([['k1', 'output-available', 'done']])
+  expect(ofType(watcher, 'approval.answered').map(({ data }) => data.approvalId)).toEqual(['p1', 'p2'])
+  expect(outcomesOf(watcher, 'm1')).toHaveLength(1)
 })

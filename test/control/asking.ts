@@ -1,4 +1,7 @@
-/** An app whose model has a tool that asks a person (`book`), one that a client runs (`where`), and one that just runs (`look`). */
+/**
+ * An app whose model has a tool that asks a person (`book`), one that a client runs (`where`), one that a client runs when a
+ * person was asked (`sign`), and one that just runs (`look`).
+ */
 import { createOpenAICompatible as provider6 } from '@ai-sdk/openai-compatible'
 import * as ai6 from 'ai'
 import * as ai7 from 'ai7'
@@ -76,6 +79,7 @@ export function replyOf(major: SdkMajor, url: string, execute: (run: Run) => unk
         look: ai.tool(running('look')),
         book: ai.tool({ ...running('book'), needsApproval: true }),
         where: ai.tool({ description: 'where', inputSchema }),
+        sign: ai.tool({ description: 'sign', inputSchema, needsApproval: true }),
       }),
       stopWhen: stepCountIs(6),
       abortSignal: signal,
