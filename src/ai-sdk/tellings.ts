@@ -19,6 +19,8 @@ export type Told = {
   cursor: string
   /** The page has been told it up to the `turn.waiting` that follows the cursor, and has answered that. */
   goesOn?: true
+  /** The ids of the calls that it shows so answered. */
+  gave?: string[]
 }
 export type Snapshot = {
   messages: Message[]
@@ -88,7 +90,7 @@ export function tell(
       current = told
       const goesOn = told.goesOn === true
       shown = createFold(goesOn ? { parts: told.reply.parts } : undefined)
-      const follower = createUiFollower(told.reply.id, sdk, { goesOn })
+      const follower = createUiFollower(told.reply.id, sdk, { goesOn, gave: told.gave })
       try {
         await tellOne({ wire, sessionId, onReconnecting, signal: control.signal }, told, follower, say)
       } catch (error) {

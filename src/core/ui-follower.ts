@@ -52,10 +52,17 @@ function withCall(parts: readonly Part[], part: Part): Part[] {
   return parts.map((each, index) => (index === at ? part : each))
 }
 
-/** `goesOn`: the client has been told the reply up to the `turn.waiting` which is the first event that goes in. */
-export function createUiFollower(replyId: string, major: SdkMajor, { goesOn = false } = {}): UiFollower {
+/**
+ * `goesOn`: the client has been told the reply up to the `turn.waiting` which is the first event that goes in. `gave`: the
+ * calls that it shows answered, because it answered them. What others answered it is told with what follows.
+ */
+export function createUiFollower(
+  replyId: string,
+  major: SdkMajor,
+  { goesOn = false, gave = [] }: { goesOn?: boolean; gave?: readonly string[] | undefined } = {},
+): UiFollower {
   const ui = createUiStream(major)
-  /** What the client shows already, with the answers that followed. Null: nothing, or what came after it was told. */
+  /** What the client shows already, with its own answers. Null: nothing, or what came after it was told. */
   let shows: readonly Part[] | null = null
   let isToBeShown = goesOn
   /** It waits, as far as is known of what was missed. */
@@ -83,7 +90,7 @@ export function createUiFollower(replyId: string, major: SdkMajor, { goesOn = fa
   }
 
   const answered = ({ turn, part, kind }: ReplyEventData): Chunk[] => {
-    if (shows !== null && part !== undefined) {
+    if (shows !== null && part !== undefined && gave.includes(String(part.toolCallId))) {
       // The client has said no, and has still to be told what came of the call.
       const isRefused = kind === 'uncertain' && part.state === 'output-error'
       shows = withCall(shows, isRefused ? { ...part, state: 'approval-responded' } : part)

@@ -257,7 +257,10 @@ function resultOf(part: Part, wanted: Part, major: SdkMajor): Chunk | null {
   if (type !== wanted.type || toolCallId !== wanted.toolCallId) return null
   if (!unanswered.has(part.state) && !isBrokenOff) return null
   const last = chunksOf([wanted], major).at(-1)
-  return last !== undefined && /^tool-(output|approval)-/.test(last.type) ? last : null
+  if (last === undefined) return null
+  // A 6 knows no answer to what was asked: to it the call has begun.
+  const isAnswered = part.state === 'approval-requested' && wanted.state === 'input-available'
+  return isAnswered || /^tool-(output|approval)-/.test(last.type) ? last : null
 }
 const unanswered: ReadonlySet<Json | undefined> = new Set([
   'input-available',

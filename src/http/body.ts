@@ -159,19 +159,28 @@ export function parseJson(text: string): Json {
 }
 
 /** What no route takes, wherever it stands: too deep, half characters, NUL, extreme numbers, prototypes as keys. */
-export function checkValue(value: Json, depth = 0): void {
+export function checkValue(value: Json): void {
+  checkAt(value, 0, checkText)
+}
+
+/** All of it but texts, for JSON whose texts are cleaned instead. */
+export function checkShape(value: Json): void {
+  checkAt(value, 0, () => undefined)
+}
+
+function checkAt(value: Json, depth: number, checkEach: (text: string) => void): void {
   if (depth > limits.jsonDepthMax) {
-    throw new Problem('invalid_request', `The body may be nested at most ${limits.jsonDepthMax} deep.`)
+    throw new Problem('invalid_request', `JSON may be nested at most ${limits.jsonDepthMax} deep.`)
   }
-  if (typeof value === 'string') checkText(value)
+  if (typeof value === 'string') checkEach(value)
   if (typeof value === 'number' && !isWritable(value)) {
     throw new Problem('invalid_request', 'Numbers must be 0, or in size from 1e-21 to 1e21.')
   }
   if (typeof value !== 'object' || value === null) return
   for (const [key, inner] of Object.entries(value)) {
     if (key === '__proto__') throw new Problem('invalid_request', 'The key "__proto__" is not allowed.')
-    checkText(key)
-    checkValue(inner, depth + 1)
+    checkEach(key)
+    checkAt(inner, depth + 1, checkEach)
   }
 }
 

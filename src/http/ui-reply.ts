@@ -17,8 +17,11 @@ import { nodeWriter, sseHeaders, type Writer, webWriter } from './sse.ts'
 const heartbeatMs = 15_000
 const headers = { ...sseHeaders, 'x-vercel-ai-ui-message-stream': 'v1' }
 
-/** `goesOnAfter`: the client has been told the reply up to the `turn.waiting` of this seq, and has answered that. */
-export type PairToTell = Pair & { goesOnAfter?: number }
+/**
+ * `goesOnAfter`: the client has been told the reply up to the `turn.waiting` of this seq, and has answered that. `gave`: the
+ * ids of the calls that it shows so answered.
+ */
+export type PairToTell = Pair & { goesOnAfter?: number; gave?: readonly string[] }
 
 /** The answer is begun now, and holds these replies one after the other. More than one only for a page that was loaded. */
 export function tellReplies(
@@ -92,13 +95,13 @@ export async function tellEach(
 
 async function tellReply(
   call: Call,
-  { message, reply, replyTurnId: turnId, goesOnAfter }: PairToTell,
+  { message, reply, replyTurnId: turnId, goesOnAfter, gave }: PairToTell,
   major: SdkMajor,
   writer: UiWriter,
   left: AbortSignal,
 ): Promise<ToldUntil> {
   const goesOn = goesOnAfter !== undefined
-  const follower = createUiFollower(reply.id, major, { goesOn })
+  const follower = createUiFollower(reply.id, major, { goesOn, gave })
   let failed = false
   const say = (chunks: Chunk[]) => {
     if (chunks.length === 0) return

@@ -21,7 +21,7 @@ import { edit, regenerate, retry, selectBranch } from '../store/control.ts'
 import { messagePair, type Pair } from '../store/messages.ts'
 import { createSession } from '../store/sessions.ts'
 import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } from './body.ts'
-import { answersIn, type GivenAnswer, goOn, storeAnswers } from './chat-answers.ts'
+import { goOn, storeAnswers } from './chat-answers.ts'
 import { pairNow, roundOf, type StateAfter, stateAfter, tell } from './control.ts'
 import { filePlaceOf, takeOutFiles } from './files.ts'
 import { contentOf, takeMessage, type WhenBusy, whenBusySchema } from './messages.ts'
@@ -57,11 +57,11 @@ const looseMessage = z.object({
 
 type Asked = Sending | Answering
 /** A reply, the last message, was answered. */
-type Answering = { answers: GivenAnswer[]; id?: undefined }
+type Answering = { history: readonly Json[]; id?: undefined }
 type Sending = {
   id: string
-  /** To what was asked before the message was sent. */
-  answers: GivenAnswer[]
+  /** May hold answers to what was asked before the message was sent. */
+  history: readonly Json[]
   parts: UserPart[]
   metadata: JsonObject | undefined
   regenerates: boolean
@@ -87,9 +87,8 @@ export async function acceptChat(call: Call, asked: Asked): Promise<Done> {
     const message = asked.id === undefined ? {} : { userMessageId: asked.id }
     throw new Problem('draining', undefined, { retryAfterMs: 1_000, ...message })
   }
-  if (asked.id === undefined) return { pair: await goOn(call, asked.answers), headers: {} }
-  // Those that come too late are no reason to refuse the message.
-  await storeAnswers(call, asked.answers)
+  if (asked.id === undefined) return { pair: await goOn(call, asked.history), headers: {} }
+  await storeAnswers(call, asked.history)
   return await perform(call, { ...asked, parts: await withoutData(call, asked.parts) })
 }
 
@@ -99,8 +98,7 @@ export function readChat(sent: Json): { sessionId: string; asked: Asked } {
   const messages = body.messages ?? (body.message === undefined ? [] : [body.message])
   const last = messages.at(-1)
   const regenerates = body.trigger === 'regenerate-message'
-  const answers = regenerates ? [] : answersIn(messages)
-  if (roleIn(last) === 'assistant' && !regenerates) return { sessionId: body.id, asked: { answers } }
+  if (roleIn(last) === 'assistant' && !regenerates) return { sessionId: body.id, asked: { history: messages } }
   const given = messages.findLast((message) => roleIn(message) === 'user')
   if (given === undefined) throw new Problem('invalid_request', '"messages": expected a message of the user.')
   const message = checked(given, looseMessage)
@@ -118,7 +116,7 @@ export function readChat(sent: Json): { sessionId: string; asked: Asked } {
     sessionId: body.id,
     asked: {
       id: message.id,
-      answers,
+      history: regenerates ? [] : messages,
       parts: content,
       metadata: isObject ? (metadata as JsonObject) : undefined,
       regenerates,
@@ -319,10 +317,10 @@ export async function repliesToResume(call: Call): Promise<Pair[]> {
  * For a client that follows the log itself: from this cursor it is told the reply from its beginning, or (`goesOn`) from the
  * `turn.waiting` on that it has answered.
  */
-function fromItsStart({ parts: { hub } }: Call, { message, reply, turn, replyTurnId, goesOnAfter }: PairToTell) {
+function fromItsStart({ parts: { hub } }: Call, { message, reply, turn, replyTurnId, goesOnAfter, gave }: PairToTell) {
   const seq = followFrom(reply, goesOnAfter)
   const cursor = encodeCursor({ epoch: hub.epoch(), seq, open: new Map() })
-  return { message, reply, turn, replyTurnId, cursor, ...(goesOnAfter === undefined ? {} : { goesOn: true }) }
+  return { message, reply, turn, replyTurnId, cursor, ...(goesOnAfter === undefined ? {} : { goesOn: true, gave }) }
 }
 
 function nothing(): Response {

@@ -79,42 +79,63 @@ export async function answerAsk(
   return outcome === 'same' || outcome === 'not_waiting' ? { outcome, messageId } : { outcome }
 }
 
-const findStatement: Statement = {
-  name: 'find-asks',
+const askColumns = `a.kind, a.id, a.call_id as "callId", t.reply_id as "replyId", a.turn_id as "turnId",
+      t.message_id as "messageId", a.seq, a.state, a.answer`
+const maySee = `holdfast.may_see(t.audience, $3)
+       and exists (select from holdfast.members m where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3)`
+
+const openStatement: Statement = {
+  name: 'open-asks',
   text: `
-    select distinct on (x.ord) (x.ord - 1)::int as at, a.turn_id as "turnId", t.message_id as "messageId", a.seq, a.state, a.answer
-      from unnest($4::text[], $5::text[], $6::text[]) with ordinality x(kind, id, reply, ord)
-      join holdfast.asks a on a.tenant_id = $1 and a.session_id = $2 and a.id = x.id and (a.kind = 'tool') = (x.kind = 'tool')
-      join holdfast.turns t on t.tenant_id = a.tenant_id and t.id = a.turn_id and t.round = a.round and t.reply_id = x.reply
-        and holdfast.may_see(t.audience, $3)
-     where exists (select from holdfast.members m where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3)
-     order by x.ord, a.seq desc`,
+    select ${askColumns},
+        (select count(*)::int from jsonb_array_elements(r.parts) p where p ->> 'type' = 'step-start') as steps
+      from holdfast.turns t
+      join holdfast.asks a on a.tenant_id = t.tenant_id and a.turn_id = t.id and a.round = t.round and a.state = 'open'
+      join holdfast.messages r on r.tenant_id = t.tenant_id and r.session_id = t.session_id and r.id = t.reply_id
+     where t.tenant_id = $1 and t.session_id = $2 and t.state = 'waiting' and ${maySee}
+     order by a.seq, a.call_id`,
 }
 
-/** `at`: of which of the answers. `seq`: of the `turn.waiting` that asked. */
+const closedStatement: Statement = {
+  name: 'closed-asks',
+  text: `
+    select distinct on (a.kind = 'tool', a.id) ${askColumns}
+      from holdfast.messages r
+      join holdfast.turns t on t.tenant_id = r.tenant_id and t.session_id = r.session_id and t.message_id = r.replies_to
+        and t.reply_id = r.id
+      join holdfast.asks a on a.tenant_id = t.tenant_id and a.turn_id = t.id and a.round = t.round and a.state <> 'open'
+     where r.tenant_id = $1 and r.session_id = $2 and r.id = $4 and ${maySee}
+     order by a.kind = 'tool', a.id, (a.step + 1 = $5) desc, a.seq desc`,
+}
+
+/** `seq`: of the `turn.waiting` that asked. */
 export type FoundAsk = {
-  at: number
+  kind: Ask['kind']
+  id: string
+  callId: string
+  replyId: string
   turnId: string
   messageId: string
   seq: number
   state: 'open' | 'answered' | 'expired' | 'closed'
   answer: Json
 }
+/** `steps`: as many the reply has marked so far. */
+export type OpenAsk = FoundAsk & { steps: number }
+type Reader = { tenantId: string; sessionId: string; userId: string }
 
-/** The questions of replies as they are now that these are answers to, as far as the user may see. */
-export function findAsks(
+/** What is asked in the session now, as far as the user may see. */
+export function openAsks(database: Database, { tenantId, sessionId, userId }: Reader): Promise<OpenAsk[]> {
+  return database.query('read', openStatement, [tenantId, sessionId, userId])
+}
+
+/** What this reply has asked and nobody is asked any more; of those with one id that of this step (1, 2…), else the latest. */
+export function closedAsks(
   database: Database,
-  { tenantId, sessionId, userId }: { tenantId: string; sessionId: string; userId: string },
-  answers: readonly (Pick<Answer, 'kind' | 'id'> & { replyId: string })[],
+  { tenantId, sessionId, userId }: Reader,
+  { replyId, step }: { replyId: string; step: number },
 ): Promise<FoundAsk[]> {
-  return database.query('read', findStatement, [
-    tenantId,
-    sessionId,
-    userId,
-    answers.map(({ kind }) => kind),
-    answers.map(({ id }) => id),
-    answers.map(({ replyId }) => replyId),
-  ])
+  return database.query('read', closedStatement, [tenantId, sessionId, userId, replyId, step])
 }
 
 const expireStatement: Statement = {

@@ -6,6 +6,7 @@ import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { failureOf } from '../../src/core/errors.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
+import { closedAsks, openAsks } from '../../src/store/asks.ts'
 import { appendIfHeld, renewIfHeld, stillHeld } from '../../src/store/chunks.ts'
 import { type Database, hotSettings, type Statement } from '../../src/store/database.ts'
 import {
@@ -84,6 +85,8 @@ const hot = [
   'read-head',
   'poll-log',
   'prompt',
+  'open-asks',
+  'closed-asks',
   'failed-turns',
   'queued-turns',
   'set-paused',
@@ -156,6 +159,8 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   await messagePage(spy, { ...place, from: { side: 'after', place: { position: 0, role: 'user' } } })
   await messagePair(spy, tenantId, session!, held!.messageId, userId)
   await stoppable(spy, tenantId, session!, held!.messageId, userId)
+  await openAsks(spy, place)
+  await closedAsks(spy, place, { replyId: held!.replyId, step: 1 })
   await roleOf(spy, tenantId, session!, userId)
   await stillMembers(spy, [place])
   await isFirstUntitledReply(spy, { ...place, seq: 3 })
@@ -234,6 +239,7 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('edit', [tenantId, 'q0', userId, waiting.messageId, a.messageId, a.turnId, a.replyId, ...edited])
   await call('select_branch', ofFailed)
   await call('take_steering', key)
+  await call('answer_ask', [tenantId, 'q0', userId, 'approval', 'p1', null, '{"approved":true}', userId])
   await call('expire', [20, '{}'])
   await call('repair_lanes', [20])
   await call('sweep_chunks', [20])

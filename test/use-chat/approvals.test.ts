@@ -12,46 +12,18 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { holdfastTransport } from '../../src/ai-sdk/transport.ts'
 import { answer, call, callsIn, openAsking, waits } from '../control/asking.ts'
-import { eventually } from '../support/eventually.ts'
 import { queryOnce } from '../support/postgres.ts'
 import { tokenOf } from '../support/server.ts'
-import { type SdkChat, sdkChat, textOf } from './sdk.ts'
+import { approvalIn, callOf, openPages, until, whole } from './asking-pages.ts'
+import { type SdkChat, sdkChat } from './sdk.ts'
 
 const unknown = 'Interrupted: it is not known whether it ran.'
-type Part = SdkChat['messages'][number]['parts'][number]
-const callOf = (chat: SdkChat, id = 'k1') => {
-  const parts = chat.messages.at(-1)!.parts
-  return parts.find((part) => part.toolCallId === id)!
-}
-const approvalIn = (part: Part) => (part.approval as { id: string }).id
-const until = (holds: () => boolean) => eventually(async () => holds(), 8_000)
-const whole = (chat: SdkChat, text: string) =>
-  until(() => chat.status === 'ready' && textOf(chat.messages.at(-1)).endsWith(text))
 
 describe.each([6, 7] as const)('AI SDK %s', (major) => {
   const approves = major === 6 ? approved6 : approved7
   const completes = major === 6 ? complete6 : complete7
-  const open = async (steps: Parameters<typeof openAsking>[1], more: object = {}) => {
-    const scene = await openAsking(major, steps)
-    const posts: unknown[] = []
-    const counted: typeof fetch = async (input, init) => {
-      if (init?.method === 'POST') posts.push(JSON.parse(String(init.body)))
-      return await fetch(input, init)
-    }
-    const page = async (options: object = {}) =>
-      await sdkChat(major, {
-        url: scene.url,
-        id: scene.session,
-        headers: { 'x-ai-sdk': String(major) },
-        sendAutomaticallyWhen: approves,
-        fetch: counted,
-        ...more,
-        ...options,
-      })
-    /** What is stored is what the page shows, but for the fields that a client does not keep. */
-    const stored = async () => (await scene.ann.snapshot(scene.session)).messages.at(-1)!
-    return { ...scene, page, posts, stored }
-  }
+  const open = (steps: Parameters<typeof openPages>[1], more: object = {}) =>
+    openPages(major, steps, { sendAutomaticallyWhen: approves, ...more })
   const essence = (parts: readonly { type: string; [field: string]: unknown }[]) =>
     parts.map(
       ({ type, text, toolCallId, state, input, output, errorText, approval }) =>
