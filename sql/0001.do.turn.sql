@@ -64,6 +64,8 @@ create table holdfast.messages (
   id text not null,
   -- The seq of the event that created it; a user's message and its first reply share one.
   seq int not null,
+  -- The seq of the event that told it whole: a user's message's own, a reply's outcome's (null before).
+  told_seq int,
   -- The order in which the prompt is built: that of the turn, the reply after its message.
   position int not null,
   role text not null check (role in ('user', 'assistant')),
@@ -104,6 +106,7 @@ create table holdfast.messages (
   constraint user_rows_are_complete check (role = 'assistant' or status = 'complete')
 );
 create index messages_in_order on holdfast.messages (tenant_id, session_id, position, role);
+create index messages_told on holdfast.messages (tenant_id, session_id, told_seq) where told_seq is not null;
 create index messages_of_parent on holdfast.messages (tenant_id, session_id, parent);
 
 create table holdfast.turns (
@@ -375,10 +378,16 @@ create function holdfast.session_json(s holdfast.sessions, unread int) returns j
     'lastPreview', s.last_preview, 'lastModel', s.last_model, 'unread', unread)
 $$;
 
--- How many replies of a session a member has not read.
+-- How many messages a member has not read: others' and replies that are complete or have failed, as far as they are shown
+-- and the member may see them. (What was stopped was ended by somebody who was there.) Counted when it is asked, so nothing
+-- can make it wrong, and up to 100: a list of sessions reads so many rows of each and no more, however long it is unread.
+-- A stored counter would be one more row to lock in each outcome, for each member.
 create function holdfast.unread_of(m holdfast.members) returns int language sql stable as $$
-  select count(*)::int from holdfast.messages u where u.tenant_id = m.tenant_id and u.session_id = m.session_id
-    and u.seq > m.read_seq and u.role = 'assistant' and u.status = 'complete'
+  select count(*)::int from (
+    select from holdfast.messages u where u.tenant_id = m.tenant_id and u.session_id = m.session_id
+        and u.told_seq > m.read_seq and u.shown and u.status in ('complete', 'failed')
+        and u.author is distinct from m.user_id and holdfast.may_see(u.audience, m.user_id)
+      order by u.told_seq limit 100) x
 $$;
 
 -- What a reply took to write: the steps of the attempt that ended it, and of those before it that ended by waiting.
@@ -483,6 +492,8 @@ begin
    where tenant_id = t.tenant_id and id = t.id returning * into v_turn;
   update holdfast.asks set state = 'closed' where tenant_id = t.tenant_id and turn_id = t.id and state = 'open';
   update holdfast.messages set parts = p_parts, metadata = coalesce(p_metadata, metadata), status = p_state,
+      -- That of the outcome's event, which the caller writes next.
+      told_seq = (select next_seq from holdfast.sessions where tenant_id = t.tenant_id and id = t.session_id),
       model = coalesce(p_model, model), updated_at = clock_timestamp(),
       -- Where no attempt of this round has begun, the latest one is of the round before.
       output_tokens = case when t.open or exists (select from holdfast.asks a
@@ -652,9 +663,9 @@ declare v_message holdfast.messages; v_turn holdfast.turns; v_seq int;
 begin
   update holdfast.sessions set message_count = message_count + 1, last_preview = p_preview
    where tenant_id = p_tenant and id = p_session returning next_seq into v_seq;
-  insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, author, parts, metadata, status, lane,
-      parent, turn_id, body_hash, edit_of)
-    values (p_tenant, p_session, p_message, v_seq, v_seq, 'user', p_user, p_parts, p_metadata, 'complete', p_lane,
+  insert into holdfast.messages (tenant_id, session_id, id, seq, told_seq, position, role, author, parts, metadata,
+      status, lane, parent, turn_id, body_hash, edit_of)
+    values (p_tenant, p_session, p_message, v_seq, v_seq, v_seq, 'user', p_user, p_parts, p_metadata, 'complete', p_lane,
       p_parent, p_turn, p_body_hash, p_edit_of);
   insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, status, lane, replies_to, parent,
       round, turn_id)

@@ -27,9 +27,9 @@ begin
   v_parent := holdfast.tip_of(p_tenant, p_session, p_lane);
   update holdfast.sessions set message_count = message_count + 1, last_preview = coalesce(p_preview, last_preview)
    where tenant_id = p_tenant and id = p_session returning next_seq into v_seq;
-  insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, metadata, status, lane, parent,
-      body_hash)
-    values (p_tenant, p_session, p_message, v_seq, v_seq, 'assistant', p_parts, p_metadata, 'complete', p_lane, v_parent,
+  insert into holdfast.messages (tenant_id, session_id, id, seq, told_seq, position, role, parts, metadata, status, lane,
+      parent, body_hash)
+    values (p_tenant, p_session, p_message, v_seq, v_seq, v_seq, 'assistant', p_parts, p_metadata, 'complete', p_lane, v_parent,
       p_body_hash)
     returning * into m;
   v_seq := holdfast.write_event(p_tenant, p_session, 'message.said', null,

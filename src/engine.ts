@@ -11,6 +11,7 @@ import { createSeal, type Seal } from './log/seal.ts'
 import { createWakeups } from './log/wakeups.ts'
 import type { AppFunctions, Resolved } from './options.ts'
 import { OptionError } from './options.ts'
+import { createTyping } from './people/typing.ts'
 import { createRunner } from './runner/runner.ts'
 import { createSweeper } from './runner/sweeper.ts'
 import { createAcceptor } from './store/accept.ts'
@@ -121,6 +122,9 @@ function wire(
   const sockets = createSockets()
   stops.push(() => sockets.stop())
 
+  const typing = createTyping(wakeups.tell)
+  stops.push(() => typing.stop())
+
   let keepAlive: (() => void) | undefined
   if (options.roles.includes('runner')) {
     const onRefused = ({ turnId, attempt }: { turnId: string; attempt: number }, write: string) =>
@@ -178,6 +182,7 @@ function wire(
       waiting: createWaiting(hub, database),
       wakeups,
       sockets,
+      typing,
       expiresMs: options.expiresMs,
       sendsPerMinute: options.limits.sendsPerMinute,
       lane: (ask) => app().lane(ask),

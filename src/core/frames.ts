@@ -11,6 +11,11 @@ export type ControlWord =
   | { type: 'reset'; reason: string }
   | { type: 'reconnect'; afterMs: number }
 
+/** What is told in passing: it has no cursor and is not stored, so it may be lost. Seqs are those of receipts. */
+export type PassingFrame =
+  | { type: 'receipt'; data: { userId: string; delivered: number; read: number } }
+  | { type: 'typing'; data: { userId: string; isTyping: boolean; lastsMs: number } }
+
 /** A frame of the log for one follower: its cursor, the frame as JSON text, and what it tells. */
 export type Frame = { cursor: string; json: string; item: Item }
 

@@ -37,6 +37,8 @@ export const limits = {
   /** Not used yet and not expired. */
   ticketsOfUserMax: 32,
   ticketLastsMs: 30_000,
+  /** After this whoever was told that somebody types takes it for ended. */
+  typingLastsMs: 6_000,
   replyBytesMax: 1024 * 1024,
   fileBytesMax: 8 * 1024 * 1024,
   filenameCharactersMax: 255,

@@ -9,6 +9,7 @@ import { controlRoutes } from './control.ts'
 import { eventRoutes } from './events.ts'
 import { fileRoutes } from './files.ts'
 import { messageRoutes } from './messages.ts'
+import { peopleRoutes } from './people.ts'
 import type { Authenticate } from './principal.ts'
 import { inWords, Problem, problemOf, problemResponse } from './problem.ts'
 import { mustHave } from './right.ts'
@@ -26,6 +27,7 @@ export const routes: readonly Route[] = [
   ...fileRoutes,
   ...ticketRoutes,
   ...approvalRoutes,
+  ...peopleRoutes,
 ]
 
 export type HttpEnv = { Bindings: { outgoing?: ServerResponse } }

@@ -118,6 +118,11 @@ async function longPoll(call: Call, cursor: Cursor | null, waitMs: number): Prom
       else collected.push(JSON.stringify(word))
       if (collected.length > 0 || waited) finish()
     },
+    pass(json) {
+      collected.push(json)
+      bytes += json.length
+      finish()
+    },
     // One that is full is never read for again. A promise of its own: a shared one would hold all that ever waited.
     room: () => (bytes > limits.longPollBytesMax ? new Promise(() => undefined) : null),
     end: finish,

@@ -1,6 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Hub } from '../log/hub.ts'
 import type { Wakeups } from '../log/wakeups.ts'
+import type { Typing } from '../people/typing.ts'
 import type { Acceptor } from '../store/accept.ts'
 import type { Database } from '../store/database.ts'
 import type { Principal } from './principal.ts'
@@ -18,6 +19,7 @@ export type HttpParts = {
   waiting: Waiting
   wakeups: Wakeups
   sockets: Sockets
+  typing: Typing
   /** A turn that was not begun by then ends as expired. */
   expiresMs: number
   /** Of one user. 0: no limit. */

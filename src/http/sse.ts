@@ -59,6 +59,9 @@ export function createSseSink(writer: Writer): SseSink {
       if (ended) return
       writer.write(`${cursor === undefined ? '' : `id: ${cursor}\n`}data: ${JSON.stringify(word)}\n\n`)
     },
+    pass(json) {
+      if (!ended) writer.write(`data: ${json}\n\n`)
+    },
     room,
     end: close,
     close,

@@ -21,13 +21,15 @@ import { type ControlWord, type Frame, frameOf } from '../core/frames.ts'
 import type { Database } from '../store/database.ts'
 import { pollFollowed, readNow, readPage } from '../store/log.ts'
 import { stillMembers } from '../store/sessions.ts'
-import { lookEveryMs, type Note } from './wakeups.ts'
+import { lookEveryMs, type Note, type Passing } from './wakeups.ts'
 
 /** Where a follower's frames go: a socket, or an answer being collected. */
 export type Sink = {
   send(frames: Frame[]): void
   /** `cursor`: where the follower stands, for words after which it may come back without having seen a frame. */
   control(word: ControlWord, cursor?: string): void
+  /** A frame that is told in passing, as JSON text. Without it none is. */
+  pass?(json: string): void
   /** Null while there is room; else resolves when there is room again. Nothing is sent meanwhile. */
   room(): Promise<void> | null
   /** Nothing comes any more: the session is gone, or not the user's any more. */
@@ -165,6 +167,13 @@ export function createHub(options: {
         case 'caught-up':
           break
       }
+    }
+  }
+
+  /** Only to who is live and has room: they are not owed it. */
+  function pass(feed: Feed, { json, notTo }: Passing): void {
+    for (const { userId, following, sink } of feed.followers) {
+      if (userId !== notTo && following.caughtUp && sink.pass && sink.room() === null) sink.pass(json)
     }
   }
 
@@ -388,6 +397,7 @@ export function createHub(options: {
       }
       const feed = feeds.get(keyOf(note.tenantId, note.sessionId))
       if (!feed) return
+      if (note.passing) return pass(feed, note.passing)
       if (feed.stands) return feedNext(feed, offerOf(note))
       feed.standing.then(
         () => feedNext(feed, offerOf(note)),

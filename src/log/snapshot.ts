@@ -3,14 +3,14 @@ import { encodeCursor } from '../core/cursor.ts'
 import { maySee } from '../core/event.ts'
 import { joinDeltas } from '../core/join.ts'
 import type { Database } from '../store/database.ts'
-import { snapshotRow } from '../store/log.ts'
+import { type Member, snapshotRow } from '../store/log.ts'
 import type { MessagePlace } from '../store/messages.ts'
 
 export type Snapshot = {
   session: unknown
   messages: unknown[]
   before: MessagePlace | null
-  members: { userId: string; role: string }[]
+  members: Member[]
   turns: unknown[]
   open: { turnId: string; replyId: string; attempt: number; index: number; chunks: Chunk[] }[]
   cursor: string

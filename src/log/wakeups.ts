@@ -10,6 +10,7 @@
  * for a while, is deaf: it says so, looks more often where somebody waits (`lookEveryMs`), and proves on.
  */
 import type { ChunkRun, Event } from '../core/event.ts'
+import type { PassingFrame } from '../core/frames.ts'
 import type { Database, Listener } from '../store/database.ts'
 import type { Seal } from './seal.ts'
 
@@ -20,6 +21,19 @@ export type Note = {
   runs: ChunkRun[]
   /** A turn may have fallen due: runners look, too. */
   due: boolean
+  /** Of nothing that is stored: then nobody has to look. */
+  passing?: Passing
+}
+
+/** A frame for those who follow just now, as JSON text, encoded once for all. `notTo`: a user who is not told. */
+export type Passing = { json: string; notTo: string | null }
+
+export function passingNote(
+  { tenantId, sessionId }: { tenantId: string; sessionId: string },
+  frame: PassingFrame,
+  notTo: string | null,
+): Note {
+  return { tenantId, sessionId, events: [], runs: [], due: false, passing: { json: JSON.stringify(frame), notTo } }
 }
 
 export type Wakeups = {
@@ -182,7 +196,9 @@ export function createWakeups(options: {
       hear(note)
       // Who hears nothing does not know whether there is anybody.
       if (peers.size === 0 && !deaf) return
-      queued.push(queued.length < queuedMax && rideOf(note) < bodyBytesMax ? note : bare(note))
+      const rides = queued.length < queuedMax && rideOf(note) < bodyBytesMax
+      if (!rides && note.passing) return
+      queued.push(rides ? note : bare(note))
       sending ??= new Promise(setImmediate).then(flush)
     },
     onNote: (each) => void hearers.push(each),
@@ -260,7 +276,8 @@ function isBody(value: unknown): value is Body {
 
 function isNote(note: unknown): note is Note {
   if (!fits(note, { tenantId: 'string', sessionId: 'string', due: 'boolean' })) return false
-  const { events, runs } = note
+  const { events, runs, passing } = note
+  if (passing !== undefined && !fits(passing, passingShape)) return false
   const areEvents = Array.isArray(events) && events.every((event) => fits(event, eventShape))
   return areEvents && Array.isArray(runs) && runs.every((run) => fits(run, runShape))
 }
@@ -275,6 +292,7 @@ const eventShape: Shape<Event> = {
   at: 'string',
   json: 'string',
 }
+const passingShape: Shape<Passing> = { json: 'string', notTo: 'string or null' }
 const runShape: Shape<ChunkRun> = {
   turnId: 'string',
   messageId: 'string',

@@ -113,9 +113,9 @@ const acceptMany: Statement = {
           from f group by tenant, sid) c
        where s.tenant_id = c.tenant and s.id = c.sid),
     um as (
-      insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, author, parts, metadata, status,
-          lane, parent, turn_id, body_hash)
-        select tenant, sid, mid, seq, seq, 'user', author, parts::jsonb, metadata::jsonb, 'complete', lane, parent, turn,
+      insert into holdfast.messages (tenant_id, session_id, id, seq, told_seq, position, role, author, parts, metadata,
+          status, lane, parent, turn_id, body_hash)
+        select tenant, sid, mid, seq, seq, seq, 'user', author, parts::jsonb, metadata::jsonb, 'complete', lane, parent, turn,
           hash
         from f returning *),
     am as (

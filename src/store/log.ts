@@ -171,7 +171,8 @@ const readSnapshot: Statement = {
       (select json_agg(json_build_object('message', holdfast.message_json(x.row), 'position', x.position) order by x.position, x.role desc)
          from (select * from m order by position desc, role limit $4) x) as messages,
       (select count(*) > $4 from m) as more,
-      (select json_agg(json_build_object('userId', o.user_id, 'role', o.role) order by o.user_id)
+      (select json_agg(json_build_object('userId', o.user_id, 'role', o.role, 'delivered', o.delivered_seq,
+          'read', o.read_seq) order by o.user_id)
          from holdfast.members o where o.tenant_id = $1 and o.session_id = $2) as members,
       (select json_agg(holdfast.turn_json(t) order by t.position) from holdfast.turns t
         where t.tenant_id = $1 and t.session_id = $2 and t.state in ('queued', 'running', 'waiting')
@@ -189,11 +190,14 @@ const readSnapshot: Statement = {
     where s.tenant_id = $1 and s.id = $2`,
 }
 
+/** `delivered`, `read`: the seqs of the member's receipts. */
+export type Member = { userId: string; role: string; delivered: number; read: number }
+
 export type SnapshotRow = {
   session: unknown
   messages: { message: { id: string; role: 'user' | 'assistant'; parts: unknown[] }; position: number }[] | null
   more: boolean
-  members: { userId: string; role: string }[]
+  members: Member[]
   turns: { id: string }[] | null
   open:
     | {

@@ -14,11 +14,12 @@ const allowed: Record<string, readonly string[]> = {
   log: ['store', 'core'],
   reply: ['store', 'core'],
   runner: ['reply', 'log', 'store', 'core'],
-  http: ['log', 'store', 'core'],
+  people: ['log', 'store', 'core'],
+  http: ['people', 'log', 'store', 'core'],
   adapters: ['reply', 'core'],
   'ai-sdk': ['core'],
-  cli: ['wire', 'adapters', 'http', 'runner', 'reply', 'log', 'store', 'core'],
-  wire: ['adapters', 'http', 'runner', 'reply', 'log', 'store', 'core'],
+  cli: ['wire', 'adapters', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
+  wire: ['adapters', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
 }
 /** Layers that run where the app's page runs: the only packages that they may import. */
 const packages: Record<string, readonly string[]> = { core: [], 'ai-sdk': ['ai', 'eventsource-parser'] }

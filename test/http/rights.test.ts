@@ -81,6 +81,8 @@ const matrix: Record<string, Row> = {
   },
   'files.list': { right: 'read', asks: [{ ok: 200 }] },
   'files.serve': { right: 'read', asks: [{ ok: 200 }] },
+  'receipts.store': { right: 'read', asks: [{ body: () => ({}), ok: 200 }] },
+  'typing.say': { right: 'write', asks: [{ body: () => ({ isTyping: true }), ok: 204 }] },
   'events.follow': {
     right: 'read',
     asks: [
@@ -306,7 +308,7 @@ function expected(
   if (caller.role === null) return all(stranger)
   if (!may[right].includes(caller.role)) return { ...all(403), foreign: stranger, missing: stranger }
   // The owner deletes with the first request that names her session; then it is gone for the others.
-  if (ok === 204) return { foreign: 404, missing: 404, childForeign: 204, childMissing: 404, own: 404 }
+  if (right === 'own') return { foreign: 404, missing: 404, childForeign: 204, childMissing: 404, own: 404 }
   const child = hasChild ? 404 : ok
   return { foreign: stranger, missing: stranger, childForeign: child, childMissing: child, own: ok }
 }

@@ -73,7 +73,7 @@ test('a session says how many replies its user has not read, whatever answers it
   }
   await watcher.close()
   await tables.query(
-    "update holdfast.members set read_seq = (select min(seq) from holdfast.messages where role = 'assistant')",
+    "update holdfast.members set read_seq = (select min(told_seq) from holdfast.messages where role = 'assistant')",
   )
   const answers = {
     again: await answer<Session>(ann.request('/v1/sessions', json({ id: session }))),

@@ -1,0 +1,67 @@
+/** What people tell each other without a message: how far they have read, and that they are typing. */
+import * as z from 'zod'
+import { decodeCursor } from '../core/cursor.ts'
+import { passingNote } from '../log/wakeups.ts'
+import { storeReceipt } from '../store/receipts.ts'
+import { readBody } from './body.ts'
+import { Problem } from './problem.ts'
+import { type Call, json, type Route, sessionOf } from './route.ts'
+
+const cursorSchema = z.string().max(4_000)
+const receiptSchema = z.strictObject({ delivered: cursorSchema.optional(), read: cursorSchema.optional() })
+
+async function receipts(call: Call): Promise<Response> {
+  const asked = await readBody(call.request, receiptSchema)
+  const epoch = call.parts.hub.epoch()
+  const session = sessionOf(call)
+  const stored = await storeReceipt(call.parts.database, {
+    ...session,
+    delivered: seqOf(asked.delivered, epoch),
+    read: seqOf(asked.read, epoch),
+  })
+  if (stored.outcome === 'ahead') throw new Problem('bad_cursor', otherLog)
+  if (stored.outcome === 'not_found') throw new Problem('not_found')
+  const { delivered, read, unread } = stored
+  if (stored.moved) {
+    const data = { userId: session.userId, delivered, read }
+    call.parts.wakeups.tell(passingNote(session, { type: 'receipt', data }, null))
+  }
+  return json(200, { delivered, read, unread })
+}
+
+const otherLog = 'The cursor is of another log than this one. Load the session again and use its cursor.'
+
+function seqOf(text: string | undefined, epoch: string): number | null {
+  if (text === undefined) return null
+  const cursor = decodeCursor(text)
+  if (cursor === null) throw new Problem('bad_cursor')
+  if (cursor.epoch !== epoch) throw new Problem('bad_cursor', otherLog)
+  return cursor.seq
+}
+
+const typingSchema = z.strictObject({ isTyping: z.boolean() })
+
+async function typing(call: Call): Promise<Response> {
+  const { isTyping } = await readBody(call.request, typingSchema)
+  call.parts.typing.say(sessionOf(call), isTyping)
+  return new Response(null, { status: 204 })
+}
+
+export const peopleRoutes: Route[] = [
+  {
+    name: 'receipts.store',
+    method: 'POST',
+    path: '/v1/sessions/:sessionId/receipts',
+    right: 'read',
+    judgedBy: 'statement',
+    handle: receipts,
+  },
+  {
+    name: 'typing.say',
+    method: 'POST',
+    path: '/v1/sessions/:sessionId/typing',
+    right: 'write',
+    judgedBy: 'route',
+    handle: typing,
+  },
+]
