@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import type { Frame } from '../../src/core/frames.ts'
 import { createHub, type Hub, type Sink } from '../../src/log/hub.ts'
+import { passingNote } from '../../src/log/wakeups.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
 import type { Database } from '../../src/store/database.ts'
 import { eventually } from '../support/eventually.ts'
@@ -94,4 +95,32 @@ test('what a poll finds and no wakeup brings is read (I8)', async () => {
   await createAcceptor(database).accept(acceptanceOf(sessionId))
   await eventually(async () => frames.length === 1)
   expect(reads()).toBe(2)
+})
+
+test('what is told in passing comes to who is live and has room, and is not kept for the others (P145)', async () => {
+  const [sessionId] = await sessionsOf(database, 1)
+  const who = { tenantId, sessionId: sessionId!, cursor: null }
+  const told: string[] = []
+  const follow = (userId: string, more: Partial<Sink> = {}) =>
+    hub.follow({ ...who, userId }, { ...collector().sink, pass: (json) => told.push(`${userId} ${json}`), ...more })
+  const note = (isTyping: boolean, notTo: string | null) =>
+    passingNote(who, { type: 'typing', data: { userId, isTyping, lastsMs: 0 } }, notTo)
+  await follow('bob')
+  await follow('full', { room: () => new Promise(() => undefined) })
+  await follow(userId)
+  // The last one has not been read for yet.
+  hub.hear(note(true, null))
+  expect(told.filter((each) => each.startsWith(userId))).toEqual([])
+  await eventually(async () => {
+    told.splice(0)
+    hub.hear(note(true, null))
+    return told.length === 2
+  })
+  expect(told.map((each) => each.split(' ')[0]).sort()).toEqual([userId, 'bob'].sort())
+  told.splice(0)
+  hub.hear(note(false, userId))
+  expect(told.map((each) => each.split(' ')[0])).toEqual(['bob'])
+  expect(JSON.parse(told[0]!.slice('bob '.length))).toEqual({
+    ...{ type: 'typing', data: { userId, isTyping: false, lastsMs: 0 } },
+  })
 })

@@ -21,7 +21,8 @@ import {
 import { pollFollowed, readNow, readPage, snapshotRow } from '../../src/store/log.ts'
 import { messagePage, messagePair, promptMessages } from '../../src/store/messages.ts'
 import { failedTurns, isPaused, queuedTurns, setPaused } from '../../src/store/operate.ts'
-import { isFirstUntitledReply, roleOf, stillMembers } from '../../src/store/sessions.ts'
+import { storeReceipt } from '../../src/store/receipts.ts'
+import { isFirstUntitledReply, listSessions, roleOf, stillMembers } from '../../src/store/sessions.ts'
 import {
   type AttemptKey,
   failIfHeld,
@@ -163,6 +164,8 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   await closedAsks(spy, place, { replyId: held!.replyId, step: 1 })
   await roleOf(spy, tenantId, session!, userId)
   await stillMembers(spy, [place])
+  await listSessions(spy, { ...place, changedSince: null, before: null })
+  await storeReceipt(spy, { ...place, delivered: 1, read: 1 })
   await isFirstUntitledReply(spy, { ...place, seq: 3 })
   const file = { ...place, fileId: 'a', mediaType: 'text/plain', filename: null, bytes: Buffer.from('a') }
   await storeFile(spy, { ...file, filesMax: 10, bytesMax: 10 })
@@ -227,6 +230,7 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('report', [key[0], key[1], userId, key[2], key[3], '[]'])
   await call('store_file', [tenantId, 'q0', userId, 'a', 'text/plain', null, Buffer.from('a'), 10, 10])
   await call('delete_session', [tenantId, 'q1', userId])
+  await call('receive', [tenantId, 'q0', userId, 1, 1])
   await call('give_title', [tenantId, 'q0', 'a title'])
   await call('stop', [...key, 0, '[]', null, null, userId, null, true, null, 1])
   const toWithdraw = keyOf({ ...waiting, attempt: 0 })
