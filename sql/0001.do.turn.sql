@@ -55,7 +55,7 @@ create table holdfast.members (
   muted boolean not null default false,
   joined_at timestamptz not null default clock_timestamp(),
   primary key (tenant_id, session_id, user_id)
-);
+) with (fillfactor = 80);
 create index members_of_user on holdfast.members (tenant_id, user_id);
 
 create table holdfast.messages (

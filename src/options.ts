@@ -107,7 +107,7 @@ export type HoldfastOptions<Metadata extends object = object> = {
    * database. 6–100. Defaults to 9.
    */
   poolMax?: number
-  /** `off`: nothing wakes anybody and everything happens by polling. For tests, and where NOTIFY is not allowed. Defaults to `on`. */
+  /** `off`: nothing wakes anybody and everything happens by polling. For tests, and where NOTIFY is not allowed; receipts and typing are not told live then. Defaults to `on`. */
   wakeups?: 'on' | 'off'
   /** Where lines for operators go; never holds content. Defaults to JSON lines on standard output. */
   log?: Log

@@ -106,11 +106,19 @@ test('what is told in passing comes to who is live and has room, and is not kept
   const note = (isTyping: boolean, notTo: string | null) =>
     passingNote(who, { type: 'typing', data: { userId, isTyping, lastsMs: 0 } }, notTo)
   await follow('bob')
-  await follow('full', { room: () => new Promise(() => undefined) })
+  let isFull = false
+  await follow('full', {
+    // Live, and then it takes no more.
+    control: () => {
+      isFull = true
+    },
+    room: () => (isFull ? new Promise(() => undefined) : null),
+  })
   await follow(userId)
   // The last one has not been read for yet.
   hub.hear(note(true, null))
   expect(told.filter((each) => each.startsWith(userId))).toEqual([])
+  await eventually(async () => isFull)
   await eventually(async () => {
     told.splice(0)
     hub.hear(note(true, null))
