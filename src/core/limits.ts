@@ -40,6 +40,8 @@ export const limits = {
   /** After this whoever was told that somebody types takes it for ended. */
   typingLastsMs: 6_000,
   replyBytesMax: 1024 * 1024,
+  /** UTF-16 units of the id of a call or an approval: with 2.7 KB it would not fit an index, nor some proxies' paths. */
+  askedIdLengthMax: 512,
   fileBytesMax: 8 * 1024 * 1024,
   filenameCharactersMax: 255,
   /** Of one session. */
@@ -50,7 +52,7 @@ export const limits = {
 } as const
 
 /** Ids made by a model's provider or an app's reply: of calls and approvals, whatever they look like. */
-export const askedIdPattern = /^\P{C}{1,1000}$/u
+export const askedIdPattern = new RegExp(`^\\P{C}{1,${limits.askedIdLengthMax}}$`, 'u')
 
 /** Ids made by a client: of sessions and of messages. `.` and `..` would vanish from a URL's path. */
 export const idPattern = /^(?!\.{1,2}$)[A-Za-z0-9._:~-]{1,128}$/

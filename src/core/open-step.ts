@@ -28,16 +28,27 @@ export function withResults(
   return [...parts.slice(0, from), ...parts.slice(from).flatMap((part) => keptPart(part, results, isToBeKept))]
 }
 
+/** The parts with these results, and all else as it is: of a step that has ended nothing is left out. */
+export function withAnswers(parts: readonly Part[], results: ReadonlyMap<string, Part>): Part[] {
+  const step = new Set(lastStep(parts))
+  return parts.map((part) => (step.has(part) && isCall(part) ? answeredPart(part, results) : part))
+}
+
+/** The same object where its result is not among these, or it has one. */
+function answeredPart(part: Part, results: ReadonlyMap<string, Part>): Part {
+  const result = results.get(String(part.toolCallId))
+  const isUnanswered = waits.has(part.state) || part.preliminary === true
+  if (result === undefined || !isUnanswered) return part
+  const { preliminary: _preliminary, output: _output, ...call } = part
+  const { type: _type, ...answer } = result
+  return { ...call, ...answer }
+}
+
 function keptPart(part: Part, results: ReadonlyMap<string, Part>, isToBeKept: (call: Part) => boolean): Part[] {
   if (part.state === 'streaming') return [{ ...part, state: 'done' }]
   if (!isCall(part)) return [part]
-  const result = results.get(String(part.toolCallId))
-  const isUnanswered = waits.has(part.state) || part.preliminary === true
-  if (result !== undefined && isUnanswered) {
-    const { preliminary: _preliminary, output: _output, ...call } = part
-    const { type: _type, ...answer } = result
-    return [{ ...call, ...answer }]
-  }
+  const answered = answeredPart(part, results)
+  if (answered !== part) return [answered]
   if (part.state === 'input-streaming') return []
   if (part.state === 'input-available' && part.providerExecuted !== true && !isToBeKept(part)) return []
   if (part.preliminary !== true) return [part]

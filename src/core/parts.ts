@@ -1,5 +1,6 @@
 import type { Part } from './chunk.ts'
 import type { Json } from './json.ts'
+import { isCall } from './open-step.ts'
 
 /**
  * The parts of a reply that will get no more chunks, made valid as history: `convertToModelMessages` and
@@ -10,6 +11,10 @@ import type { Json } from './json.ts'
  */
 export const closeParts = (parts: readonly Part[], how: { toolErrorText: string }): Part[] =>
   parts.map((part) => closePart(part, how.toolErrorText))
+
+/** The same of calls alone, for a reply that has finished. What the provider runs may have its result only later. */
+export const closeCalls = (parts: readonly Part[], errorTextOf: (call: Part) => string): Part[] =>
+  parts.map((part) => (isCall(part) && part.providerExecuted !== true ? closePart(part, errorTextOf(part)) : part))
 
 function closePart(part: Part, errorText: string): Part {
   switch (part.state) {

@@ -18,6 +18,7 @@ import { type FilePlace, filePlaceOf, takeOutFiles } from './files.ts'
 import { Problem } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
 import { type Call, json, jsonText, locationOf, type Route, sessionOf, type Within } from './route.ts'
+import { hasOutcome } from './wait.ts'
 
 const contentFields = {
   id: idSchema,
@@ -52,7 +53,7 @@ async function send(call: Call): Promise<Response> {
     withinToken(call, wait * 1_000),
     call.request.signal,
   )
-  if (answered) return pairResponse(call, answered, headers)
+  if (answered) return pairResponse(call, answered, headers, {}, hasOutcome(answered) ? 200 : 202)
   // `data` is the JSON text of {message, reply, turn}: it goes out as it came from the database, with the cursor.
   return jsonText(202, `${data.slice(0, -1)},"cursor":"${cursorAfter(call, seq)}"}`, headers)
 }
@@ -112,8 +113,9 @@ export function pairResponse(
   pair: Pair,
   headers: Record<string, string> = {},
   more: { withdrawn?: boolean } = {},
+  status = 200,
 ): Response {
-  return json(200, { ...standOf(call, pair), ...more }, headers)
+  return json(status, { ...standOf(call, pair), ...more }, headers)
 }
 
 export function standOf(call: Pick<Within, 'parts'>, { message, reply, turn, seq }: Pair) {

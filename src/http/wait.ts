@@ -1,7 +1,8 @@
 /**
- * Waiting for a turn's outcome, for clients that want a message's reply in one answer. Who waits is a follower like any
- * other (so wakeups wake it, and the poll where they do not), and holds a connection and nothing of the turn: when the
- * client goes away, the time is over or the server drains, only the waiting ends.
+ * Waiting for a turn's outcome, or for it to wait for people: for clients that want a message's reply, or what it asks, in
+ * one answer. Who waits is a follower like any other (so wakeups wake it, and the poll where they do not), and holds a
+ * connection and nothing of the turn: when the client goes away, the time is over or the server drains, only the waiting
+ * ends.
  *
  * An event says only that there may be an outcome: what is answered is read afterwards, because the turn may have begun
  * another round, or its message may have been handed to another turn, whose reply is then waited for.
@@ -23,13 +24,17 @@ export type WaitFor = {
 
 export type Waiting = {
   /**
-   * Resolves to the message with its reply as soon as the turn has an outcome. Null: none within `waitMs`, or nobody
-   * can or may wait any longer. Never rejects: the message is stored, whatever becomes of the waiting.
+   * Resolves to the message with its reply as soon as the turn has an outcome (`hasOutcome`), or waits for people. Null:
+   * neither within `waitMs`, or nobody can or may wait any longer. Never rejects: the message is stored, whatever becomes
+   * of the waiting.
    */
   outcome(what: WaitFor, waitMs: number, signal: AbortSignal): Promise<Pair | null>
 }
 
 const outcomes = new Set(['complete', 'failed', 'stopped'])
+
+/** Of the reply, too: it may be another turn's. */
+export const hasOutcome = ({ turn, reply }: Pair) => outcomes.has(turn.state) && outcomes.has(reply.status)
 
 /** Who comes when `waitersMax` wait does not wait, and is answered at once. */
 export function createWaiting(hub: Hub, database: Database, waitersMax = 1_000): Waiting {
@@ -38,16 +43,18 @@ export function createWaiting(hub: Hub, database: Database, waitersMax = 1_000):
   async function waited(what: WaitFor, waitMs: number, signal: AbortSignal): Promise<Pair | null> {
     const untilMs = performance.now() + waitMs
     let turn = what.created
+    let seen: Seen | undefined
     for (;;) {
       if (turn === null) {
         const pair = await messagePair(database, what.tenantId, what.sessionId, what.messageId, what.userId)
-        if (pair === null) return null
-        const { seq } = pair
-        if (!outcomes.has(pair.turn.state)) turn = { turnId: pair.turn.id, seq }
-        else if (!outcomes.has(pair.reply.status)) turn = { turnId: pair.replyTurnId, seq }
-        else return pair
+        if (pair === null || hasOutcome(pair)) return pair
+        const wasHandedOver = outcomes.has(pair.turn.state)
+        // Of the turn that it was handed to only the event says so.
+        if (pair.turn.state === 'waiting' || (wasHandedOver && seen === 'waiting')) return pair
+        turn = { turnId: wasHandedOver ? pair.replyTurnId : pair.turn.id, seq: pair.seq }
       }
-      if (!(await nextOutcome(hub, { ...what, ...turn }, untilMs - performance.now(), signal))) return null
+      seen = await nextSeen(hub, { ...what, ...turn }, untilMs - performance.now(), signal)
+      if (seen === 'nothing') return null
       turn = null
     }
   }
@@ -68,22 +75,28 @@ export function createWaiting(hub: Hub, database: Database, waitersMax = 1_000):
   }
 }
 
-/** Resolves to true when an outcome of the turn is seen after `seq`, to false when there is nothing to wait for any more. */
-async function nextOutcome(
+/** What the turn has come to. `nothing`: and there is nothing to wait for any more. */
+type Seen = 'outcome' | 'waiting' | 'nothing'
+
+/** Resolves to what is seen of the turn first after `seq`. */
+async function nextSeen(
   hub: Hub,
   { tenantId, sessionId, userId, turnId, seq }: WaitFor & { turnId: string; seq: number },
   waitMs: number,
   signal: AbortSignal,
-): Promise<boolean> {
+): Promise<Seen> {
   const cursor: Cursor = { epoch: hub.epoch(), seq, open: new Map() }
-  let end!: (seen: boolean) => void
-  const ended = new Promise<boolean>((resolve) => {
+  let end!: (seen: Seen) => void
+  const ended = new Promise<Seen>((resolve) => {
     end = resolve
   })
-  const giveUp = () => end(false)
+  const giveUp = () => end('nothing')
   const sink: Sink = {
     send(frames) {
-      if (frames.some((frame) => isOutcome(frame, turnId))) end(true)
+      for (const frame of frames) {
+        const seen = seenIn(frame, turnId)
+        if (seen !== null) end(seen)
+      }
     },
     control(word) {
       if (word.type !== 'caught-up') giveUp()
@@ -108,9 +121,10 @@ async function nextOutcome(
 }
 
 /** Frames are text by now, encoded once for all followers; their head is as `core/frames` writes it. */
-function isOutcome({ json }: Frame, turnId: string): boolean {
-  const head = /^\{"cursor":"[^"]*","after":"[^"]*","type":"message\.(?:ai_response|error|stopped)",[^{]*/.exec(
-    json,
-  )?.[0]
-  return head?.includes(`"turnId":"${turnId}"`) === true
+function seenIn({ json }: Frame, turnId: string): Seen | null {
+  const [head, type] = headPattern.exec(json) ?? []
+  if (head?.includes(`"turnId":"${turnId}"`) !== true) return null
+  return type === 'turn.waiting' ? 'waiting' : 'outcome'
 }
+const headPattern =
+  /^\{"cursor":"[^"]*","after":"[^"]*","type":"(message\.(?:ai_response|error|stopped)|turn\.waiting)",[^{]*/

@@ -1,9 +1,10 @@
 import { point } from '#points'
 import { type Ask, withUncertainAsked } from '../core/asks.ts'
 import { afterError } from '../core/backoff.ts'
+import type { Part } from '../core/chunk.ts'
 import { type Failure, failureOf, ReplyError } from '../core/errors.ts'
-import { withResults } from '../core/open-step.ts'
-import { closeParts, previewOf } from '../core/parts.ts'
+import { lastStep, withResults } from '../core/open-step.ts'
+import { closeCalls, closeParts, previewOf } from '../core/parts.ts'
 import type { AppendEnd } from '../log/append.ts'
 import { waitIfHeld } from '../store/asks.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
@@ -25,6 +26,10 @@ type RequeueReason = { reason: 'error' | 'handover'; code: string | null; retryM
 
 /** What is shown in place of tool calls that a failed reply left open. */
 const toolErrorText = 'The reply failed before this call was finished.'
+
+/** The same of one that finished: the AI SDK runs no call of a step that reached its length, and takes none without a result. */
+const notRunText = 'It was not run, because the reply ended before.'
+const unknownText = 'The reply ended before this call had a result.'
 
 export async function endAttempt(options: AttemptOptions, attempt: Attempt, went: Went): Promise<void> {
   for (const chunk of attempt.cleaner.end()) pushChunk(attempt, chunk)
@@ -71,9 +76,11 @@ async function storeEnd(options: AttemptOptions, attempt: Attempt, went: Went): 
 
 async function finish(options: AttemptOptions, attempt: Attempt): Promise<Ended> {
   const { claimed, fold, model, usage } = attempt
-  const parts = fold.parts()
-  const asks = asksOfEnd(attempt, parts)
+  const asks = asksOfEnd(attempt, fold.parts())
   if (asks.length > 0) return await wait(options, attempt, asks)
+  const step = new Set(lastStep(fold.parts()))
+  const isNotRun = (part: Part) => step.has(part) && !attempt.calls!.hasBegun(String(part.toolCallId))
+  const parts = closeCalls(fold.parts(), (part) => (isNotRun(part) ? notRunText : unknownText))
   const nextIndex = await attempt.log.flushed()
   const messageMetadata = await metadataOf(options, attempt)
   // As if the reply had said it last, but no chunk of the log: its outcome follows at once.

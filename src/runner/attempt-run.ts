@@ -21,15 +21,7 @@ import { type Database, DatabaseError } from '../store/database.ts'
 import { promptMessages, promptSession } from '../store/messages.ts'
 import { type Checkpoint, type Claimed, checkpointIfHeld } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
-import {
-  type Attempt,
-  type AttemptOptions,
-  asksOfClaim,
-  beginAttempt,
-  checkpointOf,
-  pushChunk,
-  type Went,
-} from './attempt.ts'
+import { type Attempt, type AttemptOptions, asksOfClaim, beginAttempt, pushChunk, type Went } from './attempt.ts'
 import { endAttempt, reportLate, wentBy } from './attempt-end.ts'
 import { openPromptFiles, type PromptFiles } from './prompt-files.ts'
 import { createToolCalls } from './tool-calls.ts'
@@ -213,11 +205,13 @@ function takeChunks(options: AttemptOptions, attempt: Attempt, chunks: Chunk[]):
 /** The step that was kept from an earlier attempt: its calls have their results. Nothing said its end. */
 function endKeptStep(attempt: Attempt): void {
   attempt.stepIsKept = false
+  attempt.stepIsOpen = false
   attempt.step++
   attempt.betweenSteps = true
 }
 
 function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): void {
+  mustHaveShortIds(chunk)
   // Before anything of one step too many is shown.
   if (chunk.type === 'start-step' && attempt.step >= options.stepsMax) throw tooManySteps(options)
   for (const clean of attempt.cleaner.clean(chunk)) pushChunk(attempt, clean)
@@ -239,6 +233,16 @@ function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): voi
   }
 }
 
+/** Before it is stored anywhere, and before its call begins: that waits for its chunk. */
+function mustHaveShortIds(chunk: Chunk): void {
+  for (const name of ['toolCallId', 'approvalId']) {
+    const id = (chunk as Record<string, unknown>)[name]
+    if (typeof id !== 'string' || id.length <= limits.askedIdLengthMax) continue
+    const detail = `a ${name} of ${id.length} characters, more than ${limits.askedIdLengthMax}`
+    throw new ReplyError('internal', `${detail}. The model's provider, or the reply, has to give shorter ones.`)
+  }
+}
+
 function tooManySteps({ stepsMax }: AttemptOptions): ReplyError {
   return new ReplyError('budget_exceeded', `more than ${stepsMax} steps`)
 }
@@ -249,11 +253,14 @@ function tooManySteps({ stepsMax }: AttemptOptions): ReplyError {
  * never come because the provider fails: its end is stored at once, so that the tool does not run again.
  */
 async function storeCheckpoint(database: Database, attempt: Attempt): Promise<void> {
-  const { claimed, fold, log } = attempt
-  const nextIndex = await log.flushed()
-  const checkpoint = checkpointOf(attempt, { nextIndex, parts: fold.parts(), isOpen: false })
-  await point('checkpoint.send')
-  await askAgain(() => checkpointIfHeld(database, claimed, checkpoint), log.ended)
-  await point('checkpoint.answered')
+  const { claimed, log } = attempt
+  const calls = attempt.calls!
+  await calls.inOrder(async () => {
+    const nextIndex = await log.flushed()
+    const checkpoint = calls.checkpointNow(true, nextIndex)
+    await point('checkpoint.send')
+    await askAgain(() => checkpointIfHeld(database, claimed, checkpoint), log.ended)
+    await point('checkpoint.answered')
+  })
   attempt.betweenSteps = false
 }

@@ -49,6 +49,12 @@ export type ToolCalls = CallStore & {
   taken(chunk: Chunk): void
   /** Whether the app runs this call. Null: the reply was given no such tool. */
   isOurs(toolName: string): boolean | null
+  /** Of the step that was written last: whether it is begun, here or in an earlier attempt. */
+  hasBegun(callId: string): boolean
+  /** Writes of a checkpoint are one after the other, so that no older one is stored over a newer one. */
+  inOrder<Answer>(write: () => Promise<Answer>): Promise<Answer>
+  /** As the reply stands, with the results that are stored. `stepHasEnded`: it has said the end of the step. */
+  checkpointNow(stepHasEnded: boolean, nextIndex: number): Checkpoint
 }
 
 export type Attempt = {

@@ -9,6 +9,9 @@
  *
  * A call that a person was asked about runs only if it was approved, with the input that was shown.
  *
+ * A call belongs to its step until it has its result, also where the reply has said the step's end by then. All writes of a
+ * checkpoint are one after the other, those between two steps (attempt-run.ts) as well, and each is of its own moment.
+ *
  * The SDK calls a tool as soon as it has read the call, which may be before this process has taken the end of the step
  * before. So a call waits until its own chunk was taken: only then is it known of which step it is.
  */
@@ -20,10 +23,10 @@ import type { Part } from '../core/chunk.ts'
 import { cleanJson } from '../core/clean.ts'
 import { ReplyError } from '../core/errors.ts'
 import type { Json } from '../core/json.ts'
-import { callsWithoutResult, lastStep, withResults } from '../core/open-step.ts'
+import { callsWithoutResult, lastStep, withAnswers, withResults } from '../core/open-step.ts'
 import type { BegunCall, ToolCall } from '../reply/tools.ts'
 import type { OnUncertain } from '../reply/uncertain.ts'
-import type { Database } from '../store/database.ts'
+import { type Database, DatabaseError } from '../store/database.ts'
 import { beginCallIfHeld, type CallBegun, endCallIfHeld, uncertainCalls } from '../store/tool-calls.ts'
 import type { Checkpoint } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
@@ -47,11 +50,13 @@ export function createToolCalls(options: {
   /** By the call's id, of which step it is, for each time that it was called. */
   const called = new Map<string, number[]>()
   const waiting = new Map<string, (() => void)[]>()
-  const kept = new Map<string, Part>()
+  const kept = new Map<string, { part: Part; isCalled: boolean }>()
   /** What is to become of those of them that are uncertain. Null: none of them was called yet. */
   let decisions: Promise<Map<string, Decision>> | null = null
-  /** Of the step that is open: those that are begun, here or in an earlier attempt. */
+  /** Of the step that was written last: those that are begun, here or in an earlier attempt. */
   const begunCalls = new Set<string>()
+  /** Begun here, and without a result so far. */
+  const running = new Set<CallPlace>()
   /** The tools that the reply was given, by name. */
   const ours = new Map<string, { isRunHere: boolean; isIdempotent: boolean }>()
   /** Of the step that is open: results that are stored, whose chunks may not have been taken yet. */
@@ -61,10 +66,17 @@ export function createToolCalls(options: {
   if (claimed.checkpoint?.isOpen) {
     for (const part of callsWithoutResult(lastStep(claimed.checkpoint.parts))) {
       const callId = String(part.toolCallId)
-      called.set(callId, [attempt.step])
-      kept.set(callId, part)
+      kept.set(callId, { part, isCalled: false })
       begunCalls.add(callId)
     }
+  }
+
+  /** A call of the step that was kept is of that one, once. */
+  function takeKept({ callId, isNew }: ToolCall): Part | undefined {
+    const call = kept.get(callId)
+    if (call === undefined || call.isCalled || isNew) return undefined
+    call.isCalled = true
+    return call.part
   }
 
   /** Waits as long as the attempt does: its chunk may be long in coming, where the database is. */
@@ -103,33 +115,69 @@ export function createToolCalls(options: {
   }
 
   /** One after the other: each holds what those before it have stored. */
-  function write<Answer>(ask: (checkpoint: Checkpoint) => Promise<Answer>): Promise<Answer> {
-    const turn = async () => {
-      mustGoOn()
-      const parts = withResults(attempt.fold.parts(), results, isToBeKept)
-      const checkpoint = checkpointOf(attempt, { nextIndex: log.stored(), parts, isOpen: true })
-      return await askAgain(() => ask(checkpoint), log.ended)
-    }
-    const written = writing.then(turn, turn)
+  function inOrder<Answer>(write: () => Promise<Answer>): Promise<Answer> {
+    const written = writing.then(write, write)
     writing = written.catch(() => undefined)
     return written
   }
 
+  /**
+   * `stepHasEnded`: the reply has said the end of the step that it wrote last. Where a call of it runs still, a takeover
+   * starts from within that step all the same: else nobody would decide what became of the call.
+   */
+  function checkpointNow(stepHasEnded: boolean, nextIndex: number): Checkpoint {
+    const parts = attempt.fold.parts()
+    if (!stepHasEnded) {
+      return checkpointOf(attempt, { nextIndex, parts: withResults(parts, results, isToBeKept), isOpen: true })
+    }
+    const step = attempt.step - 1
+    if (![...running].some((place) => place.step === step)) {
+      return checkpointOf(attempt, { nextIndex, parts: withAnswers(parts, results), isOpen: false })
+    }
+    return checkpointOf(attempt, { step, nextIndex, parts: withResults(parts, results, isToBeKept), isOpen: true })
+  }
+
+  function write<Answer>(place: CallPlace, ask: (checkpoint: Checkpoint) => Promise<Answer>): Promise<Answer> {
+    return inOrder(async () => {
+      mustGoOn()
+      const checkpoint = checkpointNow(!attempt.stepIsOpen && place.step < attempt.step, log.stored())
+      return await asked(() => ask(checkpoint))
+    })
+  }
+
+  /** What our store fails of is no result of a tool's, and nothing for the model to read. */
+  async function asked<Answer>(ask: () => Promise<Answer>): Promise<Answer> {
+    try {
+      return await askAgain(ask, log.ended)
+    } catch (error) {
+      if (error instanceof DatabaseError && (error.kind === 'bad_data' || error.kind === 'bug')) {
+        const detail = `a tool call cannot be stored (${error.code})`
+        breakOff({ how: 'error', error: new ReplyError('internal', detail) })
+      }
+      throw over()
+    }
+  }
+
   async function begin(call: ToolCall): Promise<BegunCall> {
-    const key = { ...claimed, step: await stepOf(call), callId: call.callId }
+    const part = takeKept(call)
+    const step = part === undefined ? await stepOf(call) : claimed.checkpoint!.step
+    const key = { ...claimed, step, callId: call.callId }
     const name = call.name
     const inputHash = inputHashOf(call.input)
     let sentAtMs = 0
     const ask = async (again: boolean) => {
       await point('tool.begin')
       begunCalls.add(call.callId)
-      return await write((checkpoint) => {
+      running.add(key)
+      const answer = await write(key, (checkpoint) => {
         sentAtMs = performance.now()
         return beginCallIfHeld(database, key, { name, inputHash, again, leaseMs }, checkpoint)
       })
+      if (answer.outcome !== 'begun') running.delete(key)
+      return answer
     }
     const idempotencyKey = keyOf(claimed, key)
-    const decision = await decisionOf(call, key.step)
+    const decision = part === undefined ? undefined : await decisionOf(call)
     let begun = await ask(false)
     if (begun.outcome === 'uncertain' && decision !== undefined) {
       begun = await ask(true)
@@ -139,10 +187,10 @@ export function createToolCalls(options: {
       }
     }
     await point('tool.begun')
-    return await running(begun, key, idempotencyKey, sentAtMs + leaseMs * trust)
+    return await toRun(begun, key, idempotencyKey, sentAtMs + leaseMs * trust)
   }
 
-  async function running(
+  async function toRun(
     begun: CallBegun,
     key: CallPlace,
     idempotencyKey: string,
@@ -187,13 +235,17 @@ export function createToolCalls(options: {
 
   async function end(key: CallPlace, state: 'done' | 'failed', output: Json): Promise<void> {
     await point('tool.end')
-    results.set(
-      key.callId,
-      state === 'done'
-        ? { type: '', state: 'output-available', output }
-        : { type: '', state: 'output-error', errorText: toolErrorText },
-    )
-    const stored = await write((checkpoint) => endCallIfHeld(database, key, { state, output }, checkpoint))
+    running.delete(key)
+    // Else another step has begun since, and may have a call of the same id.
+    if (key.step >= (attempt.stepIsOpen ? attempt.step : attempt.step - 1)) {
+      results.set(
+        key.callId,
+        state === 'done'
+          ? { type: '', state: 'output-available', output }
+          : { type: '', state: 'output-error', errorText: toolErrorText },
+      )
+    }
+    const stored = await write(key, (checkpoint) => endCallIfHeld(database, key, { state, output }, checkpoint))
     await point('tool.ended')
     if (stored === 'lost') throw over()
   }
@@ -205,20 +257,18 @@ export function createToolCalls(options: {
     return error
   }
 
-  /** Undefined: it is not uncertain, or a person said that it may run again. */
-  async function decisionOf({ callId }: ToolCall, step: number): Promise<Decision | undefined> {
-    if (!kept.has(callId)) return undefined
+  /** Of a call that was kept. Undefined: it is not uncertain, or a person said that it may run again. */
+  async function decisionOf({ callId }: ToolCall): Promise<Decision | undefined> {
     // Of all at once, before any of them runs: what ran already would be cut off by a question about another.
-    decisions ??= decideAll(step)
-    const decided = (await decisions).get(callId)
-    kept.delete(callId)
-    return decided
+    decisions ??= decideAll(claimed.checkpoint!.step)
+    return (await decisions).get(callId)
   }
 
   async function decideAll(step: number): Promise<Map<string, Decision>> {
-    const rows = await askAgain(() => uncertainCalls(database, claimed, step), log.ended)
+    const parts = new Map([...kept].map(([callId, { part }]) => [callId, part]))
+    const rows = await asked(() => uncertainCalls(database, claimed, step))
     const calls = rows.flatMap(({ callId, inputHash }) => {
-      const part = kept.get(callId)
+      const part = parts.get(callId)
       const isIt = part !== undefined && inputHashOf(part.input ?? null) === inputHash
       return isIt ? [uncertainCallOf(callId, part, step)] : []
     })
@@ -250,8 +300,8 @@ export function createToolCalls(options: {
     if (onUncertain === undefined) return 'ask'
     const { session, user, turn } = attempt.asked!
     // Its error is the app's, and no result of the tool's: the model is not told it.
-    const asked = async () => await onUncertain({ tool: name, input, idempotencyKey, session, user, turn })
-    const decision = await asked().catch((cause: unknown) => {
+    const answer = async () => await onUncertain({ tool: name, input, idempotencyKey, session, user, turn })
+    const decision = await answer().catch((cause: unknown) => {
       throw uncertain(cause)
     })
     if (decision === 'run' || decision === 'ask') return decision
@@ -263,7 +313,14 @@ export function createToolCalls(options: {
 
   return {
     begin,
-    isKept: (callId) => kept.has(callId),
+    hasBegun: (callId) => begunCalls.has(callId),
+    inOrder,
+    checkpointNow,
+    isKept({ callId, name, input, isNew }) {
+      const call = kept.get(callId)
+      if (call === undefined || call.isCalled || isNew || toolNameOf(call.part) !== name) return false
+      return inputHashOf(call.part.input ?? null) === inputHashOf(input)
+    },
     given(toolName, tool) {
       ours.set(toolName, tool)
     },

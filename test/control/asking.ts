@@ -45,22 +45,36 @@ export type Run = { name: string; input: unknown; toolCallId: string }
 export async function openAsking(
   major: SdkMajor,
   steps: Step[][],
-  options: Partial<HoldfastOptions> & { execute?: (run: Run) => Promise<unknown> | unknown } = {},
+  options: Partial<HoldfastOptions> & {
+    execute?: (run: Run) => Promise<unknown> | unknown
+    change?: <Tools extends object>(tools: Tools) => Tools
+  } = {},
 ) {
-  const { execute = ({ name }) => ({ of: name }), ...more } = options
+  const { execute = ({ name }) => ({ of: name }), change, ...more } = options
   const provider = await startProvider()
   onTestFinished(() => provider.stop())
   provider.script(modelOf(steps))
   const runs: Run[] = []
-  const reply = replyOf(major, provider.url, (run) => {
-    runs.push(run)
-    return execute(run)
-  })
+  const reply = replyOf(
+    major,
+    provider.url,
+    (run) => {
+      runs.push(run)
+      return execute(run)
+    },
+    change,
+  )
   const chat = await openChat({ reply, ...more })
   return { ...chat, provider, runs }
 }
 
-export function replyOf(major: SdkMajor, url: string, execute: (run: Run) => unknown): Reply {
+/** `change`: of the tools, before they are given to `tools`. */
+export function replyOf(
+  major: SdkMajor,
+  url: string,
+  execute: (run: Run) => unknown,
+  change: <Tools extends object>(tools: Tools) => Tools = (tools) => tools,
+): Reply {
   // The types of the majors differ, and are the vendor's affair.
   const ai = (major === 6 ? ai6 : ai7) as unknown as typeof ai6 & { isStepCount: typeof ai6.stepCountIs }
   const model = (major === 6 ? provider6 : provider7)({ name: 'stub', baseURL: url })('m') as ai6.LanguageModel
@@ -75,12 +89,14 @@ export function replyOf(major: SdkMajor, url: string, execute: (run: Run) => unk
     ai.streamText({
       model,
       messages: await ai.convertToModelMessages(messages),
-      tools: tools({
-        look: ai.tool(running('look')),
-        book: ai.tool({ ...running('book'), needsApproval: true }),
-        where: ai.tool({ description: 'where', inputSchema }),
-        sign: ai.tool({ description: 'sign', inputSchema, needsApproval: true }),
-      }),
+      tools: tools(
+        change({
+          look: ai.tool(running('look')),
+          book: ai.tool({ ...running('book'), needsApproval: true }),
+          where: ai.tool({ description: 'where', inputSchema }),
+          sign: ai.tool({ description: 'sign', inputSchema, needsApproval: true }),
+        }),
+      ),
       stopWhen: stepCountIs(6),
       abortSignal: signal,
       maxRetries: 0,

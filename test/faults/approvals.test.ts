@@ -67,6 +67,27 @@ describe.each(['6', '7'])('AI SDK %s', (AI_MAJOR) => {
     expect(runs).toHaveLength(1)
   })
 
+  // Chunk 8 is the call, 9 its question, 10 the end of the reply. The second append is the first that may hold the call.
+  const beforeAsked = ['attempt.chunk:8', 'attempt.chunk:9', 'append.send:2', 'append.answered:2', 'checkpoint.send:1']
+  const asking = ['checkpoint.answered:1', 'attempt.chunk:10', 'wait.send:1', 'wait.answered:1']
+  // Beside a call that runs the step is kept, also where the question has not been heard yet.
+  const besideAnother = ['tool.begun:1', 'tool.end:1', 'tool.ended:1']
+  test.each([
+    ...[...beforeAsked, ...asking].map((point) => [point, [call('k1', 'order')]] as const),
+    ...besideAnother.map((point) => [point, [call('k0', 'look'), call('k1', 'order')]] as const),
+  ])('killed at %s, a call whose tool needs approval never runs unasked after the takeover', async (point, step) => {
+    const { dying, next, approve, ended, runs, watcher } = await open([...step], [`${point}:kill`])
+    const orders = () => runs.filter(({ name }) => name === 'order')
+    await dying.exited
+    await next()
+    await waits(watcher)
+    expect(orders()).toEqual([])
+    expect((await approve()).status).toBe(200)
+    expect(callsIn(partsIn(await ended())).at(-1)).toEqual(['k1', 'output-available', { of: 'order' }])
+    expect(orders()).toHaveLength(1)
+    expect(ofType(watcher, 'turn.waiting')).toHaveLength(1)
+  })
+
   test.each([
     ['tool.begin:1', 1],
     ['tool.ended:1', 1],

@@ -6,6 +6,7 @@ import { createWaiting } from '../../src/http/wait.ts'
 import { ReplyError } from '../../src/index.ts'
 import { createHub } from '../../src/log/hub.ts'
 import { stopTurn } from '../../src/log/stop.ts'
+import { answer, call, callsIn, openAsking } from '../control/asking.ts'
 import { gate } from '../faults/scene.ts'
 import { stopAsk } from '../races/held.ts'
 import { openChat } from '../support/chat.ts'
@@ -97,6 +98,57 @@ test('a failed and a stopped turn are outcomes, too', async () => {
   await watcher.until(({ type }) => type === 'attempt.started')
   await ann.command(session, 'hangs', 'stop')
   expect(await waits).toMatchObject({ status: 200, body: { reply: { status: 'stopped' }, turn: { state: 'stopped' } } })
+  await watcher.close()
+})
+
+test('a turn that waits for people is answered 202 at once, with what it asks: answered, the same send waits for the outcome (P37, P110)', async () => {
+  const { ann, session } = await openAsking(6, [[call('k1', 'book'), call('k2', 'where')]])
+  const first = await send(ann, session, longWait, 'm1')
+  expect({ status: first.status, location: first.location }).toEqual({
+    status: 202,
+    location: `/v1/sessions/${session}`,
+  })
+  expect(first.body.turn).toMatchObject({ state: 'waiting', toolCalls: [{ toolCallId: 'k2' }] })
+  expect(first.body.reply).toMatchObject({ status: 'streaming' })
+  expect(callsIn(first.body.reply.parts)).toEqual([
+    ['k1', 'approval-requested'],
+    ['k2', 'input-available'],
+  ])
+  const [{ id }] = first.body.turn.approvals
+  expect((await answer(ann, session, 'approvals', id, { approved: true })).status).toBe(200)
+  const second = await send(ann, session, longWait, 'm1')
+  expect(second).toMatchObject({ status: 202, body: { turn: { state: 'waiting', approvals: [] } } })
+  await answer(ann, session, 'tool-results', 'k2', { output: 'home' })
+  const third = await send(ann, session, longWait, 'm1')
+  expect(third).toMatchObject({ status: 200, body: { reply: { status: 'complete' }, turn: { state: 'complete' } } })
+})
+
+test('a message that was handed to a reply which then waits for people is answered 202 at once, too (P37, P110)', async () => {
+  const { passed, open: goOn } = gate()
+  const { ann, session } = await openChat({
+    async *reply({ steering }) {
+      yield { type: 'start-step' }
+      yield { type: 'text-start', id: 't' }
+      await passed
+      yield { type: 'finish-step' }
+      await steering()
+      yield { type: 'start-step' }
+      yield { type: 'tool-input-available', toolCallId: 'k1', toolName: 'book', input: 1 }
+      yield { type: 'tool-approval-request', approvalId: 'a1', toolCallId: 'k1' }
+      yield { type: 'finish-step' }
+      yield { type: 'finish', finishReason: 'tool-calls' }
+    },
+  })
+  const watcher = ann.watch(session)
+  await send(ann, session, 0, 'm1')
+  await watcher.until(({ type }) => type === 'attempt.started')
+  const body = JSON.stringify({ id: 'm2', text: 'and this', whenBusy: 'steer' })
+  const waits = ann.request(`/v1/sessions/${session}/messages?wait=${longWait}`, { method: 'POST', body })
+  await watcher.until(({ type, data }) => type === 'message.created' && data.message.id === 'm2')
+  goOn()
+  const response = await waits
+  expect(response.status).toBe(202)
+  expect((await response.json()).reply).toMatchObject({ status: 'streaming' })
   await watcher.close()
 })
 
