@@ -262,6 +262,42 @@ test('a call that outlives its step: a takeover starts within that step until th
   ])
 })
 
+test('a call that outlived its step when its process ended is asked about, and does not run again by itself (I9)', async () => {
+  let runs = 0
+  const shown = gate()
+  const begun = gate()
+  const takeBack = onPoint('tool.begun', () => begun.open())
+  onTestFinished(() => void takeBack())
+  const reply: Reply = async function* ({ tools, messages, signal }) {
+    const run = (): Promise<string> => {
+      runs++
+      return new Promise((_, reject) => signal.addEventListener('abort', () => reject(new Error('stopped'))))
+    }
+    const { look } = tools({ look: { execute: run } })
+    const running = (): Promise<unknown> => (look.execute as unknown as AsyncExecute)('a', { toolCallId: 'k1' })
+    if (messages.at(-1)!.role === 'assistant') await running()
+    yield { type: 'start-step' }
+    yield { type: 'tool-input-available', toolCallId: 'k1', toolName: 'look', input: 'a' }
+    const result = running()
+    await begun.passed
+    yield { type: 'finish-step' }
+    yield { type: 'data-note', data: 1 }
+    shown.open()
+    await result
+    yield { type: 'finish', finishReason: 'stop' }
+  }
+  const { chat, ann, session, watcher, database } = await openChat({ reply })
+  await ann.send(session, 'hi', 'm1')
+  await shown.passed
+  await Promise.all([chat.close(), watcher.close()])
+  const next = createHoldfast({ database, tokens: { secret: jwtSecret }, log: () => undefined, drainMs: 0, reply })
+  onTestFinished(() => next.close())
+  const { turn } = await next.send(session, { id: 'm1', text: 'hi', userId: 'ann', waitMs: 50_000 })
+  expect(turn).toMatchObject({ state: 'waiting', approvals: [{ kind: 'uncertain', toolCallId: 'k1' }] })
+  expect(runs).toBe(1)
+})
+type AsyncExecute = (input: unknown, options: { toolCallId: string }) => Promise<unknown>
+
 test('a checkpoint that was made before a result is not stored over the one that has it (I3)', async () => {
   const begun = gate()
   const ran = gate()
