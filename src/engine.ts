@@ -27,6 +27,8 @@ export type Engine = {
   /** Tells followers to come back elsewhere and takes no more messages. */
   drain(): void
   stop(): Promise<void>
+  /** Ends as if the process had been killed; see abandon.ts. */
+  abandon(): Promise<void>
 }
 
 const crashesMax = 3
@@ -104,7 +106,9 @@ function wire(
   stop: () => Promise<void>,
 ): Engine {
   const { log, pollMs, leaseMs } = options
+  let { drainMs } = options
   let draining = false
+  let loseAttempts: (() => void) | undefined
   const wakeups = createWakeups({
     database,
     seal,
@@ -162,7 +166,8 @@ function wire(
     const sweeper = createSweeper({ database, wakeups, everyMs: sweepEveryMs, roundsMax: options.roundsMax, log })
     stops.push(() => appender.stop())
     stops.push(() => sweeper.stop())
-    stops.push(() => runner.stop(options.drainMs))
+    stops.push(() => runner.stop(drainMs))
+    loseAttempts = () => appender.stop()
     wakeups.onNote(runner.hear)
     wakeups.onDeaf(runner.deaf)
     runner.start()
@@ -205,5 +210,12 @@ function wire(
       hub.drain(reconnectAfterMs)
     },
     stop,
+    abandon() {
+      database.abandon()
+      // Attempts that have lost their turn end without a word to the database.
+      loseAttempts?.()
+      drainMs = 0
+      return stop()
+    },
   }
 }

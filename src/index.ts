@@ -3,6 +3,7 @@ import { resolve } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { getRequestListener } from '@hono/node-server'
 import { pino } from 'pino'
+import { type Abandonable, abandon } from './abandon.ts'
 import type { JsonObject } from './core/json.ts'
 import { type Engine, startEngine } from './engine.ts'
 import { createApp, type HttpEnv } from './http/app.ts'
@@ -167,7 +168,7 @@ function logLevel(named = 'info'): string {
 const duringBuild =
   'Holdfast does not start during next build. Say export const dynamic = "force-dynamic" in the page or route that uses it.'
 
-function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Holdfast {
+function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Holdfast & Abandonable {
   let starting: Promise<Engine> | undefined
   let server: Server | undefined
   let closing: Promise<void> | undefined
@@ -277,6 +278,16 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     await Promise.all([closed, leaving])
   }
 
+  async function giveUp(): Promise<void> {
+    forget()
+    for (const detach of attached) detach()
+    upgrades.stop()
+    server?.close()
+    server?.closeAllConnections()
+    const started = await starting?.catch(() => undefined)
+    await started?.abandon()
+  }
+
   const fetch = async (request: Request) => app.fetch(request)
   return {
     ...inCode(partsInCode),
@@ -310,6 +321,10 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     },
     close() {
       closing ??= close()
+      return closing
+    },
+    [abandon]() {
+      closing ??= giveUp()
       return closing
     },
   }

@@ -4,6 +4,8 @@ import { DatabaseError } from '../store/database.ts'
 const askAgainMs = 250
 /** Half a minute at least: by then somebody else has taken the turn over, and the answer is `lost`. */
 const askAgainMax = 120
+/** What asking again may cure. */
+const cured: ReadonlySet<DatabaseError['kind']> = new Set(['refused', 'conflict', 'unknown'])
 
 /**
  * Asks the database until there is an answer: for what may be asked twice because it is a read, or fenced by the
@@ -15,7 +17,7 @@ export async function askAgain<T>(ask: () => Promise<T>, until?: AbortSignal): P
       return await ask()
     } catch (error) {
       const kind = error instanceof DatabaseError ? error.kind : 'bug'
-      if (kind === 'bug' || kind === 'bad_data' || tries >= askAgainMax || until?.aborted) throw error
+      if (!cured.has(kind) || tries >= askAgainMax || until?.aborted) throw error
       await pause(askAgainMs)
     }
   }

@@ -13,6 +13,7 @@
  * A server that hangs is noticed by our own clock (`answerMs`): the connection is thrown away, because an answer that
  * comes later would be taken for the next statement's. What such a statement did is unknown, never "failed".
  */
+import { Socket } from 'node:net'
 import pg from 'pg'
 
 export type Purpose = 'flush' | 'turns' | 'accept' | 'read' | 'files'
@@ -30,16 +31,19 @@ export type Database = {
   listen(channel: string, on: { payload(text: string): void; end(): void }): Promise<Listener>
   /** Resolves when all connections are closed, or after `closeMs` if the server does not answer. */
   close(): Promise<void>
+  /** Destroys every connection now, as the end of the process would. All that is or will be asked is `abandoned`. */
+  abandon(): void
 }
 export type Listener = { notify(payloads: string[]): Promise<void>; close(): Promise<void> }
 
 /**
  * Why a statement did not answer. `unknown`: it may or may not have been done, so ask again with the same ids. `refused`
- * and `conflict`: it was not done and may be asked again.
+ * and `conflict`: it was not done and may be asked again. `abandoned`: it may have been done, and this process never asks
+ * again.
  */
 export class DatabaseError extends Error {
   override readonly name = 'DatabaseError'
-  readonly kind: 'refused' | 'conflict' | 'unknown' | 'bad_data' | 'bug'
+  readonly kind: 'refused' | 'conflict' | 'unknown' | 'bad_data' | 'bug' | 'abandoned'
   readonly code: string | undefined
   constructor(kind: DatabaseError['kind'], cause: unknown) {
     super(cause instanceof Error ? cause.message : String(cause), { cause })
@@ -64,11 +68,22 @@ export function openDatabase(
   address: Address,
   options: { poolMax: number; onError: (error: Error) => void },
 ): Database {
+  const sockets = new Set<Socket>()
+  let abandoned = false
   const config: pg.PoolConfig = {
     ...(typeof address === 'string' ? { connectionString: address } : address),
     application_name: 'holdfast',
     connectionTimeoutMillis: connectMs,
     keepAlive: true,
+    // As the driver makes it itself, and known to us.
+    stream: () => {
+      const socket = new Socket()
+      sockets.add(socket)
+      socket.once('close', () => sockets.delete(socket))
+      // For who waited for a connection when all of them were destroyed.
+      if (abandoned) process.nextTick(() => socket.destroy())
+      return socket
+    },
     types: {
       getTypeParser: (oid: number) => (oid === 20 ? Number : pg.types.getTypeParser(oid)),
     } as pg.CustomTypesConfig,
@@ -76,7 +91,7 @@ export function openDatabase(
   let closed: Promise<void> | undefined
   // The driver's `end` resolves before its sockets have closed: an embedded server may end them first.
   const onError = (error: Error) => {
-    if (!closed) options.onError(error)
+    if (!closed && !abandoned) options.onError(error)
   }
   const pool = (max: number, settings: string, idleTimeoutMillis = 0) => {
     const made = new pg.Pool({ ...config, max, options: settings, idleTimeoutMillis })
@@ -95,18 +110,23 @@ export function openDatabase(
   const cold = pool(1, common, coldIdleMs)
 
   async function run<T>(from: pg.Pool, work: (client: pg.PoolClient) => Promise<T>, withinMs = answerMs): Promise<T> {
+    refuseAbandoned()
     const client = await from.connect().catch((error: unknown) => {
-      throw new DatabaseError('refused', error)
+      throw new DatabaseError(abandoned ? 'abandoned' : 'refused', error)
     })
     let failed: unknown
     try {
       return await answered(work(client), withinMs)
     } catch (error) {
       failed = error
-      throw error
+      throw abandoned ? new DatabaseError('abandoned', error) : error
     } finally {
       client.release(failed instanceof DatabaseError && isSpoilt(failed))
     }
+  }
+
+  function refuseAbandoned(): void {
+    if (abandoned) throw new DatabaseError('abandoned', new Error('this process has given the database up'))
   }
 
   return {
@@ -129,10 +149,17 @@ export function openDatabase(
         },
         transactionMs,
       ),
-    listen: (channel, on) => openListener({ ...config, options: common } as pg.ClientConfig, channel, on),
+    async listen(channel, on) {
+      refuseAbandoned()
+      return await openListener({ ...config, options: common } as pg.ClientConfig, channel, on)
+    },
     close() {
       closed ??= within(closeMs, Promise.all([...Object.values(pools), cold].map((each) => each.end())))
       return closed
+    },
+    abandon() {
+      abandoned = true
+      for (const socket of sockets) socket.destroy()
     },
   }
 }

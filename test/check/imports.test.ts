@@ -19,6 +19,7 @@ const allowed: Record<string, readonly string[]> = {
   adapters: ['reply', 'core'],
   'ai-sdk': ['core'],
   cli: ['wire', 'adapters', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
+  testing: ['wire', 'reply', 'store', 'core'],
   wire: ['adapters', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
 }
 /** Layers that run where the app's page runs: the only packages that they may import. */
