@@ -21,7 +21,7 @@ export type SessionEvent = {
   turnId?: string
   seq?: number
   at?: string
-  data?: { message?: Message; attempt?: number; [field: string]: unknown }
+  data?: { message?: Message; turn?: Turn; attempt?: number; [field: string]: unknown }
   messageId?: string
   attempt?: number
   index?: number

@@ -32,6 +32,38 @@ describe.each(postgresVersions)('the connections of a process, to Postgres %i', 
       [],
     )
 
+  test('are all gone at once when they are abandoned: what is and will be asked rejects, and the server sees a dead client', async () => {
+    const database = open(url)
+    const heard: string[] = []
+    const listener = await database.listen('abandoned', { payload: () => undefined, end: () => heard.push('end') })
+    // More than there are connections of this purpose, so that some wait for one.
+    const under = Array.from({ length: 4 }, () => database.query('turns', pause, [30]))
+    const transaction = database.transaction((query) => query('select pg_sleep(30)'))
+    const watcher = open(url)
+    const others = {
+      name: 'others',
+      text: `select query from pg_stat_activity
+      where datname = current_database() and pid <> pg_backend_pid()`,
+    }
+    await eventually(async () => (await watcher.query('read', others, [])).length === 4)
+    const begun = performance.now()
+    database.abandon()
+    const asked = await Promise.allSettled([...under, transaction, database.query('read', one, [])])
+    expect(asked.map((each) => each.status === 'rejected' && each.reason.kind)).toEqual(asked.map(() => 'abandoned'))
+    await expect(database.listen('abandoned', { payload: () => undefined, end: () => undefined })).rejects.toThrow()
+    await expect(listener.notify(['x'])).rejects.toThrow()
+    expect(heard).toEqual(['end'])
+    await database.close()
+    // No bound of ours was waited for.
+    expect(performance.now() - begun).toBeLessThan(3_000)
+    // A backend that sleeps looks up when it has slept; those that were idle have gone.
+    await eventually(async () => {
+      const left = await watcher.query<{ query: string }>('read', others, [])
+      return left.every(({ query }) => query.includes('pg_sleep'))
+    })
+    await watcher.close()
+  })
+
   test('carry the bounds and the settings that hot plans need', async () => {
     const database = open(url)
     const settings = async (purpose: 'flush' | 'turns' | 'accept' | 'read') =>

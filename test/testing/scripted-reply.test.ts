@@ -122,6 +122,35 @@ test('the app’s own tool runs once: after a kill its step is kept, and the scr
   ])
 })
 
+test('a tool that was running when its server was killed ends unheard, and a person is asked whether it may run again', async () => {
+  let runs = 0
+  let begun!: () => void
+  const running = new Promise<void>((resolve) => {
+    begun = resolve
+  })
+  let end!: () => void
+  const ended = new Promise<void>((resolve) => {
+    end = resolve
+  })
+  const execute = async () => {
+    begun()
+    await ended
+    return ++runs
+  }
+  const server = await open(scriptedReply([{ tool: 'book' }, 'Booked.'], { tools: { book: { execute } } }))
+  await server.chat.send('trip', { id: 'u', userId: 'ann', text: 'Book' })
+  await running
+  await server.kill()
+  end()
+  await server.restart()
+  const { data } = await server.until('trip', ({ type }) => type === 'turn.waiting')
+  const [asked] = data!.turn!.approvals!
+  expect({ kind: asked!.kind, runs }).toEqual({ kind: 'uncertain', runs: 1 })
+  await server.chat.approve('trip', asked!.id, { approved: true })
+  const { text, reply: stored } = await server.outcome('trip', 'u')
+  expect({ text, output: stored.parts[1]!.output }).toEqual({ text: 'Booked.', output: 2 })
+})
+
 test('a tool that needs approval waits for it over a kill, and runs when it is given; refused it does not', async () => {
   let runs = 0
   const tools = { book: { needsApproval: true, execute: () => ++runs } }

@@ -99,6 +99,19 @@ test('a reply that does not look at its signal goes on in the test’s process, 
   expect({ text, attempt: turn.attempt }).toEqual({ text: 'attempt 2 ends.', attempt: 2 })
 })
 
+test('what a killed server’s attempt reports is not written any more, as by the dead (I12)', async () => {
+  const reply = scriptedReply(['a ', { usage: { outputTokens: 1 } }, { wait: 'kill' }, 'b'])
+  const server = await open({ reply })
+  await send(server, 'm1', 'Hi')
+  await reply.reached('kill')
+  await server.kill()
+  reply.open('kill')
+  await server.restart()
+  await server.outcome('trip', 'm1')
+  const rows = await queryOnce(server.database, 'select attempt from holdfast.usage')
+  expect(rows).toEqual([{ attempt: 2 }])
+})
+
 test('a server that is killed in the middle of its work leaves no connection, and says nothing more', async () => {
   const words = Array.from({ length: 300 }, (_, at) => `${at} `)
   const server = await open({
@@ -117,7 +130,10 @@ test('a server that is killed in the middle of its work leaves no connection, an
   for (const id of ['m1', 'm2', 'm3']) {
     const { turn } = await send(server, id, 'Count')
     await server.until('trip', ({ type, turnId }) => type === 'chunk' && turnId === turn.id)
+    const begun = performance.now()
     await server.kill()
+    // Nothing is waited for that asks the database, or for what a drain allows.
+    expect(performance.now() - begun).toBeLessThan(4_000)
     const lines = server.lines.length
     // What looks into the database for `until`, and who asks here.
     await eventually(async () => (await connections())[0]!.n <= 2)
