@@ -1,5 +1,7 @@
 /** Which layer may import which (DESIGN §7). Type imports count: a type is a dependency, too. */
+
 import { readdirSync, readFileSync } from 'node:fs'
+import { builtinModules } from 'node:module'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
@@ -22,8 +24,15 @@ const allowed: Record<string, readonly string[]> = {
   testing: ['wire', 'reply', 'store', 'core'],
   wire: ['adapters', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
 }
-/** Layers that run where the app's page runs: the only packages that they may import. */
-const packages: Record<string, readonly string[]> = { core: [], 'ai-sdk': ['ai', 'eventsource-parser'] }
+/**
+ * The only packages that these layers may import: two run where the app's page runs, and `testing` in whatever test runner
+ * the app has.
+ */
+const packages: Record<string, readonly string[]> = {
+  core: [],
+  'ai-sdk': ['ai', 'eventsource-parser'],
+  testing: ['jose', ...builtinModules.map((name) => `node:${name}`)],
+}
 /** The kill points, empty in the package: imported as `#points`, so that tests can put the real ones in their place. */
 const pointsFile = 'points.ts'
 /** What package.json exports: only there may names be passed on from elsewhere. */
@@ -123,6 +132,11 @@ const violations: [string, Record<string, string>, RegExp][] = [
     'a Node module in the page',
     { 'ai-sdk/wire.ts': "import { setTimeout } from 'node:timers'" },
     /ai-sdk imports no such/,
+  ],
+  [
+    'a test runner in testing',
+    { 'testing/test-server.ts': "import { onTestFinished } from 'vitest'" },
+    /testing imports no such package/,
   ],
   ['kill points in core', { 'core/turn.ts': "import { point } from '#points'" }, /#points/],
   [
