@@ -149,8 +149,12 @@ create table holdfast.turns (
   due_at timestamptz,
   -- Null once begun.
   expires_at timestamptz,
-  -- What the next attempt starts from: {attempt, step, isOpen, nextIndex, parts, metadata, told, forClients}.
+  -- What the next attempt starts from: {attempt, step, isOpen, nextIndex, parts, metadata, told, forClients, tokens}.
   checkpoint json,
+  -- Its budgets count from where the round began, or somebody let it go on: finished steps before that, and tokens since, of
+  -- attempts that have ended. (The checkpoint knows those of one that died.)
+  steps_from int not null default 0,
+  tokens bigint not null default 0,
   -- When its chunks may be swept.
   sweep_at timestamptz,
   created_at timestamptz not null default clock_timestamp(),
@@ -175,7 +179,7 @@ create unique index one_turn_holds_a_lane on holdfast.turns (tenant_id, session_
   where state = 'running' or (state = 'waiting' and holds_lane);
 
 -- What a waiting turn waits for: an answer to each of these. Of a call of the step that the reply stands at an attempt asks
--- one thing; a later one may ask another.
+-- one thing; a later one may ask another. About a budget it asks alone.
 create table holdfast.asks (
   tenant_id text not null,
   session_id text not null,
@@ -185,13 +189,18 @@ create table holdfast.asks (
   step int not null,
   call_id text not null,
   -- approval: whether the call may run. tool: the call is a client's to run, and its result is asked for. uncertain: whether
-  -- it may run again, because an attempt died while it ran.
-  kind text not null check (kind in ('approval', 'tool', 'uncertain')),
-  -- What an answer names: the approval's id, one of our own (uncertain), or the call's.
+  -- it may run again, because an attempt died while it ran. budget: whether the reply may go on beyond one; it is of no call,
+  -- and call_id and input_hash are empty.
+  kind text not null check (kind in ('approval', 'tool', 'uncertain', 'budget')),
+  -- What an answer names: the approval's id, one of our own (uncertain, budget), or the call's.
   id text not null,
+  -- The tool's, or which budget: steps, tokens, progress.
   name text not null,
   -- Of the input in canonical form: what runs is what was shown.
   input_hash text not null,
+  -- Of a budget: how much is used, and how much there is.
+  used bigint,
+  max bigint,
   -- The attempt that ended with it, and the seq of its `turn.waiting`.
   attempt int not null,
   seq int not null,
@@ -206,6 +215,7 @@ create table holdfast.asks (
   primary key (tenant_id, turn_id, round, step, call_id, attempt),
   -- Deleted with it. Who asks holds the session's lock, so the key's own lock waits for nobody.
   foreign key (tenant_id, session_id) references holdfast.sessions (tenant_id, id) on delete cascade,
+  constraint budget_says_how_much check ((kind = 'budget') = (used is not null and max is not null)),
   constraint answered_has_its_answer check ((state in ('answered', 'expired')) = (answer is not null and answered_at is not null))
 );
 create index asks_by_id on holdfast.asks (tenant_id, session_id, id);
@@ -353,9 +363,12 @@ create function holdfast.waiting_json(t holdfast.turns) returns json language sq
   select json_build_object('id', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'state', t.state,
       'attempt', t.attempt, 'round', t.round,
       'waitingFor', case when bool_or(a.kind = 'approval') then 'approval' when bool_or(a.kind = 'uncertain') then 'uncertain'
-        else 'tool' end,
-      'approvals', coalesce(json_agg(json_build_object('kind', a.kind, 'id', a.id, 'toolCallId', a.call_id,
-        'toolName', a.name, 'expiresAt', holdfast.iso(a.expires_at)) order by a.call_id) filter (where a.kind <> 'tool'), '[]'),
+        when bool_or(a.kind = 'budget') then 'budget' else 'tool' end,
+      'approvals', coalesce(json_agg(case a.kind
+        when 'budget' then json_build_object('kind', a.kind, 'id', a.id, 'budget', a.name, 'used', a.used, 'max', a.max,
+          'expiresAt', holdfast.iso(a.expires_at))
+        else json_build_object('kind', a.kind, 'id', a.id, 'toolCallId', a.call_id, 'toolName', a.name,
+          'expiresAt', holdfast.iso(a.expires_at)) end order by a.call_id) filter (where a.kind <> 'tool'), '[]'),
       'toolCalls', coalesce(json_agg(json_build_object('toolCallId', a.call_id, 'toolName', a.name,
         'expiresAt', holdfast.iso(a.expires_at)) order by a.call_id) filter (where a.kind = 'tool'), '[]'))
     from holdfast.asks a
@@ -814,7 +827,8 @@ begin
     -- questions were answered goes on. What waits for a new round has not begun.
     v_begun := array(select e.id from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session
         and e.lane = p_lane and e.stopping is null and (e.open or e.holds_lane and (e.state = 'waiting'
-          or e.state = 'queued' and e.checkpoint is not null))
+          or e.state = 'queued' and exists (select from holdfast.asks a where a.tenant_id = p_tenant and a.turn_id = e.id
+            and a.round = e.round)))
        order by e.id for no key update);
   end if;
   -- After the locks of turns, as everywhere.
@@ -851,6 +865,7 @@ create function holdfast.claimed_json(t holdfast.turns, p_seqs int[]) returns js
   select json_build_object('kind', 'claimed', 'tenantId', t.tenant_id, 'sessionId', t.session_id, 'turnId', t.id,
     'messageId', t.message_id, 'replyId', t.reply_id, 'userId', t.user_id, 'lane', t.lane, 'position', t.position,
     'audience', t.audience, 'attempt', t.attempt, 'round', t.round, 'failures', t.failures, 'checkpoint', t.checkpoint,
+    'stepsFrom', t.steps_from, 'tokens', t.tokens,
     'events', holdfast.events_of(t.tenant_id, t.session_id, p_seqs))
 $$;
 
@@ -862,8 +877,20 @@ create function holdfast.claim_seqs(t holdfast.turns) returns int[] language sql
    where s.tenant_id = t.tenant_id and s.turn_id = t.id and s.type = 'attempt.started' and s.attempt = t.attempt
 $$;
 
+-- Whether a tool of the round has begun, here or on a client: then nothing of it may be written anew.
+create function holdfast.has_run_tools(t holdfast.turns) returns boolean language plpgsql stable as $$
+begin
+  return exists (select from holdfast.tool_calls c
+      where c.tenant_id = t.tenant_id and c.turn_id = t.id and c.round = t.round)
+    or exists (select from holdfast.asks a where a.tenant_id = t.tenant_id and a.turn_id = t.id and a.round = t.round
+      and a.kind = 'tool' and a.state = 'answered');
+end $$;
+
+-- `p_takeover`: what becomes of a turn whose lease has run out. continue: it goes on from its checkpoint. restart: from an
+-- empty reply, unless a tool has begun. fail: it has failed, by `p_crashed`, as after `p_crashes_max` takeovers in a row.
 create function holdfast.claim(p_runner text, p_lease_ms int, p_limit int, p_take_expired boolean, p_crashes_max int,
-  p_crashed jsonb, p_expired_before timestamptz default 'infinity', p_claim int default 0, p_lost int[] default '{}')
+  p_crashed jsonb, p_expired_before timestamptz default 'infinity', p_claim int default 0, p_lost int[] default '{}',
+  p_takeover text default 'continue')
   returns setof json language plpgsql as $$
 declare cand record; old holdfast.turns; t holdfast.turns; v_seq int; v_taken int := 0; v_steps int; v_chunks int;
   v_before int[]; v_due timestamptz;
@@ -910,7 +937,7 @@ begin
     continue when not found;
     update holdfast.turns u set state = 'running', attempt = u.attempt + 1, open = true, runner = p_runner,
         claim = p_claim, lease_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0), due_at = null, expires_at = null,
-        updated_at = clock_timestamp(),
+        updated_at = clock_timestamp(), tokens = greatest(u.tokens, coalesce((u.checkpoint ->> 'tokens')::bigint, 0)),
         sweep_at = case when u.attempt > 0 then clock_timestamp() + interval '60 s' end
      where u.tenant_id = cand.tenant_id and u.id = cand.id and u.stopping is null
        and (u.state = 'queued' and u.due_at <= now() and (u.expires_at is null or u.expires_at > now())
@@ -943,13 +970,17 @@ begin
       end if;
       v_before := v_before || holdfast.write_event(t.tenant_id, t.session_id, 'attempt.ended', old,
         json_build_object('turnId', t.id, 'attempt', old.attempt, 'reason', 'crashed'));
+      if p_takeover = 'restart' and not holdfast.has_run_tools(t) then
+        update holdfast.turns set checkpoint = null, steps_from = 0
+         where tenant_id = t.tenant_id and id = t.id returning * into t;
+      end if;
     end if;
 
     -- Also where the turn fails at once: what was shown of the attempt before is reset to what is kept.
     v_seq := holdfast.write_event(t.tenant_id, t.session_id, 'attempt.started', t, json_build_object(
       'turnId', t.id, 'replyId', t.reply_id, 'attempt', t.attempt,
       'base', coalesce(t.checkpoint -> 'parts', '[]'::json)));
-    if t.crashes >= p_crashes_max then
+    if t.crashes >= p_crashes_max or old.state = 'running' and p_takeover = 'fail' then
       -- Its content is not touched: it may be what brings processes down.
       v_before := v_before || v_seq;
       v_seq := holdfast.settle_failed(t, coalesce((t.checkpoint -> 'parts')::jsonb, '[]'),
@@ -1065,6 +1096,8 @@ begin
   update holdfast.turns set state = 'queued', lease_until = null, runner = null,
       due_at = clock_timestamp() + make_interval(secs => p_retry_ms / 1000.0),
       failures = failures + (p_reason = 'error')::int, crashes = case when p_reason = 'error' then 0 else crashes end,
+      tokens = tokens + (select coalesce(sum(coalesce(u."inputTokens", 0)::bigint + coalesce(u."outputTokens", 0)), 0)
+        from json_to_recordset(p_usage) u("inputTokens" int, "outputTokens" int)),
       updated_at = clock_timestamp()
    where tenant_id = p_tenant and id = p_turn returning * into t;
   -- An earlier turn that is retried goes first.

@@ -18,7 +18,7 @@ begin
   update holdfast.messages set error = null, updated_at = clock_timestamp()
    where tenant_id = t.tenant_id and session_id = t.session_id and id = t.message_id;
   update holdfast.turns set state = 'queued', round = round + 1, reply_id = p_reply, failures = 0, crashes = 0,
-      best_steps = 0, best_chunks = 0, checkpoint = null, due_at = null, stopping = null, stopping_reason = null,
+      best_steps = 0, best_chunks = 0, checkpoint = null, steps_from = 0, tokens = 0, due_at = null, stopping = null, stopping_reason = null,
       expires_at = clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0), updated_at = clock_timestamp()
    where tenant_id = t.tenant_id and id = t.id;
   if p_instead then

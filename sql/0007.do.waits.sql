@@ -32,11 +32,13 @@ create function holdfast.call_in(p_parts json, p_call text) returns json languag
    order by ordinality desc limit 1
 $$;
 
--- Ends an attempt whose reply cannot go on without answers. `p_asks` are [{kind, id, callId, name, inputHash}]. Neither a
+-- Ends an attempt whose reply cannot go on without answers. `p_asks` are [{kind, id, callId, name, inputHash, used?, max?}].
+-- `p_checkpoint`: null keeps the one that is stored. `p_shown`: what is shown, where that is another thing. Neither a
 -- failure nor a crash is counted, and crashes before it are forgotten: it got somewhere. Outcomes: waiting, lost,
 -- mismatch. Asked again by the attempt whose answer was lost, it answers what it stored, however far the turn is by now.
 create function holdfast.wait(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_next_index int,
-  p_checkpoint json, p_model text, p_asks json, p_expires_ms bigint, p_holds_lane boolean, p_usage json) returns json
+  p_checkpoint json, p_model text, p_asks json, p_expires_ms bigint, p_holds_lane boolean, p_usage json,
+  p_shown jsonb default null) returns json
   language plpgsql as $$
 declare t holdfast.turns; m holdfast.messages; v_seq int;
 begin
@@ -54,24 +56,53 @@ begin
   end if;
   perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt, 'complete', p_usage);
   update holdfast.turns set state = 'waiting', holds_lane = p_holds_lane, open = false, lease_until = null, runner = null,
-      due_at = null, checkpoint = p_checkpoint, crashes = 0, best_steps = 0, best_chunks = 0,
+      due_at = null, checkpoint = coalesce(p_checkpoint, checkpoint), crashes = 0, best_steps = 0, best_chunks = 0,
       sweep_at = clock_timestamp() + interval '60 s', updated_at = clock_timestamp()
    where tenant_id = p_tenant and id = p_turn returning * into t;
-  update holdfast.messages set parts = (p_checkpoint -> 'parts')::jsonb,
+  update holdfast.messages set parts = coalesce(p_shown, (p_checkpoint -> 'parts')::jsonb),
       metadata = coalesce(nullif((p_checkpoint -> 'metadata')::jsonb, 'null'), metadata),
       model = coalesce(p_model, model), status = 'streaming', updated_at = clock_timestamp()
    where tenant_id = p_tenant and session_id = p_session and id = t.reply_id returning * into m;
-  insert into holdfast.asks (tenant_id, session_id, turn_id, round, step, call_id, kind, id, name, input_hash, attempt, seq,
-      expires_at)
-    select p_tenant, p_session, p_turn, t.round, (p_checkpoint ->> 'step')::int, a."callId", a.kind, a.id, a.name,
-      a."inputHash", p_attempt, s.next_seq, clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0)
-    from json_to_recordset(p_asks) a("callId" text, kind text, id text, name text, "inputHash" text),
+  insert into holdfast.asks (tenant_id, session_id, turn_id, round, step, call_id, kind, id, name, input_hash, used, max, attempt,
+      seq, expires_at)
+    select p_tenant, p_session, p_turn, t.round, coalesce((t.checkpoint ->> 'step')::int, 0), a."callId", a.kind, a.id, a.name,
+      a."inputHash", a.used, a.max, p_attempt, s.next_seq, clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0)
+    from json_to_recordset(p_asks) a("callId" text, kind text, id text, name text, "inputHash" text, used bigint,
+        max bigint),
       holdfast.sessions s where s.tenant_id = p_tenant and s.id = p_session;
   -- Those behind it go on meanwhile, where it lets them.
   perform holdfast.promote(p_tenant, p_session, t.lane);
   v_seq := holdfast.write_event(p_tenant, p_session, 'turn.waiting', t,
     json_build_object('turn', holdfast.turn_json(t), 'message', holdfast.message_json(m)));
   return holdfast.answer('waiting', p_tenant, p_session, v_seq);
+end $$;
+
+-- Of the question about a budget: a yes lets the turn go on, and that budget counts from here; a no stops it with what is
+-- shown. Expects what `take_answer` does, which it is a case of.
+create function holdfast.take_budget_answer(t holdfast.turns, a holdfast.asks, p_answer jsonb, p_by text) returns int
+  language plpgsql as $$
+declare m holdfast.messages; v_message json;
+begin
+  if p_answer -> 'approved' = 'true' then
+    update holdfast.turns set state = 'queued', updated_at = clock_timestamp(),
+        steps_from = case a.name when 'steps' then a.step else steps_from end,
+        tokens = case a.name when 'tokens' then 0 else tokens end,
+        checkpoint = case when a.name = 'tokens' and checkpoint is not null
+          then holdfast.changed_json(checkpoint, '{"tokens": 0}') else checkpoint end,
+        failures = case a.name when 'progress' then 0 else failures end
+     where tenant_id = t.tenant_id and id = t.id returning * into t;
+    perform holdfast.promote(t.tenant_id, t.session_id, t.lane);
+    return holdfast.write_event(t.tenant_id, t.session_id, 'approval.answered', t,
+      (jsonb_build_object('turn', holdfast.turn_json(t), 'messageId', t.reply_id, 'kind', a.kind, 'approvalId', a.id,
+        'by', p_by) || p_answer)::json);
+  end if;
+  select * into m from holdfast.messages
+   where tenant_id = t.tenant_id and session_id = t.session_id and id = t.reply_id;
+  v_message := holdfast.settle(t, 'stopped', m.parts, null, null, null, null, m.parts <> '[]');
+  perform holdfast.renew_preview(t.tenant_id, t.session_id);
+  return holdfast.write_event(t.tenant_id, t.session_id, 'message.stopped', t,
+    (jsonb_build_object('userMessageId', t.message_id, 'message', v_message, 'by', p_by)
+      || (p_answer - 'approved'))::json);
 end $$;
 
 -- Writes an answer where it belongs, and lets the turn go on if it was the last one. Expects session and turn to be locked
@@ -83,6 +114,7 @@ begin
   update holdfast.asks set state = p_state, answer = p_answer, answered_by = p_by, answered_at = clock_timestamp()
    where tenant_id = a.tenant_id and turn_id = a.turn_id and round = a.round and step = a.step and call_id = a.call_id
      and attempt = a.attempt;
+  if a.kind = 'budget' then return holdfast.take_budget_answer(t, a, p_answer, p_by); end if;
   v_part := holdfast.call_in(t.checkpoint -> 'parts', a.call_id);
   if a.kind = 'uncertain' and p_answer -> 'approved' <> 'true' then
     -- It is not run. A failed call has no approval that was refused: the AI SDK takes none.
@@ -145,8 +177,9 @@ begin
     'event', holdfast.events_of(p_tenant, p_session, array[v_seq]) -> 0);
 end $$;
 
--- Questions that nobody has answered in time are answered by the server, with these: the model is told. For the sweeper.
-create function holdfast.expire_asks(p_limit int, p_refusal jsonb, p_no_result jsonb) returns setof json
+-- Questions that nobody has answered in time are answered by the server, with these: the model is told. Beyond a budget
+-- nothing goes on without somebody: the turn fails, by what `p_failures` has for that budget. For the sweeper.
+create function holdfast.expire_asks(p_limit int, p_refusal jsonb, p_no_result jsonb, p_failures jsonb) returns setof json
   language plpgsql as $$
 declare cand record; t holdfast.turns; a holdfast.asks; v_seq int;
 begin
@@ -162,7 +195,12 @@ begin
     select * into a from holdfast.asks where tenant_id = cand.tenant_id and turn_id = cand.turn_id and round = cand.round
       and step = cand.step and call_id = cand.call_id and attempt = cand.attempt and state = 'open' and expires_at <= now();
     continue when not found;
-    v_seq := holdfast.take_answer(t, a, 'expired', case a.kind when 'tool' then p_no_result else p_refusal end, 'server');
+    if a.kind = 'budget' then
+      v_seq := holdfast.settle_failed(t, (select parts from holdfast.messages where tenant_id = t.tenant_id
+        and session_id = t.session_id and id = t.reply_id), null, null, p_failures -> a.name);
+    else
+      v_seq := holdfast.take_answer(t, a, 'expired', case a.kind when 'tool' then p_no_result else p_refusal end, 'server');
+    end if;
     return next json_build_object('tenantId', t.tenant_id, 'sessionId', t.session_id,
       'event', holdfast.events_of(t.tenant_id, t.session_id, array[v_seq]) -> 0);
   end loop;

@@ -79,10 +79,27 @@ export type HoldfastOptions<Metadata extends object = object> = {
   lane?: LaneOf
   /** How many rounds a turn may have: its first run, retries and regenerations. 1–1,000. Defaults to 10. */
   roundsMax?: number
-  /** How many steps a reply may have. 1–1,000. Defaults to 20. */
+  /**
+   * How many steps a round may have before somebody is asked whether it goes on (see `onBudget`). 1–1,000. Defaults to 20.
+   */
   stepsMax?: number
+  /**
+   * How many tokens, of input and output together, the steps of a round may report before somebody is asked whether it goes
+   * on (see `onBudget`). 0–1,000,000,000; 0: as many as it likes. Defaults to 0.
+   */
+  tokensMax?: number
   /** An attempt that brought no chunk for so long has failed. 1,000–3,600,000. Defaults to 60,000. */
   noProgressMs?: number
+  /**
+   * What happens when a round has used up its steps or tokens and would go on, or its last attempt made no progress: `ask`
+   * a person, who may let it go on from there, or `fail`. Defaults to `ask`.
+   */
+  onBudget?: 'ask' | 'fail'
+  /**
+   * What becomes of a reply whose process has died: it goes on from its last finished step (`continue`), is written anew
+   * where no tool of it has begun (`restart`), or has failed (`fail`). Defaults to `continue`.
+   */
+  takeover?: 'continue' | 'restart' | 'fail'
   /** A turn that was not begun for so long has failed. 1,000 to 30 days. Defaults to 24 hours. */
   expiresMs?: number
   /**
@@ -153,6 +170,7 @@ export const bounds = {
   attemptsMax: { min: 1, max: 10, default: 3 },
   roundsMax: { min: 1, max: 1_000, default: 10 },
   stepsMax: { min: 1, max: 1_000, default: 20 },
+  tokensMax: { min: 0, max: 1_000_000_000, default: 0 },
   noProgressMs: { min: 1_000, max: 3_600_000, default: 60_000 },
   expiresMs: { min: 1_000, max: 30 * 86_400_000, default: 86_400_000 },
   approvalExpiresMs: { min: 1_000, max: 365 * 86_400_000, default: 86_400_000 },
@@ -204,6 +222,9 @@ export function resolveOptions(
     lane: laneOf(options.lane ?? (() => 'main')),
     roundsMax: within(options, 'roundsMax'),
     stepsMax: within(options, 'stepsMax'),
+    tokensMax: within(options, 'tokensMax'),
+    onBudget: oneOf('onBudget', options.onBudget ?? 'ask', ['ask', 'fail']),
+    takeover: oneOf('takeover', options.takeover ?? 'continue', ['continue', 'restart', 'fail']),
     noProgressMs: within(options, 'noProgressMs'),
     expiresMs: within(options, 'expiresMs'),
     approvalExpiresMs: within(options, 'approvalExpiresMs'),

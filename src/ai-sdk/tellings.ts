@@ -4,7 +4,7 @@
  */
 import type { Chunk, Part } from '../core/chunk.ts'
 import { createFold } from '../core/fold.ts'
-import type { Message } from '../core/message.ts'
+import type { Message, Turn } from '../core/message.ts'
 import type { SdkMajor } from '../core/ui-chunks.ts'
 import { createUiFollower, hasEnded, type UiFollower } from '../core/ui-follower.ts'
 import { followLog, isChunks } from './log.ts'
@@ -24,7 +24,7 @@ export type Told = {
 }
 export type Snapshot = {
   messages: Message[]
-  turns: { messageId: string; replyId: string; state: string }[]
+  turns: Pick<Turn, 'messageId' | 'replyId' | 'state' | 'approvals'>[]
   open: { replyId: string; attempt: number; chunks: Chunk[] }[]
   cursor: string
 }
@@ -159,8 +159,8 @@ async function tellOne(
     if (now === undefined) throw lost()
     const asked = snapshot.messages.find(({ id }) => id === now.repliesTo)
     const open = snapshot.open.find(({ replyId }) => replyId === reply.id)
-    const waits = snapshot.turns.some(({ replyId, state }) => replyId === reply.id && state === 'waiting')
-    say(follower.stands(asked ?? { error: null }, now, waits ? 'waiting' : open))
+    const waits = snapshot.turns.find(({ replyId, state }) => replyId === reply.id && state === 'waiting')
+    say(follower.stands(asked ?? { error: null }, now, waits ?? open))
     cursor = snapshot.cursor
   }
 }

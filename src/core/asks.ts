@@ -1,6 +1,6 @@
 /**
  * What a reply cannot go on without: calls of its last step that a person approves, also to run again where nobody knows
- * whether they ran, or that a client runs.
+ * whether they ran, or that a client runs; and a person's word where a budget of it is used up.
  */
 import type { Part } from './chunk.ts'
 import type { Json } from './json.ts'
@@ -8,6 +8,25 @@ import { isCall, lastStep } from './open-step.ts'
 
 /** `id`: what an answer names, the approval's or the call's. */
 export type Ask = { kind: 'approval' | 'tool' | 'uncertain'; id: string; callId: string; name: string; input: Json }
+
+/** What a round may use before somebody is asked, and how much of it was used. */
+export type Budget = { budget: 'steps' | 'tokens' | 'progress'; used: number; max: number }
+
+/** What is said of it where nothing can be answered but by asking for the reply again. */
+export function budgetSentence({ budget, used, max }: Budget): string {
+  return `${budgetHappened(budget, used, max)} Regenerate lets it go on from where it stands.`
+}
+
+function budgetHappened(budget: Budget['budget'], used: number, max: number): string {
+  switch (budget) {
+    case 'steps':
+      return `The reply has used the ${max} steps that it may have.`
+    case 'tokens':
+      return `The reply has used ${used} tokens, and may have ${max}.`
+    case 'progress':
+      return `The model stopped answering, at the last of ${max} attempts.`
+  }
+}
 
 /** `isForClient`: of a call that may run and has no result, whether it is a client's to run. */
 export function asksOf(parts: readonly Part[], isForClient: (callId: string) => boolean): Ask[] {

@@ -227,7 +227,7 @@ export const turnErrors = {
   crashed: {
     transient: false,
     canRetry: true,
-    happened: 'The server stopped several times while writing this reply.',
+    happened: 'The server stopped while writing this reply.',
     next: 'Try again.',
   },
   expired: {

@@ -1,3 +1,4 @@
+import type { Budget } from './asks.ts'
 import type { Part } from './chunk.ts'
 import type { Failure } from './errors.ts'
 import type { JsonObject } from './json.ts'
@@ -45,15 +46,21 @@ export type Turn = {
   /** While it waits to be tried again: when. */
   dueAt?: string
   /** While it waits for people: the first of these that it waits for. */
-  waitingFor?: 'approval' | 'uncertain' | 'tool'
-  /**
-   * While it waits: calls that run when somebody approves them. `uncertain`: nobody knows whether it ran already. The reply's
-   * parts show what is asked.
-   */
-  approvals?: { kind: 'approval' | 'uncertain'; id: string; toolCallId: string; toolName: string; expiresAt: string }[]
+  waitingFor?: 'approval' | 'uncertain' | 'budget' | 'tool'
+  /** While it waits: what goes on when somebody approves it. */
+  approvals?: Approval[]
   /** While it waits: calls that a client runs, and sends the result of. */
   toolCalls?: { toolCallId: string; toolName: string; expiresAt: string }[]
 }
+
+/**
+ * Something that waits for a yes or a no. `approval`: a call that runs then. `uncertain`: one of which nobody knows whether it
+ * ran already. The reply's parts show both. `budget`: the reply has used up what it may use without asking.
+ */
+export type Approval = { id: string; expiresAt: string } & (
+  | { kind: 'approval' | 'uncertain'; toolCallId: string; toolName: string }
+  | ({ kind: 'budget' } & Budget)
+)
 
 /** What a provider reported for one step. Absent numbers were not reported, never guessed. */
 export type StepUsage = {

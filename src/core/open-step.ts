@@ -14,6 +14,13 @@ export function callsWithoutResult(parts: readonly Part[]): Part[] {
 }
 const waits: ReadonlySet<Json | undefined> = new Set(['input-available', 'approval-responded'])
 
+/** The last step has made calls, and all have their result: what goes on from here asks the model again. */
+export function hasAllResults(parts: readonly Part[]): boolean {
+  const calls = lastStep(parts).filter((part) => isCall(part) && part.providerExecuted !== true)
+  return calls.length > 0 && calls.every(({ state, preliminary }) => results.has(state) && preliminary !== true)
+}
+const results: ReadonlySet<Json | undefined> = new Set(['output-available', 'output-error', 'output-denied'])
+
 /**
  * The parts with the last step as it is kept: calls have these results (by id: a state, and what goes with it), a text that
  * was being written ends where it is, a call whose input had not come to its end is left out, and so is one without a

@@ -9,9 +9,10 @@
  * A reply that waits for people ends its stream; when it is answered it goes on in another one, which begins with the
  * `turn.waiting` that the client has answered, and tells only what is new after that.
  */
+import { type Budget, budgetSentence } from './asks.ts'
 import type { Chunk, Part } from './chunk.ts'
 import { type Failure, failureOf } from './errors.ts'
-import type { Message } from './message.ts'
+import type { Approval, Message } from './message.ts'
 import type { SdkMajor } from './ui-chunks.ts'
 import { createUiStream, writtenAgain } from './ui-stream.ts'
 
@@ -19,7 +20,7 @@ import { createUiStream, writtenAgain } from './ui-stream.ts'
 export type ReplyEventData = {
   kind?: string
   messageId?: string
-  turn?: { state?: string }
+  turn?: WaitingTurn
   part?: Part
   replyId?: string
   attempt?: number
@@ -28,6 +29,8 @@ export type ReplyEventData = {
   error?: string
   reason?: string
 }
+/** As much of a turn as says whether it waits, and for what. */
+export type WaitingTurn = { state?: string; approvals?: readonly (Pick<Approval, 'kind'> & Partial<Budget>)[] }
 /** The chunks of a reply without an outcome in a snapshot, after the parts of its message. */
 export type OpenReply = { attempt: number; chunks: readonly Chunk[] }
 
@@ -38,13 +41,19 @@ export type UiFollower = {
   chunks(chunks: readonly Chunk[]): Chunk[]
   caughtUp(): Chunk[]
   /** How the reply stands as of a read, which need not lead on from what was told. `open`: of that same read. */
-  stands(message: { error: Failure | null }, reply: Message, open?: OpenReply | 'waiting'): Chunk[]
+  stands(message: { error: Failure | null }, reply: Message, open?: OpenReply | WaitingTurn): Chunk[]
   /** Nothing follows. */
   readonly isOver: boolean
 }
 
 export const hasEnded = ({ status }: Pick<Message, 'status'>): boolean =>
   status === 'complete' || status === 'failed' || status === 'stopped'
+
+/** The client cannot be asked about a budget: it is told so as an error. Null: it is asked about something else. */
+function budgetSaid({ approvals = [] }: WaitingTurn): string | null {
+  const asked = approvals.find(({ kind }) => kind === 'budget')
+  return asked === undefined ? null : budgetSentence(asked as Budget)
+}
 
 /** The part of this call as it is now, in the last step. */
 function withCall(parts: readonly Part[], part: Part): Part[] {
@@ -66,7 +75,7 @@ export function createUiFollower(
   let shows: readonly Part[] | null = null
   let isToBeShown = goesOn
   /** It waits, as far as is known of what was missed. */
-  let waits: Message | null = null
+  let waits: { own: Message; turn: WaitingTurn } | null = null
   let attempt = 0
   /** What was stored before the client came, until all of it is here. Null: it is. */
   let missed: Chunk[] | null = []
@@ -80,12 +89,12 @@ export function createUiFollower(
   }
 
   /** What asks and answers; told once it is known that nothing has come of it yet. */
-  const wait = (own: Message): Chunk[] => {
+  const wait = (own: Message, turn: WaitingTurn): Chunk[] => {
     if (isToBeShown) shows = own.parts
     isToBeShown = false
-    if (missed === null) return waiting(own)
+    if (missed === null) return waiting({ own, turn })
     missed = []
-    waits = own
+    waits = { own, turn }
     return []
   }
 
@@ -96,13 +105,16 @@ export function createUiFollower(
       shows = withCall(shows, isRefused ? { ...part, state: 'approval-responded' } : part)
     }
     if (turn?.state !== 'waiting') waits = null
-    else if (waits !== null && part !== undefined) waits = { ...waits, parts: withCall(waits.parts, part) }
+    else if (waits !== null && part !== undefined) {
+      waits = { ...waits, own: { ...waits.own, parts: withCall(waits.own.parts, part) } }
+    }
     return []
   }
 
-  const waiting = (own: Message): Chunk[] => {
+  const waiting = ({ own, turn }: { own: Message; turn: WaitingTurn }): Chunk[] => {
     waits = null
-    return adopted(() => ui.waiting(own))
+    const sentence = budgetSaid(turn)
+    return adopted(() => (sentence === null ? ui.waiting(own) : ui.cutOff(own, sentence)))
   }
 
   /** What follows is told after what the client shows. */
@@ -149,7 +161,7 @@ export function createUiFollower(
       return ui.isOver
     },
     event(type, data) {
-      if (type === 'turn.waiting' && data.message?.id === replyId) return wait(data.message)
+      if (type === 'turn.waiting' && data.message?.id === replyId) return wait(data.message, data.turn ?? {})
       if (type === 'approval.answered' && data.messageId === replyId) return answered(data)
       const say = saidBy(type, data)
       if (say === null) return []
@@ -171,8 +183,8 @@ export function createUiFollower(
       // What it shows was to be heard of first.
       if (isToBeShown) return ui.failed(writtenAgain)
       if (hasEnded(reply)) return adopted(() => whole(message, reply))
-      if (open === 'waiting') return waiting(reply)
       if (open === undefined) return []
+      if (!('chunks' in open)) return waiting({ own: reply, turn: open })
       // Some of its chunks were told, and which cannot be seen of joined ones: its end brings the rest.
       isSilent = open.attempt === attempt
       return isSilent ? [] : [...begin(open.attempt, reply.parts), ...ui.chunks(open.chunks, true)]

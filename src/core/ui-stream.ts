@@ -21,6 +21,8 @@ export type UiStream = {
   complete(message: Pick<Message, 'id' | 'parts' | 'metadata'>): Chunk[]
   /** The reply waits for people: the client is to show what is asked, and may answer once its stream has ended. */
   waiting(message: Pick<Message, 'id' | 'parts' | 'metadata'>): Chunk[]
+  /** The reply stands so, and goes on only when it is asked for again: the client is told why. */
+  cutOff(message: Pick<Message, 'id' | 'parts' | 'metadata'>, sentence: string): Chunk[]
   /** The client shows these parts of it already. To be said first. */
   shows(parts: readonly Part[]): void
   stopped(message: Pick<Message, 'id' | 'parts' | 'metadata'>, reason?: string): Chunk[]
@@ -199,6 +201,12 @@ export function createUiStream(major: SdkMajor): UiStream {
         bringTo(parts, false)
         if (stepIsOpen) emit({ type: 'finish-step' })
         emit({ type: 'finish', finishReason: 'tool-calls', ...(metadata ? { messageMetadata: metadata } : {}) })
+      }),
+    cutOff: ({ id, parts, metadata }, sentence) =>
+      saying(() => {
+        begin(id, metadata)
+        bringTo(parts, false)
+        emit({ type: 'error', errorText: sentence })
       }),
     shows(parts) {
       shown = createFold({ parts: [...partsFor(parts, major)] })

@@ -20,6 +20,7 @@ import { stopTurn } from '../log/stop.ts'
 import { edit, regenerate, retry, selectBranch } from '../store/control.ts'
 import { messagePair, type Pair } from '../store/messages.ts'
 import { createSession } from '../store/sessions.ts'
+import { approvalOf, storeAnswer } from './approvals.ts'
 import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } from './body.ts'
 import { goOn, storeAnswers } from './chat-answers.ts'
 import { pairNow, roundOf, type StateAfter, stateAfter, tell } from './control.ts'
@@ -248,10 +249,11 @@ async function show(call: Call, { message }: Pair): Promise<void> {
   if (selected.outcome === 'done') tell(call, selected.event)
 }
 
-/** What runs is attached to, what failed is tried again, and what ended is written once more. */
+/** What runs is attached to, what waits beyond a budget goes on, what failed is tried again, and what ended is written once more. */
 async function again(call: Call, pair: Pair, { named }: Sending): Promise<StateAfter> {
   const { message, reply, turn } = pair
   if (reply.status === 'failed' && isOfLastRound(pair)) return await retryOf(call, pair)
+  if (turn.state === 'waiting' && isOfLastRound(pair)) return { pair: await letGoOn(call, pair), headers: {} }
   if (reply.status === 'pending' || reply.status === 'streaming') return { pair, headers: {} }
   const isUnseen =
     named === undefined && reply.status === 'complete' && Date.now() - Date.parse(reply.updatedAt) < unseenWithinMs
@@ -262,6 +264,16 @@ async function again(call: Call, pair: Pair, { named }: Sending): Promise<StateA
   const replyId = `again~${hashOf([reply.id, turn.round])}`
   const ask = { replyId, ...roundOf(call) }
   return await stateAfter(call, await regenerate(call.parts.database, keyOf(call, message.id), ask), message.id)
+}
+
+/** To ask for a reply again that waits beyond a budget is the yes to that: such a client has no other. */
+async function letGoOn(call: Call, pair: Pair): Promise<Pair> {
+  const { id, approvals = [] } = pair.turn
+  const asked = approvals.find(({ kind }) => kind === 'budget')
+  if (asked === undefined) return pair
+  const { outcome } = await storeAnswer(call, approvalOf(asked.id, { approved: true }), id, call.principal.userId)
+  if (outcome === 'forbidden' || outcome === 'not_found') throw new Problem(outcome)
+  return await pairNow(call, pair.message.id)
 }
 
 async function retryOf(call: Call, { message, turn }: Pair): Promise<StateAfter> {

@@ -1,12 +1,12 @@
 import { point } from '#points'
-import { type Ask, withUncertainAsked } from '../core/asks.ts'
+import { type Ask, type Budget, withUncertainAsked } from '../core/asks.ts'
 import { afterError } from '../core/backoff.ts'
 import type { Part } from '../core/chunk.ts'
 import { type Failure, failureOf, ReplyError } from '../core/errors.ts'
 import { lastStep, withResults } from '../core/open-step.ts'
 import { closeCalls, closeParts, previewOf } from '../core/parts.ts'
 import type { AppendEnd } from '../log/append.ts'
-import { waitIfHeld } from '../store/asks.ts'
+import { type Waiting, waitIfHeld } from '../store/asks.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
 import {
   type Ended,
@@ -19,6 +19,7 @@ import {
 } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, asksOfEnd, checkpointOf, pushChunk, type Went } from './attempt.ts'
+import { BudgetUsedUp, leftByClaim, withoutProgress } from './budget.ts'
 import { metadataOf } from './on-reply.ts'
 import { inputHashOf } from './tool-calls.ts'
 
@@ -26,6 +27,8 @@ type RequeueReason = { reason: 'error' | 'handover'; code: string | null; retryM
 
 /** What is shown in place of tool calls that a failed reply left open. */
 const toolErrorText = 'The reply failed before this call was finished.'
+/** While it waits to be let go on, and where it is not. */
+const cutOffText = 'The reply was cut off before this call was finished.'
 
 /** The same of one that finished: the AI SDK runs no call of a step that reached its length, and takes none without a result. */
 const notRunText = 'It was not run, because the reply ended before.'
@@ -94,7 +97,7 @@ async function finish(options: AttemptOptions, attempt: Attempt): Promise<Ended>
 
 /** The reply stands as it is until people have answered; the step that asked is the one that goes on then. */
 async function wait(options: AttemptOptions, attempt: Attempt, asks: Ask[]): Promise<Ended> {
-  const { claimed, fold, model, usage } = attempt
+  const { fold } = attempt
   const nextIndex = await attempt.log.flushed()
   // Its end was counted as that of a finished one.
   const step = attempt.stepIsOpen ? attempt.step : Math.max(0, attempt.step - 1)
@@ -102,14 +105,49 @@ async function wait(options: AttemptOptions, attempt: Attempt, asks: Ask[]): Pro
   const ids = new Map(uncertain.map(({ callId, id }) => [callId, id]))
   const kept = withResults(fold.parts(), new Map(), () => true)
   const parts = withUncertainAsked(kept, ids)
-  const asked = {
+  return await storeWait(options, attempt, {
     nextIndex,
     checkpoint: checkpointOf(attempt, { step, nextIndex, parts, isOpen: true }),
-    model,
     asks: asks.map(({ input, ...ask }) => ({ ...ask, inputHash: inputHashOf(input) })),
-    expiresMs: options.approvalExpiresMs,
-    holdsLane: options.waitHoldsLane,
-  }
+  })
+}
+
+/**
+ * The reply stands as it is until somebody says whether it may use more. Where it made no progress the next attempt starts
+ * from what was stored last, and what it said beyond that is shown meanwhile.
+ */
+async function waitForBudget(options: AttemptOptions, attempt: Attempt, { budget, ...much }: Budget): Promise<Ended> {
+  const { claimed, fold } = attempt
+  const nextIndex = await attempt.log.flushed()
+  const parts = fold.parts()
+  const hasBegun = attempt.calls !== null
+  // The calls of a step that was kept have their results, and nothing says its end.
+  const step = attempt.stepIsKept ? attempt.step + 1 : attempt.step
+  const stored = hasBegun ? checkpointOf(attempt, { step, nextIndex, parts, isOpen: false }) : leftByClaim(claimed)
+  return await storeWait(options, attempt, {
+    nextIndex,
+    checkpoint: budget === 'progress' ? null : stored,
+    shown: closeParts(parts, { toolErrorText: cutOffText }),
+    asks: [
+      {
+        kind: 'budget',
+        id: `budget-${claimed.turnId}-${claimed.attempt}`,
+        callId: '',
+        name: budget,
+        inputHash: '',
+        ...much,
+      },
+    ],
+  })
+}
+
+async function storeWait(
+  options: AttemptOptions,
+  attempt: Attempt,
+  asks: Omit<Waiting, 'model' | 'expiresMs' | 'holdsLane'>,
+): Promise<Ended> {
+  const { claimed, model, usage } = attempt
+  const asked = { ...asks, model, expiresMs: options.approvalExpiresMs, holdsLane: options.waitHoldsLane }
   await point('wait.send')
   const ended = await answered(options, attempt, () => waitIfHeld(options.database, claimed, asked, usage))
   await point('wait.answered')
@@ -124,12 +162,17 @@ async function failMismatched(options: AttemptOptions, attempt: Attempt): Promis
 
 async function afterFailure(options: AttemptOptions, attempt: Attempt, error: ReplyError): Promise<Ended> {
   const { claimed } = attempt
+  if (error instanceof BudgetUsedUp && options.onBudget === 'ask')
+    return await waitForBudget(options, attempt, error.used)
   const { code, cause } = error
   // Not of what was classified: providers repeat the prompt in their errors, also in what ought to be a code.
   const detail = cause === undefined ? { detail: error.message } : {}
   options.log('attempt failed', { turnId: claimed.turnId, attempt: claimed.attempt, code, ...detail })
   const next = afterError(error, claimed.failures, options.retry, options.random())
-  if ('failure' in next) return await fail(options, attempt, next.failure)
+  if ('failure' in next) {
+    const used = options.onBudget === 'ask' ? withoutProgress(options, attempt, next.failure) : null
+    return await (used === null ? fail(options, attempt, next.failure) : waitForBudget(options, attempt, used))
+  }
   return await requeue(options, attempt, { reason: 'error', code: error.code, retryMs: next.retryMs })
 }
 

@@ -23,6 +23,7 @@ import { type Checkpoint, type Claimed, checkpointIfHeld } from '../store/turns.
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, asksOfClaim, beginAttempt, pushChunk, type Went } from './attempt.ts'
 import { endAttempt, reportLate, wentBy } from './attempt-end.ts'
+import { type BudgetUsedUp, usedUp, usedUpAtClaim, usedUpByResults } from './budget.ts'
 import { openPromptFiles, type PromptFiles } from './prompt-files.ts'
 import { createToolCalls } from './tool-calls.ts'
 import { startWatchdog } from './watchdog.ts'
@@ -66,6 +67,8 @@ async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
   try {
     // Nothing runs and no model is asked before they are answered.
     if (asksOfClaim(claimed).length > 0) return { how: 'finished' }
+    const used = usedUpAtClaim(options, attempt)
+    if (used !== null) return { how: 'error', error: used }
     watchdog.hold()
     const context = await promptOf(options, attempt)
     attempt.calls = createToolCalls({
@@ -84,7 +87,7 @@ async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
     await readReply(options.reply, context, (chunks) => {
       if (broken) return null
       watchdog.hold()
-      const waits = takeChunks(options, attempt, chunks)
+      const waits = takeChunks(options, attempt, chunks, breakOff)
       if (waits) return waits.finally(watchdog.pet)
       watchdog.pet()
       return null
@@ -186,23 +189,39 @@ function noteUsage(database: Database, attempt: Attempt, reported: StepUsage): v
  * Null where nothing had to be waited for: nearly every token passes without a promise. Else resolves when all are
  * taken: between two steps, and where the log has no room.
  */
-function takeChunks(options: AttemptOptions, attempt: Attempt, chunks: Chunk[]): Promise<void> | null {
-  const after = async (waits: Promise<void>, first: number) => {
+function takeChunks(
+  options: AttemptOptions,
+  attempt: Attempt,
+  chunks: Chunk[],
+  breakOff: (went: Went) => void,
+): Promise<void> | null {
+  const rest = async (waits: Promise<void>, first: number) => {
     await waits
-    await takeChunks(options, attempt, chunks.slice(first))
+    await takeChunks(options, attempt, chunks.slice(first), breakOff)
+  }
+  /** Nothing more is asked of the reply: what yields its chunks itself is not resumed. */
+  const over = (used: BudgetUsedUp | null) => {
+    if (used === null) return null
+    breakOff({ how: 'error', error: used })
+    return new Promise<void>(() => undefined)
   }
   for (const [at, chunk] of chunks.entries()) {
     if (attempt.stepIsKept && chunk.type === 'start-step') endKeptStep(attempt)
-    if (attempt.betweenSteps && chunk.type !== 'finish') return after(storeCheckpoint(options.database, attempt), at)
+    // Before anything of one step too many is shown.
+    const before = chunk.type === 'start-step' ? over(usedUp(options, attempt)) : null
+    if (before) return before
+    if (attempt.betweenSteps && chunk.type !== 'finish') return rest(storeCheckpoint(options.database, attempt), at)
     takeChunk(options, attempt, chunk)
-    if (attempt.betweenSteps && attempt.calledTool) return after(storeCheckpoint(options.database, attempt), at + 1)
+    const after = over(usedUpByResults(options, attempt, chunk))
+    if (after) return after
+    if (attempt.betweenSteps && attempt.calledTool) return rest(storeCheckpoint(options.database, attempt), at + 1)
     const waits = attempt.log.room() ?? point('attempt.chunk')
-    if (waits) return after(waits, at + 1)
+    if (waits) return rest(waits, at + 1)
   }
   return null
 }
 
-/** The step that was kept from an earlier attempt: its calls have their results. Nothing said its end. */
+/** The step that was kept from an earlier attempt: its calls have their results. The AI SDK says nothing of its end. */
 function endKeptStep(attempt: Attempt): void {
   attempt.stepIsKept = false
   attempt.stepIsOpen = false
@@ -212,8 +231,6 @@ function endKeptStep(attempt: Attempt): void {
 
 function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): void {
   mustHaveShortIds(chunk)
-  // Before anything of one step too many is shown.
-  if (chunk.type === 'start-step' && attempt.step >= options.stepsMax) throw tooManySteps(options)
   for (const clean of attempt.cleaner.clean(chunk)) pushChunk(attempt, clean)
   attempt.calls?.taken(chunk)
   if (chunk.type === 'start-step') {
@@ -223,11 +240,11 @@ function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): voi
   if (chunk.type === 'finish') attempt.finishReason = chunk.finishReason
   if (chunk.type === 'tool-input-available') attempt.calledTool = true
   if (chunk.type === 'finish-step') {
+    attempt.stepIsKept = false
     attempt.stepIsOpen = false
     attempt.step++
     attempt.betweenSteps = true
   }
-  if (attempt.step > options.stepsMax) throw tooManySteps(options)
   if (attempt.bytes > options.replyBytesMax) {
     throw new ReplyError('budget_exceeded', `more than ${options.replyBytesMax} bytes`)
   }
@@ -241,10 +258,6 @@ function mustHaveShortIds(chunk: Chunk): void {
     const detail = `a ${name} of ${id.length} characters, more than ${limits.askedIdLengthMax}`
     throw new ReplyError('internal', `${detail}. The model's provider, or the reply, has to give shorter ones.`)
   }
-}
-
-function tooManySteps({ stepsMax }: AttemptOptions): ReplyError {
-  return new ReplyError('budget_exceeded', `more than ${stepsMax} steps`)
 }
 
 /**

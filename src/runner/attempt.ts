@@ -25,6 +25,9 @@ export type AttemptOptions = {
   onReplyMs: number
   noProgressMs: number
   stepsMax: number
+  /** 0: there is none. */
+  tokensMax: number
+  onBudget: 'ask' | 'fail'
   replyBytesMax: number
   leaseMs: number
   /** Questions that nobody has answered for so long are answered by the server. */
@@ -139,7 +142,16 @@ export function checkpointOf(
   const stepsBegun = at.isOpen ? step + 1 : step
   const told = [...handedAt].flatMap(([id, handedAfter]) => (handedAfter < stepsBegun ? [id] : []))
   const forClients = callsForClients(attempt, at.parts, { stepHasEnded: !attempt.stepIsOpen })
-  return { attempt: claimed.attempt, step, ...at, metadata: fold.metadata(), told, forClients }
+  const tokens = tokensOf(attempt)
+  return { attempt: claimed.attempt, step, ...at, metadata: fold.metadata(), told, forClients, tokens }
+}
+
+/** That the round has reported, since it began or somebody let it use more. */
+export function tokensOf({ claimed, usage }: Pick<Attempt, 'claimed' | 'usage'>): number {
+  return usage.reduce(
+    (sum, { usage: step }) => sum + (step?.inputTokens ?? 0) + (step?.outputTokens ?? 0),
+    claimed.tokens,
+  )
 }
 
 /** What its reply cannot go on without, as it ends. */

@@ -26,6 +26,7 @@ export type RunnerOptions = Omit<AttemptOptions, 'onEvent' | 'onComplete'> &
     pollMs: number
     concurrency: number
     crashesMax: number
+    takeover: 'continue' | 'restart' | 'fail'
   }
 
 export type Runner = {
@@ -164,6 +165,7 @@ export function createRunner(options: RunnerOptions): Runner {
       takeExpired: takeExpired && expiredBefore !== undefined,
       expiredBefore,
       crashesMax,
+      takeover: options.takeover,
       crashed: failingOf(failureOf('crashed'), options.roundsMax),
     })
   }

@@ -27,6 +27,12 @@ export function createSweeper(options: {
   log: (line: string, detail: object) => void
 }): Sweeper {
   const { database, wakeups, everyMs, log } = options
+  const exceeded = failingOf(failureOf('budget_exceeded'), options.roundsMax)
+  const overBudget = {
+    steps: exceeded,
+    tokens: exceeded,
+    progress: failingOf(failureOf('no_progress'), options.roundsMax),
+  }
   let timer: NodeJS.Timeout | undefined
   let stopped = false
 
@@ -39,7 +45,7 @@ export function createSweeper(options: {
     for (const { tenantId, sessionId, event } of await expire(database, rowsMax, expired)) {
       wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
     }
-    for (const { tenantId, sessionId, event } of await expireAsks(database, rowsMax, expiredAnswers)) {
+    for (const { tenantId, sessionId, event } of await expireAsks(database, rowsMax, expiredAnswers, overBudget)) {
       wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
     }
     const repaired = await repair(database, rowsMax)

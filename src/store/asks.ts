@@ -1,5 +1,6 @@
 /** Questions of a turn that waits for people: asked at the end of an attempt, answered once, or by nobody in time. */
-import type { Ask, expiredAnswers } from '../core/asks.ts'
+import type { Ask, Budget, expiredAnswers } from '../core/asks.ts'
+import type { Part } from '../core/chunk.ts'
 import type { Event } from '../core/event.ts'
 import type { Json } from '../core/json.ts'
 import type { Database, Statement } from './database.ts'
@@ -10,27 +11,38 @@ import {
   type Ended,
   type EndedJson,
   ended,
+  type Failing,
   type StepReport,
   usageJson,
 } from './turns.ts'
 
 const waitStatement: Statement = {
   name: 'wait',
-  text: 'select holdfast.wait($1, $2, $3, $4, $5, $6::json, $7, $8::json, $9, $10, $11::json) as answer',
+  text: 'select holdfast.wait($1, $2, $3, $4, $5, $6::json, $7, $8::json, $9, $10, $11::json, $12::jsonb) as answer',
+}
+
+/** As it is stored. One about a budget is of no call. */
+export type StoredAsk =
+  | (Omit<Ask, 'input'> & { inputHash: string })
+  | ({ kind: 'budget'; id: string; callId: ''; name: Budget['budget']; inputHash: '' } & Omit<Budget, 'budget'>)
+
+export type Waiting = {
+  nextIndex: number
+  /** Null: the one that is stored stays. */
+  checkpoint: Checkpoint | null
+  /** What is shown, where that is not what the checkpoint holds. */
+  shown?: Part[]
+  model: string | null
+  asks: StoredAsk[]
+  expiresMs: number
+  holdsLane: boolean
 }
 
 /** Ends the attempt with questions, if it is still the turn's and the log holds all `nextIndex` chunks of it. */
 export async function waitIfHeld(
   database: Database,
   { tenantId, sessionId, turnId, attempt }: AttemptKey,
-  asked: {
-    nextIndex: number
-    checkpoint: Checkpoint
-    model: string | null
-    asks: (Omit<Ask, 'input'> & { inputHash: string })[]
-    expiresMs: number
-    holdsLane: boolean
-  },
+  asked: Waiting,
   usage: StepReport[],
 ): Promise<Ended> {
   const rows = await database.query<{ answer: EndedJson }>('turns', waitStatement, [
@@ -39,12 +51,13 @@ export async function waitIfHeld(
     turnId,
     attempt,
     asked.nextIndex,
-    JSON.stringify(asked.checkpoint),
+    asked.checkpoint && JSON.stringify(asked.checkpoint),
     asked.model,
     JSON.stringify(asked.asks),
     asked.expiresMs,
     asked.holdsLane,
     usageJson(usage),
+    asked.shown ? JSON.stringify(asked.shown) : null,
   ])
   return ended(rows[0]!.answer)
 }
@@ -140,17 +153,18 @@ export function closedAsks(
 
 const expireStatement: Statement = {
   name: 'expire-asks',
-  text: 'select holdfast.expire_asks($1, $2::jsonb, $3::jsonb) as row',
+  text: 'select holdfast.expire_asks($1, $2::jsonb, $3::jsonb, $4::jsonb) as row',
 }
 
-/** Answers what nobody has answered in time. */
+/** Answers what nobody has answered in time; where that was about a budget, the turn fails. */
 export async function expireAsks(
   database: Database,
   limit: number,
   { approval, tool }: typeof expiredAnswers,
+  failures: Record<Budget['budget'], Failing>,
 ): Promise<{ tenantId: string; sessionId: string; event: Event }[]> {
   type Row = { row: { tenantId: string; sessionId: string; event: EventJson } }
-  const values = [limit, JSON.stringify(approval), JSON.stringify(tool)]
+  const values = [limit, JSON.stringify(approval), JSON.stringify(tool), JSON.stringify(failures)]
   const rows = await database.query<Row>('turns', expireStatement, values)
   return rows.map(({ row }) => ({ ...row, event: eventOf(row.event) }))
 }

@@ -1,5 +1,5 @@
 import type { JsonObject } from '../core/json.ts'
-import type { Message } from '../core/message.ts'
+import type { Message, Turn } from '../core/message.ts'
 import type { Database, Statement } from './database.ts'
 
 const pageStatement = (name: string, condition: string, direction: 'asc' | 'desc'): Statement => ({
@@ -145,7 +145,7 @@ const pairStatement: Statement = {
 export type Pair = {
   message: Message
   reply: Message
-  turn: { id: string; state: string; replyId: string; round: number }
+  turn: Turn
   /** Whose reply it is: another turn's, where the message was handed to that one. */
   replyTurnId: string
   seq: number

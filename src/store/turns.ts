@@ -33,6 +33,8 @@ export type Checkpoint = {
   told: string[]
   /** Ids of calls in its last step that are a client's to run. */
   forClients: string[]
+  /** Tokens that the round has reported, since it began or somebody let it use more. */
+  tokens: number
 }
 
 export type Claimed = AttemptKey & {
@@ -46,6 +48,10 @@ export type Claimed = AttemptKey & {
   /** Attempts of this round that ended by an error. */
   failures: number
   checkpoint: Checkpoint | null
+  /** Finished steps that its budget does not count: those before somebody let it go on. */
+  stepsFrom: number
+  /** As in the checkpoint, with what attempts have reported since. */
+  tokens: number
   /** What the claim wrote: `attempt.started`, after `attempt.ended` where it took over. */
   events: Event[]
 }
@@ -63,7 +69,7 @@ export type ClaimAnswer = {
 
 const claimTurns: Statement = {
   name: 'claim',
-  text: 'select holdfast.claim($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9) as row',
+  text: 'select holdfast.claim($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10) as row',
 }
 
 /**
@@ -89,6 +95,8 @@ export async function claim(
     expiredBefore?: string
     crashesMax: number
     crashed: Failing
+    /** What becomes of those whose lease has run out. Defaults to `continue`. */
+    takeover?: 'continue' | 'restart' | 'fail'
   },
 ): Promise<ClaimAnswer> {
   type Row =
@@ -106,6 +114,7 @@ export async function claim(
     expiredBefore,
     ask.claim,
     ask.lost,
+    ask.takeover ?? 'continue',
   ])
   const answer: ClaimAnswer = { claimed: [], failed: [], dueInMs: null, seenAt: '', paused: false }
   for (const { row } of rows) {

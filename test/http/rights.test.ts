@@ -212,6 +212,7 @@ async function makeWaiting(api: Api, sessionId: string): Promise<Pick<Place, 'ap
         metadata: null,
         told: [],
         forClients: [],
+        tokens: 0,
       }),
     ],
   )

@@ -96,7 +96,7 @@ test('chat.approve and chat.answerTool', () => {
   type Stand = Omit<Answer<Chat['stop']>, 'withdrawn'>
   expectTypeOf<Answer<Chat['approve']>>().toEqualTypeOf<Stand>()
   expectTypeOf<Answer<Chat['answerTool']>>().toEqualTypeOf<Stand>()
-  expectTypeOf<Stand['turn']['waitingFor']>().toEqualTypeOf<'approval' | 'uncertain' | 'tool' | undefined>()
+  expectTypeOf<Stand['turn']['waitingFor']>().toEqualTypeOf<'approval' | 'uncertain' | 'budget' | 'tool' | undefined>()
   ;(chat: Chat) => chat.approve('s', 'p', { approved: false, reason: 'no', userId: 'ann', tenantId: 't', turnId: 'u' })
   ;(chat: Chat) => chat.answerTool('s', 'k', { output: [1, null] })
   ;(chat: Chat) => chat.answerTool('s', 'k', { errorText: 'no', userId: 'ann' })

@@ -45,6 +45,7 @@ export async function performOnPostgres({ stored, database, acceptor }: Held, ca
         metadata: null,
         told: [],
         forClients: [],
+        tokens: 0,
       })
     case 'finish': {
       const { key, nextIndex, parts, usage } = call

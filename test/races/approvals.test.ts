@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { expiredAnswers } from '../../src/core/asks.ts'
 import type { Part } from '../../src/core/chunk.ts'
+import { failureOf } from '../../src/core/errors.ts'
 import { stopTurn } from '../../src/log/stop.ts'
 import { type Answered, answerAsk, expireAsks, waitIfHeld } from '../../src/store/asks.ts'
 import type { Database } from '../../src/store/database.ts'
@@ -11,6 +12,11 @@ import { disorder, lostHeads, openStored, type Stored, sessionsOf, tenantId, use
 import { acceptTurns, claimAll, stopAsk } from './held.ts'
 
 const count = 100
+const overBudget = {
+  steps: failureOf('budget_exceeded'),
+  tokens: failureOf('budget_exceeded'),
+  progress: failureOf('no_progress'),
+}
 
 describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
   let stored: Stored
@@ -45,6 +51,7 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
       metadata: null,
       told: [],
       forClients: [],
+      tokens: 0,
     }
     const asked = { nextIndex: 0, checkpoint, model: null, expiresMs: 60_000, holdsLane: true }
     return await waitIfHeld(database, claimed, { ...asked, asks: both ? asks : asks.slice(0, 1) }, [])
@@ -214,13 +221,13 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
     await stored.query(`update holdfast.asks set expires_at = now() - interval '1 s'`)
     const [outcomes, expired] = await Promise.all([
       Promise.all(sessions.map((id) => answers(one, id, true))),
-      expireAsks(two, count, expiredAnswers).then(async (some) => [
+      expireAsks(two, count, expiredAnswers, overBudget).then(async (some) => [
         ...some,
-        ...(await expireAsks(two, count, expiredAnswers)),
+        ...(await expireAsks(two, count, expiredAnswers, overBudget)),
       ]),
     ])
     for (;;) {
-      const more = await expireAsks(two, count, expiredAnswers)
+      const more = await expireAsks(two, count, expiredAnswers, overBudget)
       if (more.length === 0) break
       expired.push(...more)
     }

@@ -115,6 +115,7 @@ describe.each(postgresVersions)('budget, ledger and sweeps on PostgreSQL %i', (v
           metadata: null,
           told: [],
           forClients: [],
+          tokens: 0,
         }
         await checkpointIfHeld(database, claimed, checkpoint)
       }

@@ -274,6 +274,7 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
       metadata: fold.metadata(),
       told: [],
       forClients: [],
+      tokens: 0,
     }
   }
   const texts = (parts: Part[]) => parts.filter((part) => part.type === 'text').map((part) => part.text)
