@@ -1036,7 +1036,9 @@ create function holdfast.lost_to(t holdfast.turns, p_attempt int) returns text l
   -- The first: what ends a later round before an attempt of it begins names the same attempt. So does a mark on that
   -- round, hence it counts only where the attempt has no end.
   select coalesce((select case e.type when 'message.stopped' then 'stopped' when 'message.error' then 'failed'
-        when 'message.ai_response' then 'complete' when 'turn.waiting' then 'complete'
+        when 'message.ai_response' then 'complete' when 'turn.waiting' then
+          -- It asks because it made no progress.
+          case when e.data #>> '{turn,approvals,0,budget}' = 'progress' then 'failed' else 'complete' end
         else case e.data ->> 'reason' when 'handover' then 'handover' when 'error' then 'failed' else 'lost' end end
       from holdfast.events e where e.tenant_id = t.tenant_id and e.turn_id = t.id and e.attempt = p_attempt
         and e.type in ('attempt.ended', 'turn.waiting', 'message.stopped', 'message.error', 'message.ai_response')

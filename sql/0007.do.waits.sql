@@ -54,7 +54,9 @@ begin
       where tenant_id = p_tenant and turn_id = p_turn and attempt = p_attempt) then
     return json_build_object('outcome', 'mismatch');
   end if;
-  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt, 'complete', p_usage);
+  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt,
+    case when p_asks -> 0 ->> 'name' = 'progress' and p_asks -> 0 ->> 'kind' = 'budget' then 'failed' else 'complete' end,
+    p_usage);
   update holdfast.turns set state = 'waiting', holds_lane = p_holds_lane, open = false, lease_until = null, runner = null,
       due_at = null, checkpoint = coalesce(p_checkpoint, checkpoint), crashes = 0, best_steps = 0, best_chunks = 0,
       sweep_at = clock_timestamp() + interval '60 s', updated_at = clock_timestamp()

@@ -48,8 +48,11 @@ export type Telling = {
   /** Resolves when nothing follows. */
   ended: Promise<Ended>
 }
-/** `broken`: with an error, `at` this reply; it may go on, and be told anew. `left`: nobody reads on. */
-export type Ended = { how: 'whole' | 'left' } | { how: 'broken'; at: Told }
+/**
+ * `broken`: with an error, `at` this reply; it may go on, and be told anew. `isCutOff`: only when somebody says so, because it
+ * has used up a budget. `left`: nobody reads on.
+ */
+export type Ended = { how: 'whole' | 'left' } | { how: 'broken'; at: Told; isCutOff: boolean }
 
 /** One after the other, from each one's beginning. Ends when the last one has, by `abort` or cancel, or with an error. */
 export function tell(
@@ -97,11 +100,11 @@ export function tell(
         if (!(error instanceof HoldfastError)) throw error
         // An error of the stream's own would hide the sentence from the app.
         say([{ type: 'error', errorText: error.message }])
-        return { how: 'broken', at: told }
+        return { how: 'broken', at: told, isCutOff: false }
       }
       if (last?.type === 'finish') onComplete(told)
       // The client reads no further, and the reply may go on.
-      if (last?.type === 'error') return { how: 'broken', at: told }
+      if (last?.type === 'error') return { how: 'broken', at: told, isCutOff: follower.isCutOff }
     }
     return { how: 'whole' }
   }

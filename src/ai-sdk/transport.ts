@@ -244,8 +244,8 @@ function createSession(): Session {
   const unanswered = new Set<Promise<Told | null>>()
   let places = 0
   let begun = 0
-  /** Replies that ended here with an error, though they may go on, and what the page calls their messages. */
-  const broken = new Map<string, string>()
+  /** Replies that ended here with an error, though they may go on, and what the page calls their messages. See `Ended`. */
+  const broken = new Map<string, { of: string; isCutOff: boolean }>()
   let strayed = 0
   /** More than one thing was begun at once: on the page their replies stand where each came. */
   let isCrowded = false
@@ -268,7 +268,7 @@ function createSession(): Session {
       for (const { message, reply } of telling.replies) {
         shown.set(reply.id, place)
         // Of a message that was tried again the earlier reply is none any more.
-        for (const [id, of] of broken) if (id === reply.id || of === (asked ?? message.id)) broken.delete(id)
+        for (const [id, { of }] of broken) if (id === reply.id || of === (asked ?? message.id)) broken.delete(id)
       }
       void telling.ended.then((ended) => {
         tellings.delete(telling)
@@ -276,7 +276,10 @@ function createSession(): Session {
         if (ended.how !== 'whole') {
           for (const { reply } of telling.replies) if (shown.get(reply.id) === place) shown.delete(reply.id)
         }
-        if (ended.how === 'broken') broken.set(ended.at.reply.id, asked ?? ended.at.message.id)
+        if (ended.how === 'broken') {
+          const { at, isCutOff } = ended
+          broken.set(at.reply.id, { of: asked ?? at.message.id, isCutOff })
+        }
         const isOutOfOrder = isCrowded && tellings.size === 0
         if (isOutOfOrder) isCrowded = false
         if (ended.how === 'broken' || isOutOfOrder) stray()
@@ -335,7 +338,7 @@ function createSession(): Session {
   return {
     own: () => ownAfter(places),
     resume: () => beginAt(++places),
-    brokeOn: (messageId) => [...broken.values()].includes(messageId),
+    brokeOn: (messageId) => [...broken.values()].some(({ of, isCutOff }) => of === messageId && !isCutOff),
     begin(message) {
       begun++
       if (tellings.size > 0 || unanswered.size > 0) isCrowded = true

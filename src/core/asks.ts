@@ -20,7 +20,7 @@ export function budgetSentence({ budget, used, max }: Budget): string {
 function budgetHappened(budget: Budget['budget'], used: number, max: number): string {
   switch (budget) {
     case 'steps':
-      return `The reply has used the ${max} steps that it may have.`
+      return `The reply has used the ${max === 1 ? 'one step' : `${max} steps`} that it may have.`
     case 'tokens':
       return `The reply has used ${used} tokens, and may have ${max}.`
     case 'progress':

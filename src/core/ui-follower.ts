@@ -44,6 +44,8 @@ export type UiFollower = {
   stands(message: { error: Failure | null }, reply: Message, open?: OpenReply | WaitingTurn): Chunk[]
   /** Nothing follows. */
   readonly isOver: boolean
+  /** It ended with an error because the reply waits beyond a budget: asked for again it goes on. */
+  readonly isCutOff: boolean
 }
 
 export const hasEnded = ({ status }: Pick<Message, 'status'>): boolean =>
@@ -81,6 +83,7 @@ export function createUiFollower(
   let missed: Chunk[] | null = []
   /** What was told of this attempt cannot be continued chunk by chunk: what comes next of its events stands for it. */
   let isSilent = false
+  let isCutOff = false
 
   const tellMissed = (goesOn: boolean): Chunk[] => {
     const told = missed !== null && missed.length > 0 ? ui.chunks(missed, true) : []
@@ -114,6 +117,7 @@ export function createUiFollower(
   const waiting = ({ own, turn }: { own: Message; turn: WaitingTurn }): Chunk[] => {
     waits = null
     const sentence = budgetSaid(turn)
+    isCutOff = sentence !== null
     return adopted(() => (sentence === null ? ui.waiting(own) : ui.cutOff(own, sentence)))
   }
 
@@ -159,6 +163,9 @@ export function createUiFollower(
   return {
     get isOver() {
       return ui.isOver
+    },
+    get isCutOff() {
+      return isCutOff
     },
     event(type, data) {
       if (type === 'turn.waiting' && data.message?.id === replyId) return wait(data.message, data.turn ?? {})

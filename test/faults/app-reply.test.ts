@@ -60,7 +60,7 @@ test('a step too many ends the turn before anything of it is shown (I2)', async 
       }
       yield { type: 'finish', finishReason: 'stop' }
     },
-    { stepsMax: 2 },
+    { stepsMax: 2, onBudget: 'fail' },
   )
   expect(outcome.data).toMatchObject({ code: 'budget_exceeded' })
   expect(shown.flatMap(({ delta }) => delta ?? [])).toEqual(['step 1', 'step 2'])

@@ -262,7 +262,7 @@ test('a provider that never answers is given up for lack of progress, and the ne
   const { port } = deaf.address() as AddressInfo
   await scene.start({
     provider: `http://127.0.0.1:${port}/v1`,
-    env: { HOLDFAST_NO_PROGRESS_MS: '1000', HOLDFAST_ATTEMPTS_MAX: '2' },
+    env: { HOLDFAST_NO_PROGRESS_MS: '1000', HOLDFAST_ATTEMPTS_MAX: '2', HOLDFAST_ON_BUDGET: 'fail' },
   })
   const session = await scene.ann.createSession()
   const watcher = scene.ann.watch(session)

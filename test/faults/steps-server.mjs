@@ -7,7 +7,7 @@
 import { createHoldfast, ReplyError } from '../../dist/index.js'
 
 const { DATABASE_URL, HOLDFAST_JWT_SECRET, OPENAI_BASE_URL, HOLDFAST_ROLES = 'http,runner' } = process.env
-const { HOLDFAST_LEASE_MS, HOLDFAST_POLL_MS, HOLDFAST_DRAIN_MS } = process.env
+const { HOLDFAST_LEASE_MS, HOLDFAST_POLL_MS, HOLDFAST_DRAIN_MS, HOLDFAST_TAKEOVER } = process.env
 const steps = 3
 
 const chat = createHoldfast({
@@ -17,6 +17,7 @@ const chat = createHoldfast({
   leaseMs: Number(HOLDFAST_LEASE_MS ?? 1_000),
   pollMs: Number(HOLDFAST_POLL_MS ?? 200),
   drainMs: Number(HOLDFAST_DRAIN_MS ?? 10_000),
+  takeover: HOLDFAST_TAKEOVER ?? 'continue',
   onReply: (_, { attempt }) => ({ endedBy: attempt }),
   async *reply({ message, messages, attempt, stepsDone, replyId, signal, usage, steering }) {
     const said = ({ role, parts }) => `${role}: ${parts.map(({ text }) => text ?? '').join('')}`

@@ -1,12 +1,13 @@
 /**
  * A server of an app whose model has tools, on the AI SDK of AI_MAJOR (6 or 7): `node tools-server.mjs` with DATABASE_URL and
  * the like. Each run of a tool is a request to TOOLS_URL, which answers its result. `look` is idempotent, `book` is not, and
- * UNCERTAIN says what the app decides of it. `order` asks a person, and `where` is run by a client.
+ * UNCERTAIN says what the app decides of it. `order` asks a person, and `where` is run by a client. STEPS_MAX and TAKEOVER are
+ * its options.
  */
 import { createHoldfast } from '../../dist/index.js'
 
 const { DATABASE_URL, HOLDFAST_JWT_SECRET, OPENAI_BASE_URL, HOLDFAST_ROLES = 'http,runner' } = process.env
-const { HOLDFAST_LEASE_MS, HOLDFAST_POLL_MS, AI_MAJOR = '6', TOOLS_URL, UNCERTAIN } = process.env
+const { HOLDFAST_LEASE_MS, HOLDFAST_POLL_MS, AI_MAJOR = '6', TOOLS_URL, UNCERTAIN, STEPS_MAX, TAKEOVER } = process.env
 const { streamText, convertToModelMessages, tool, stepCountIs, isStepCount, jsonSchema } = await import(
   AI_MAJOR === '6' ? 'ai' : 'ai7'
 )
@@ -37,6 +38,8 @@ const chat = createHoldfast({
   roles: HOLDFAST_ROLES.split(','),
   leaseMs: Number(HOLDFAST_LEASE_MS ?? 1_000),
   pollMs: Number(HOLDFAST_POLL_MS ?? 200),
+  stepsMax: Number(STEPS_MAX ?? 20),
+  takeover: TAKEOVER ?? 'continue',
   ...(UNCERTAIN && { onUncertain: () => JSON.parse(UNCERTAIN) }),
   async reply({ messages, signal, tools }) {
     return streamText({

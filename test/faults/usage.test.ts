@@ -35,6 +35,7 @@ test('an attempt that is handed over has what its provider reported in the ledge
 })
 
 test('an attempt that made no progress has what its provider reported in the ledger (I12)', async () => {
-  const scene = await broken({ HOLDFAST_NO_PROGRESS_MS: '1000', HOLDFAST_ATTEMPTS_MAX: '1' })
+  const env = { HOLDFAST_NO_PROGRESS_MS: '1000', HOLDFAST_ATTEMPTS_MAX: '1' }
+  const scene = await broken({ ...env, HOLDFAST_ON_BUDGET: 'fail' })
   expect(await ledgerOf(scene)).toEqual([{ attempt: 1, step: 0, input_tokens: 1000, outcome: 'failed' }])
 })

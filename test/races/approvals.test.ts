@@ -4,7 +4,7 @@ import { expiredAnswers } from '../../src/core/asks.ts'
 import type { Part } from '../../src/core/chunk.ts'
 import { failureOf } from '../../src/core/errors.ts'
 import { stopTurn } from '../../src/log/stop.ts'
-import { type Answered, answerAsk, expireAsks, waitIfHeld } from '../../src/store/asks.ts'
+import { type Answered, answerAsk, expireAsks, type StoredAsk, waitIfHeld } from '../../src/store/asks.ts'
 import type { Database } from '../../src/store/database.ts'
 import type { Claimed } from '../../src/store/turns.ts'
 import { postgresVersions } from '../support/postgres.ts'
@@ -36,9 +36,16 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
   ]
 
   /** Asks for an approval, and with `both` for a result as well. */
-  async function wait(database: Database, claimed: Claimed, both = false, kind: 'approval' | 'uncertain' = 'approval') {
-    const asks = [
-      { kind, id: 'p1', callId: 'k1', name: 'book', inputHash: 'h' },
+  async function wait(
+    database: Database,
+    claimed: Claimed,
+    both = false,
+    kind: 'approval' | 'uncertain' | 'budget' = 'approval',
+  ) {
+    const asks: StoredAsk[] = [
+      kind === 'budget'
+        ? { kind, id: 'p1', callId: '', name: 'steps', inputHash: '', used: 1, max: 1 }
+        : { kind, id: 'p1', callId: 'k1', name: 'book', inputHash: 'h' },
       { kind: 'tool' as const, id: 'k2', callId: 'k2', name: 'where', inputHash: 'h' },
     ]
     const kept = both ? parts : parts.slice(0, 2)
@@ -58,7 +65,7 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
   }
 
   /** Sessions whose first turn waits, with a second message behind it. */
-  async function waiting(prefix: string, both = false, kind?: 'uncertain'): Promise<string[]> {
+  async function waiting(prefix: string, both = false, kind?: 'uncertain' | 'budget'): Promise<string[]> {
     const sessions = await sessionsOf(one, count, prefix)
     await acceptTurns(one, sessions, 2)
     const { claimed } = await claimAll(one, 'a', { limit: count })
@@ -213,6 +220,53 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
       else expect(part.state).toBe('output-error')
     }
     expect(await stored.query(`select from holdfast.asks where state = 'open'`)).toEqual([])
+    await settled()
+  })
+
+  test('a yes, a no and a stop meet at the question about a budget: one counts, and the turn goes on or is stopped once (P117, I2, I11)', async () => {
+    const sessions = await waiting('budget', false, 'budget')
+    const outcomes = await Promise.all(
+      sessions.map((id, at) =>
+        Promise.all([
+          answers(one, id, true),
+          answers(two, id, false),
+          ...(at % 3 === 0 ? [stopTurn(two, stopAsk(id, `${id}-m0`))] : []),
+        ]),
+      ),
+    )
+    const turns = await turnsOf('budget')
+    expect(turns).toHaveLength(count)
+    const stops = await stored.query<{ session_id: string }>(
+      `select session_id from holdfast.events where type = 'message.stopped'`,
+    )
+    for (const [at, [yes, no]] of outcomes.entries()) {
+      const { state, open } = turns.find(({ session_id }) => session_id === sessions[at])!
+      expect([yes!.outcome, no!.outcome].filter((outcome) => outcome === 'answered').length).toBeLessThan(2)
+      const isStopped = at % 3 === 0 || no!.outcome === 'answered'
+      expect([state, open]).toEqual([isStopped ? 'stopped' : 'queued', 0])
+      expect(stops.filter(({ session_id }) => session_id === sessions[at])).toHaveLength(isStopped ? 1 : 0)
+      if (at % 3 !== 0) expect([yes!.outcome, no!.outcome].sort()).toEqual(['answered', 'not_waiting'])
+    }
+    await settled()
+  })
+
+  test('a yes against the end of the time that there is for it: it goes on, or has failed (P117)', async () => {
+    const sessions = await waiting('over', false, 'budget')
+    await stored.query(`update holdfast.asks set expires_at = now() - interval '1 s'`)
+    const [outcomes, expired] = await Promise.all([
+      Promise.all(sessions.map((id) => answers(one, id, true))),
+      expireAsks(two, count, expiredAnswers, overBudget),
+    ])
+    for (;;) {
+      const more = await expireAsks(two, count, expiredAnswers, overBudget)
+      if (more.length === 0) break
+      expired.push(...more)
+    }
+    expect(outcomes.filter(({ outcome }) => outcome === 'answered').length + expired.length).toBe(count)
+    const turns = await turnsOf('over')
+    expect(turns.filter(({ state }) => state === 'failed')).toHaveLength(expired.length)
+    expect(turns.filter(({ state }) => state === 'queued')).toHaveLength(count - expired.length)
+    expect(expired.every(({ event }) => event.type === 'message.error')).toBe(true)
     await settled()
   })
 
