@@ -49,8 +49,8 @@ export async function* demoToolReply(name: DemoToolName, context: ReplyContext, 
   let end: End | undefined = kept && endOf(kept)
   if (kept === undefined) {
     yield* call(tool, { toolCallId, toolName: name, input, pace })
+    usage({ ...report, outputTokens: wordsOf(tool.before).length, finishReason: 'tool-calls' })
     if (tool.needsApproval) {
-      usage({ ...report, outputTokens: wordsOf(tool.before).length, finishReason: 'tool-calls' })
       yield [{ type: 'finish-step' }, { type: 'finish', finishReason: 'tool-calls' }] satisfies ReplyChunk[]
       return
     }

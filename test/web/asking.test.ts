@@ -223,6 +223,37 @@ test.each([
   },
 )
 
+test.each([
+  { choice: 'Go on', told: /The dice show/, status: 'complete' },
+  { choice: 'End it', told: /I roll two dice/, status: 'stopped' },
+])(
+  'a reply that has used its tokens asks whether it may go on, and keeps what it has: $choice (P117)',
+  async ({ choice, told, status }) => {
+    const { assets, provider } = stage
+    const own = await freshDatabase(18)
+    const env = { OPENAI_API_KEY: '', HOLDFAST_TOKENS_MAX: '5' }
+    const frugal = await startSite({ dir: assets.dir, database: own.url, provider: provider.url, env })
+    const tab = await openTab(context, frugal.origin, complaints)
+    await sendOn(tab, 'roll the dice')
+    await repliedOn(tab, /It has used \d+ tokens of 5. Let it go on/).waitFor()
+    await tab.getByText(/^Waits for an answer until/).waitFor()
+    await expectShownIsStored(tab)
+    await expectNotOfferedIsRefused(tab)
+    await picture(tab, 'budget')
+    expect(await faultsOf(tab, 'budget')).toEqual([])
+    const rolled = await call(tab, 'dice').locator('pre').last().textContent()
+    await buttonOn(tab, choice).click()
+    if (choice !== 'Go on') await tab.getByRole('textbox', { name: 'Reason, optional' }).press('Enter')
+    await untilStatusOn(tab, status)
+    await repliedOn(tab, told).first().waitFor()
+    expect(await call(tab, 'dice').locator('pre').last().textContent()).toBe(rolled)
+    await expectShownIsStored(tab)
+    await tab.close()
+    await frugal.close()
+    await own.drop()
+  },
+)
+
 test('a call that a client runs shows that it waits for a device, and goes on when one has answered (P113)', async () => {
   stage.provider.script(({ body }) =>
     body.messages.some(({ role }: { role: string }) => role === 'tool')

@@ -13,6 +13,8 @@ export type Ask = {
   toolCallId: string | null
   toolName: string | null
   expiresAt: string
+  /** Of a budget: what is used up, and by how much. */
+  spent: { what: string; used: number; max: number } | null
 }
 /** As a turn has it: without a kind it is about whether a call may run. */
 export type TurnAsk = {
@@ -21,6 +23,9 @@ export type TurnAsk = {
   toolCallId?: string | null
   toolName?: string | null
   expiresAt: string
+  budget?: string
+  used?: number
+  max?: number
 }
 
 export function asksOf({ state, approvals = [], toolCalls = [] }: Turn): Ask[] {
@@ -28,24 +33,38 @@ export function asksOf({ state, approvals = [], toolCalls = [] }: Turn): Ask[] {
   return [...approvals.map((ask) => askOf(ask, kindOf(ask))), ...toolCalls.map((ask) => askOf(ask, 'tool'))]
 }
 
-function askOf({ id, toolCallId = null, toolName = null, expiresAt }: TurnAsk, kind: AskKind): Ask {
-  return { kind, id: id ?? toolCallId ?? '', toolCallId, toolName, expiresAt }
+function askOf({ id, toolCallId = null, toolName = null, expiresAt, ...of }: TurnAsk, kind: AskKind): Ask {
+  const spent = of.budget === undefined ? null : { what: of.budget, used: of.used ?? 0, max: of.max ?? 0 }
+  return { kind, id: id ?? toolCallId ?? '', toolCallId, toolName, expiresAt, spent }
 }
 
 const kindOf = ({ kind }: TurnAsk): AskKind => (kind === 'uncertain' || kind === 'budget' ? kind : 'approval')
 
 export type Question = { title: string; yes: string; no: string }
 
-export function questionOf({ kind, toolName }: Ask): Question | null {
+export function questionOf({ kind, toolName, spent }: Ask): Question | null {
   switch (kind) {
     case 'approval':
       return { title: `May ${toolName} run?`, yes: 'Approve', no: 'Refuse' }
     case 'uncertain':
       return { title: 'It is not known whether this ran. Run it again?', yes: 'Run again', no: 'Do not run' }
     case 'budget':
-      return { title: 'It reached its limit. Let it go on?', yes: 'Go on', no: 'End it' }
+      return { title: budgetTitle(spent), yes: 'Go on', no: 'End it' }
     case 'tool':
       return null
+  }
+}
+
+function budgetTitle(spent: Ask['spent']): string {
+  switch (spent?.what) {
+    case 'steps':
+      return `It has taken its ${spent.max} steps. Let it go on?`
+    case 'tokens':
+      return `It has used ${spent.used} tokens of ${spent.max}. Let it go on?`
+    case 'progress':
+      return `The model stopped answering, ${spent.used} times. Let it try again?`
+    default:
+      return 'It reached its limit. Let it go on?'
   }
 }
 
