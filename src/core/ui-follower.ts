@@ -81,14 +81,19 @@ export function createUiFollower(
   let attempt = 0
   /** What was stored before the client came, until all of it is here. Null: it is. */
   let missed: Chunk[] | null = []
+  /** Of what was missed, the last attempt that began: those before it are not told, whose questions are answered by now. */
+  let missedAttempt: { attempt: number; base: readonly Part[] } | null = null
   /** What was told of this attempt cannot be continued chunk by chunk: what comes next of its events stands for it. */
   let isSilent = false
   let isCutOff = false
 
   const tellMissed = (goesOn: boolean): Chunk[] => {
+    const since = missedAttempt
+    const begun = since === null ? [] : adopted(() => begin(since.attempt, since.base))
     const told = missed !== null && missed.length > 0 ? ui.chunks(missed, true) : []
     missed = goesOn ? [] : null
-    return told
+    missedAttempt = null
+    return [...begun, ...told]
   }
 
   /** What asks and answers; told once it is known that nothing has come of it yet. */
@@ -97,6 +102,7 @@ export function createUiFollower(
     isToBeShown = false
     if (missed === null) return waiting({ own, turn })
     missed = []
+    missedAttempt = null
     waits = { own, turn }
     return []
   }
@@ -173,6 +179,11 @@ export function createUiFollower(
       const say = saidBy(type, data)
       if (say === null) return []
       waits = null
+      if (type === 'attempt.started' && missed !== null) {
+        missedAttempt = { attempt: data.attempt ?? 0, base: data.base ?? [] }
+        missed = []
+        return []
+      }
       return [...tellMissed(missed !== null), ...adopted(say)]
     },
     chunks(chunks) {
@@ -187,6 +198,7 @@ export function createUiFollower(
     },
     stands(message, reply, open) {
       missed = null
+      missedAttempt = null
       // What it shows was to be heard of first.
       if (isToBeShown) return ui.failed(writtenAgain)
       if (hasEnded(reply)) return adopted(() => whole(message, reply))

@@ -137,9 +137,15 @@ export function createToolCalls(options: {
     return checkpointOf(attempt, { step, nextIndex, parts: withResults(parts, results, isToBeKept), isOpen: true })
   }
 
-  function write<Answer>(place: CallPlace, ask: (checkpoint: Checkpoint) => Promise<Answer>): Promise<Answer> {
+  /** `end`: that the call has ended, which no write before its own may say. */
+  function write<Answer>(
+    place: CallPlace,
+    ask: (checkpoint: Checkpoint) => Promise<Answer>,
+    end?: () => void,
+  ): Promise<Answer> {
     return inOrder(async () => {
       mustGoOn()
+      end?.()
       const checkpoint = checkpointNow(!attempt.stepIsOpen && place.step < attempt.step, log.stored())
       return await asked(() => ask(checkpoint))
     })
@@ -235,17 +241,17 @@ export function createToolCalls(options: {
 
   async function end(key: CallPlace, state: 'done' | 'failed', output: Json): Promise<void> {
     await point('tool.end')
-    running.delete(key)
-    // Else another step has begun since, and may have a call of the same id.
-    if (key.step >= (attempt.stepIsOpen ? attempt.step : attempt.step - 1)) {
-      results.set(
-        key.callId,
-        state === 'done'
-          ? { type: '', state: 'output-available', output }
-          : { type: '', state: 'output-error', errorText: toolErrorText },
-      )
+    const part: Part =
+      state === 'done'
+        ? { type: '', state: 'output-available', output }
+        : { type: '', state: 'output-error', errorText: toolErrorText }
+    const hasEnded = () => {
+      running.delete(key)
+      // Else another step has begun since, and may have a call of the same id.
+      if (key.step >= (attempt.stepIsOpen ? attempt.step : attempt.step - 1)) results.set(key.callId, part)
     }
-    const stored = await write(key, (checkpoint) => endCallIfHeld(database, key, { state, output }, checkpoint))
+    const ask = (checkpoint: Checkpoint) => endCallIfHeld(database, key, { state, output }, checkpoint)
+    const stored = await write(key, ask, hasEnded)
     await point('tool.ended')
     if (stored === 'lost') throw over()
   }

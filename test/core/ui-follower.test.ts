@@ -46,6 +46,28 @@ const complete = (follower: UiFollower, parts: Part[]) =>
 const step: Part = { type: 'step-start' }
 
 describe.each(majors)('a reply followed for AI SDK %i', (major) => {
+  it('of what was there before only the last attempt is told: a question that was answered is not asked again', () => {
+    const call = (fields: object): Part => ({ type: 'tool-book', toolCallId: 'k1', input: {}, ...fields })
+    const question = call({ state: 'approval-requested', approval: { id: 'q' } })
+    const refused = call({ state: 'approval-responded', approval: { id: 'q', approved: false } })
+    const denied = call({ state: 'output-denied', approval: { id: 'q', approved: false } })
+    const started = (attempt: number, base: Part[]) => ({ replyId: 'a', attempt, base })
+    const { types, text: said } = shown(major, (follower, tell) => {
+      // Its process died before the question was stored, so it stands in what the next one began with.
+      tell(follower.event('attempt.started', started(2, [step, question])))
+      tell(follower.event('turn.waiting', { message: message('streaming', [step, question]) }))
+      tell(follower.event('approval.answered', { messageId: 'a', kind: 'approval', turn: {}, part: refused }))
+      tell(follower.event('attempt.started', started(3, [step, refused])))
+      tell(follower.event('attempt.started', started(4, [step, denied])))
+      tell(follower.chunks([...start, delta('No.')]))
+      tell(follower.caughtUp())
+      tell(complete(follower, [step, denied, step, text('No.')]))
+    })
+    expect(types.filter((type) => type === 'error')).toEqual([])
+    expect(types.at(-1)).toBe('finish')
+    expect(said).toBe('No.')
+  })
+
   it('what was there before is told joined and without what has passed, what comes after as it is', () => {
     const passing: Chunk = { type: 'data-progress', data: 1, transient: true }
     const { text: said, types } = shown(major, (follower, tell) => {
