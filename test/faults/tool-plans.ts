@@ -1,6 +1,9 @@
 /** What the replies of tool-runs-server.mjs are to do, what its tools have recorded, and what may never be seen of them. */
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
+import { onTestFinished } from 'vitest'
 import type { Part } from '../../src/core/chunk.ts'
 import { createFold } from '../../src/core/fold.ts'
 import { callsWithoutResult, isCall, lastStep } from '../../src/core/open-step.ts'
@@ -44,6 +47,15 @@ export function planOf(run: string, random: Random): Plan {
     search: random(3) === 0,
   }))
   return { run, steps, pauseMs: 2 + random(8) }
+}
+
+/** An empty one, deleted after the test. */
+export function recordsFile(): string {
+  const dir = mkdtempSync(join(tmpdir(), 'holdfast-tool-runs-'))
+  onTestFinished(() => rmSync(dir, { recursive: true }))
+  const file = join(dir, 'records')
+  writeFileSync(file, '')
+  return file
 }
 
 /** A line that a killed process had not written to its end is none. */

@@ -1,6 +1,6 @@
 /**
  * A server of an app whose model does what a plan says (planned-model.mjs): `node tool-runs-server.mjs` with DATABASE_URL and
- * the like. KIND: 6 or 7 (of the AI SDK), or `own` for a reply that yields its chunks and calls its tools itself. What its
+ * the like. KIND: 6 or 7 (of the AI SDK; with WIRE its model is Anthropic's at OPENAI_BASE_URL), or `own` for a reply that yields its chunks and calls its tools itself. What its
  * tools do, what its app decides and what its model is asked is a line in RECORDS before it is done.
  */
 import { randomUUID } from 'node:crypto'
@@ -11,10 +11,12 @@ import { ownReply } from './own-reply.mjs'
 import { plannedModel } from './planned-model.mjs'
 
 const { DATABASE_URL, HOLDFAST_JWT_SECRET, HOLDFAST_ROLES = 'http,runner', KIND, RECORDS } = process.env
-const { HOLDFAST_LEASE_MS, HOLDFAST_POLL_MS } = process.env
+const { HOLDFAST_LEASE_MS, HOLDFAST_POLL_MS, OPENAI_BASE_URL, WIRE } = process.env
 const { streamText, convertToModelMessages, tool, stepCountIs, isStepCount, jsonSchema } = await import(
   KIND === '7' ? 'ai7' : 'ai'
 )
+
+const { createAnthropic } = await import(KIND === '7' ? 'anthropic7' : '@ai-sdk/anthropic')
 
 const record = (what, more) => appendFileSync(RECORDS, `${JSON.stringify({ what, at: Date.now(), ...more })}\n`)
 
@@ -49,6 +51,23 @@ const definitions = {
       throw new Error('It broke.')
     },
   },
+  // These two answer the same whenever they run.
+  echo: {
+    idempotent: true,
+    async execute(input, options) {
+      await plain(input, options)
+      return { of: input.id }
+    },
+  },
+  count: {
+    idempotent: true,
+    async *execute(input, options) {
+      begun(input, options)
+      yield { of: input.id, part: 1 }
+      await pause(input.ms)
+      yield { of: input.id }
+    },
+  },
   // It is told to stop, and goes on.
   deaf: {
     async execute(input, options) {
@@ -60,6 +79,10 @@ const definitions = {
   },
 }
 
+const model = WIRE
+  ? createAnthropic({ baseURL: OPENAI_BASE_URL, apiKey: 'k' })('claude-stub')
+  : plannedModel(KIND, (run, prompt) => record('prompt', { run, prompt }))
+
 async function sdkReply({ messages, signal, tools }) {
   const inputSchema = jsonSchema({ type: 'object' })
   const all = Object.entries(definitions).map(([name, definition]) => {
@@ -67,7 +90,7 @@ async function sdkReply({ messages, signal, tools }) {
     return [name, tool(described)]
   })
   const result = streamText({
-    model: plannedModel(KIND, (run, prompt) => record('prompt', { run, prompt })),
+    model,
     messages: await convertToModelMessages(messages),
     tools: tools(Object.fromEntries(all)),
     stopWhen: (stepCountIs ?? isStepCount)(8),

@@ -4,22 +4,17 @@
  * after the other, each at a point of its own or at some moment, and each kill hits whatever turns it runs then.
  * HOLDFAST_TOOL_RUNS: how many runs of each kind.
  */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { expect, onTestFinished, test } from 'vitest'
-import { lastStep } from '../../src/core/open-step.ts'
-import { writtenAgain } from '../../src/core/ui-stream.ts'
+import { expect, test } from 'vitest'
 import { takeFrame, type View, type Frame as ViewFrame, viewOf } from '../../web/src/view.ts'
 import type { Frame } from '../support/client.ts'
-import { eventually } from '../support/eventually.ts'
 import { queryOnce } from '../support/postgres.ts'
 import { seeded } from '../support/random.ts'
 import type { TestServer } from '../support/server.ts'
-import { type SdkChat, sdkChat } from '../use-chat/sdk.ts'
+import { sdkChat } from '../use-chat/sdk.ts'
 import { openScene, type Scene } from './scene.ts'
+import { answerAll, isAnswered, patienceMs } from './tool-page.ts'
 import {
   essenceOf,
   foldedOf,
@@ -28,6 +23,7 @@ import {
   planOf,
   type Random,
   type Row,
+  recordsFile,
   recordsIn,
   type Start,
   same,
@@ -39,8 +35,6 @@ import {
 const program = fileURLToPath(new URL('tool-runs-server.mjs', import.meta.url))
 const runsOfEach = Number(process.env.HOLDFAST_TOOL_RUNS ?? 100)
 const atATime = 30
-/** A run takes seconds. */
-const patienceMs = 45_000
 const points = ['tool.begin', 'tool.begun', 'tool.end', 'tool.ended']
 const otherPoints = [
   'checkpoint.send',
@@ -90,39 +84,6 @@ const untilAborted = (signal: AbortSignal) =>
     if (signal.aborted) resolve()
     else signal.addEventListener('abort', () => resolve(), { once: true })
   })
-
-type Part = SdkChat['messages'][number]['parts'][number]
-
-/**
- * A person at a page: answers what is asked, as the seed says, until the reply has its end, and tries again where the page
- * is told that it shows what is being written again. Answers how often.
- */
-async function answerAll(page: SdkChat, random: Random, over: AbortSignal): Promise<number> {
-  let triedAgain = 0
-  await eventually(async () => {
-    const asked = page.status === 'ready' ? (page.messages.at(-1)?.parts ?? []).filter(isAsked) : []
-    for (const { approval } of asked) {
-      await page.addToolApprovalResponse({ id: (approval as { id: string }).id, approved: random(4) > 0 })
-    }
-    if (page.error?.message === writtenAgain && (!over.aborted || over.reason === 'message.ai_response')) {
-      triedAgain++
-      await page.regenerate()
-      return false
-    }
-    return page.status === 'error' || (over.aborted && page.status === 'ready')
-  }, patienceMs)
-  if (page.error !== undefined) throw page.error
-  return triedAgain
-}
-/**
- * The SDK's own `lastAssistantMessageIsCompleteWithApprovalResponses` also waits for the results of calls beside those that
- * were asked about, which a takeover runs only when it has the answers.
- */
-function isAnswered({ messages }: { messages: SdkChat['messages'] }): boolean {
-  const step = lastStep((messages.at(-1)?.parts ?? []) as never) as unknown as Part[]
-  return step.some(({ state }) => state === 'approval-responded') && !step.some(isAsked)
-}
-const isAsked = ({ state }: Part) => state === 'approval-requested'
 
 async function openRun(scene: Scene, server: TestServer, plan: Plan, random: Random, major: 6 | 7) {
   const { ann } = scene
@@ -199,10 +160,7 @@ test.each(['6', '7', 'own'])(
     const seed = 20261130 + 1_000 * kind.charCodeAt(0)
     const random = seeded(seed)
     const scene = await openScene()
-    const dir = mkdtempSync(join(tmpdir(), 'holdfast-tool-runs-'))
-    const records = join(dir, 'records')
-    writeFileSync(records, '')
-    onTestFinished(() => rmSync(dir, { recursive: true }))
+    const records = recordsFile()
     const env = { KIND: kind, RECORDS: records, HOLDFAST_POLL_MS: '100' }
     const server = await scene.start({ program, env: { ...env, HOLDFAST_ROLES: 'http' } })
     const done = new AbortController()
