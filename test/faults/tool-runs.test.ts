@@ -48,9 +48,9 @@ const otherPoints = [
 /** Where the nth runner dies: at each point of a tool call in turn, at another one, and at some moment of its life. */
 function deathOf(nth: number, random: Random): { point?: string; afterMs?: number } {
   const at = points[nth % (points.length + 2)]
-  if (at !== undefined) return { point: `${at}:${8 + random(32)}:kill` }
-  if (nth % 2 === 0) return { point: `${otherPoints[random(otherPoints.length)]}:${6 + random(10)}:kill` }
-  return { afterMs: 1_500 + random(2_500) }
+  if (at !== undefined) return { point: `${at}:${5 + random(18)}:kill` }
+  if (nth % 2 === 0) return { point: `${otherPoints[random(otherPoints.length)]}:${4 + random(8)}:kill` }
+  return { afterMs: 1_000 + random(1_500) }
 }
 
 /** Three runners at a time, each of which dies and is replaced until the runs are over. Answers where how many died. */
