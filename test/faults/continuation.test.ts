@@ -116,9 +116,10 @@ describe.each([6, 7] as const)('AI SDK %i', (major) => {
     expect(parts).toEqual(undisturbed.parts)
     expect(prompts).toEqual(undisturbed.prompts)
     // What was kept is not asked for again.
-    expect(asked).toBe(kept ? 3 : point.startsWith('checkpoint') ? asked : 4)
-    // 7 is told to forget what is written again.
-    if (major === 7 || kept) expect(triedAgain).toBe(0)
+    if (kept) expect(asked).toBe(3)
+    else expect(asked).toBeLessThanOrEqual(4)
+    // 7 is told to forget what is written again; a 6 that was shown more than was kept has to try again.
+    if (major === 7) expect(triedAgain).toBe(0)
   })
 })
 
