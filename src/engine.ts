@@ -7,6 +7,7 @@ import { createSockets } from './http/socket.ts'
 import { createWaiting } from './http/wait.ts'
 import { createAppender } from './log/append.ts'
 import { createHub } from './log/hub.ts'
+import { createLists } from './log/lists.ts'
 import { createSeal, type Seal } from './log/seal.ts'
 import { createWakeups } from './log/wakeups.ts'
 import type { AppFunctions, Resolved } from './options.ts'
@@ -123,6 +124,10 @@ function wire(
   hub.start()
   stops.push(() => hub.stop())
 
+  const lists = createLists(database)
+  wakeups.onNote(lists.hear)
+  stops.push(() => lists.stop())
+
   const sockets = createSockets()
   stops.push(() => sockets.stop())
 
@@ -184,6 +189,7 @@ function wire(
       basePath: options.basePath,
       acceptor: createAcceptor(database),
       hub,
+      lists,
       waiting: createWaiting(hub, database),
       wakeups,
       sockets,
@@ -206,8 +212,9 @@ function wire(
     drain() {
       draining = true
       // First: what is told on a socket ends with it, and is not said to have broken off.
-      sockets.drain()
+      sockets.drain(reconnectAfterMs)
       hub.drain(reconnectAfterMs)
+      lists.drain(reconnectAfterMs)
     },
     stop,
     abandon() {

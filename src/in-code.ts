@@ -39,7 +39,7 @@ import {
 import { defaultTenant, isName, nameRule } from './http/principal.ts'
 import { Problem, problemOf } from './http/problem.ts'
 import type { HttpParts, Within } from './http/route.ts'
-import { listSchema, sessionPage, titleSchema } from './http/sessions.ts'
+import { listSchema, sessionPage, tellCreated, titleSchema } from './http/sessions.ts'
 import { replyMessage, type UserOrAssistantMessage } from './reply/message.ts'
 import type { WhenBusy } from './store/accept.ts'
 import { messagePage, type Pair } from './store/messages.ts'
@@ -298,7 +298,9 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
     sessions: {
       create: failing(async (ask) => {
         const values = readValue(ask, createSchema)
-        const created = await createSession((await parts()).database, values)
+        const own = await parts()
+        const created = await createSession(own.database, values)
+        if (created.outcome === 'created') tellCreated(own, values.tenantId, values.id)
         if (created.outcome !== 'conflict') return created.session
         throw new Problem('id_conflict', 'A session has or had this id. Choose a new id.')
       }),
@@ -321,9 +323,10 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       delete: failing(async (sessionId, ask) => {
         const { tenantId } = readValue({ ...ask, sessionId }, deleteSchema)
         const { database, wakeups } = await parts()
-        if ((await deleteSessionAsServer(database, tenantId, sessionId)) === 'not_found') return false
+        const { outcome, members } = await deleteSessionAsServer(database, tenantId, sessionId)
+        if (outcome === 'not_found') return false
         // Followers look, and find nothing.
-        wakeups.tell({ tenantId, sessionId, events: [], runs: [], due: false })
+        wakeups.tell({ tenantId, sessionId, events: [], runs: [], due: false, members })
         return true
       }),
     },

@@ -15,6 +15,8 @@ export type ControlWord =
 export type PassingFrame =
   | { type: 'receipt'; data: { userId: string; delivered: number; read: number } }
   | { type: 'typing'; data: { userId: string; isTyping: boolean; lastsMs: number } }
+  /** To lists of sessions. `updatedAt` is null where the session was deleted. */
+  | { type: 'session.changed'; data: { sessionId: string; updatedAt: string | null } }
 
 /** A frame of the log for one follower: its cursor, the frame as JSON text, and what it tells. */
 export type Frame = { cursor: string; json: string; item: Item }
@@ -24,6 +26,11 @@ const encoded = new WeakMap<Event | ChunkRun, string>()
 /** `after` is the cursor of the frame sent before on this stream. */
 export function frameOf(item: Item, after: string): Frame {
   return { cursor: item.cursor, json: `{"cursor":"${item.cursor}","after":"${after}",${restOf(item)}`, item }
+}
+
+/** On a connection that follows many: the same frame, with its session before all else. Ids need no escapes. */
+export function inSession(sessionId: string, json: string): string {
+  return `{"sessionId":"${sessionId}",${json.slice(1)}`
 }
 
 function restOf(item: Item): string {

@@ -31,8 +31,12 @@ export const limits = {
   socketBufferBytesMax: 1024 * 1024,
   /** Open at a time in one process. */
   socketsOfUserMax: 64,
-  /** Answered at a time on one socket of `/api/chat/ws`. */
+  /** Answered at a time on one socket. */
   socketRequestsMax: 32,
+  /** To `/v1/realtime`. What is larger is sent over HTTP. */
+  realtimeFrameBytesMax: 64 * 1024,
+  /** On one connection, of either kind. */
+  followsMax: 100,
   requestIdCharactersMax: 128,
   /** Not used yet and not expired. */
   ticketsOfUserMax: 32,

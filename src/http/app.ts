@@ -8,6 +8,7 @@ import { approvalRoutes } from './approvals.ts'
 import { controlRoutes } from './control.ts'
 import { eventRoutes } from './events.ts'
 import { fileRoutes } from './files.ts'
+import { manyEventsRoutes } from './many-events.ts'
 import { messageRoutes } from './messages.ts'
 import { peopleRoutes } from './people.ts'
 import type { Authenticate } from './principal.ts'
@@ -23,6 +24,7 @@ export const routes: readonly Route[] = [
   ...messageRoutes,
   ...controlRoutes,
   ...eventRoutes,
+  ...manyEventsRoutes,
   ...useChatRoutes,
   ...fileRoutes,
   ...ticketRoutes,
@@ -95,22 +97,58 @@ async function answer(
   try {
     const caller = await options.authenticate(request, route.makesGuests !== undefined)
     if (caller === null) throw new Problem('unauthorized')
-    // An id that cannot exist is answered like one that does not.
-    if (Object.entries(params).some(([name, id]) => !patternOf(name).test(id))) throw new Problem('not_found')
     const { principal } = caller
     const setCookie = route.makesGuests === 'passing' ? undefined : caller.setCookie
     const { basePath } = options
     const parts = await options.parts()
-    const call: Call = { parts, basePath, request, url: new URL(request.url), params, principal, setCookie, outgoing }
-    if (route.judgedBy === 'route') await mustHave(route.right, call)
-    const handle = () => route.handle(call)
-    const response = route.asksForReply ? await askingForReply(parts, handle) : await handle()
+    const refusalOf = (error: unknown) => toldToOperator(options.log, route.name, error)
+    const url = new URL(request.url)
+    const call: Call = { parts, basePath, request, url, params, principal, setCookie, outgoing, refusalOf }
+    const response = await perform(route, call)
     if (setCookie !== undefined && response !== RESPONSE_ALREADY_SENT) response.headers.append('set-cookie', setCookie)
     return response
   } catch (error) {
     const refusal = failed(options, route.name, error)
     return route.refusesInWords ? await inWords(refusal, request) : refusal
   }
+}
+
+/** What holds for a request in whatever way it came, once it is known who asks. Rejects with a Problem. */
+export async function perform(route: Route, call: Call): Promise<Response> {
+  // An id that cannot exist is answered like one that does not.
+  if (Object.entries(call.params).some(([name, id]) => !patternOf(name).test(id))) throw new Problem('not_found')
+  if (route.judgedBy === 'route') await mustHave(route.right, call)
+  const handle = () => route.handle(call)
+  return route.asksForReply ? await askingForReply(call.parts, handle) : await handle()
+}
+
+/** The route that may also be asked for on a socket at this path, which has no base path. Null: there is none. */
+export function routeOverSocket(path: string): { route: Route; params: Record<string, string> } | null {
+  for (const route of routes) {
+    const params = route.overSocket ? paramsOf(route.path, path) : null
+    if (params !== null) return { route, params }
+  }
+  return null
+}
+
+/** Null: the path is none of this pattern. */
+function paramsOf(pattern: string, path: string): Record<string, string> | null {
+  const [names, values] = [pattern.split('/'), path.split('/')]
+  if (names.length !== values.length) return null
+  const params: Record<string, string> = {}
+  for (const [at, name] of names.entries()) {
+    const value = values[at]!
+    if (!name.startsWith(':')) {
+      if (name !== value) return null
+      continue
+    }
+    try {
+      params[name.slice(1)] = decodeURIComponent(value)
+    } catch {
+      return null
+    }
+  }
+  return params
 }
 
 const patternOf = (name: string) => (name === 'approvalId' || name === 'toolCallId' ? askedIdPattern : idPattern)

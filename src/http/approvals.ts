@@ -92,6 +92,7 @@ export const approvalRoutes: Route[] = [
     right: 'write',
     judgedBy: 'route',
     asksForReply: true,
+    overSocket: true,
     handle: approve,
   },
   {
@@ -101,6 +102,7 @@ export const approvalRoutes: Route[] = [
     right: 'write',
     judgedBy: 'route',
     asksForReply: true,
+    overSocket: true,
     handle: answerTool,
   },
 ]

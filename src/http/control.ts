@@ -159,6 +159,7 @@ const command = (name: string, handle: Route['handle'], more: Pick<Route, 'asksF
   path: `/v1/sessions/:sessionId/messages/:messageId/${name}`,
   right: 'write',
   judgedBy: 'route',
+  overSocket: true,
   handle,
   ...more,
 })

@@ -1,5 +1,4 @@
 /** Following one session: server-sent events, or a long poll where the client asks for JSON. */
-import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import * as z from 'zod'
 import { type Cursor, decodeCursor } from '../core/cursor.ts'
 import type { Frame } from '../core/frames.ts'
@@ -8,8 +7,8 @@ import type { Follow, Sink } from '../log/hub.ts'
 import { readQuery } from './body.ts'
 import { endAt } from './principal.ts'
 import { Problem } from './problem.ts'
-import { type Call, jsonText, type Route, sessionOf } from './route.ts'
-import { createSseSink, nodeWriter, type SseSink, sseHeaders, webWriter } from './sse.ts'
+import { type Call, type HttpParts, jsonText, type Route, sessionOf } from './route.ts'
+import { createSseSink, createSseStream, type SseStream, sseResponse } from './sse.ts'
 
 const querySchema = z.object({
   cursor: z.string().max(4_000).optional(),
@@ -18,56 +17,40 @@ const querySchema = z.object({
 
 async function events(call: Call): Promise<Response> {
   const { cursor, wait } = readQuery(call.url, querySchema)
-  const from = startOf(call, call.request.headers.get('last-event-id') ?? cursor)
+  const from = startOf(call.parts, call.request.headers.get('last-event-id') ?? cursor)
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000 })
   const accept = call.request.headers.get('accept') ?? ''
   return accept.includes('application/json')
     ? await longPoll(call, from, withinToken(call, wait * 1_000))
-    : stream(call, from)
+    : // Begun before the first read: who follows is known to be a member.
+      sseResponse(call, (writer) => followInto(call, from, createSseStream(writer)))
 }
 
 /** From a cursor, from the start of the log (none), or from now on (`now`: null). */
-function startOf(call: Call, text: string | undefined): Cursor | null {
+export function startOf({ hub }: Pick<HttpParts, 'hub'>, text: string | undefined): Cursor | null {
   if (text === 'now') return null
-  if (text === undefined || text === '') return { epoch: call.parts.hub.epoch(), seq: 0, open: new Map() }
+  if (text === undefined || text === '') return { epoch: hub.epoch(), seq: 0, open: new Map() }
   const cursor = decodeCursor(text)
   if (cursor === null) throw new Problem('bad_cursor')
   return cursor
 }
 
-/** The answer is begun before the first read: who follows is known to be a member. */
-function stream(call: Call, cursor: Cursor | null): Response {
-  const { outgoing, request } = call
-  if (outgoing) {
-    outgoing.writeHead(200, sseHeaders)
-    const sink = createSseSink(nodeWriter(outgoing))
-    const stop = followInto(call, cursor, sink)
-    outgoing.on('close', stop)
-    // A write may meet a socket that has just been reset.
-    outgoing.on('error', stop)
-    return RESPONSE_ALREADY_SENT
-  }
-  const web = webWriter(() => stop())
-  const stop = followInto(call, cursor, createSseSink(web.writer))
-  request.signal.addEventListener('abort', stop)
-  return new Response(web.stream, { headers: sseHeaders })
-}
-
 /** As `retry` of the stream says. */
-const comeBackMs = 1_000
+export const comeBackMs = 1_000
 
 /**
  * Answers what stops it. Where it cannot begin because the log cannot be read, the client comes back: it is not held
  * and begun later, because its right was judged now. Once begun, a read that failed comes again at the next poll.
  */
-function followInto(call: Call, cursor: Cursor | null, sink: SseSink): () => void {
+function followInto(call: Call, cursor: Cursor | null, stream: SseStream): () => void {
+  const sink = createSseSink(stream)
   let follow: Follow | null = null
   let stopped = false
   const stop = () => {
     stopped = true
     clearTimeout(expiry)
     follow?.stop()
-    sink.close()
+    stream.close()
   }
   const expiry = endAt(call.principal.expiresAt, stop)
   const begin = (begun: Follow | null) => {
@@ -89,7 +72,7 @@ export function withinToken({ principal: { expiresAt } }: Call, waitMs: number):
 }
 
 /** While the log cannot be read nothing is known: after so much longer the answer is that nothing came. */
-const blindMs = 5_000
+export const blindMs = 5_000
 
 /**
  * Answers `{frames, cursor}` as soon as there is something, else after `waitMs` with nothing; but not before the log

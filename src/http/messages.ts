@@ -248,6 +248,7 @@ export const messageRoutes: Route[] = [
     right: 'write',
     judgedBy: 'statement',
     asksForReply: true,
+    overSocket: true,
     handle: send,
   },
   {

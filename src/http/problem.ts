@@ -34,11 +34,11 @@ export function problemOf(error: unknown): Problem {
   return new Problem('internal')
 }
 
-export function problemResponse(problem: Problem): Response {
-  const { status, title } = requestErrors[problem.code]
-  const { code, message: detail, retryable, retryAfterMs, userMessageId } = problem
+/** As RFC 9457 writes it. */
+export function problemDocument({ code, message: detail, retryable, retryAfterMs, userMessageId }: Problem) {
+  const { status, title } = requestErrors[code]
   const requestId = randomUUID()
-  const body = {
+  return {
     type: `urn:holdfast:${code}`,
     title,
     status,
@@ -49,9 +49,14 @@ export function problemResponse(problem: Problem): Response {
     requestId,
     userMessageId,
   }
+}
+
+export function problemResponse(problem: Problem): Response {
+  const body = problemDocument(problem)
+  const { retryAfterMs } = problem
   const headers = new Headers({ 'content-type': 'application/problem+json', 'cache-control': 'no-store' })
   if (retryAfterMs !== undefined) headers.set('retry-after', String(Math.ceil(retryAfterMs / 1000)))
-  return new Response(JSON.stringify(body), { status, headers })
+  return new Response(JSON.stringify(body), { status: body.status, headers })
 }
 
 export function wantsJson({ headers }: Request): boolean {

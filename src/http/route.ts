@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import type { Hub } from '../log/hub.ts'
+import type { Lists } from '../log/lists.ts'
 import type { Wakeups } from '../log/wakeups.ts'
 import type { Typing } from '../people/typing.ts'
 import type { Acceptor } from '../store/accept.ts'
@@ -16,6 +17,7 @@ export type HttpParts = {
   basePath: string
   acceptor: Acceptor
   hub: Hub
+  lists: Lists
   waiting: Waiting
   wakeups: Wakeups
   sockets: Sockets
@@ -59,6 +61,8 @@ export type Call = {
   setCookie: string | undefined
   /** Where the server is Node's: the response to write a long stream to. */
   outgoing: ServerResponse | undefined
+  /** What the client is told of an error after its answer has begun; the operator is told of it, too. */
+  refusalOf(error: unknown): Problem
 }
 
 /**
@@ -79,6 +83,8 @@ export type Route = {
   refusesInWords?: true
   /** It asks for a reply to be written. */
   asksForReply?: true
+  /** A POST that may also be asked for on the socket of `/v1/realtime`. */
+  overSocket?: true
   /**
    * Somebody without a guest cookie becomes a guest here. `passing`: for this answer only, without a cookie, which might
    * come after that of a message that was sent beside it and take its chat away.
@@ -92,14 +98,18 @@ export type SocketRoute = {
   name: string
   path: string
   frameBytesMax: number
+  /** What a client has to speak, and says with the handshake. */
+  subprotocol?: string
+  /** Said when this server goes away, before the socket is closed for it. */
+  lastWord?(afterMs: number): string
   /** Somebody without a guest cookie becomes a guest, and gets it with the handshake. */
   makesGuests: boolean
   /**
-   * `refusalOf`: what the client is told of an error; the operator is told of it, too. `mustBeKnown` rejects where who opened
+   * `mustBeKnown` rejects where who opened
    * the socket is not known any more, by what they opened it with: to be asked with whatever is asked on it, as every
    * request over HTTP asks. Who came by a ticket, or became a guest with it, is known to its end.
    */
-  speak(on: { call: Call; socket: Socket; refusalOf(error: unknown): Problem; mustBeKnown(): Promise<void> }): Hear
+  speak(on: { call: Call; socket: Socket; mustBeKnown(): Promise<void> }): Hear
 }
 
 export function json(status: number, body: unknown, headers: Record<string, string> = {}): Response {

@@ -7,7 +7,7 @@ import { createSession, deleteSession, listSessions, renameSession, type Session
 import { idSchema, metadataSchema, readBody, readQuery } from './body.ts'
 import { placeText } from './messages.ts'
 import { Problem } from './problem.ts'
-import { type Call, json, locationOf, type Route, sessionOf } from './route.ts'
+import { type Call, type HttpParts, json, locationOf, type Route, sessionOf } from './route.ts'
 
 export const titleSchema = z.string().min(1).max(limits.titleCharactersMax)
 const createSchema = z.strictObject({
@@ -21,7 +21,13 @@ async function create(call: Call): Promise<Response> {
   const { id = uuidv7(), title = null, metadata = {} } = await readBody(request, createSchema)
   const created = await createSession(parts.database, { ...principal, id, title, metadata })
   if (created.outcome === 'conflict') throw new Problem('id_conflict', 'A session has or had this id. Choose a new id.')
+  if (created.outcome === 'created') tellCreated(parts, principal.tenantId, id)
   return json(created.outcome === 'created' ? 201 : 200, created.session, locationOf(call, id))
+}
+
+/** Nobody follows it yet, but lists of sessions are open. */
+export function tellCreated({ wakeups }: Pick<HttpParts, 'wakeups'>, tenantId: string, sessionId: string): void {
+  wakeups.tell({ tenantId, sessionId, events: [], runs: [], due: false })
 }
 
 /** Years 1 to 9999, as one instant: offsets that PostgreSQL does not read (it stops at 15:59) are gone then. */
@@ -101,10 +107,10 @@ async function rename(call: Call): Promise<Response> {
 
 async function remove(call: Call): Promise<Response> {
   const { tenantId, sessionId, userId } = sessionOf(call)
-  const outcome = await deleteSession(call.parts.database, tenantId, sessionId, userId)
+  const { outcome, members } = await deleteSession(call.parts.database, tenantId, sessionId, userId)
   if (outcome !== 'deleted') throw new Problem(outcome)
   // Followers look, and find nothing.
-  call.parts.wakeups.tell({ tenantId, sessionId, events: [], runs: [], due: false })
+  call.parts.wakeups.tell({ tenantId, sessionId, events: [], runs: [], due: false, members })
   return new Response(null, { status: 204 })
 }
 

@@ -33,6 +33,8 @@ export const socketTimes: SocketTimes = {
 export type Socket = {
   /** Frames that belong together go out as one write. After the end they are dropped. */
   send(frames: readonly string[]): void
+  /** The same for what has waited until it was not full, and ends with it: however much waits, nobody is closed for it. */
+  sendWaited(frames: readonly string[]): void
   /** So much waits for its reader that nothing more should be read for it. */
   isFull(): boolean
   /** Resolves when all that waited was taken, or it has ended. */
@@ -56,6 +58,8 @@ export type Hear = (text: string) => unknown
  */
 export type Speech = {
   principal: Principal
+  /** Said before the socket is closed because this server goes away. */
+  lastWord?: (afterMs: number) => string
   speak(socket: Socket): Hear
   refusalOf(error: unknown): Problem
 }
@@ -63,14 +67,14 @@ export type Speech = {
 export type Sockets = {
   /** Takes over a socket that has just been opened. */
   open(ws: WebSocket, raw: Duplex, speech: Speech): void
-  /** Every socket is told to come back elsewhere, and so is whoever comes now. */
-  drain(): void
+  /** Every socket is told to come back elsewhere, after so long, and so is whoever comes now. */
+  drain(afterMs: number): void
   /** Those that have not gone by themselves are cut. */
   stop(): void
 }
 
 export function createSockets(times: SocketTimes = socketTimes): Sockets {
-  const open = new Map<WebSocket, Socket>()
+  const open = new Map<WebSocket, { socket: Socket; lastWord: Speech['lastWord'] }>()
   const users = new Map<string, User>()
   let draining = false
 
@@ -81,7 +85,7 @@ export function createSockets(times: SocketTimes = socketTimes): Sockets {
       let hear: HearFrame = async () => undefined
       const socket = openSocket(ws, raw, times, user, (data, isBinary) => hear(data, isBinary))
       user.open(1)
-      open.set(ws, socket)
+      open.set(ws, { socket, lastWord: speech.lastWord })
       // Those that are closing count, too: what they hold is held until they are gone.
       ws.on('close', () => {
         open.delete(ws)
@@ -95,9 +99,12 @@ export function createSockets(times: SocketTimes = socketTimes): Sockets {
       socket.ended.addEventListener('abort', () => clearTimeout(expiry))
       hear = hearerOf(socket, speech)
     },
-    drain() {
+    drain(afterMs) {
       draining = true
-      for (const socket of open.values()) socket.close(1012)
+      for (const { socket, lastWord } of open.values()) {
+        if (lastWord) socket.sendWaited([lastWord(afterMs)])
+        socket.close(1012)
+      }
     },
     stop() {
       for (const ws of open.keys()) ws.terminate()
@@ -189,6 +196,11 @@ function openSocket(
     if (ws.bufferedAmount > limits.socketBufferBytesMax) close(4429)
     else if (!isOver) ws.pong(data)
   })
+  const write = (frames: readonly string[]) => {
+    raw.cork()
+    for (const frame of frames) ws.send(frame)
+    raw.uncork()
+  }
   boundFrames(ws, raw, { frameMs: times.frameMs, user, close: (sentence) => close(4429, sentence) }, hear)
 
   return {
@@ -196,9 +208,10 @@ function openSocket(
     send(frames) {
       if (isOver) return
       if (ws.bufferedAmount > limits.socketBufferBytesMax) return close(4429)
-      raw.cork()
-      for (const frame of frames) ws.send(frame)
-      raw.uncork()
+      write(frames)
+    },
+    sendWaited(frames) {
+      if (!isOver) write(frames)
     },
     isFull: () => !isOver && ws.bufferedAmount > limits.sendBufferBytesMax,
     whenDrained() {

@@ -3,9 +3,11 @@
  * elsewhere to a web stream; frames that come together are one write.
  */
 import type { ServerResponse } from 'node:http'
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import type { ControlWord, Frame } from '../core/frames.ts'
 import { limits } from '../core/limits.ts'
 import type { Sink } from '../log/hub.ts'
+import type { Call } from './route.ts'
 
 const heartbeatMs = 15_000
 export const sseHeaders = {
@@ -24,9 +26,18 @@ export type Writer = {
   cut(): void
 }
 
-export type SseSink = Sink & { close(): void }
+/** One stream, whatever is told on it. */
+export type SseStream = {
+  /** Goes out as one write. After the end it is dropped. */
+  say(messages: readonly SseMessage[]): void
+  /** As of a `Sink`. */
+  room(): Promise<void> | null
+  close(): void
+}
+type SseMessage = { id?: string; data: string }
 
-export function createSseSink(writer: Writer): SseSink {
+/** `lines`: told first, once. */
+export function createSseStream(writer: Writer, lines = ''): SseStream {
   let ended = false
   // One for all who ask while it is full, and they ask for each thing that comes.
   let draining: Promise<void> | null = null
@@ -47,25 +58,48 @@ export function createSseSink(writer: Writer): SseSink {
     clearInterval(heartbeat)
     writer.end()
   }
-  writer.write('retry: 1000\n\n')
+  writer.write(`retry: 1000\n${lines}\n`)
   return {
-    send(frames: Frame[]) {
+    say(messages) {
       if (ended) return
       let text = ''
-      for (const { cursor, json } of frames) text += `id: ${cursor}\ndata: ${json}\n\n`
+      for (const { id, data } of messages) text += `${id === undefined ? '' : `id: ${id}\n`}data: ${data}\n\n`
       writer.write(text)
     },
-    control(word: ControlWord, cursor?: string) {
-      if (ended) return
-      writer.write(`${cursor === undefined ? '' : `id: ${cursor}\n`}data: ${JSON.stringify(word)}\n\n`)
-    },
-    pass(json) {
-      if (!ended) writer.write(`data: ${json}\n\n`)
-    },
     room,
-    end: close,
     close,
   }
+}
+
+/** Of one session. */
+export function createSseSink({ say, room, close }: SseStream): Sink {
+  return {
+    send: (frames: Frame[]) => say(frames.map(({ cursor, json }) => ({ id: cursor, data: json }))),
+    control: (word: ControlWord, cursor?: string) =>
+      say([{ ...(cursor === undefined ? {} : { id: cursor }), data: JSON.stringify(word) }]),
+    pass: (json) => say([{ data: json }]),
+    room,
+    end: close,
+  }
+}
+
+/**
+ * Answers with a stream of server-sent events, begun before anything is read for it. `begin` answers what stops what is told
+ * on it: called when its reader has gone.
+ */
+export function sseResponse({ outgoing, request }: Call, begin: (writer: Writer) => () => void): Response {
+  if (outgoing) {
+    outgoing.writeHead(200, sseHeaders)
+    const stop = begin(nodeWriter(outgoing))
+    outgoing.on('close', stop)
+    // A write may meet a socket that has just been reset.
+    outgoing.on('error', stop)
+    return RESPONSE_ALREADY_SENT
+  }
+  const web = webWriter(() => stop())
+  const stop = begin(web.writer)
+  request.signal.addEventListener('abort', stop)
+  return new Response(web.stream, { headers: sseHeaders })
 }
 
 export function nodeWriter(response: ServerResponse): Writer {

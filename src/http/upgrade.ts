@@ -10,12 +10,13 @@ import { requestErrors } from '../core/errors.ts'
 import { toldToOperator } from './app.ts'
 import type { Caller } from './principal.ts'
 import { Problem } from './problem.ts'
+import { realtimeSocket } from './realtime.ts'
 import type { Call, HttpParts, SocketRoute } from './route.ts'
 import { reasonOf } from './socket.ts'
 import { bringTicket } from './tickets.ts'
 import { chatSocket } from './use-chat-socket.ts'
 
-export const socketRoutes: readonly SocketRoute[] = [chatSocket]
+export const socketRoutes: readonly SocketRoute[] = [chatSocket, realtimeSocket]
 
 /** For Node's event `upgrade`. False: the path is not ours, and the socket was not touched. */
 export type Upgrade = (incoming: IncomingMessage, raw: Duplex, head: Buffer) => boolean
@@ -61,7 +62,12 @@ export function createUpgrades(options: UpgradeOptions): Upgrades {
   const refusing = new WebSocketServer({ ...settings, maxPayload: 1 })
   const servers = new Map(
     socketRoutes.map((route) => {
-      const server = new WebSocketServer({ ...settings, maxPayload: route.frameBytesMax })
+      const server = new WebSocketServer({
+        ...settings,
+        maxPayload: route.frameBytesMax,
+        // Without one ws takes the first that is offered.
+        ...(route.subprotocol === undefined ? {} : { handleProtocols: () => route.subprotocol! }),
+      })
       server.on('headers', (headers, incoming) => {
         const cookie = cookies.get(incoming)
         if (cookie !== undefined) headers.push(`Set-Cookie: ${cookie}`)
@@ -86,7 +92,7 @@ export function createUpgrades(options: UpgradeOptions): Upgrades {
       await useUpTicket(options, request).catch(refusalOf)
       return refuse(raw, '403 Forbidden', `Pages of ${origin} may not open a socket here. ${howToAllow}`)
     }
-    const asked = await callOf(options, route, request, incoming).catch(refusalOf)
+    const asked = await callOf(options, route, request, incoming, refusalOf).catch(refusalOf)
     // Gone while it was asked who it is.
     if (raw.destroyed) return
     if (asked instanceof Problem) {
@@ -99,7 +105,8 @@ export function createUpgrades(options: UpgradeOptions): Upgrades {
       end(raw)
       parts.sockets.open(ws, raw, {
         principal,
-        speak: (socket) => route.speak({ call: asked, socket, refusalOf, mustBeKnown }),
+        ...(route.lastWord && { lastWord: route.lastWord }),
+        speak: (socket) => route.speak({ call: asked, socket, mustBeKnown }),
         refusalOf,
       })
     })
@@ -127,23 +134,32 @@ export function createUpgrades(options: UpgradeOptions): Upgrades {
 /** By the ticket in the query, and then by nothing else; or by what a request of this user's carries anywhere. */
 async function callOf(
   { authenticate, parts: partsOf, basePath }: UpgradeOptions,
-  { makesGuests }: SocketRoute,
+  { makesGuests, subprotocol }: SocketRoute,
   request: Request,
   incoming: IncomingMessage,
+  refusalOf: Call['refusalOf'],
 ): Promise<Call> {
+  mustSpeak(subprotocol, request)
   const url = new URL(request.url)
+  const of = { basePath, request, url, params: {}, outgoing: undefined, refusalOf }
   const ticket = url.searchParams.get('ticket')
   if (ticket === null) {
     const caller = await authenticate(request, makesGuests, incoming)
     if (caller === null) throw new Problem('unauthorized')
     const { principal, setCookie } = caller
-    return { parts: await partsOf(), basePath, request, url, params: {}, principal, setCookie, outgoing: undefined }
+    return { ...of, parts: await partsOf(), principal, setCookie }
   }
   const parts = await partsOf()
   const principal = await bringTicket(parts.database, ticket, request.headers.get('origin'))
   if (principal === null)
     throw new Problem('unauthorized', 'This ticket was used, is too old, or is not for this page.')
-  return { parts, basePath, request, url, params: {}, principal, setCookie: undefined, outgoing: undefined }
+  return { ...of, parts, principal, setCookie: undefined }
+}
+
+function mustSpeak(subprotocol: string | undefined, { headers }: Request): void {
+  const offered = (headers.get('sec-websocket-protocol') ?? '').split(',').map((each) => each.trim())
+  if (subprotocol === undefined || offered.includes(subprotocol)) return
+  throw new Problem('invalid_request', `Expected the subprotocol "${subprotocol}". Open the socket with it.`)
 }
 
 /** A page that may not open a socket has seen it: it is of no use to anybody any more. */

@@ -34,7 +34,7 @@ export const chatSocket: SocketRoute = {
   ...chatSocketAt,
   frameBytesMax: limits.chatRequestBytesMax,
   makesGuests: true,
-  speak({ call, socket, refusalOf, mustBeKnown }) {
+  speak({ call, socket, mustBeKnown }) {
     const open = new Map<string, AbortController>()
     /** Also those that were given up while they were accepted. */
     let serving = 0
@@ -60,7 +60,7 @@ export const chatSocket: SocketRoute = {
       try {
         await tell(await asked, requestId, out, control.signal)
       } catch (error) {
-        const { code, message } = refusalOf(error)
+        const { code, message } = call.refusalOf(error)
         if (code === 'unauthorized') socket.close(4401)
         else out.say({ type: 'error', requestId, errorText: message })
       } finally {

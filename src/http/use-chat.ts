@@ -381,7 +381,8 @@ function sdkOf({ request, url }: Call): SdkMajor {
 /** Upgraded before a request comes here (use-chat-socket.ts), where the app's server lets it be. */
 export const chatSocketAt = { name: 'chat.socket', path: '/api/chat/ws' } as const
 
-async function notUpgraded(): Promise<never> {
+/** Of the path of a socket, for a request that is no upgrade. */
+export async function notUpgraded(): Promise<never> {
   throw new Problem(
     'invalid_request',
     'This is the path of a WebSocket. Open it with one, on a server whose upgrades lead here: chat.attach(server).',

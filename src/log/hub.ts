@@ -32,6 +32,8 @@ export type Sink = {
   pass?(json: string): void
   /** Null while there is room; else resolves when there is room again. Nothing is sent meanwhile. */
   room(): Promise<void> | null
+  /** Where several followers send to one place: resolves when no other reads for it, to what lets the next one. */
+  turn?(): Promise<() => void>
   /** Nothing comes any more: the session is gone, or not the user's any more. */
   end(): void
 }
@@ -189,7 +191,7 @@ export function createHub(options: {
   function perform(follower: Follower, effect: FollowEffect): void {
     switch (effect.type) {
       case 'read':
-        readFor(follower, (next) => followerNext(follower, next), follower.sink.room())
+        readFor(follower, (next) => followerNext(follower, next), follower.sink)
         break
       case 'show': {
         const frames: Frame[] = []
@@ -211,17 +213,19 @@ export function createHub(options: {
     }
   }
 
-  function readFor(
-    reader: Feed | Follower,
-    next: (input: FollowInput) => void,
-    room: Promise<void> | null = null,
-  ): void {
+  function readFor(reader: Feed | Follower, next: (input: FollowInput) => void, sink: Sink | null = null): void {
     const { tenantId, sessionId, following } = reader
     const read = async () => {
-      await room
-      const page = await readPage(database, tenantId, sessionId, following)
-      if (page) next({ type: 'page', page })
-      else sessionGone(tenantId, sessionId)
+      const over = await sink?.turn?.()
+      try {
+        await sink?.room()
+        if ('stopped' in reader && reader.stopped) return
+        const page = await readPage(database, tenantId, sessionId, following)
+        if (page) next({ type: 'page', page })
+        else sessionGone(tenantId, sessionId)
+      } finally {
+        over?.()
+      }
     }
     read().catch(() => {
       if ('stale' in reader) reader.stale = true

@@ -23,6 +23,8 @@ export type Note = {
   due: boolean
   /** Of nothing that is stored: then nobody has to look. */
   passing?: Passing
+  /** Of a session that was deleted: the users who were its members, whom nothing else names any more. */
+  members?: string[]
 }
 
 /** A frame for those who follow just now, as JSON text, encoded once for all. `notTo`: a user who is not told. */
@@ -225,12 +227,13 @@ export function createWakeups(options: {
 }
 
 /** Characters that ride along, at least: what cannot fit is not kept until it is sent. */
-function rideOf({ events, runs }: Note): number {
-  return [...events, ...runs].reduce((sum, { json }) => sum + json.length, 0)
+function rideOf({ events, runs, members = [] }: Note): number {
+  const ofMembers = members.reduce((sum, userId) => sum + userId.length, 0)
+  return [...events, ...runs].reduce((sum, { json }) => sum + json.length, ofMembers)
 }
 
-function bare(note: Note): Note {
-  return { ...note, events: [], runs: [] }
+function bare({ tenantId, sessionId, due }: Note): Note {
+  return { tenantId, sessionId, events: [], runs: [], due }
 }
 
 /** Packs notes together. One that is too large alone goes without what rides along. */
@@ -276,8 +279,9 @@ function isBody(value: unknown): value is Body {
 
 function isNote(note: unknown): note is Note {
   if (!fits(note, { tenantId: 'string', sessionId: 'string', due: 'boolean' })) return false
-  const { events, runs, passing } = note
+  const { events, runs, passing, members = [] } = note
   if (passing !== undefined && !fits(passing, passingShape)) return false
+  if (!Array.isArray(members) || !members.every((userId) => typeof userId === 'string')) return false
   const areEvents = Array.isArray(events) && events.every((event) => fits(event, eventShape))
   return areEvents && Array.isArray(runs) && runs.every((run) => fits(run, runShape))
 }

@@ -122,24 +122,29 @@ export async function isFirstUntitledReply(
   return rows.length > 0
 }
 
+/** A statement reads as of its beginning: it does not see what the function that it calls deletes. */
+const membersBefore =
+  'array(select user_id from holdfast.members where tenant_id = $1 and session_id = $2 order by user_id) as members'
+
 const deleteStatement: Statement = {
   name: 'delete-session',
-  text: 'select holdfast.delete_session($1, $2, $3) as outcome',
+  text: `select holdfast.delete_session($1, $2, $3) as outcome, ${membersBefore}`,
 }
 
+/** `members`: who they were before. */
 export async function deleteSession(
   database: Database,
   tenantId: string,
   id: string,
   userId: string,
-): Promise<'deleted' | 'not_found' | 'forbidden'> {
-  type Row = { outcome: 'deleted' | 'not_found' | 'forbidden' }
-  return (await database.query<Row>('turns', deleteStatement, [tenantId, id, userId]))[0]!.outcome
+): Promise<{ outcome: 'deleted' | 'not_found' | 'forbidden'; members: string[] }> {
+  type Row = { outcome: 'deleted' | 'not_found' | 'forbidden'; members: string[] }
+  return (await database.query<Row>('turns', deleteStatement, [tenantId, id, userId]))[0]!
 }
 
 const deleteAsServerStatement: Statement = {
   name: 'delete-session-as-server',
-  text: 'select holdfast.delete_session($1, $2) as outcome',
+  text: `select holdfast.delete_session($1, $2) as outcome, ${membersBefore}`,
 }
 
 /** With the server's right. */
@@ -147,9 +152,9 @@ export async function deleteSessionAsServer(
   database: Database,
   tenantId: string,
   id: string,
-): Promise<'deleted' | 'not_found'> {
-  type Row = { outcome: 'deleted' | 'not_found' }
-  return (await database.query<Row>('turns', deleteAsServerStatement, [tenantId, id]))[0]!.outcome
+): Promise<{ outcome: 'deleted' | 'not_found'; members: string[] }> {
+  type Row = { outcome: 'deleted' | 'not_found'; members: string[] }
+  return (await database.query<Row>('turns', deleteAsServerStatement, [tenantId, id]))[0]!
 }
 
 const roleStatement: Statement = {
@@ -181,6 +186,34 @@ export async function stillMembers<T extends { tenantId: string; sessionId: stri
     asked.map((each) => each.userId),
   ])
   return new Set(rows.map((row) => asked[row.at]!))
+}
+
+const changedStatement: Statement = {
+  name: 'changed-sessions',
+  text: `
+    select x.ord::int - 1 as at, holdfast.iso(s.updated_at) as "updatedAt", s.next_seq as "nextSeq", array(
+        select m.user_id from holdfast.members m where m.tenant_id = x.tenant and m.session_id = x.sid) as members
+      from unnest($1::text[], $2::text[]) with ordinality x(tenant, sid, ord)
+      join holdfast.sessions s on s.tenant_id = x.tenant and s.id = x.sid
+     order by s.updated_at`,
+}
+
+export type Changed<T> = { session: T; updatedAt: string; nextSeq: number; members: string[] }
+
+/**
+ * Of these sessions those that are there, with their members of this moment; those that changed first come first. Who asks
+ * looks for its users in them: with 5,000 users as a value of the statement PostgreSQL took 200 ms for 1,000 sessions, and 5 s
+ * where it looked for each of them in each session.
+ */
+export async function changedSessions<T extends { tenantId: string; sessionId: string }>(
+  database: Database,
+  sessions: T[],
+): Promise<Changed<T>[]> {
+  const rows = await database.query<Omit<Changed<T>, 'session'> & { at: number }>('read', changedStatement, [
+    sessions.map((each) => each.tenantId),
+    sessions.map((each) => each.sessionId),
+  ])
+  return rows.map(({ at, ...row }) => ({ session: sessions[at]!, ...row }))
 }
 
 /** Where a page of sessions ends: the last one's `updatedAt` (in full precision) and id. */

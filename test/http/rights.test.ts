@@ -83,6 +83,16 @@ const matrix: Record<string, Row> = {
   'files.serve': { right: 'read', asks: [{ ok: 200 }] },
   'receipts.store': { right: 'read', asks: [{ body: () => ({}), ok: 200 }] },
   'typing.say': { right: 'write', asks: [{ body: () => ({ isTyping: true }), ok: 204 }] },
+  // Its sessions are named in the query, and each is judged: test/realtime.
+  'events.followMany': {
+    right: 'none',
+    asks: [
+      { query: '?list=1', ok: 200 },
+      { query: '?sessions=some@now&wait=0', headers: { accept: 'application/json' }, ok: 200 },
+    ],
+  },
+  // As `chat.socket`. What is said on the socket: test/realtime/socket.test.ts.
+  'realtime.socket': { right: 'none', asks: [{ ok: 400 }] },
   'events.follow': {
     right: 'read',
     asks: [

@@ -318,7 +318,7 @@ test('a drain closes all, 1012, and who comes then; what does not go is cut by s
   const { meet, sockets, server, url } = await openScene()
   const [open, deaf] = [await meet(), await meet()]
   rawOf(deaf.client).pause()
-  sockets.drain()
+  sockets.drain(0)
   expect(await open.client.ended).toEqual({ code: 1012, reason: closes[1012].sentence })
   const late = await openRaw(`${url}/?user=ann`)
   expect((await late.ended).code).toBe(1012)

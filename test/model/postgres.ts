@@ -72,7 +72,7 @@ export async function performOnPostgres({ stored, database, acceptor }: Held, ca
     case 'sweep':
       return await turns.sweep(database, many)
     case 'delete':
-      return await deleteSession(database, tenantId, call.sessionId, call.userId)
+      return (await deleteSession(database, tenantId, call.sessionId, call.userId)).outcome
     case 'advance':
       await stored.query(advanceStatement, [call.ms])
       return undefined

@@ -329,7 +329,7 @@ describe.each(postgresVersions)('budget, ledger and sweeps on PostgreSQL %i', (v
     const id = await session('deleted', 2)
     const claimed = await claimOne(database)
     await writeText(database, claimed, 2)
-    expect(await deleteSession(database, tenantId, id, userId)).toBe('deleted')
+    expect((await deleteSession(database, tenantId, id, userId)).outcome).toBe('deleted')
     expect(await appendIfHeld(database, [rowOf(claimed, 2)], 60_000)).toEqual(new Set())
     expect(await finish(database, claimed, 2)).toEqual({ outcome: 'lost' })
     await reportUsageOfLost(database, claimed, userId, [{ step: 0, usage: { outputTokens: 3 } }])

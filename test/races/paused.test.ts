@@ -124,7 +124,7 @@ const calls: Call[] = [
     function: 'deleteSession',
     arguments: ({ sessionId }) => [tenantId, sessionId, userId],
     blocks: 'deleted',
-    done: (answer: string) => answer === 'deleted',
+    done: ({ outcome }: { outcome: string }) => outcome === 'deleted',
   },
   {
     name: 'claim of a due turn',

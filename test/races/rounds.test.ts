@@ -285,7 +285,7 @@ describe('rounds and branches', () => {
     await open()
     await send('m1')
     const claimed = await claimOne(database)
-    expect(await deleteSession(database, tenantId, session, userId)).toBe('deleted')
+    expect((await deleteSession(database, tenantId, session, userId)).outcome).toBe('deleted')
     const regenerated = regenerate(database, key('m1'), { replyId: 'r', roundsMax: 10, expiresMs: 1e8, sendsMax: 0 })
     const all = [again('m1', 'r'), change('m1', 'e'), regenerated, selectBranch(database, key('m1')), halt('m1')]
     for (const answer of await Promise.all(all)) expect(answer).toMatchObject({ outcome: 'not_found' })

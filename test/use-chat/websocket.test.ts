@@ -1,25 +1,19 @@
 /** `WebSocketChatTransport` of AI SDK 7, unmodified, on the socket of `/api/chat/ws`, through a proxy that cuts. */
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { WebSocketChatTransport } from 'ai7'
 import pg from 'pg'
 import { expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { limits } from '../../src/core/limits.ts'
-import { startEngine } from '../../src/engine.ts'
-import { createSockets, type SocketTimes } from '../../src/http/socket.ts'
-import { listenForUpgrades } from '../../src/http/upgradable-server.ts'
-import { createUpgrades } from '../../src/http/upgrade.ts'
 import { type HoldfastOptions, type Reply, ReplyError } from '../../src/index.ts'
-import { resolveOptions } from '../../src/options.ts'
 import { type Chat, openChat } from '../support/chat.ts'
 import { apiOf } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { startProxy, type TcpProxy } from '../support/proxy.ts'
 import { tokenOf } from '../support/server.ts'
 import { framesOf, openRaw, type RawSocket } from '../support/socket.ts'
+import { serverWithTimes } from '../support/timed.ts'
 import { type SdkChat, sdkChat, shownBy, textOf } from './sdk.ts'
 
 /** A reply whose words come when the test says so; `asked` counts how often the model was. */
@@ -283,38 +277,9 @@ test('a server that goes away closes with 1012, and another one goes on with the
   expect([chat.status, chat.error?.message]).toEqual(['error', expect.stringContaining('code 1012')])
 })
 
-/** The chat's socket on a server of its own, in the same process, with times that a test can wait for. */
-async function withTimes(scene: Scene, times: SocketTimes): Promise<{ through: string }> {
-  const options = { database: scene.database, reply: scene.reply, roles: ['http'] as const, log: () => undefined }
-  const resolved = resolveOptions(options, { production: false, isFrozen: false, log: () => undefined })
-  const engine = await startEngine(
-    resolved,
-    () => resolved,
-    () => undefined,
-  )
-  const parts = { ...engine.parts, sockets: createSockets(times) }
-  const { upgrade } = createUpgrades({
-    basePath: '',
-    origins: undefined,
-    authenticate: async () => ({ principal: { userId: 'ann', tenantId: 'default' } }),
-    parts: async () => parts,
-    log: () => undefined,
-    handshakeMs: 10_000,
-  })
-  const server = createServer()
-  listenForUpgrades(server, upgrade)
-  await once(server.listen(0, '127.0.0.1'), 'listening')
-  onTestFinished(async () => {
-    parts.sockets.stop()
-    await once(server.close(), 'close')
-    await engine.stop()
-  })
-  return { through: `http://127.0.0.1:${(server.address() as AddressInfo).port}` }
-}
-
 test('a socket on which nothing is open is dropped, 4408, and none that waits for a reply; the next send opens another (P103)', async () => {
   const scene = await openScene()
-  const { through } = await withTimes(scene, { idleMs: 200, pingEveryMs: 60_000, frameMs: 60_000 })
+  const { through } = await serverWithTimes(scene, { idleMs: 200, pingEveryMs: 60_000, frameMs: 60_000 })
   const chat = await socketChat({ through, id: scene.id })
   const sent = chat.sendMessage({ text: 'wait' })
   await shows(chat, 'Re wait')

@@ -1,0 +1,186 @@
+/** Many sessions on one connection: over the socket, the stream and the long poll, through a proxy that cuts. */
+import { randomUUID } from 'node:crypto'
+import fc from 'fast-check'
+import { expect, onTestFinished, test } from 'vitest'
+import { textOf } from '../../src/core/parts.ts'
+import type { Reply } from '../../src/index.ts'
+import { openChat } from '../support/chat.ts'
+import { apiOf, type Frame, isOutcomeOf } from '../support/client.ts'
+import {
+  type Carry,
+  type ManyFrame,
+  overLongPoll,
+  overSocket,
+  overStream,
+  sessionsQuery,
+  watchMany,
+} from '../support/many.ts'
+import { freshDatabase } from '../support/postgres.ts'
+import { startProxy } from '../support/proxy.ts'
+import { startServer } from '../support/server.ts'
+
+const words = 'The quick brown fox jumps over the lazy dog and comes back for more of the same.'.split(' ')
+const spoken: Reply = async function* ({ message }) {
+  yield `Re ${message.parts.map((part) => ('text' in part ? part.text : '')).join('')}:`
+  for (const word of words) {
+    await new Promise((resolve) => setTimeout(resolve, 5))
+    yield ` ${word}`
+  }
+}
+const wholeOf = (text: string) => `Re ${text}: ${words.join(' ')}`
+
+async function openScene() {
+  const opened = await openChat({ reply: spoken, limits: { sendsPerMinute: 0 } })
+  const { hostname, port } = new URL(opened.url)
+  const proxy = await startProxy({ target: { host: hostname, port: Number(port) } })
+  onTestFinished(() => proxy.close())
+  const sessions = [opened.session, await opened.ann.createSession(), await opened.ann.createSession()]
+  return { ...opened, proxy, through: () => `http://${proxy.host}:${proxy.port}`, sessions }
+}
+
+const transports: [string, (url: () => string) => Carry][] = [
+  ['the socket', overSocket],
+  ['the stream', overStream],
+  ['the long poll', overLongPoll],
+]
+
+test.each(transports)(
+  'over %s each session is told whole and in order, whatever byte the connection is cut at (I5, I7, P121, P130, P132)',
+  async (_name, carry) => {
+    const { ann, proxy, through, sessions } = await openScene()
+    const many = watchMany(sessions, carry(through))
+    const sent = []
+    let seed = 7
+    for (let round = 0; round < 4; round++) {
+      for (const session of sessions) sent.push({ session, ...(await ann.send(session, `${round}`)) })
+      // Anywhere in what is told next, from the head of a frame to far into it.
+      seed = (seed * 48_271) % 2_147_483_647
+      proxy.cutAfter('down', seed % 4_000)
+    }
+    for (const { session, message, reply } of sent) {
+      await many.of(session).outcome(message.id)
+      expect(many.of(session).text(reply.id)).toBe(wholeOf(textOf(message.parts)))
+    }
+    expect(many.problems()).toEqual([])
+    expect(proxy.counts.cut).toBeGreaterThan(0)
+    for (const session of sessions) {
+      const seqs = many.of(session).frames.flatMap(({ seq }) => (seq === undefined ? [] : [seq as number]))
+      expect(seqs).toEqual(seqs.map((_, at) => at + 1))
+    }
+  },
+)
+
+test('what goes on in one process is followed in another, also when that one is killed (I5, P121)', async () => {
+  const database = await freshDatabase(18)
+  onTestFinished(() => database.drop())
+  const [first, second] = [await startServer({ database: database.url }), await startServer({ database: database.url })]
+  const ann = await apiOf(first.url)
+  const sessions = [await ann.createSession(), await ann.createSession()]
+  let url = second.url
+  const many = watchMany(
+    sessions,
+    overSocket(() => url),
+  )
+  const sent = await Promise.all(sessions.map((session) => ann.send(session, 'hello')))
+  await many.of(sessions[0]!).until(({ type }) => type === 'chunk')
+  url = first.url
+  await second.kill()
+  for (const [at, { message }] of sent.entries()) await many.of(sessions[at]!).outcome(message.id)
+  expect(many.problems()).toEqual([])
+  expect(many.connections()).toBeGreaterThan(1)
+})
+
+test('a session with much to tell does not hide the others (P122)', async () => {
+  const { url, chat, sessions } = await openScene()
+  const [large, small] = sessions as [string, string]
+  // More than one page of the log, and far more than a socket holds.
+  for (let at = 0; at < 60; at++) await chat.say(large, { id: randomUUID(), text: 'x'.repeat(90_000) })
+  const many = watchMany(
+    [large, small],
+    overSocket(() => url),
+  )
+  await many.of(small).until(({ type }) => type === 'caught-up')
+  expect(many.of(large).frames.length).toBeLessThan(30)
+  await many.of(large).until(({ type }) => type === 'caught-up')
+  expect(many.of(large).frames).toHaveLength(61)
+  expect(many.problems()).toEqual([])
+})
+
+/** What is told of one session from a cursor, until there is no more: events and chunks. */
+async function toldBy(carry: Carry, sessionId: string, cursor: string | undefined): Promise<Frame[]> {
+  const control = new AbortController()
+  const frames: Frame[] = []
+  const take = ({ sessionId: of, ...frame }: ManyFrame) => {
+    if (of !== sessionId) return
+    if (frame.type === 'caught-up') control.abort()
+    else if (frame.type !== 'following') frames.push(frame)
+  }
+  await carry([{ sessionId, cursor }], take, control.signal).catch(() => undefined)
+  return frames
+}
+
+test('from whatever cursor, the frames over socket, stream and long poll are those of the session’s own stream (P120)', async () => {
+  const { ann, url, session, watcher } = await openScene()
+  const sent = [await ann.send(session, 'one'), await ann.send(session, 'two')]
+  await watcher.outcome(sent[1]!.message.id)
+  const cursors = [undefined, ...watcher.frames.flatMap(({ cursor }) => (cursor === undefined ? [] : [cursor]))]
+  await fc.assert(
+    fc.asyncProperty(fc.constantFrom(...cursors), async (cursor) => {
+      const own = await ann.poll(session, cursor === undefined ? {} : { cursor })
+      for (const [, carry] of transports) {
+        const wait = carry === overLongPoll ? overLongPoll(() => url, 'ann', 0) : carry(() => url)
+        expect(await toldBy(wait, session, cursor)).toEqual(own.frames)
+      }
+    }),
+    { numRuns: 12 },
+  )
+})
+
+test('live, the socket and the stream tell the very frames that the session’s own stream tells (P120, P130)', async () => {
+  const { ann, url, session, watcher } = await openScene()
+  const many = [overSocket, overStream].map((carry) =>
+    watchMany(
+      [session],
+      carry(() => url),
+    ).of(session),
+  )
+  for (const each of [watcher, ...many]) await each.until(({ type }) => type === 'caught-up')
+  const { message } = await ann.send(session, 'hello')
+  for (const each of [watcher, ...many]) await each.until((frame) => isOutcomeOf(frame, message.id))
+  for (const each of many) expect(each.frames).toEqual(watcher.frames)
+})
+
+test('a query that names a session twice, too many, or nothing is refused; what cannot be told is said in frames (P131)', async () => {
+  const { ann, session } = await openScene()
+  const zoe = await apiOf(new URL((await ann.request('/livez')).url).origin, 'zoe')
+  const foreign = await zoe.createSession()
+  const poll = async (query: string) => {
+    const response = await ann.request(`/v1/events?wait=0&${query}`, { headers: { accept: 'application/json' } })
+    return { status: response.status, ...((await response.json()) as { frames: ManyFrame[]; cursors: object }) }
+  }
+  const many = Array.from({ length: 101 }, (_, at) => ({ sessionId: `s${at}`, cursor: undefined }))
+  for (const query of ['', `sessions=${session},${session}`, `sessions=${sessionsQuery(many)}`]) {
+    expect(await poll(query)).toMatchObject({ status: 400, code: 'invalid_request' })
+  }
+  const { frames, cursors } = await poll(`sessions=${session},${foreign},missing@now,bad@x,..`)
+  const codes = frames.flatMap(({ type, sessionId, problem }) =>
+    type === 'problem' ? [[sessionId, problem.code]] : [],
+  )
+  expect(Object.fromEntries(codes)).toEqual({
+    [foreign]: 'not_found',
+    missing: 'not_found',
+    bad: 'bad_cursor',
+    '..': 'not_found',
+  })
+  expect(Object.keys(cursors)).toEqual([session])
+})
+
+test('a stream with nothing left to tell ends, and a browser’s own coming back is ended (P130, P131)', async () => {
+  const { ann } = await openScene()
+  const response = await ann.request('/v1/events?sessions=missing')
+  const text = await response.text()
+  const id = /^id: (.*)$/m.exec(text)![1]!
+  expect(text).toContain('"type":"problem"')
+  const again = await ann.request('/v1/events?sessions=missing', { headers: { 'last-event-id': id } })
+  expect(again.status).toBe(204)
+})

@@ -1,0 +1,170 @@
+/** Hints that a list of sessions has changed: over the socket, the stream and the long poll, from any process. */
+import { randomUUID } from 'node:crypto'
+import { createParser } from 'eventsource-parser'
+import { expect, onTestFinished, test } from 'vitest'
+import { createLists } from '../../src/log/lists.ts'
+import { openChat } from '../support/chat.ts'
+import { type Api, apiOf } from '../support/client.ts'
+import { type ManyFrame, subprotocol } from '../support/many.ts'
+import { freshDatabase, queryOnce } from '../support/postgres.ts'
+import { startServer, tokenOf } from '../support/server.ts'
+import { openRaw, type RawSocket, type SocketFrame } from '../support/socket.ts'
+import { openStored, sessionsOf, tenantId, userId } from '../support/stored.ts'
+
+async function listOf(url: string, user = 'ann'): Promise<RawSocket> {
+  const headers = { authorization: `Bearer ${await tokenOf(user)}` }
+  const socket = await openRaw(`${url}/v1/realtime`, { protocols: [subprotocol], headers })
+  socket.say({ type: 'list', ref: 'l' })
+  expect(await socket.until(({ ref }) => ref === 'l')).toEqual({ type: 'listing', ref: 'l' })
+  return socket
+}
+
+const hint =
+  (sessionId: string, matches: (updatedAt: string | null) => boolean = () => true) =>
+  ({ type, data }: SocketFrame) =>
+    type === 'session.changed' && data.sessionId === sessionId && matches(data.updatedAt)
+const deleted = (sessionId: string) => hint(sessionId, (updatedAt) => updatedAt === null)
+
+/** The hint of the state that is stored now, or of a later one. */
+async function untilTold(list: RawSocket, api: Api, sessionId: string): Promise<SocketFrame> {
+  const { session } = (await api.snapshot(sessionId)) as unknown as { session: { updatedAt: string } }
+  return await list.until(hint(sessionId, (updatedAt) => updatedAt !== null && updatedAt >= session.updatedAt))
+}
+
+test('a list is told of what is created, titled, said, answered and deleted, in this process and in another (P126)', async () => {
+  const database = await freshDatabase(18)
+  onTestFinished(() => database.drop())
+  const servers = [await startServer({ database: database.url }), await startServer({ database: database.url })]
+  const ann = await apiOf(servers[0]!.url)
+  const session = randomUUID()
+  const lists = await Promise.all(servers.map(({ url }) => listOf(url)))
+  await ann.createSession(session)
+  for (const list of lists) await untilTold(list, ann, session)
+  await ann.request(`/v1/sessions/${session}`, { method: 'PATCH', body: '{"title":"A title"}' })
+  for (const list of lists) await untilTold(list, ann, session)
+  const watcher = ann.watch(session)
+  onTestFinished(() => watcher.close())
+  const { message } = await ann.send(session, 'hello')
+  await watcher.outcome(message.id)
+  for (const list of lists) await untilTold(list, ann, session)
+  await ann.request(`/v1/sessions/${session}`, { method: 'DELETE' })
+  for (const list of lists) await list.until(deleted(session))
+})
+
+test('only who is a member when it is told is told (I15, P126)', async () => {
+  const { ann, url, database } = await openChat()
+  const [own, shared] = [await ann.createSession(), await ann.createSession()]
+  await queryOnce(
+    database,
+    `insert into holdfast.members (tenant_id, session_id, user_id, role)
+       values ('default', $1, 'mia', 'reader'), ('default', $2, 'mia', 'member')`,
+    [own, shared],
+  )
+  const lists = { ann: await listOf(url), mia: await listOf(url, 'mia'), otto: await listOf(url, 'otto') }
+  await queryOnce(database, `delete from holdfast.members where session_id = $1 and user_id = 'mia'`, [own])
+  await ann.send(own, 'for ann')
+  await untilTold(lists.ann, ann, own)
+  await ann.send(shared, 'for both')
+  await untilTold(lists.mia, ann, shared)
+  await ann.request(`/v1/sessions/${own}`, { method: 'DELETE' })
+  await lists.ann.until(deleted(own))
+  const toldOf = ({ frames }: RawSocket) => new Set(frames.flatMap(({ data }) => (data ? [data.sessionId] : [])))
+  expect(toldOf(lists.mia)).toEqual(new Set([shared]))
+  expect(toldOf(lists.otto)).toEqual(new Set())
+})
+
+test('a user of this name in another tenant is not told (I15, P126)', async () => {
+  const { ann, url } = await openChat()
+  const headers = { authorization: `Bearer ${await tokenOf('ann', { tenant: 'other' })}` }
+  const other = await openRaw(`${url}/v1/realtime`, { protocols: [subprotocol], headers })
+  other.say({ type: 'list', ref: 'l' })
+  await other.until(({ ref }) => ref === 'l')
+  const list = await listOf(url)
+  const session = await ann.createSession()
+  await untilTold(list, ann, session)
+  await ann.request(`/v1/sessions/${session}`, { method: 'DELETE' })
+  await list.until(deleted(session))
+  expect(other.frames).toHaveLength(1)
+})
+
+test('a session that changes all the time is told of once a second, and its last change is told (P126)', async () => {
+  const { ann, url, session } = await openChat()
+  const list = await listOf(url)
+  const at: number[] = []
+  list.ws.on('message', () => at.push(performance.now()))
+  const rename = (title: string) =>
+    ann.request(`/v1/sessions/${session}`, { method: 'PATCH', body: JSON.stringify({ title }) })
+  const untilMs = performance.now() + 2_500
+  for (let n = 0; performance.now() < untilMs; n++) await rename(`${n}`)
+  await untilTold(list, ann, session)
+  expect(at.length).toBeGreaterThanOrEqual(3)
+  for (const [n, ms] of at.entries()) if (n > 0) expect(ms - at[n - 1]!).toBeGreaterThan(900)
+})
+
+test('the stream and the long poll with list=1 tell them beside what is followed (P126, P130, P132)', async () => {
+  const { ann, session } = await openChat()
+  const control = new AbortController()
+  onTestFinished(() => control.abort())
+  const response = await ann.request(`/v1/events?list=1&sessions=${session}@now`, { signal: control.signal })
+  const frames: ManyFrame[] = []
+  const parser = createParser({ onEvent: ({ data }) => frames.push(JSON.parse(data) as ManyFrame) })
+  const reader = response.body!.getReader()
+  const until = async (type: string) => {
+    while (!frames.some((frame) => frame.type === type)) {
+      parser.feed(new TextDecoder().decode((await reader.read()).value, { stream: true }))
+    }
+    return frames.find((frame) => frame.type === type)!
+  }
+  await until('caught-up')
+  expect(frames.map(({ type }) => type)).toEqual(['listing', 'following', 'caught-up'])
+  const polled = ann.request('/v1/events?list=1&wait=20', { headers: { accept: 'application/json' } })
+  let isPolled = false
+  void polled.then(() => {
+    isPolled = true
+  })
+  // The poll has no word for when it began: something changes until it has answered.
+  const other = await ann.createSession()
+  for (let n = 0; !isPolled; n++) {
+    await ann.request(`/v1/sessions/${other}`, { method: 'PATCH', body: JSON.stringify({ title: `${n}` }) })
+  }
+  expect((await until('session.changed')).data.sessionId).toBe(other)
+  expect(await (await polled).json()).toMatchObject({
+    frames: [{ type: 'session.changed', data: { sessionId: other } }],
+    cursors: {},
+  })
+})
+
+test('ten thousand wakeups are a few statements, and no list none (P126)', async () => {
+  const stored = await openStored(18)
+  onTestFinished(() => stored.close())
+  const database = stored.open()
+  let statements = 0
+  const counting = {
+    ...database,
+    query: ((...ask: Parameters<typeof database.query>) => {
+      statements++
+      return database.query(...ask)
+    }) as typeof database.query,
+  }
+  const lists = createLists(counting)
+  onTestFinished(() => lists.stop())
+  const ids = await sessionsOf(database, 40)
+  const note = (sessionId: string) => ({ tenantId, sessionId, events: [], runs: [], due: false })
+  for (const id of ids) lists.hear(note(id))
+  const told = new Set<string>()
+  let all!: () => void
+  const whole = new Promise<void>((resolve) => {
+    all = resolve
+  })
+  const looker = (sessionId: string) => {
+    told.add(sessionId)
+    if (told.size === ids.length) all()
+  }
+  for (let at = 0; at < 50; at++) {
+    lists.look({ tenantId, userId }, { changed: ({ sessionId }) => looker(sessionId), drain: () => undefined })
+  }
+  expect(statements).toBe(0)
+  for (let at = 0; at < 10_000; at++) lists.hear(note(ids[at % ids.length]!))
+  await whole
+  expect(statements).toBe(1)
+})
