@@ -71,8 +71,8 @@ export function createFollows(
     return {
       send: (frames) => out.say(frames.map(({ json }) => inSession(sessionId, json))),
       control(word) {
-        // What it says is the end of it, so it is not followed any more when that is said.
-        if (word.type !== 'caught-up') end(sessionId, entry)
+        // Where it is to be followed again from where it stands, it stands there still when that is said.
+        if (word.type === 'reset') end(sessionId, entry)
         out.word({ sessionId, ...word })
       },
       pass: (json) => out.say([inSession(sessionId, json)]),

@@ -55,7 +55,7 @@ async function manyEvents(call: Call): Promise<Response> {
   if ((headers.get('accept') ?? '').includes('application/json')) {
     return await longPoll(call, asked, withinToken(call, query.wait * 1_000))
   }
-  if (headers.has('last-event-id')) return new Response(null, { status: 204 })
+  if (headers.has('last-event-id')) return new Response(null, { status: 204, headers: { 'cache-control': 'no-store' } })
   return sseResponse(call, (writer) => tellInto(call, asked, createSseStream(writer, 'id: open a new one\n')))
 }
 
@@ -119,9 +119,18 @@ async function longPoll(call: Call, { sessions, list }: Asked, waitMs: number): 
   let bytes = 0
   let waited = false
   let finish!: () => void
-  const finished = new Promise<void>((resolve) => {
-    finish = resolve
+  /** With where each stood: from then on nothing is taken any more. */
+  const finished = new Promise<Record<string, string>>((resolve) => {
+    finish = () => {
+      resolve(follows.cursors())
+      follows.stop()
+      unlook()
+    }
   })
+  const reconnect = (afterMs: number) => {
+    frames.push(JSON.stringify({ type: 'reconnect', afterMs }))
+    finish()
+  }
   const finishIfDue = () => {
     if (bytes > limits.longPollBytesMax || (behind.size === 0 && (waited || frames.length > 0))) finish()
   }
@@ -134,6 +143,7 @@ async function longPoll(call: Call, { sessions, list }: Asked, waitMs: number): 
     say,
     word(word) {
       if (word.type === 'following') return
+      if (word.type === 'reconnect') return reconnect(word.afterMs)
       behind.delete(word.sessionId)
       if (word.type === 'caught-up') finishIfDue()
       else say([JSON.stringify(word)])
@@ -150,7 +160,7 @@ async function longPoll(call: Call, { sessions, list }: Asked, waitMs: number): 
   const unlook = list
     ? parts.lists.look(principal, {
         changed: (data) => say([JSON.stringify({ type: 'session.changed', data })]),
-        drain: (afterMs) => say([JSON.stringify({ type: 'reconnect', afterMs })]),
+        drain: reconnect,
       })
     : () => undefined
   for (const each of sessions) follows.follow(each)
@@ -163,12 +173,9 @@ async function longPoll(call: Call, { sessions, list }: Asked, waitMs: number): 
   ]
   request.signal.addEventListener('abort', finish)
   if (request.signal.aborted) finish()
-  await finished
+  const cursors = await finished
   for (const timer of timers) clearTimeout(timer)
-  unlook()
-  const cursors = JSON.stringify(follows.cursors())
-  follows.stop()
-  return jsonText(200, `{"frames":[${frames.join(',')}],"cursors":${cursors}}`)
+  return jsonText(200, `{"frames":[${frames.join(',')}],"cursors":${JSON.stringify(cursors)}}`)
 }
 
 /** Upgraded before a request comes here (realtime.ts), where the app's server lets it be. */

@@ -57,7 +57,7 @@ export const realtimeSocket: SocketRoute = {
       else answer({ ...named, type: 'problem', problem: problemDocument(problem) })
     }
     const out = { say: socket.sendWaited, word, refused, room, hold: socket.hold }
-    const follows = createFollows(parts, principal, out, mustBeKnown)
+    const follows = createFollows(parts, principal, out, askedTogether(mustBeKnown))
     const { pass } = createPassing(out)
     const inOrder = createOrder()
     let unlook: (() => void) | undefined
@@ -159,6 +159,18 @@ function readCommand(text: string): Command | Unknown {
 /** `body` is JSON text already, as the route wrote it. */
 function responseFrame(ref: string, status: number, body: string): string {
   return `{"type":"response","ref":${JSON.stringify(ref)},"status":${status},"body":${body}}`
+}
+
+/** Once for all that is asked in one breath: a client that comes back follows a hundred sessions. Never before it is asked. */
+function askedTogether(ask: () => Promise<void>): () => Promise<void> {
+  let next: Promise<void> | undefined
+  return () => {
+    next ??= new Promise(setImmediate).then(() => {
+      next = undefined
+      return ask()
+    })
+    return next
+  }
 }
 
 /**

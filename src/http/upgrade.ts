@@ -92,7 +92,9 @@ export function createUpgrades(options: UpgradeOptions): Upgrades {
       await useUpTicket(options, request).catch(refusalOf)
       return refuse(raw, '403 Forbidden', `Pages of ${origin} may not open a socket here. ${howToAllow}`)
     }
-    const asked = await callOf(options, route, request, incoming, refusalOf).catch(refusalOf)
+    const asked = await callOf(options, route, request, incoming, refusalOf)
+      .then((call) => mustSpeak(route, call))
+      .catch(refusalOf)
     // Gone while it was asked who it is.
     if (raw.destroyed) return
     if (asked instanceof Problem) {
@@ -134,12 +136,11 @@ export function createUpgrades(options: UpgradeOptions): Upgrades {
 /** By the ticket in the query, and then by nothing else; or by what a request of this user's carries anywhere. */
 async function callOf(
   { authenticate, parts: partsOf, basePath }: UpgradeOptions,
-  { makesGuests, subprotocol }: SocketRoute,
+  { makesGuests }: SocketRoute,
   request: Request,
   incoming: IncomingMessage,
   refusalOf: Call['refusalOf'],
 ): Promise<Call> {
-  mustSpeak(subprotocol, request)
   const url = new URL(request.url)
   const of = { basePath, request, url, params: {}, outgoing: undefined, refusalOf }
   const ticket = url.searchParams.get('ticket')
@@ -156,9 +157,9 @@ async function callOf(
   return { ...of, parts, principal, setCookie: undefined }
 }
 
-function mustSpeak(subprotocol: string | undefined, { headers }: Request): void {
-  const offered = (headers.get('sec-websocket-protocol') ?? '').split(',').map((each) => each.trim())
-  if (subprotocol === undefined || offered.includes(subprotocol)) return
+function mustSpeak({ subprotocol }: SocketRoute, call: Call): Call {
+  const offered = (call.request.headers.get('sec-websocket-protocol') ?? '').split(',').map((each) => each.trim())
+  if (subprotocol === undefined || offered.includes(subprotocol)) return call
   throw new Problem('invalid_request', `Expected the subprotocol "${subprotocol}". Open the socket with it.`)
 }
 

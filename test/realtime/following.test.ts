@@ -175,6 +175,33 @@ test('a query that names a session twice, too many, or nothing is refused; what 
   expect(Object.keys(cursors)).toEqual([session])
 })
 
+test('a server that goes away says so once to a stream and to a long poll, with where each session stands (P130, P132)', async () => {
+  const database = await freshDatabase(18)
+  onTestFinished(() => database.drop())
+  const server = await startServer({ database: database.url })
+  const ann = await apiOf(server.url)
+  const sessions = [await ann.createSession(), await ann.createSession()]
+  const cursors = Object.fromEntries(
+    await Promise.all(sessions.map(async (id) => [id, (await ann.snapshot(id)).cursor] as const)),
+  )
+  const query = `sessions=${sessionsQuery(sessions.map((sessionId) => ({ sessionId, cursor: cursors[sessionId] })))}`
+  const polled = ann.request(`/v1/events?wait=30&${query}`, { headers: { accept: 'application/json' } })
+  const lists = await ann.request('/v1/events?list=1')
+  const stream = await ann.request(`/v1/events?list=1&${query}`)
+  // Asked after the poll, so when it is told all the poll is, too.
+  const [first, second] = stream.body!.tee()
+  let seen = ''
+  for await (const piece of first.pipeThrough(new TextDecoderStream())) {
+    seen += piece
+    if (seen.split('"caught-up"').length > 2) break
+  }
+  const told = new Response(second).text()
+  const stopped = server.stop()
+  for (const text of [await told, await lists.text()]) expect(text.match(/"type":"reconnect"/g)).toHaveLength(1)
+  expect(await (await polled).json()).toEqual({ frames: [{ type: 'reconnect', afterMs: 250 }], cursors })
+  expect(await stopped).toBe(0)
+})
+
 test('a stream with nothing left to tell ends, and a browser’s own coming back is ended (P130, P131)', async () => {
   const { ann } = await openScene()
   const response = await ann.request('/v1/events?sessions=missing')

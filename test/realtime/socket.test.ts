@@ -48,13 +48,19 @@ const of =
     frame.sessionId === sessionId && frame.type === type
 const answerTo = (ref: string) => (frame: SocketFrame) => frame.ref === ref
 
-test('who speaks another subprotocol, or none, is closed, 4400; ours is chosen among several (P120)', async () => {
-  const { open } = await openScene()
+test('who speaks another subprotocol, or none, is closed, 4400; ours is chosen among several (P101, P120)', async () => {
+  const { ann, open } = await openScene()
   for (const protocols of [[], ['holdfast.v9']]) {
     const refused = await open({ protocols })
     expect(await refused.ended).toMatchObject({ code: 4400, reason: expect.stringContaining('"holdfast.v1"') })
   }
   expect((await open({ protocols: ['x', subprotocol] })).ws.protocol).toBe(subprotocol)
+  // It was brought, and is used up.
+  const response = await ann.request('/v1/realtime/tickets', { method: 'POST', body: '{}' })
+  const { ticket } = (await response.json()) as { ticket: string }
+  const byTicket = { headers: {}, query: `?ticket=${ticket}` }
+  expect((await (await open({ ...byTicket, protocols: [] })).ended).code).toBe(4400)
+  expect((await (await open(byTicket)).ended).code).toBe(4401)
 })
 
 test('nobody is closed, 4401, also without a guest cookie; pages of elsewhere are refused; a ticket opens one (P100, P101, P120)', async () => {
@@ -261,6 +267,21 @@ test('the routes that a socket may ask for are those of the page, each a POST in
     ].sort(),
   )
   for (const { method, path } of over) expect([method, path.includes(':sessionId')]).toEqual(['POST', true])
+})
+
+test('who follows many sessions in one breath is asked for once (P123)', async () => {
+  let asked = 0
+  const authenticate = () => {
+    asked++
+    return { userId: 'ann' }
+  }
+  const { ann, url } = await openChat({ authenticate, tokens: undefined as never })
+  const ids = await Promise.all(Array.from({ length: 20 }, () => ann.createSession()))
+  const socket = await openRaw(`${url}/v1/realtime`, { protocols: [subprotocol] })
+  asked = 0
+  for (const sessionId of ids) socket.say({ type: 'follow', sessionId })
+  for (const id of ids) await socket.until(of(id, 'caught-up'))
+  expect(asked).toBeLessThan(5)
 })
 
 test('who is signed out is closed with what they ask next, 4401, and it is not done (P106, P123)', async () => {
