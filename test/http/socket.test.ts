@@ -149,6 +149,18 @@ test('who is to be sent more while over 1 MB waits is closed, 4429; one whole re
   expect((await met.client.ended).code).toBe(4429)
 })
 
+test('what has waited for room closes nobody, however much waits (P104)', async () => {
+  const { meet } = await openScene()
+  const met = await meet()
+  met.client.ws.pause()
+  fill(met, frameOf(50_000))
+  met.server.sendWaited([frameOf(limits.socketBufferBytesMax), frameOf(10)])
+  met.server.sendWaited(['{"type":"last"}'])
+  expect(met.server.ended.aborted).toBe(false)
+  met.client.ws.resume()
+  await met.client.until(({ type }) => type === 'last')
+})
+
 test('answers to pings are not collected for who does not read them: 4429 (P104)', async () => {
   const { meet } = await openScene()
   const met = await meet()

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import fc from 'fast-check'
 import { expect, onTestFinished, test } from 'vitest'
 import { textOf } from '../../src/core/parts.ts'
+import { createFollows, type Out } from '../../src/http/follows.ts'
 import type { Reply } from '../../src/index.ts'
 import { openChat } from '../support/chat.ts'
 import { apiOf, type Frame, isOutcomeOf } from '../support/client.ts'
@@ -18,6 +19,7 @@ import {
 import { freshDatabase } from '../support/postgres.ts'
 import { startProxy } from '../support/proxy.ts'
 import { startServer } from '../support/server.ts'
+import { engineOf } from '../support/timed.ts'
 
 const words = 'The quick brown fox jumps over the lazy dog and comes back for more of the same.'.split(' ')
 const spoken: Reply = async function* ({ message }) {
@@ -104,6 +106,41 @@ test('a session with much to tell does not hide the others (P122)', async () => 
   await many.of(large).until(({ type }) => type === 'caught-up')
   expect(many.of(large).frames).toHaveLength(61)
   expect(many.problems()).toEqual([])
+})
+
+test('of many sessions with much to tell no more than one page is read for a reader without room (P104, P122)', async () => {
+  const { ann, database, chat } = await openScene()
+  const ids = await Promise.all(Array.from({ length: 8 }, () => ann.createSession()))
+  for (const id of ids)
+    for (let at = 0; at < 7; at++) await chat.say(id, { id: randomUUID(), text: 'x'.repeat(90_000) })
+  const { parts } = await engineOf(database)
+  let waiting = 0
+  let most = 0
+  let over!: () => void
+  const all = new Promise<void>((resolve) => {
+    over = resolve
+  })
+  let caughtUp = 0
+  const drained = async () => {
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    waiting = 0
+  }
+  const out: Out = {
+    say(frames) {
+      for (const { length } of frames) waiting += length
+      most = Math.max(most, waiting)
+    },
+    word: ({ type }) => void (type === 'caught-up' && ++caughtUp === ids.length && over()),
+    refused: (_named, error) => expect(error).toBe(undefined),
+    // Takes what waits a while later, all at once.
+    room: () => (waiting === 0 ? null : drained()),
+    hold: () => () => undefined,
+  }
+  const follows = createFollows(parts, { tenantId: 'default', userId: 'ann' }, out)
+  onTestFinished(() => follows.stop())
+  for (const sessionId of ids) follows.follow({ sessionId })
+  await all
+  expect(most).toBeLessThan(700_000)
 })
 
 /** What is told of one session from a cursor, until there is no more: events and chunks. */

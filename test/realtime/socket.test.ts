@@ -195,16 +195,30 @@ test('send and stop over the socket, answered as over HTTP, and told to everybod
   expect(await socket.until(of(session, 'message.stopped'))).toEqual({ sessionId: session, ...event })
 })
 
-test('messages of one session are stored in the order in which they were sent on the socket (P124)', async () => {
-  const { ann, open, session } = await openScene()
-  const socket = await open()
-  const ids = Array.from({ length: 12 }, () => randomUUID())
-  for (const id of ids) {
-    socket.say({ type: 'post', ref: id, path: `/v1/sessions/${session}/messages`, body: { id, text: id } })
+test('messages of one session are stored in the order in which they were sent, and hold up no other session (P124)', async () => {
+  let goOn!: () => void
+  const gate = new Promise<void>((resolve) => {
+    goOn = resolve
+  })
+  const asked: string[] = []
+  const lane = async ({ session }: { session: { id: string } }) => {
+    asked.push(session.id)
+    if (asked.length === 1) await gate
+    return 'main' as const
   }
-  for (const id of ids) expect((await socket.until(answerTo(id))).status).toBe(202)
+  const { ann, open, session } = await openScene({ lane })
+  const other = await ann.createSession()
+  const socket = await open()
+  const send = (of: string, id: string) =>
+    socket.say({ type: 'post', ref: id, path: `/v1/sessions/${of}/messages`, body: { id, text: id } })
+  for (const id of ['a', 'b', 'c']) send(session, id)
+  send(other, 'd')
+  expect((await socket.until(answerTo('d'))).status).toBe(202)
+  expect(asked).toEqual([session, other])
+  goOn()
+  for (const id of ['a', 'b', 'c']) expect((await socket.until(answerTo(id))).status).toBe(202)
   const { messages } = await ann.snapshot(session)
-  expect(messages.flatMap(({ role, id }) => (role === 'user' ? [id] : []))).toEqual(ids)
+  expect(messages.flatMap(({ role, id }) => (role === 'user' ? [id] : []))).toEqual(['a', 'b', 'c'])
 })
 
 test('what HTTP refuses is refused in the same words; what is no such route is not asked (I15, P35, P124)', async () => {
