@@ -2,7 +2,10 @@
 import { randomUUID } from 'node:crypto'
 import { createParser } from 'eventsource-parser'
 import { expect, onTestFinished, test } from 'vitest'
+import type { PassingFrame } from '../../src/core/frames.ts'
+import { createPassing } from '../../src/http/passing.ts'
 import { createLists } from '../../src/log/lists.ts'
+import { renameSession } from '../../src/store/sessions.ts'
 import { openChat } from '../support/chat.ts'
 import { type Api, apiOf } from '../support/client.ts'
 import { type ManyFrame, subprotocol } from '../support/many.ts'
@@ -167,4 +170,58 @@ test('ten thousand wakeups are a few statements, and no list none (P126)', async
   for (let at = 0; at < 10_000; at++) lists.hear(note(ids[at % ids.length]!))
   await whole
   expect(statements).toBe(1)
+})
+
+test('a wakeup without a change is no hint (P126)', async () => {
+  const stored = await openStored(18)
+  onTestFinished(() => stored.close())
+  const database = stored.open()
+  const lists = createLists(database)
+  onTestFinished(() => lists.stop())
+  const [same, other] = (await sessionsOf(database, 2)) as [string, string]
+  const note = (sessionId: string) => ({ tenantId, sessionId, events: [], runs: [], due: false })
+  const told: string[] = []
+  let toldOf: (sessionId: string) => void = () => undefined
+  const until = (sessionId: string) =>
+    new Promise<void>((resolve) => {
+      toldOf = (id) => id === sessionId && resolve()
+    })
+  const changed = ({ sessionId }: { sessionId: string }) => {
+    told.push(sessionId)
+    toldOf(sessionId)
+  }
+  lists.look({ tenantId, userId }, { changed, drain: () => undefined })
+  lists.hear(note(same))
+  await until(same)
+  lists.hear(note(same))
+  // Later than that, and told later.
+  lists.hear(note(other))
+  await until(other)
+  await renameSession(database, { tenantId, id: other, userId, title: 'changed' })
+  lists.hear(note(other))
+  await until(other)
+  expect(told).toEqual([same, other, other])
+})
+
+test('a reader without room is told the last hint about each session, when it has room (P126)', async () => {
+  let drained: (() => void) | undefined
+  const said: string[] = []
+  const full = new Promise<void>((resolve) => {
+    drained = resolve
+  })
+  let isFull = true
+  const { pass } = createPassing({ say: (frames) => said.push(...frames), room: () => (isFull ? full : null) })
+  const frame = (sessionId: string, updatedAt: string): PassingFrame => ({
+    type: 'session.changed',
+    data: { sessionId, updatedAt },
+  })
+  pass('a', frame('a', '1'))
+  pass('b', frame('b', '2'))
+  pass('a', frame('a', '3'))
+  expect(said).toEqual([])
+  isFull = false
+  drained!()
+  await full
+  await Promise.resolve()
+  expect(said).toEqual([frame('b', '2'), frame('a', '3')].map((each) => JSON.stringify(each)))
 })
