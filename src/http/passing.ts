@@ -1,6 +1,6 @@
 /**
- * Where passing frames are sent: what is told to whoever is there, is in no log and is not told again. While its reader has
- * no room, only the last one about each thing is kept.
+ * Passing frames of a connection that are about no session that it follows (those of a session: `pass` in src/log/hub.ts).
+ * While its reader has no room, the last one about each thing is kept.
  */
 import type { PassingFrame } from '../core/frames.ts'
 

@@ -54,6 +54,7 @@ export const peopleRoutes: Route[] = [
     path: '/v1/sessions/:sessionId/receipts',
     right: 'read',
     judgedBy: 'statement',
+    overSocket: true,
     handle: receipts,
   },
   {
@@ -62,6 +63,7 @@ export const peopleRoutes: Route[] = [
     path: '/v1/sessions/:sessionId/typing',
     right: 'write',
     judgedBy: 'route',
+    overSocket: true,
     handle: typing,
   },
 ]

@@ -156,9 +156,9 @@ function readCommand(text: string): Command | Unknown {
   return checked(value, commandSchemas[type as keyof typeof commandSchemas] as z.ZodType<Command>)
 }
 
-/** `body` is JSON text already, as the route wrote it. */
+/** `body` is JSON text already, as the route wrote it, or empty where it wrote none. */
 function responseFrame(ref: string, status: number, body: string): string {
-  return `{"type":"response","ref":${JSON.stringify(ref)},"status":${status},"body":${body}}`
+  return `{"type":"response","ref":${JSON.stringify(ref)},"status":${status},"body":${body || 'null'}}`
 }
 
 /** Once for all that is asked in one breath: a client that comes back follows a hundred sessions. Never before it is asked. */

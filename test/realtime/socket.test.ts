@@ -6,7 +6,7 @@ import { routes } from '../../src/http/app.ts'
 import type { HoldfastOptions, Reply } from '../../src/index.ts'
 import { type Chat, openChat } from '../support/chat.ts'
 import { apiOf } from '../support/client.ts'
-import { overSocket, subprotocol, watchMany } from '../support/many.ts'
+import { overSocket, overStream, subprotocol, watchMany } from '../support/many.ts'
 import { freshDatabase, queryOnce } from '../support/postgres.ts'
 import { startServer, tokenOf } from '../support/server.ts'
 import { openRaw, type RawSocket, type SocketFrame, type SocketSettings } from '../support/socket.ts'
@@ -195,6 +195,53 @@ test('send and stop over the socket, answered as over HTTP, and told to everybod
   expect(await socket.until(of(session, 'message.stopped'))).toEqual({ sessionId: session, ...event })
 })
 
+test('receipts and typing go over the socket, and come in passing over it and over the stream and long poll (P124, P145)', async () => {
+  const { ann, url, database, open, session, watcher } = await openScene()
+  await queryOnce(
+    database,
+    `insert into holdfast.members (tenant_id, session_id, user_id, role) values ('default', $1, 'mia', 'member')`,
+    [session],
+  )
+  const mia = watchMany(
+    [session],
+    overStream(() => url, 'mia'),
+  ).of(session)
+  await mia.until(({ type }) => type === 'caught-up')
+  const socket = await open({ user: 'mia' })
+  socket.say({ type: 'follow', sessionId: session })
+  await socket.until(of(session, 'caught-up'))
+  const { message } = await ann.send(session, 'hello')
+  const { cursor, seq } = await watcher.outcome(message.id)
+  socket.say({ type: 'post', ref: 'r', path: `/v1/sessions/${session}/receipts`, body: { read: cursor } })
+  expect(await socket.until(answerTo('r'))).toMatchObject({ status: 200, body: { read: seq } })
+  const receipt = { type: 'receipt', data: { userId: 'mia', delivered: seq, read: seq } }
+  expect(await socket.until(of(session, 'receipt'))).toEqual({ sessionId: session, ...receipt })
+  expect(await mia.until(({ type }) => type === 'receipt')).toEqual(receipt)
+  const other = await open()
+  other.say({ type: 'follow', sessionId: session, cursor: 'now' })
+  await other.until(of(session, 'caught-up'))
+  const headers = { accept: 'application/json' }
+  const poll = ann.request(`/v1/events?wait=20&sessions=${session}@now`, { headers })
+  let isPolled = false
+  void poll.then(() => {
+    isPolled = true
+  })
+  // The poll has no word for when it began: it is said until it has answered.
+  for (let n = 0; !isPolled; n++) {
+    socket.say({
+      type: 'post',
+      ref: `t${n}`,
+      path: `/v1/sessions/${session}/typing`,
+      body: { isTyping: n % 2 === 0 },
+    })
+    expect(await socket.until(answerTo(`t${n}`))).toMatchObject({ status: 204, body: null })
+  }
+  expect((await other.until(of(session, 'typing'))).data).toMatchObject({ userId: 'mia' })
+  const { frames } = (await (await poll).json()) as { frames: SocketFrame[] }
+  expect(frames[0]).toMatchObject({ sessionId: session, type: 'typing' })
+  expect(socket.frames.filter(({ type }) => type === 'typing')).toEqual([])
+})
+
 test('messages of one session are stored in the order in which they were sent, and hold up no other session (P124)', async () => {
   let goOn!: () => void
   const gate = new Promise<void>((resolve) => {
@@ -277,7 +324,7 @@ test('the routes that a socket may ask for are those of the page, each a POST in
         'messages.regenerate',
         'messages.select',
       ],
-      ...['approvals.answer', 'toolResults.answer'],
+      ...['approvals.answer', 'toolResults.answer', 'receipts.store', 'typing.say'],
     ].sort(),
   )
   for (const { method, path } of over) expect([method, path.includes(':sessionId')]).toEqual(['POST', true])
