@@ -7,6 +7,7 @@ import { createFollows, type Out } from '../../src/http/follows.ts'
 import type { Reply } from '../../src/index.ts'
 import { openChat } from '../support/chat.ts'
 import { apiOf, type Frame, isOutcomeOf } from '../support/client.ts'
+import { eventually } from '../support/eventually.ts'
 import {
   type Carry,
   type ManyFrame,
@@ -14,11 +15,13 @@ import {
   overSocket,
   overStream,
   sessionsQuery,
+  subprotocol,
   watchMany,
 } from '../support/many.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { startProxy } from '../support/proxy.ts'
-import { startServer } from '../support/server.ts'
+import { startServer, tokenOf } from '../support/server.ts'
+import { openRaw } from '../support/socket.ts'
 import { engineOf } from '../support/timed.ts'
 
 const words = 'The quick brown fox jumps over the lazy dog and comes back for more of the same.'.split(' ')
@@ -237,6 +240,43 @@ test('a server that goes away says so once to a stream and to a long poll, with 
   for (const text of [await told, await lists.text()]) expect(text.match(/"type":"reconnect"/g)).toHaveLength(1)
   expect(await (await polled).json()).toEqual({ frames: [{ type: 'reconnect', afterMs: 250 }], cursors })
   expect(await stopped).toBe(0)
+})
+
+test('while the database is away a follow is told to ask again, a stream to come back, and what is followed goes on (I5, P122, P130)', async () => {
+  const database = await freshDatabase(18)
+  onTestFinished(() => database.drop())
+  const through = new URL(database.url)
+  const proxy = await startProxy({ target: { host: through.hostname, port: Number(through.port) } })
+  onTestFinished(() => proxy.close())
+  through.host = `${proxy.host}:${proxy.port}`
+  const server = await startServer({ database: through.href })
+  const ann = await apiOf(server.url)
+  const [followed, asked] = [await ann.createSession(), await ann.createSession()]
+  const many = watchMany(
+    [followed],
+    overSocket(() => server.url),
+  )
+  await many.of(followed).until(({ type }) => type === 'caught-up')
+  const socket = await openRaw(`${server.url}/v1/realtime`, {
+    protocols: [subprotocol],
+    headers: { authorization: `Bearer ${await tokenOf('ann')}` },
+  })
+  proxy.refuse()
+  proxy.cutAll()
+  socket.say({ type: 'follow', sessionId: asked, ref: 'away' })
+  const { problem } = await socket.until(({ ref }) => ref === 'away')
+  expect(problem).toMatchObject({ code: 'unavailable', retryable: true, retryAfterMs: 1_000 })
+  const stream = await ann.request(`/v1/events?sessions=${asked}`)
+  expect(await stream.text()).toContain('{"type":"reconnect","afterMs":1000}')
+  proxy.accept()
+  await eventually(async () => {
+    const ref = randomUUID()
+    socket.say({ type: 'follow', sessionId: asked, ref })
+    return (await socket.until((frame) => frame.ref === ref)).type === 'following'
+  })
+  const { message } = await eventually(() => ann.send(followed, 'hello', 'one-id'))
+  await many.of(followed).outcome(message.id)
+  expect([many.problems(), many.connections()]).toEqual([[], 1])
 })
 
 test('a stream with nothing left to tell ends, and a browser’s own coming back is ended (P130, P131)', async () => {
