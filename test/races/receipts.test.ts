@@ -117,7 +117,7 @@ describe.each(postgresVersions)('receipts on PostgreSQL %i', (version) => {
       await eventually(async () => (await holder.waiting()) === 1)
       const receiving = Promise.all(Array.from({ length: 60 }, (_, at) => receive(people[at % 3]!)))
       await holder.release()
-      expect(await deleting).toBe('deleted')
+      expect((await deleting).outcome).toBe('deleted')
       for (const { outcome } of await receiving) expect(['stored', 'not_found']).toContain(outcome)
       expect(await receive('bob')).toEqual({ outcome: 'not_found' })
       expect(await stored.query('select from holdfast.members')).toEqual([])
