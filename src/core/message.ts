@@ -35,6 +35,20 @@ export type Message<Metadata extends object = JsonObject> = {
   updatedAt: string
 }
 
+/** A session as every route and event shows it to a user. */
+export type Session = {
+  id: string
+  title: string | null
+  metadata: JsonObject
+  createdAt: string
+  updatedAt: string
+  messageCount: number
+  totalTokens: number
+  lastPreview: string | null
+  lastModel: string | null
+  unread: number
+}
+
 /** The work on a reply, as every route and event shows it. */
 export type Turn = {
   id: string

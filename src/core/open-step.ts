@@ -21,6 +21,12 @@ export function hasAllResults(parts: readonly Part[]): boolean {
 }
 const results: ReadonlySet<Json | undefined> = new Set(['output-available', 'output-error', 'output-denied'])
 
+/** With the call as it is now, in the place of what it was last. */
+export function withCall(parts: readonly Part[], call: Part): Part[] {
+  const at = parts.findLastIndex(({ toolCallId }) => toolCallId === call.toolCallId)
+  return parts.map((each, index) => (index === at ? call : each))
+}
+
 /**
  * The parts with the last step as it is kept: calls have these results (by id: a state, and what goes with it), a text that
  * was being written ends where it is, a call whose input had not come to its end is left out, and so is one without a

@@ -13,6 +13,7 @@ import { type Budget, budgetSentence } from './asks.ts'
 import type { Chunk, Part } from './chunk.ts'
 import { type Failure, failureOf } from './errors.ts'
 import type { Approval, Message } from './message.ts'
+import { withCall } from './open-step.ts'
 import type { SdkMajor } from './ui-chunks.ts'
 import { createUiStream, writtenAgain } from './ui-stream.ts'
 
@@ -55,12 +56,6 @@ export const hasEnded = ({ status }: Pick<Message, 'status'>): boolean =>
 function budgetSaid({ approvals = [] }: WaitingTurn): string | null {
   const asked = approvals.find(({ kind }) => kind === 'budget')
   return asked === undefined ? null : budgetSentence(asked as Budget)
-}
-
-/** The part of this call as it is now, in the last step. */
-function withCall(parts: readonly Part[], part: Part): Part[] {
-  const at = parts.findLastIndex(({ toolCallId }) => toolCallId === part.toolCallId)
-  return parts.map((each, index) => (index === at ? part : each))
 }
 
 /**

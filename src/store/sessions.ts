@@ -1,20 +1,10 @@
 import type { Event } from '../core/event.ts'
 import type { JsonObject } from '../core/json.ts'
+import type { Session } from '../core/message.ts'
 import type { Database, Statement } from './database.ts'
 import { type EventJson, eventOf } from './event-rows.ts'
 
-export type Session = {
-  id: string
-  title: string | null
-  metadata: JsonObject
-  createdAt: string
-  updatedAt: string
-  messageCount: number
-  totalTokens: number
-  lastPreview: string | null
-  lastModel: string | null
-  unread: number
-}
+export type { Session }
 export type Role = 'owner' | 'member' | 'reader'
 
 const createStatement: Statement = {
