@@ -2,13 +2,14 @@
  * What other devices do in a session, for a page that shows it: told as the session's messages whenever something came
  * that this page's own streams do not show.
  */
+
+import { backoffMs, HoldfastError, type Wire } from '../client/wire.ts'
 import type { Part } from '../core/chunk.ts'
 import type { JsonObject } from '../core/json.ts'
 import type { Message } from '../core/message.ts'
 import { hasEnded } from '../core/ui-follower.ts'
 import { type EventFrame, followLog, isChunks, type LogReader } from './log.ts'
 import { readSnapshot, type Snapshot } from './tellings.ts'
-import { backoffMs, HoldfastError, type Wire } from './wire.ts'
 
 /** What of a session this page does by itself. */
 export type Own = {

@@ -4,9 +4,9 @@
  * body before its end, as React Native's own, by long polls.
  */
 import { createParser } from 'eventsource-parser'
+import { abortError, backoffMs, HoldfastError, parsed, type Wire } from '../client/wire.ts'
 import type { Chunk } from '../core/chunk.ts'
 import type { ReplyEventData } from '../core/ui-follower.ts'
-import { abortError, backoffMs, HoldfastError, parsed, type Wire } from './wire.ts'
 
 export type ChunkFrame = { type: 'chunk'; turnId: string; messageId: string; chunks: Chunk[] }
 export type EventFrame = {

@@ -2,13 +2,14 @@
  * The replies that this page is being told: each a stream of chunks for `useChat` that goes on through cuts, because
  * what is shown and where the log was left are both kept here.
  */
+
+import { abortError, backoffMs, HoldfastError, type Wire } from '../client/wire.ts'
 import type { Chunk, Part } from '../core/chunk.ts'
 import { createFold } from '../core/fold.ts'
 import type { Message, Turn } from '../core/message.ts'
 import type { SdkMajor } from '../core/ui-chunks.ts'
 import { createUiFollower, hasEnded, type UiFollower } from '../core/ui-follower.ts'
 import { followLog, isChunks } from './log.ts'
-import { abortError, backoffMs, HoldfastError, type Wire } from './wire.ts'
 
 /** A message and its reply as they are now. From the cursor the log tells the reply from its beginning. */
 export type Told = {

@@ -10,12 +10,12 @@
  * It is one object for AI SDK 6 and 7, and may be shared by all chats of a page.
  */
 import type { UIMessageChunk } from 'ai'
+import { abortError, createWire, type HoldfastError, unreachable } from '../client/wire.ts'
 import { type DevicesReader, followDevices, type Own, type ShownMessage } from './devices.ts'
 import { type Telling, type Told, tell } from './tellings.ts'
-import { abortError, createWire, type HoldfastError, unreachable } from './wire.ts'
 
+export { HoldfastError } from '../client/wire.ts'
 export type { ShownMessage } from './devices.ts'
-export { HoldfastError } from './wire.ts'
 
 export type HoldfastTransportOptions = {
   /** Where the server is, with its `basePath`: `https://chat.example.com`. Defaults to the page's own origin. */
@@ -121,6 +121,7 @@ export function holdfastTransport(options: HoldfastTransportOptions = {}): Holdf
   const wire = createWire({
     api: api.replace(/\/+$/, ''),
     headers: async () => new Headers(typeof headers === 'function' ? await headers() : headers),
+    headersMayChange: typeof headers === 'function',
     credentials,
     // Called as the global function that it is, and as the one that is there then.
     fetch: options.fetch ?? ((input, init) => fetch(input, init)),

@@ -64,7 +64,7 @@ test('every entry of exports and bin is in the package, with its types', () => {
   expect(wanted.filter((file) => !files.includes(file))).toEqual([])
 })
 
-test('holdfast/ai-sdk runs in a page: all that it loads are its own files, core, and one parser', () => {
+test('holdfast/ai-sdk runs in a page: all that it loads are its own files, the client’s, core, and one parser', () => {
   const loaded = new Set<string>()
   const load = (file: string) => {
     if (loaded.has(file)) return
@@ -75,7 +75,7 @@ test('holdfast/ai-sdk runs in a page: all that it loads are its own files, core,
     }
   }
   load(manifest.exports['./ai-sdk'].replace('./', ''))
-  expect([...loaded].filter((file) => !/^dist\/(ai-sdk|core)\//.test(file))).toEqual(['eventsource-parser'])
+  expect([...loaded].filter((file) => !/^dist\/(ai-sdk|client|core)\//.test(file))).toEqual(['eventsource-parser'])
   expect(loaded.size).toBeGreaterThan(8)
 })
 

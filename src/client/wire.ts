@@ -6,11 +6,21 @@ import type { Json } from '../core/json.ts'
 
 export type WireOptions = {
   api: string
-  headers: () => Promise<Headers>
+  /** Asked at each request, and again (`isRenewal`) when a server did not know the user by what it said. */
+  headers: (isRenewal: boolean) => Promise<Headers>
+  /** What they say may be another thing the next time: a token that was renewed. */
+  headersMayChange: boolean
   credentials: RequestCredentials | undefined
   fetch: typeof fetch
   silentMs: number
 }
+
+/**
+ * What a person can do about an error. `network`: nothing; it is tried again by itself. `service`: the server could not; try
+ * again. `validation`: change what was sent. `rate_limit`: wait (`retryAfterMs`). `auth`: sign in. `refused`: it cannot be
+ * done, now or at all.
+ */
+export type ErrorKind = 'network' | 'service' | 'validation' | 'rate_limit' | 'auth' | 'refused'
 
 /** What the server refused, or could not do. `message` is a sentence for people. */
 export class HoldfastError extends Error {
@@ -27,6 +37,17 @@ export class HoldfastError extends Error {
     this.retryable = retryable
     this.retryAfterMs = retryAfterMs
   }
+  get kind(): ErrorKind {
+    return kindOf(this)
+  }
+}
+
+function kindOf({ code, status }: HoldfastError): ErrorKind {
+  if (code === 'unreachable') return 'network'
+  if (code === 'rate_limited') return 'rate_limit'
+  if (status === 401) return 'auth'
+  if (status === 400 || status === 413 || status === 422) return 'validation'
+  return status >= 500 ? 'service' : 'refused'
 }
 
 export type Wire = {
@@ -44,7 +65,12 @@ export type Wire = {
   wake: Woken
 }
 type Woken = (isOther: boolean) => void
-export type Ask = { method?: 'GET' | 'POST'; accept?: string; headers?: HeadersInit; body?: unknown }
+export type Ask = {
+  method?: 'GET' | 'POST' | 'PATCH' | 'DELETE'
+  accept?: string
+  headers?: HeadersInit
+  body?: unknown
+}
 
 /** Of a server that answers that it cannot, or a proxy before one that is away: about a minute. */
 const triesMax = 12
@@ -96,9 +122,9 @@ export function createWire(options: WireOptions): Wire {
   let streams = true
   let hasHadHeaders = false
   /** Null: they cannot be had now. What never worked is the app's mistake; later its own server may be away, too. */
-  const headersNow = async (): Promise<Headers | null> => {
+  const headersNow = async (isRenewal: boolean): Promise<Headers | null> => {
     try {
-      const headers = await options.headers()
+      const headers = await options.headers(isRenewal)
       hasHadHeaders = true
       return headers
     } catch (error) {
@@ -107,8 +133,13 @@ export function createWire(options: WireOptions): Wire {
     }
   }
 
-  const fetchNow = async (path: string, request: Ask, signal: AbortSignal | undefined): Promise<Response | null> => {
-    const headers = await headersNow()
+  const fetchNow = async (
+    path: string,
+    request: Ask,
+    signal: AbortSignal | undefined,
+    isRenewal = false,
+  ): Promise<Response | null> => {
+    const headers = await headersNow(isRenewal)
     if (headers === null || signal?.aborted) return null
     new Headers(request.headers).forEach((value, name) => {
       headers.set(name, value)
@@ -132,6 +163,7 @@ export function createWire(options: WireOptions): Wire {
     if (response === null) return null
     // Whoever follows has asked something else before. A body that is none is null.
     if (response.body === undefined) streams = false
+    if (response.status === 401 && options.headersMayChange && !isRenewal) return fetchNow(path, request, signal, true)
     if (!response.ok) throw await errorOf(response)
     return response
   }

@@ -1,0 +1,416 @@
+/**
+ * Messages that no server has acknowledged. Each has its id from the keyboard on and is sent with it, again and again,
+ * until it is acknowledged, refused, taken back or too old: so it is stored once, however often it was sent, from however
+ * many tabs, before and after a crash.
+ *
+ *   waiting ──sent──▶ acknowledged (gone from here)      failed ──retry, edit──▶ waiting
+ *      ├── refused, too old, the server could not for long ──▶ failed: kept, for its writer to decide
+ *      └── taken back: at once where no try of it can have arrived; else once the server says that it has stopped it
+ *
+ * Of a session one is sent at a time, in the order in which they were written, by whichever tab holds the lock. A connection
+ * that fails costs no try: it waits for the network.
+ */
+import type { Part } from '../core/chunk.ts'
+import type { Json, JsonObject } from '../core/json.ts'
+import { idPattern } from '../core/limits.ts'
+import type { Message, Turn } from '../core/message.ts'
+import type { Locks } from './locks.ts'
+import type { Storage } from './storage.ts'
+import { backoffMs, type ErrorKind, HoldfastError, type Wire } from './wire.ts'
+
+export type WhenBusy = 'queue' | 'interrupt' | 'steer' | 'reject'
+
+export type Unsent = {
+  sessionId: string
+  /** The message's, for good. */
+  id: string
+  parts: Part[]
+  metadata: JsonObject | null
+  whenBusy: WhenBusy
+  /** Its session may not be there yet, and is made before it. */
+  makes: { title: string | null } | null
+  writtenAt: string
+  /** `failed`: it is not tried again by itself, and `failure` says why. */
+  state: 'waiting' | 'failed'
+  failure: { kind: ErrorKind | 'expired'; code: string; message: string } | null
+  /** A try had no answer: whether it arrived nobody can tell. */
+  mayBeStored: boolean
+  /** Answers that the server could not, in a row. */
+  tries: number
+}
+/** What is shown of one, beside what is kept. */
+export type UnsentView = Unsent & {
+  isSending: boolean
+  /** Waits for so long because of the server, as a time: 429, or it could not. */
+  retryAt: string | null
+}
+
+/** As the server answered when it took the message. */
+export type Taken = { message: Message; reply: { id: string; status: string }; turn: Turn; cursor: string }
+
+export type NewMessage = Pick<Unsent, 'sessionId' | 'parts'> &
+  Partial<Pick<Unsent, 'id' | 'metadata' | 'whenBusy' | 'makes'>>
+
+export type UnsentList = {
+  /** In the order in which they were written. The same array as long as nothing changed. */
+  list(): readonly UnsentView[]
+  subscribe(hear: () => void): () => void
+  /** Resolves when it is kept on this device. `taken`: when the server has it; rejects when it has failed or was taken back. */
+  add(message: NewMessage): Promise<{ id: string; taken: Promise<Taken> }>
+  /** False: it is being sent right now, or is not here any more. One that may be stored is replaced by one with a new id. */
+  edit(id: string, parts: Part[]): Promise<boolean>
+  /** What was written, to be given back. Null as above. */
+  withdraw(id: string): Promise<Part[] | null>
+  /** One that has failed is tried again, all that wait are tried at once. */
+  retry(id?: string): void
+  /** What an earlier page, or a tab that was closed, has left is sent, too. */
+  resume(): Promise<void>
+  /** Nothing of it is kept, and nothing more is sent: the user has logged out. */
+  wipe(): Promise<void>
+  close(): void
+}
+
+export type UnsentOptions = {
+  wire: Wire
+  storage: Storage
+  locks: Locks
+  /** Of the user: lists of two users on one device know nothing of each other. */
+  name: string
+  newId: () => string
+  /** Older ones fail, for their writer to decide. */
+  expiresMs: number
+  /** Where the server takes no more of this user's at the moment: it waits, and is sent by itself. Else it fails. */
+  waitsWhenLimited: boolean
+  /** Another tab is told that something changed, and this one hears it of them. Answers what ends that. */
+  onOtherTab(hear: () => void): { tell(): void; close(): void }
+  /** The storage cannot be written: messages live as long as this page. */
+  onStorageFailed(error: unknown): void
+}
+
+/** Answers in a row that the server cannot: some minutes. */
+const triesMax = 12
+/** After so long an answer is not waited for. */
+const answerMs = 30_000
+
+type Entry = Unsent & { key: string; isWithdrawn?: boolean }
+
+export function createUnsent(options: UnsentOptions): UnsentList {
+  const { wire, storage, locks, newId } = options
+  const prefix = `unsent:${options.name}:`
+  const closing = new AbortController()
+  const hearers = new Set<() => void>()
+  const promises = new Map<string, { resolve(taken: Taken): void; reject(error: Error): void }>()
+  const sending = new Set<string>()
+  const retryAt = new Map<string, number>()
+  const loops = new Set<string>()
+  const sleepers = new Set<AbortController>()
+  let entries: readonly Entry[] = []
+  let views: readonly UnsentView[] = []
+  let written = 0
+
+  const show = (next: readonly Entry[]) => {
+    entries = next
+    views = next
+      .filter(({ isWithdrawn }) => isWithdrawn !== true)
+      .map(({ key: _key, isWithdrawn: _is, ...entry }) => ({
+        ...entry,
+        isSending: sending.has(entry.id),
+        retryAt: timeOf(retryAt.get(entry.id)),
+      }))
+    for (const hear of hearers) hear()
+  }
+  /** One after the other, so that what is read holds all that was written before. */
+  let writing: Promise<unknown> = Promise.resolve()
+  const write = async (act: () => Promise<void>) => {
+    const done = writing.then(act).catch(options.onStorageFailed)
+    writing = done
+    await done
+  }
+  const put = async (entry: Entry) => {
+    const others = entries.filter(({ key }) => key !== entry.key)
+    show([...others, entry].sort((a, b) => (a.key < b.key ? -1 : 1)))
+    const { key, ...kept } = entry
+    await write(() => storage.set(key, JSON.stringify(kept)))
+    tabs.tell()
+  }
+  const drop = async ({ key }: Entry) => {
+    show(entries.filter((each) => each.key !== key))
+    await write(() => storage.remove(key))
+    tabs.tell()
+  }
+  const read = async () => {
+    let kept: [string, string][] | null = null
+    for (let before: unknown; before !== writing; ) {
+      before = writing
+      await before
+      kept = await storage.entries(prefix).catch((error: unknown) => {
+        options.onStorageFailed(error)
+        return null
+      })
+    }
+    // Without a storage what is here is all there is.
+    if (kept === null) return
+    const there = kept.flatMap(entryOf)
+    const gone = entries.filter(({ key }) => !there.some((each) => each.key === key))
+    show(there)
+    for (const { id } of gone) settleElsewhere(id)
+  }
+  const settleElsewhere = (id: string) => {
+    if (sending.has(id)) return
+    promises.get(id)?.reject(new HoldfastError('It was sent or taken back in another tab.', 'elsewhere', 0, false))
+    promises.delete(id)
+  }
+  const tabs = options.onOtherTab(() => void read().then(sendAll))
+
+  const sleep = async (ms: number) => {
+    const control = new AbortController()
+    sleepers.add(control)
+    await wire.pause(ms, control.signal).catch(() => undefined)
+    sleepers.delete(control)
+  }
+  const wake = () => {
+    for (const control of sleepers) control.abort()
+  }
+
+  const sendAll = () => {
+    for (const { sessionId, state } of entries) if (state === 'waiting') void sendSession(sessionId)
+  }
+  const lockOf = (id: string) => `holdfast:${prefix}${id}`
+
+  async function sendSession(sessionId: string): Promise<void> {
+    if (loops.has(sessionId)) return
+    loops.add(sessionId)
+    try {
+      for (let failures = 0; !closing.signal.aborted; ) {
+        const waitMs = await locks.hold(lockOf(`of ${sessionId}`), () => sendNext(sessionId))
+        if (waitMs === null) return
+        if (waitMs === 0) failures = 0
+        else await sleep(waitMs === networkMs ? backoffMs(++failures) : waitMs)
+      }
+    } finally {
+      loops.delete(sessionId)
+    }
+  }
+
+  /** Answers after how long the next one is tried. Null: there is none. */
+  async function sendNext(sessionId: string): Promise<number | null> {
+    await read()
+    const next = entries.find((each) => each.sessionId === sessionId && each.state === 'waiting')
+    if (next === undefined || closing.signal.aborted) return null
+    return await locks.hold(lockOf(next.id), async () => {
+      await read()
+      const now = entries.find(({ key }) => key === next.key)
+      return now?.state === 'waiting' ? await sendOne(now) : 0
+    })
+  }
+
+  async function sendOne(entry: Entry): Promise<number | null> {
+    const { id, isWithdrawn } = entry
+    if (isWithdrawn !== true && Date.now() - Date.parse(entry.writtenAt) > options.expiresMs) {
+      await fail(entry, { kind: 'expired', code: 'expired', message: tooOld })
+      return 0
+    }
+    sending.add(id)
+    retryAt.delete(id)
+    // First of all: this page may not live to hear the answer.
+    await put({ ...entry, mayBeStored: true })
+    try {
+      const taken = await (isWithdrawn === true ? stop(entry) : send(entry))
+      if (taken === null) return networkMs
+      await drop(entry)
+      if (taken !== 'stopped') promises.get(id)?.resolve(taken)
+      promises.delete(id)
+      return 0
+    } catch (error) {
+      if (!(error instanceof HoldfastError)) throw error
+      return closing.signal.aborted ? null : await refused(entry, error)
+    } finally {
+      sending.delete(id)
+      show(entries)
+    }
+  }
+
+  async function refused(entry: Entry, error: HoldfastError): Promise<number> {
+    // Of an answer with a code it is known that nothing was stored by this try; of those before it, it is not.
+    const { mayBeStored } = entry
+    if (entry.isWithdrawn === true && !error.retryable) {
+      await drop(entry)
+      return 0
+    }
+    if (error.kind === 'network' || error.kind === 'auth') {
+      await put({ ...entry, mayBeStored: mayBeStored || error.kind === 'network' })
+      return networkMs
+    }
+    const tries = error.kind === 'service' ? entry.tries + 1 : entry.tries
+    const isLimited = error.kind === 'rate_limit' && !options.waitsWhenLimited
+    // Who chose that it be refused where a reply is written is told so.
+    if (!error.retryable || error.code === 'busy' || isLimited || tries >= triesMax) {
+      await fail({ ...entry, tries, mayBeStored: mayBeStored || error.kind === 'service' }, error)
+      return 0
+    }
+    const waitMs = Math.max(error.retryAfterMs ?? 0, backoffMs(tries), 1)
+    retryAt.set(entry.id, Date.now() + waitMs)
+    await put({ ...entry, tries, mayBeStored: mayBeStored || error.kind === 'service' })
+    return waitMs
+  }
+
+  async function fail(entry: Entry, error: HoldfastError | Expired): Promise<void> {
+    const { kind, code, message } = error
+    await put({ ...entry, state: 'failed', failure: { kind, code, message } })
+    promises.get(entry.id)?.reject(error instanceof HoldfastError ? error : new HoldfastError(message, code, 0, false))
+    promises.delete(entry.id)
+  }
+
+  /** Null: no answer came. */
+  async function send({ sessionId, id, parts, metadata, whenBusy, makes, writtenAt }: Entry): Promise<Taken | null> {
+    if (makes !== null) {
+      const title = makes.title === null ? {} : { title: makes.title }
+      const made = await asked('/v1/sessions', { id: sessionId, ...title })
+      if (made === null) return null
+    }
+    // What runs by now is not what it was to interrupt.
+    const isFresh = Date.now() - Date.parse(writtenAt) < freshMs
+    const busy = isFresh || whenBusy === 'reject' ? whenBusy : 'queue'
+    const body = {
+      id,
+      parts,
+      ...(metadata === null ? {} : { metadata }),
+      ...(busy === 'queue' ? {} : { whenBusy: busy }),
+    }
+    return (await asked(`${pathOf(sessionId)}/messages`, body)) as Taken | null
+  }
+
+  async function stop({ sessionId, id }: Entry): Promise<'stopped' | null> {
+    const stopped = await asked(`${pathOf(sessionId)}/messages/${encodeURIComponent(id)}/stop`, {})
+    return stopped === null ? null : 'stopped'
+  }
+
+  /** Null: no answer came, or not in time. */
+  async function asked(path: string, body: object): Promise<Json> {
+    const control = new AbortController()
+    const end = () => control.abort()
+    const timer = setTimeout(end, answerMs)
+    closing.signal.addEventListener('abort', end)
+    try {
+      const response = await wire.ask(path, { method: 'POST', body }, control.signal)
+      return response === null ? null : ((await response.json()) as Json)
+    } catch (error) {
+      if (error instanceof HoldfastError) throw error
+      return null
+    } finally {
+      clearTimeout(timer)
+      closing.signal.removeEventListener('abort', end)
+    }
+  }
+
+  const find = (id: string) => entries.find((each) => each.id === id && each.isWithdrawn !== true)
+  /** Holds what sends it, so that it does not change under way. */
+  const change = async <T>(id: string, act: (entry: Entry) => Promise<T>): Promise<T | null> => {
+    const entry = find(id)
+    if (entry === undefined) return null
+    const done = await locks.tryHold(lockOf(id), async () => {
+      await read()
+      const now = find(id)
+      return now === undefined ? null : await act(now)
+    })
+    wake()
+    sendAll()
+    return done
+  }
+  const takeAway = async (entry: Entry) => {
+    promises.get(entry.id)?.reject(new HoldfastError('It was taken back.', 'withdrawn', 0, false))
+    promises.delete(entry.id)
+    if (entry.mayBeStored) await put({ ...entry, state: 'waiting', isWithdrawn: true })
+    else await drop(entry)
+  }
+  const nextKey = () =>
+    `${prefix}${String(Date.now()).padStart(15, '0')}-${String(written++).padStart(6, '0')}-${newId()}`
+
+  return {
+    list: () => views,
+    subscribe(hear) {
+      hearers.add(hear)
+      return () => hearers.delete(hear)
+    },
+    async add({ sessionId, parts, id = newId(), metadata = null, whenBusy = 'queue', makes = null }) {
+      if (!idPattern.test(id))
+        throw new HoldfastError(
+          'The id of a message has a character that is not allowed.',
+          'invalid_request',
+          400,
+          false,
+        )
+      const writtenAt = new Date().toISOString()
+      const about = { sessionId, id, parts, metadata, whenBusy, makes, writtenAt }
+      const taken = new Promise<Taken>((resolve, reject) => promises.set(id, { resolve, reject }))
+      taken.catch(() => undefined)
+      await put({ ...about, key: nextKey(), state: 'waiting', failure: null, mayBeStored: false, tries: 0 })
+      void sendSession(sessionId)
+      return { id, taken }
+    },
+    edit: async (id, parts) =>
+      (await change(id, async (entry) => {
+        const again = { ...entry, parts, state: 'waiting' as const, failure: null, tries: 0 }
+        if (!entry.mayBeStored) await put(again)
+        else {
+          await put({ ...again, id: newId(), key: `${entry.key}~`, mayBeStored: false })
+          await takeAway(entry)
+        }
+        return true
+      })) ?? false,
+    withdraw: (id) =>
+      change(id, async (entry) => {
+        await takeAway(entry)
+        return entry.parts
+      }),
+    retry(id) {
+      const entry = id === undefined ? undefined : find(id)
+      if (entry?.state !== 'failed') {
+        wake()
+        sendAll()
+        return
+      }
+      const writtenAt = new Date().toISOString()
+      void put({ ...entry, state: 'waiting', failure: null, tries: 0, writtenAt }).then(() =>
+        sendSession(entry.sessionId),
+      )
+    },
+    async resume() {
+      await read()
+      wake()
+      sendAll()
+    },
+    async wipe() {
+      closing.abort()
+      wake()
+      for (const entry of entries) await drop(entry)
+      for (const { reject } of promises.values())
+        reject(new HoldfastError('The user has logged out.', 'withdrawn', 0, false))
+      promises.clear()
+    },
+    close() {
+      closing.abort()
+      wake()
+      tabs.close()
+    },
+  }
+}
+
+type Expired = { kind: 'expired'; code: string; message: string }
+
+const networkMs = -1
+/** So long what was running when it was written may be what is meant by it. */
+const freshMs = 60_000
+const tooOld = 'It could not be sent for too long. Send it again if it is still to be said.'
+
+const pathOf = (sessionId: string) => `/v1/sessions/${encodeURIComponent(sessionId)}`
+const timeOf = (ms: number | undefined) => (ms === undefined ? null : new Date(ms).toISOString())
+
+function entryOf([key, text]: [string, string]): Entry[] {
+  try {
+    return [{ ...(JSON.parse(text) as Unsent), key }]
+  } catch {
+    // Written by nobody of us.
+    return []
+  }
+}
