@@ -52,6 +52,8 @@ function kindOf({ code, status }: HoldfastError): ErrorKind {
 
 export type Wire = {
   readonly silentMs: number
+  /** Where a socket of this path is, from what the API's address is, or the page's. */
+  socketUrl(path: string): string
   /** False once an answer has shown that this `fetch` hands over bodies whole. */
   streams(): boolean
   /** A response that is ok, or null: none came. Rejects with a `HoldfastError`, and with an `AbortError` when aborted. */
@@ -197,7 +199,12 @@ export function createWire(options: WireOptions): Wire {
     }
   }
 
-  return { silentMs: options.silentMs, streams: () => streams, ask, askSurely, pause, onWake, wake }
+  const socketUrl = (path: string) => {
+    const { href } = new URL(`${options.api}${path}`, (globalThis as { location?: { href: string } }).location?.href)
+    return href.replace(/^http/, 'ws')
+  }
+
+  return { silentMs: options.silentMs, socketUrl, streams: () => streams, ask, askSurely, pause, onWake, wake }
 }
 
 /** A server without a process that writes replies says so at once, and a person decides. */

@@ -9,16 +9,17 @@ import { createFold, type Fold } from './fold.ts'
 import type { Message, Session, Turn } from './message.ts'
 import { withCall } from './open-step.ts'
 
-export type Member = { userId: string; role: string }
+/** `delivered` and `read`: the seqs up to which this member has them. */
+export type Member = { userId: string; role: string; delivered: number; read: number }
 
 /** As `GET /v1/sessions/:sessionId` answers it. */
 export type Snapshot = {
   session: Session
-  members: Member[]
-  messages: Message[]
+  members: readonly Member[]
+  messages: readonly Message[]
   before: string | null
-  turns: Turn[]
-  open: { turnId: string; replyId: string; attempt: number; index: number; chunks: Chunk[] }[]
+  turns: readonly Turn[]
+  open: readonly { turnId: string; replyId: string; attempt: number; index: number; chunks: Chunk[] }[]
   cursor: string
 }
 
@@ -63,6 +64,8 @@ export type View = {
   take(frame: LogFrame): boolean
   /** The page of messages before those shown (P24). */
   takeEarlier(page: { data: Message[]; before: string | null }): void
+  /** A member's receipt has grown (P142). */
+  takeReceipt(receipt: { userId: string; delivered: number; read: number }): void
   now(): Shown
 }
 
@@ -71,7 +74,7 @@ type Open = { attempt: number; next: number; fold: Fold | null; isStale: boolean
 
 export function createView(snapshot: Snapshot): View {
   let { session, before, cursor } = snapshot
-  const { members } = snapshot
+  let { members } = snapshot
   let messages: readonly Message[] = snapshot.messages
   const turns = new Map(snapshot.turns.map((turn) => [turn.id, turn]))
   const open = new Map<string, Open>()
@@ -234,6 +237,14 @@ export function createView(snapshot: Snapshot): View {
     takeEarlier(page) {
       messages = [...page.data.filter(({ id }) => !has(id)), ...messages]
       before = page.before
+      shown = null
+    },
+    takeReceipt({ userId, delivered, read }) {
+      members = members.map((member) =>
+        member.userId === userId
+          ? { ...member, delivered: Math.max(member.delivered, delivered), read: Math.max(member.read, read) }
+          : member,
+      )
       shown = null
     },
     now() {

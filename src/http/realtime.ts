@@ -27,6 +27,7 @@ const commandSchemas = {
   }),
   unfollow: z.strictObject({ type: z.literal('unfollow'), sessionId, ref: ref.optional() }),
   list: z.strictObject({ type: z.literal('list'), ref: ref.optional() }),
+  ping: z.strictObject({ type: z.literal('ping'), ref: ref.optional() }),
   post: z.strictObject({
     type: z.literal('post'),
     ref,
@@ -141,6 +142,8 @@ export const realtimeSocket: SocketRoute = {
           return list(named)
         case 'post':
           return post(command)
+        case 'ping':
+          return answer({ ...named, type: 'pong' })
         case 'unknown':
           return refused(named, new Problem('invalid_request', 'This server knows no frame of this type.'))
       }

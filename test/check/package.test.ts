@@ -64,20 +64,23 @@ test('every entry of exports and bin is in the package, with its types', () => {
   expect(wanted.filter((file) => !files.includes(file))).toEqual([])
 })
 
-test('holdfast/ai-sdk runs in a page: all that it loads are its own files, the client’s, core, and one parser', () => {
-  const loaded = new Set<string>()
-  const load = (file: string) => {
-    if (loaded.has(file)) return
-    loaded.add(file)
-    const source = file.startsWith('dist/') ? readFileSync(join(unpacked, file), 'utf8') : ''
-    for (const [, name] of source.matchAll(/^(?:import|export)\b(?:[^'"`;=]*?\bfrom)?\s*'([^'\n]+)'/gm)) {
-      load(name!.startsWith('.') ? join(file, '..', name!) : name!)
+test.each(['./ai-sdk', './client'] as const)(
+  'holdfast/%s runs in a page: all that it loads are files of page layers, and one parser',
+  (entry) => {
+    const loaded = new Set<string>()
+    const load = (file: string) => {
+      if (loaded.has(file)) return
+      loaded.add(file)
+      const source = file.startsWith('dist/') ? readFileSync(join(unpacked, file), 'utf8') : ''
+      for (const [, name] of source.matchAll(/^(?:import|export)\b(?:[^'"`;=]*?\bfrom)?\s*'([^'\n]+)'/gm)) {
+        load(name!.startsWith('.') ? join(file, '..', name!) : name!)
+      }
     }
-  }
-  load(manifest.exports['./ai-sdk'].replace('./', ''))
-  expect([...loaded].filter((file) => !/^dist\/(ai-sdk|client|core)\//.test(file))).toEqual(['eventsource-parser'])
-  expect(loaded.size).toBeGreaterThan(8)
-})
+    load(manifest.exports[entry].replace('./', ''))
+    expect([...loaded].filter((file) => !/^dist\/(ai-sdk|client|core)\//.test(file))).toEqual(['eventsource-parser'])
+    expect(loaded.size).toBeGreaterThan(8)
+  },
+)
 
 test('no dependency needs its install script: only the Postgres binaries have one, and the embedded store does its work', () => {
   type Lock = { packages: Record<string, { dev?: boolean; hasInstallScript?: boolean }> }

@@ -1,0 +1,172 @@
+/**
+ * `holdfast/client`: the sessions of one user as an app shows them, in a browser, React Native or Node. It depends on
+ * neither React nor Node; what it needs of where it runs (`fetch`, `WebSocket`, storage, locks) it takes from there, or is
+ * given.
+ */
+import type { JsonObject } from '../core/json.ts'
+import type { Session } from '../core/message.ts'
+import { type ConnectionState, createConnection, type Transport } from './connection.ts'
+import { type Locks, locksHere } from './locks.ts'
+import { createSession, type SessionHandle } from './session.ts'
+import { createSessions, type SessionsHandle } from './sessions.ts'
+import { indexedDbStorage, memoryStorage, type Storage } from './storage.ts'
+import type { Readable } from './store.ts'
+import { tabsHere } from './tabs.ts'
+import { createUnsent, type UnsentList } from './unsent.ts'
+import { createWire } from './wire.ts'
+
+export type { Part } from '../core/chunk.ts'
+export type { Message, Session, Turn } from '../core/message.ts'
+export type { Member } from '../core/view.ts'
+export type { ConnectionState, Transport } from './connection.ts'
+export type { PassingFrame } from './feed.ts'
+export type { Locks } from './locks.ts'
+export type { Delivery, SendOptions, SessionHandle, SessionState, ShownMessage, Stand } from './session.ts'
+export type { SessionsHandle, SessionsState } from './sessions.ts'
+export { asyncStorage, indexedDbStorage, memoryStorage, mmkvStorage, type Storage } from './storage.ts'
+export type { Readable } from './store.ts'
+export type { Taken, Unsent, UnsentList, UnsentView, WhenBusy } from './unsent.ts'
+export { type ErrorKind, HoldfastError } from './wire.ts'
+
+export type ClientOptions = {
+  /** Where the server is, with its `basePath`: `https://chat.example.com`. Defaults to the page's own origin. */
+  url?: string
+  /**
+   * A token for `authorization: Bearer`; a function is asked at each request, and once more where the server did not take
+   * what it said (`isRenewal`). Absent: cookies say who asks.
+   */
+  token?: string | ((isRenewal: boolean) => string | null | Promise<string | null>)
+  /** Sent with each request, beside the token. */
+  headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>)
+  /** As of `fetch`: `include` where a cookie is to reach another origin. */
+  credentials?: RequestCredentials
+  /**
+   * Whose messages are kept on this device: those of two users know nothing of each other. Any text that stays the same for
+   * a user. Defaults to `me`.
+   */
+  user?: string
+  /** `auto`: a WebSocket, else server-sent events, else long polls. */
+  transport?: Transport | 'auto'
+  /** Defaults to IndexedDB; where there is none, to memory: then what is unsent is lost with the page. */
+  storage?: Storage
+  /** Defaults to the global ones. */
+  fetch?: typeof fetch
+  WebSocket?: typeof WebSocket
+  /** Milliseconds after which an unsent message fails, for its writer to decide. 24 hours by default. */
+  unsentExpiresMs?: number
+  /** What a message does that is one too many in a minute: waits and is sent by itself (true, the default), or fails. */
+  waitsWhenLimited?: boolean
+  /** What is kept cannot be written: the app may say so. */
+  onStorageFailed?: (error: unknown) => void
+}
+
+export type HoldfastClient = {
+  /** The same object for the same id. Nothing is loaded before somebody subscribes. */
+  session(id: string): SessionHandle
+  readonly sessions: SessionsHandle
+  readonly unsent: UnsentList
+  readonly connection: Readable<ConnectionState>
+  /** Made on the server, with an id of this client's. */
+  createSession(session?: { id?: string; title?: string; metadata?: JsonObject }): Promise<Session>
+  deleteSession(id: string): Promise<void>
+  newId(): string
+  /** Connect and send now: the app is in front again (React Native's AppState), or the user has signed in. */
+  wake(): void
+  /** Nothing of this user is left on the device, and nothing more is sent. The client is closed. */
+  logout(): Promise<void>
+  /** What is unsent stays kept. */
+  close(): void
+}
+
+const silentMs = 40_000
+const expiresMs = 86_400_000
+/** As often as is worth drawing. */
+const frameMs = 16
+
+export function createClient(options: ClientOptions = {}): HoldfastClient {
+  const { url = '', token, headers, user = 'me', transport = 'auto' } = options
+  const storage = options.storage ?? (typeof indexedDB === 'undefined' ? memoryStorage() : indexedDbStorage())
+  const Socket = options.WebSocket ?? (globalThis as { WebSocket?: typeof WebSocket }).WebSocket ?? null
+  const wire = createWire({
+    api: url.replace(/\/+$/, ''),
+    async headers(isRenewal) {
+      const all = new Headers(typeof headers === 'function' ? await headers() : headers)
+      const bearer = typeof token === 'function' ? await token(isRenewal) : token
+      if (bearer) all.set('authorization', `Bearer ${bearer}`)
+      return all
+    },
+    headersMayChange: typeof token === 'function',
+    credentials: options.credentials,
+    fetch: options.fetch ?? ((input, init) => fetch(input, init)),
+    silentMs,
+  })
+  const connection = createConnection({ wire, transport, WebSocket: Socket })
+  const locks: Locks = locksHere()
+  const unsent = createUnsent({
+    wire,
+    storage,
+    locks,
+    name: user,
+    newId,
+    expiresMs: options.unsentExpiresMs ?? expiresMs,
+    waitsWhenLimited: options.waitsWhenLimited ?? true,
+    onOtherTab: (hear) => tabsHere(`holdfast:${user}`, hear),
+    onStorageFailed: options.onStorageFailed ?? (() => undefined),
+  })
+  const handles = new Map<string, SessionHandle>()
+  const unwake = wire.onWake(() => unsent.retry())
+  void unsent.resume()
+
+  const close = () => {
+    unwake()
+    unsent.close()
+    connection.close()
+  }
+  return {
+    session(id) {
+      const there = handles.get(id)
+      if (there !== undefined) return there
+      const handle = createSession(id, { wire, feed: connection, unsent, storage, name: user, newId, soon })
+      handles.set(id, handle)
+      return handle
+    },
+    sessions: createSessions(wire, connection, soon),
+    unsent,
+    connection: connection.state,
+    createSession: async ({ id = newId(), ...session } = {}) => {
+      const ask = { method: 'POST', body: { id, ...session } } as const
+      return (await wire.askSurely('/v1/sessions', ask, undefined)) as unknown as Session
+    },
+    async deleteSession(id) {
+      await wire.askSurely(`/v1/sessions/${encodeURIComponent(id)}`, { method: 'DELETE' }, undefined)
+      await storage.remove(`shown:${user}:${id}`)
+    },
+    newId,
+    wake() {
+      wire.wake(true)
+      connection.wake()
+    },
+    async logout() {
+      await unsent.wipe()
+      close()
+      for (const [key] of await storage.entries(`shown:${user}:`)) await storage.remove(key)
+    },
+    close,
+  }
+}
+
+function soon(act: () => void): void {
+  const here = globalThis as { requestAnimationFrame?: typeof requestAnimationFrame; document?: Document }
+  if (here.requestAnimationFrame !== undefined && here.document?.visibilityState === 'visible') {
+    here.requestAnimationFrame(act)
+  } else setTimeout(act, frameMs)
+}
+
+/** `crypto.randomUUID` is missing where the page comes over plain http from another machine, and in React Native. */
+function newId(): string {
+  const bytes = new Uint8Array(16)
+  const { crypto: here } = globalThis as Partial<typeof globalThis>
+  if (here?.getRandomValues === undefined) for (let at = 0; at < 16; at++) bytes[at] = Math.floor(Math.random() * 256)
+  else here.getRandomValues(bytes)
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('')
+}

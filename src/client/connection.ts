@@ -1,0 +1,260 @@
+/**
+ * The connection over which all sessions of a client are followed: one WebSocket, else one stream of server-sent events, else
+ * long polls (PROTOCOL.md, P120 on). Whatever ends it, it is made again, and each session goes on by its cursor.
+ *
+ *   idle ──the first follows──▶ connecting ──▶ live ──ended──▶ waiting ──▶ connecting …
+ *     ▲────── nobody follows any more ──────────┘                └── signed_out: until `wake`
+ *
+ * A socket that never opens, twice in a row, is taken for one that something between does not let through: then it is
+ * a stream, and where bodies are handed over whole, as by React Native's own `fetch`, long polls.
+ */
+import type { LogFrame } from '../core/view.ts'
+import type { Feed, FeedReader, PassingFrame } from './feed.ts'
+import { openPolls, openStream } from './http-lines.ts'
+import type { Line, LineEnd, LineFrame, LineStart, ProblemDocument } from './line.ts'
+import { openSocket } from './socket-line.ts'
+import { createStore, type Readable } from './store.ts'
+import { backoffMs, HoldfastError, type Wire } from './wire.ts'
+
+export type Transport = 'websocket' | 'sse' | 'poll'
+export type ConnectionState = {
+  /** `waiting`: it failed, and is made again at `retryAt`. `signed_out`: the server does not know who this is. */
+  phase: 'idle' | 'connecting' | 'live' | 'waiting' | 'signed_out'
+  transport: Transport | null
+  retryAt: string | null
+}
+
+export type ConnectionOptions = {
+  wire: Wire
+  transport: Transport | 'auto'
+  /** Null where there is none. */
+  WebSocket: typeof WebSocket | null
+}
+
+export type Connection = Feed & {
+  state: Readable<ConnectionState>
+  /** Calls `hear` with hints that some session changed, and once after each time that hints may have been missed. */
+  list(hear: (sessionId: string | null) => void): () => void
+  /** Connect now: the app is in front again, or the user signed in. */
+  wake(): void
+  close(): void
+}
+
+/** `ref`: what comes before it is answered belongs to an earlier follow on the same line. Null: it is answered. */
+type Entry = { cursor: string; reader: FeedReader; ref: string | null }
+
+/** So long a socket that does not get through is not tried again. */
+const socketAgainMs = 300_000
+/** A line that stood for so long was one: its end is the first failure of a new row. */
+const stoodMs = 5_000
+
+export function createConnection({ wire, transport, WebSocket: Socket }: ConnectionOptions): Connection {
+  const state = createStore<ConnectionState>({ phase: 'idle', transport: null, retryAt: null })
+  const entries = new Map<string, Entry>()
+  const listHearers = new Set<(sessionId: string | null) => void>()
+  let line: Line | null = null
+  let isClosed = false
+  let isRunning = false
+  let failures = 0
+  /** Something of a log has come over the line. */
+  let gotOn = false
+  let neverOpened = 0
+  let socketAgainAtMs = 0
+  let rest: AbortController | null = null
+  /** Of the line that is open: ends it, to be opened anew. */
+  let reopen: (() => void) | null = null
+
+  const wants = () => !isClosed && (entries.size > 0 || listHearers.size > 0)
+  const kind = (): Transport => {
+    if (transport !== 'auto') return transport
+    if (Socket !== null && Date.now() >= socketAgainAtMs) return 'websocket'
+    return wire.streams() ? 'sse' : 'poll'
+  }
+  const isOfLog = (frame: LineFrame): frame is LogFrame & { sessionId: string } => 'cursor' in frame && 'after' in frame
+
+  const take = (frame: LineFrame) => {
+    if ('sessionId' in frame && typeof frame.sessionId === 'string') return takeOf(frame.sessionId, frame)
+    if (frame.type === 'listing') tellLists(null)
+    if (frame.type === 'session.changed') tellLists(String((frame as PassingFrame).data.sessionId))
+  }
+  const takeOf = (sessionId: string, frame: LineFrame) => {
+    const entry = entries.get(sessionId)
+    if (entry === undefined) return
+    const { reader } = entry
+    if (entry.ref !== null && (!('ref' in frame) || frame.ref !== entry.ref)) return
+    entry.ref = null
+    if (frame.type === 'following') return
+    if (isOfLog(frame)) {
+      entry.cursor = frame.cursor
+      gotOn = true
+      reader.frame(frame)
+    } else if (frame.type === 'caught-up') reader.live(true)
+    else if (frame.type === 'reset') {
+      entries.delete(sessionId)
+      reader.stale()
+    } else if (frame.type === 'problem') {
+      const { code, status, detail, retryable, retryAfterMs } = (frame as { problem: ProblemDocument }).problem
+      if (code === 'bad_cursor') {
+        entries.delete(sessionId)
+        reader.stale()
+      } else if (retryable) later(sessionId, entry, retryAfterMs ?? againMs)
+      else {
+        entries.delete(sessionId)
+        reader.refused(new HoldfastError(detail, code, status, retryable, retryAfterMs))
+      }
+    } else if (frame.type === 'reconnect') later(sessionId, entry, (frame as { afterMs: number }).afterMs)
+    else if ('data' in frame) reader.passing(frame as PassingFrame)
+  }
+  /** This session alone is followed again after a while. */
+  const later = (sessionId: string, entry: Entry, ms: number) => {
+    entry.reader.live(false)
+    setTimeout(() => {
+      if (entries.get(sessionId) === entry) joined(sessionId, entry)
+    }, ms)
+  }
+  const tellLists = (sessionId: string | null) => {
+    for (const hear of [...listHearers]) hear(sessionId)
+  }
+
+  /** Resolves when the line has ended. */
+  const connect = (as: Transport): Promise<LineEnd & { stoodMs: number }> =>
+    new Promise((resolve) => {
+      let openedAtMs: number | null = null
+      for (const entry of entries.values()) entry.ref = null
+      let isOver = false
+      const ended = (end: LineEnd) => {
+        if (isOver) return
+        isOver = true
+        line?.close()
+        line = null
+        reopen = null
+        resolve({ ...end, stoodMs: openedAtMs === null ? 0 : Date.now() - openedAtMs })
+      }
+      reopen = () => ended({ how: 'ended', afterMs: 0 })
+      const start: LineStart = {
+        follows: () => [...entries].map(([sessionId, { cursor }]) => ({ sessionId, cursor })),
+        list: listHearers.size > 0,
+        take: (frame) => {
+          if (isOver) return
+          if (frame.type === 'reconnect' && !('sessionId' in frame)) {
+            ended({ how: 'ended', afterMs: (frame as { afterMs: number }).afterMs })
+          } else take(frame)
+        },
+        opened() {
+          if (isOver) return
+          openedAtMs = Date.now()
+          neverOpened = 0
+          state.set({ phase: 'live', transport: as, retryAt: null })
+        },
+        ended,
+      }
+      line =
+        as === 'websocket'
+          ? openSocket(wire, Socket!, start)
+          : as === 'sse'
+            ? openStream(wire, start)
+            : openPolls(wire, start)
+    })
+
+  const run = async () => {
+    if (isRunning) return
+    isRunning = true
+    while (wants()) {
+      const as = kind()
+      state.set({ phase: 'connecting', transport: as, retryAt: null })
+      const end = await connect(as)
+      for (const { reader } of entries.values()) reader.live(false)
+      if (!wants()) break
+      if (end.how === 'signed_out') {
+        state.set({ phase: 'signed_out', transport: null, retryAt: null })
+        await sleep(signedOutMs)
+        continue
+      }
+      if (as === 'websocket' && end.how === 'never' && ++neverOpened >= 2 && transport === 'auto') {
+        socketAgainAtMs = Date.now() + socketAgainMs
+        failures = 0
+        continue
+      }
+      if (end.stoodMs > stoodMs || gotOn || reopening) failures = 0
+      gotOn = false
+      const waitMs = reopening ? 0 : Math.max(end.afterMs, backoffMs(failures++))
+      reopening = false
+      if (waitMs > 0) {
+        state.set({ phase: 'waiting', transport: null, retryAt: new Date(Date.now() + waitMs).toISOString() })
+        await sleep(waitMs)
+      }
+    }
+    state.set({ phase: 'idle', transport: null, retryAt: null })
+    isRunning = false
+  }
+  const sleep = async (ms: number) => {
+    rest = new AbortController()
+    await wire.pause(ms, rest.signal).catch(() => undefined)
+    rest = null
+  }
+  let reopening = false
+  let isReopenDue = false
+  /** Once for all that changed in one go. */
+  const openAnew = () => {
+    if (isReopenDue || line === null) return
+    isReopenDue = true
+    queueMicrotask(() => {
+      isReopenDue = false
+      if (reopen === null) return
+      reopening = true
+      reopen()
+    })
+  }
+
+  let refs = 0
+  const joined = (sessionId: string, entry: Entry) => {
+    if (line === null) return void run()
+    const ref = String(++refs)
+    if (line.follow(sessionId, entry.cursor, ref)) entry.ref = ref
+    else openAnew()
+  }
+  const leave = () => {
+    if (wants()) return
+    reopen?.()
+    rest?.abort()
+  }
+  const unlisten = wire.onWake(() => line?.check())
+
+  return {
+    state,
+    follow(sessionId, cursor, reader) {
+      const entry: Entry = { cursor, reader, ref: null }
+      entries.set(sessionId, entry)
+      joined(sessionId, entry)
+      return () => {
+        if (entries.get(sessionId) !== entry) return
+        entries.delete(sessionId)
+        if (line?.unfollow(sessionId) === false && wants()) openAnew()
+        leave()
+      }
+    },
+    list(hear) {
+      listHearers.add(hear)
+      if (listHearers.size === 1 && line !== null) openAnew()
+      else void run()
+      return () => {
+        listHearers.delete(hear)
+        leave()
+      }
+    },
+    wake() {
+      rest?.abort()
+      line?.check()
+    },
+    close() {
+      isClosed = true
+      unlisten()
+      leave()
+    },
+  }
+}
+
+/** A session that cannot be followed at the moment. */
+const againMs = 2_000
+/** Whether somebody has signed in meanwhile is asked now and then. */
+const signedOutMs = 60_000

@@ -1,0 +1,415 @@
+/**
+ * One session as a client shows it: what the server has stored, followed live, and after it what this device has not been
+ * able to send yet. What was shown last is kept on the device, and shown at once the next time.
+ *
+ *   loading ──kept here──▶ kept ──snapshot──▶ ready ──(a frame does not lead on)──▶ ready, from a new snapshot
+ *      └────────────── not there, or not for this user ──▶ missing
+ */
+import type { Part } from '../core/chunk.ts'
+import type { Json, JsonObject } from '../core/json.ts'
+import type { Message, Session, Turn } from '../core/message.ts'
+import { createView, type LogFrame, type Member, type Shown, type Snapshot, type View } from '../core/view.ts'
+import type { Feed, PassingFrame } from './feed.ts'
+import type { Storage } from './storage.ts'
+import { createStore, type Readable } from './store.ts'
+import type { Taken, UnsentList, UnsentView, WhenBusy } from './unsent.ts'
+import { HoldfastError, type Wire } from './wire.ts'
+
+/**
+ * Of a message of this user: `waiting` for the network, its turn to be sent or a limit; `sending`; `failed`, with the reason;
+ * `sent`: the server has it; `delivered` and `read`: another member has, or where there is none, the assistant (P143).
+ */
+export type Delivery =
+  | { state: 'waiting' | 'sending'; retryAt: string | null }
+  | { state: 'failed'; failure: NonNullable<UnsentView['failure']> }
+  | { state: 'sent' | 'delivered' | 'read' }
+
+/** `delivery` null: it is a reply. */
+export type ShownMessage = Message & { delivery: Delivery | null }
+
+export type SessionState = {
+  /** `kept`: as it was shown on this device the last time, until the server's answer is here. */
+  phase: 'loading' | 'kept' | 'ready' | 'missing'
+  /** What was stored up to now is shown. */
+  isLive: boolean
+  session: Session | null
+  members: readonly Member[]
+  messages: readonly ShownMessage[]
+  /** Those without an outcome: running, waiting, queued. */
+  turns: readonly Turn[]
+  /** A reply is owed: the dots. */
+  isBusy: boolean
+  hasEarlier: boolean
+  /** Members who are writing just now. */
+  typing: readonly string[]
+  /** Why nothing can be loaded, where a person can do something about it. */
+  error: HoldfastError | null
+}
+
+/** As a command is answered: how its message stands now. */
+export type Stand = { message: Message; reply: Message | null; turn: Turn | null; cursor: string; withdrawn?: boolean }
+
+export type SessionHandle = Readable<SessionState> & {
+  readonly id: string
+  /** Each frame as it comes live, for what an app does with its own events. Answers what ends that. */
+  onFrame(hear: (frame: LogFrame | PassingFrame) => void): () => void
+  /** Shown at once. Resolves with the user's message when the server has it; rejects when it has failed, or was taken back. */
+  send(message: { text: string } | { parts: Part[] }, options?: SendOptions): Promise<Taken>
+  /** A message that failed, or whose reply did: the server is asked for another try. */
+  retry(messageId: string): Promise<Stand | null>
+  /** The reply to this message, or all that are being written here. Before it was sent: taken back. */
+  stop(messageId?: string): Promise<void>
+  edit(messageId: string, text: string, newId?: string): Promise<Stand | null>
+  regenerate(messageId: string, newId?: string): Promise<Stand>
+  select(messageId: string): Promise<Stand>
+  approve(approvalId: string, answer: { approved: boolean; reason?: string; turnId?: string }): Promise<Stand>
+  answerTool(
+    toolCallId: string,
+    answer: ({ output: Json } | { errorText: string }) & { turnId?: string },
+  ): Promise<Stand>
+  rename(title: string | null): Promise<Session>
+  /** All that is shown now was seen: said once for what is new, and to the other members. */
+  markRead(): Promise<void>
+  /** Told to the other members; say it every 3 s while it is so. */
+  setTyping(isTyping: boolean): Promise<void>
+  /** The page of messages before those shown. False: there is none. */
+  loadEarlier(): Promise<boolean>
+}
+export type SendOptions = { id?: string; metadata?: JsonObject; whenBusy?: WhenBusy }
+
+export type SessionOptions = {
+  wire: Wire
+  feed: Feed
+  unsent: UnsentList
+  storage: Storage
+  /** Of the user, in the storage's keys. */
+  name: string
+  newId(): string
+  /** Calls `act` soon, at most so often as is worth drawing. */
+  soon(act: () => void): void
+}
+
+const signedOutMs = 60_000
+/** Messages that are kept on the device, of each session. */
+const keptMax = 50
+
+export function createSession(id: string, options: SessionOptions): SessionHandle {
+  const { wire, feed, unsent, storage, newId } = options
+  const path = `/v1/sessions/${encodeURIComponent(id)}`
+  const key = `shown:${options.name}:${id}`
+  const first: SessionState = {
+    phase: 'loading',
+    isLive: false,
+    session: null,
+    members: [],
+    messages: [],
+    turns: [],
+    isBusy: false,
+    hasEarlier: false,
+    typing: [],
+    error: null,
+  }
+  const state = createStore(first)
+  const typing = new Map<string, ReturnType<typeof setTimeout>>()
+  const frameHearers = new Set<(frame: LogFrame | PassingFrame) => void>()
+  let view: View | null = null
+  let phase: SessionState['phase'] = 'loading'
+  let isLive = false
+  let error: HoldfastError | null = null
+  let isDrawing = false
+  let drawn: { shown: Shown | null; waiting: readonly UnsentView[]; messages: readonly ShownMessage[] } | null = null
+  let leave: (() => void) | null = null
+
+  const messagesOf = (shown: Shown | null): readonly ShownMessage[] => {
+    const waiting = unsent.list().filter(({ sessionId }) => sessionId === id)
+    if (drawn !== null && drawn.shown === shown && sameList(drawn.waiting, waiting)) return drawn.messages
+    const known = new Map((drawn?.messages ?? []).map((message) => [message.id, message]))
+    const there = new Set(shown?.messages.map((message) => message.id))
+    const messages = [
+      ...(shown?.messages ?? []).map((message) =>
+        withDelivery(message, shown === null ? null : deliveryOf(message, shown), known.get(message.id)),
+      ),
+      ...waiting.filter((each) => !there.has(each.id)).map(optimistic),
+    ]
+    drawn = { shown, waiting, messages }
+    return messages
+  }
+  const draw = () => {
+    isDrawing = false
+    const shown = view?.now() ?? null
+    const { session = null, members = [], turns = [], before = null } = shown ?? {}
+    const isBusy = turns.some((turn) => turn.state !== 'waiting')
+    const messages = messagesOf(shown)
+    const rest = { isBusy, hasEarlier: before !== null, typing: [...typing.keys()], error }
+    state.set({ phase, isLive, session, members, messages, turns, ...rest })
+  }
+  const changed = () => {
+    if (isDrawing) return
+    isDrawing = true
+    options.soon(draw)
+  }
+
+  const take = (frame: LogFrame) => {
+    if (view?.take(frame) !== true) return void begin()
+    for (const hear of frameHearers) hear(frame)
+    if (outcomes.test(frame.type)) void keep()
+    changed()
+  }
+  const keep = async () => {
+    const shown = view?.now()
+    // Half a reply cannot be gone on with.
+    if (shown === undefined || shown.turns.length > 0) return
+    const messages = shown.messages.slice(-keptMax)
+    // Where a page ends that is cut here nobody knows; the snapshot will tell.
+    const before = messages.length < shown.messages.length ? null : shown.before
+    const kept: Snapshot = { ...shown, messages, before, open: [] }
+    await storage.set(key, JSON.stringify(kept)).catch(() => undefined)
+  }
+
+  /** Loads, and follows from what was loaded, until it is left. */
+  async function begin(): Promise<void> {
+    leave?.()
+    const control = new AbortController()
+    let unfollow: (() => void) | undefined
+    leave = () => {
+      control.abort()
+      unfollow?.()
+    }
+    const { signal } = control
+    isLive = false
+    try {
+      if (view === null) await recall(signal)
+      const snapshot = (await wire.askSurely(path, {}, signal)) as unknown as Snapshot
+      const next = createView(snapshot)
+      await withEarlier(next, signal)
+      if (signal.aborted) return
+      view = next
+      phase = 'ready'
+      error = null
+      changed()
+      void keep()
+      unfollow = feed.follow(id, snapshot.cursor, {
+        frame: take,
+        passing,
+        live(is) {
+          isLive = is
+          changed()
+        },
+        stale: () => void begin(),
+        refused,
+      })
+      // What was heard meanwhile may have ended it.
+      if (signal.aborted) unfollow()
+    } catch (caught) {
+      if (signal.aborted) return
+      if (!(caught instanceof HoldfastError)) throw caught
+      refused(caught)
+      if (caught.kind === 'auth') await againWhenKnown(signal)
+    }
+  }
+  /** Whether somebody has signed in is asked when the app says so, and now and then. */
+  const againWhenKnown = async (signal: AbortSignal) => {
+    await wire.pause(signedOutMs, signal).catch(() => undefined)
+    if (!signal.aborted) await begin()
+  }
+
+  const passing = (frame: PassingFrame) => {
+    if (frame.type === 'receipt') view?.takeReceipt(frame.data as { userId: string; delivered: number; read: number })
+    if (frame.type === 'typing') takeTyping(frame.data as { userId: string; isTyping: boolean; lastsMs: number })
+    for (const hear of frameHearers) hear(frame)
+    changed()
+  }
+  /** Ends by itself: who types may be gone. */
+  const takeTyping = ({ userId, isTyping, lastsMs }: { userId: string; isTyping: boolean; lastsMs: number }) => {
+    clearTimeout(typing.get(userId))
+    typing.delete(userId)
+    if (!isTyping) return
+    const end = () => {
+      typing.delete(userId)
+      changed()
+    }
+    typing.set(userId, setTimeout(end, lastsMs))
+  }
+
+  const refused = (caught: HoldfastError) => {
+    isLive = false
+    error = caught
+    if (caught.code === 'not_found' || caught.code === 'gone') {
+      view = null
+      phase = 'missing'
+      void storage.remove(key).catch(() => undefined)
+    }
+    changed()
+  }
+
+  const recall = async (signal: AbortSignal) => {
+    const [entry] = await storage.entries(key).catch(() => [])
+    if (entry === undefined || entry[0] !== key || signal.aborted || view !== null) return
+    try {
+      view = createView(JSON.parse(entry[1]) as Snapshot)
+      phase = 'kept'
+      changed()
+    } catch {
+      // Written by nobody of us.
+    }
+  }
+
+  /** As far back as was shown before: what has changed there no frame tells. */
+  const withEarlier = async (next: View, signal: AbortSignal) => {
+    const oldest = phase === 'ready' ? view?.now().messages[0]?.id : undefined
+    for (;;) {
+      const { messages, before } = next.now()
+      if (oldest === undefined || before === null || messages.some((message) => message.id === oldest)) return
+      next.takeEarlier(await pageBefore(before, signal))
+    }
+  }
+  const pageBefore = async (before: string, signal?: AbortSignal) =>
+    (await wire.askSurely(`${path}/messages?before=${encodeURIComponent(before)}`, {}, signal)) as unknown as {
+      data: Message[]
+      before: string | null
+    }
+
+  const command = async (messageId: string, name: string, body: object): Promise<Stand> => {
+    const ask = { method: 'POST', body } as const
+    return (await wire.askSurely(
+      `${path}/messages/${encodeURIComponent(messageId)}/${name}`,
+      ask,
+      undefined,
+    )) as unknown as Stand
+  }
+  const answer = async (what: string, askedId: string, body: object): Promise<Stand> =>
+    (await wire.askSurely(
+      `${path}/${what}/${encodeURIComponent(askedId)}`,
+      { method: 'POST', body },
+      undefined,
+    )) as unknown as Stand
+  const isUnsent = (messageId: string) => unsent.list().some((each) => each.id === messageId)
+
+  let readAt: string | undefined
+  let hearers = 0
+  let unsubscribe: (() => void) | undefined
+  return {
+    id,
+    getSnapshot: state.getSnapshot,
+    /** The first who hears has it loaded and followed; when nobody hears any more, it is left. */
+    subscribe(hear) {
+      const deaf = state.subscribe(hear)
+      if (hearers++ === 0) {
+        unsubscribe = unsent.subscribe(changed)
+        changed()
+        void begin()
+      }
+      let isOver = false
+      return () => {
+        if (isOver) return
+        isOver = true
+        deaf()
+        if (--hearers > 0) return
+        unsubscribe?.()
+        leave?.()
+        leave = null
+        isLive = false
+      }
+    },
+    onFrame(hear) {
+      frameHearers.add(hear)
+      return () => {
+        frameHearers.delete(hear)
+      }
+    },
+    async send(message, { id: messageId, metadata, whenBusy } = {}) {
+      const parts = 'parts' in message ? message.parts : [{ type: 'text', text: message.text }]
+      // It may be the first of a session that is made with it.
+      const makes = phase === 'missing' ? { title: null } : null
+      const { taken } = await unsent.add({ sessionId: id, parts, id: messageId ?? newId(), metadata, whenBusy, makes })
+      const answered = await taken
+      if (phase === 'missing' && hearers > 0) void begin()
+      return answered
+    },
+    async retry(messageId) {
+      if (isUnsent(messageId)) {
+        unsent.retry(messageId)
+        return null
+      }
+      const round = view?.now().messages.find(({ repliesTo }) => repliesTo === messageId)?.round ?? undefined
+      return await command(messageId, 'retry', round === undefined ? {} : { round })
+    },
+    async stop(messageId) {
+      const all = messageId === undefined ? runningIn(view?.now().turns ?? []) : [messageId]
+      for (const each of all) {
+        if (!isUnsent(each) || (await unsent.withdraw(each)) === null) await command(each, 'stop', {})
+      }
+    },
+    async edit(messageId, text, editId = newId()) {
+      if (isUnsent(messageId) && (await unsent.edit(messageId, [{ type: 'text', text }]))) return null
+      return await command(messageId, 'edit', { id: editId, text })
+    },
+    regenerate: (messageId, replyId = newId()) => command(messageId, 'regenerate', { id: replyId }),
+    select: (messageId) => command(messageId, 'select', {}),
+    approve: (approvalId, body) => answer('approvals', approvalId, body),
+    answerTool: (toolCallId, body) => answer('tool-results', toolCallId, body),
+    rename: async (title) =>
+      (await wire.askSurely(path, { method: 'PATCH', body: { title } }, undefined)) as unknown as Session,
+    async markRead() {
+      const cursor = view?.now().cursor
+      if (cursor === undefined || phase !== 'ready' || cursor === readAt) return
+      readAt = cursor
+      await wire.askSurely(`${path}/receipts`, { method: 'POST', body: { read: cursor } }, undefined)
+    },
+    async setTyping(isTyping) {
+      // What nobody hears is not said again.
+      await wire.ask(`${path}/typing`, { method: 'POST', body: { isTyping } }, undefined)
+    },
+    async loadEarlier() {
+      const before = view?.now().before ?? null
+      const of = view
+      if (before === null || of === null) return false
+      const page = await pageBefore(before)
+      // A snapshot that was loaded meanwhile has its own place.
+      if (view === of && of.now().before === before) of.takeEarlier(page)
+      changed()
+      return page.data.length > 0
+    },
+  }
+}
+
+const outcomes = /^(message\.(ai_response|error|stopped|said|changed)|branch\.selected|session\.updated)$/
+
+const runningIn = (turns: readonly Turn[]) =>
+  turns.flatMap(({ state, messageId }) => (state === 'running' || state === 'waiting' ? [messageId] : []))
+
+/** The same object where it is of the same message, so that only what changed is drawn again. */
+function withDelivery(message: Message, delivery: Delivery | null, known: ShownMessage | undefined): ShownMessage {
+  if (known !== undefined && sources.get(known) === message && known.delivery?.state === delivery?.state) return known
+  const shown: ShownMessage = { ...message, delivery }
+  sources.set(shown, message)
+  return shown
+}
+const sources = new WeakMap<ShownMessage, Message>()
+
+function deliveryOf({ id, role, seq, author }: Message, { members, messages, turns }: Shown): Delivery | null {
+  if (role !== 'user') return null
+  const others = members.filter(({ userId }) => userId !== author)
+  if (others.some(({ read }) => read >= seq)) return { state: 'read' }
+  if (others.some(({ delivered }) => delivered >= seq)) return { state: 'delivered' }
+  if (others.length > 0) return { state: 'sent' }
+  const reply = messages.find(({ repliesTo }) => repliesTo === id)
+  if (reply !== undefined && (reply.status !== 'pending' || reply.parts.length > 0)) return { state: 'read' }
+  const hasBegun = turns.some(({ messageId, attempt }) => messageId === id && attempt > 0)
+  return { state: hasBegun ? 'delivered' : 'sent' }
+}
+
+function optimistic(unsent: UnsentView): ShownMessage {
+  const { sessionId, id, parts, metadata, writtenAt, state, failure, isSending, retryAt } = unsent
+  const delivery: Delivery =
+    state === 'failed' && failure !== null
+      ? { state: 'failed', failure }
+      : { state: isSending ? 'sending' : 'waiting', retryAt }
+  const rest = { error: null, author: null, lane: 'main', repliesTo: null, branch: null, round: null, model: null }
+  const counts = { inputTokens: null, outputTokens: null, createdAt: writtenAt, updatedAt: writtenAt }
+  return { id, sessionId, seq: 0, role: 'user', parts, metadata, status: 'complete', ...rest, ...counts, delivery }
+}
+
+function sameList(a: readonly unknown[], b: readonly unknown[]): boolean {
+  return a.length === b.length && a.every((each, at) => each === b[at])
+}

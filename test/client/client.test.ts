@@ -1,0 +1,331 @@
+/** `holdfast/client` over each of its connections, before a server that is cut, refused, and goes away (I5, I7, R2.7). */
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { WebSocket as NodeSocket } from 'ws'
+import {
+  type ClientOptions,
+  createClient,
+  type HoldfastClient,
+  memoryStorage,
+  type SessionHandle,
+} from '../../src/client/client.ts'
+import { textOf } from '../../src/core/parts.ts'
+import type { Reply } from '../../src/index.ts'
+import { type Chat, openChat } from '../support/chat.ts'
+import { eventually } from '../support/eventually.ts'
+import { startProxy } from '../support/proxy.ts'
+import { seeded } from '../support/random.ts'
+import { tokenOf } from '../support/server.ts'
+
+const transports = ['websocket', 'sse', 'poll'] as const
+
+/** Says a word each time that it is let. */
+function spoken() {
+  let allowed = 0
+  const waiting: (() => void)[] = []
+  const reply: Reply = async function* ({ message }) {
+    const said = textOf(message.parts as Parameters<typeof textOf>[0])
+    if (!said.startsWith('slow')) return yield `Re ${said}`
+    for (let word = 0; word < 12; word++) {
+      while (allowed === 0) await new Promise<void>((resolve) => waiting.push(resolve))
+      allowed--
+      yield `${word} `
+    }
+  }
+  const say = (words: number) => {
+    allowed += words
+    for (const resolve of waiting.splice(0)) resolve()
+  }
+  return { reply, say }
+}
+
+async function openScene(options: Parameters<typeof openChat>[0] = {}) {
+  const words = spoken()
+  const opened = await openChat({ reply: words.reply, limits: { sendsPerMinute: 0 }, ...options })
+  onTestFinished(() => words.say(10_000))
+  const { hostname, port } = new URL(opened.url)
+  const proxy = await startProxy({ target: { host: hostname, port: Number(port) } })
+  onTestFinished(() => proxy.close())
+  return { ...opened, ...words, proxy, through: `http://${proxy.host}:${proxy.port}` }
+}
+
+function clientOf({ through }: { through: string }, options: ClientOptions & { as?: string } = {}): HoldfastClient {
+  const { as = 'ann', ...rest } = options
+  const client = createClient({
+    url: through,
+    token: () => tokenOf(as),
+    storage: memoryStorage(),
+    user: as,
+    WebSocket: NodeSocket as never,
+    ...rest,
+  })
+  onTestFinished(() => client.close())
+  return client
+}
+
+/** Followed until the test ends; each state that it was in is looked at. */
+function watch(handle: SessionHandle) {
+  const problems: string[] = []
+  let texts = new Map<string, string>()
+  const leave = handle.subscribe(() => {
+    const { messages } = handle.getSnapshot()
+    const now = new Map(messages.map(({ id, parts }) => [id, textOf(parts)]))
+    for (const [id, text] of now) {
+      if (!text.startsWith(texts.get(id) ?? '')) problems.push(`“${texts.get(id)}” became “${text}”`)
+    }
+    if (now.size !== messages.length) problems.push(`one is shown twice: ${messages.map(({ id }) => id)}`)
+    texts = now
+  })
+  onTestFinished(leave)
+  return { problems, leave }
+}
+
+const shownBy = (handle: SessionHandle) =>
+  handle.getSnapshot().messages.map(({ role, parts }) => `${role}: ${textOf(parts)}`)
+const stored = async ({ ann, session }: Chat) =>
+  (await ann.snapshot(session)).messages.map(({ role, parts }) => `${role}: ${textOf(parts)}`)
+const isLive = (handle: SessionHandle) => eventually(async () => handle.getSnapshot().isLive)
+
+describe.each(transports)('over %s', (transport) => {
+  test('a message is shown at once, its reply word by word, and at the end what is stored, on two devices', async () => {
+    const scene = await openScene()
+    const [phone, laptop] = [clientOf(scene, { transport }), clientOf(scene, { transport })]
+    const [here, there] = [phone.session(scene.session), laptop.session(scene.session)]
+    const seen = [watch(here), watch(there)]
+    await Promise.all([isLive(here), isLive(there)])
+    expect(phone.connection.getSnapshot()).toMatchObject({ phase: 'live', transport })
+    const sent = here.send({ text: 'slow' })
+    const { message } = await sent
+    expect(message.parts).toEqual([{ type: 'text', text: 'slow' }])
+    for (let words = 1; words <= 12; words++) {
+      scene.say(1)
+      for (const handle of [here, there]) {
+        await eventually(async () => shownBy(handle)[1]?.endsWith(`${words - 1} `) === true)
+      }
+    }
+    for (const handle of [here, there]) {
+      await eventually(async () => handle.getSnapshot().messages[1]?.status === 'complete')
+      expect(shownBy(handle)).toEqual(await stored(scene))
+      expect(handle.getSnapshot()).toMatchObject({ phase: 'ready', turns: [], isBusy: false })
+      expect(handle.getSnapshot().messages[0]!.delivery).toEqual({ state: 'read' })
+    }
+    expect(seen.flatMap(({ problems }) => problems)).toEqual([])
+  })
+
+  test('cut at random bytes, refused for a while, it goes on without a gap or a double', async () => {
+    const scene = await openScene()
+    const client = clientOf(scene, { transport })
+    const handle = client.session(scene.session)
+    const { problems } = watch(handle)
+    await isLive(handle)
+    const random = seeded(7)
+    let cuts = 0
+    let bytes = 0
+    let due = 800 + random(3_000)
+    scene.proxy.watch({
+      onDownstream(data) {
+        bytes += data.length
+        if (bytes < due || cuts === 10) return 'pass'
+        bytes = 0
+        due = 800 + random(3_000)
+        // With this piece, or after it.
+        if (cuts++ % 2 === 0) return 'cut'
+        setImmediate(() => scene.proxy.cutAll())
+        return 'pass'
+      },
+    })
+    for (let at = 0; at < 4; at++) {
+      const sent = handle.send({ text: `slow ${at}` })
+      for (let word = 0; word < 12; word++) {
+        scene.say(1)
+        if (word === 6) {
+          scene.proxy.refuse()
+          scene.proxy.cutAll()
+          scene.proxy.accept()
+          client.wake()
+        }
+      }
+      await sent
+    }
+    await eventually(
+      async () =>
+        handle.getSnapshot().messages.filter(({ status, role }) => role === 'assistant' && status === 'complete')
+          .length === 4,
+    )
+    expect(shownBy(handle)).toEqual(await stored(scene))
+    expect(problems).toEqual([])
+    expect(cuts).toBeGreaterThan(1)
+  })
+
+  test('who leaves and comes back, and who comes for the first time, sees the reply that is being written', async () => {
+    const scene = await openScene()
+    const client = clientOf(scene, { transport })
+    const handle = client.session(scene.session)
+    const first = watch(handle)
+    await isLive(handle)
+    await handle.send({ text: 'slow' })
+    scene.say(3)
+    await eventually(async () => shownBy(handle)[1] === 'assistant: 0 1 2 ')
+    first.leave()
+    await eventually(async () => client.connection.getSnapshot().phase === 'idle')
+    scene.say(3)
+    const again = watch(handle)
+    const late = clientOf(scene, { transport }).session(scene.session)
+    const other = watch(late)
+    for (const each of [handle, late]) await eventually(async () => shownBy(each)[1] === 'assistant: 0 1 2 3 4 5 ')
+    scene.say(6)
+    for (const each of [handle, late]) {
+      await eventually(async () => each.getSnapshot().messages[1]?.status === 'complete')
+      expect(shownBy(each)).toEqual(await stored(scene))
+    }
+    expect([...again.problems, ...other.problems]).toEqual([])
+  })
+
+  test('commands: stop, retry, edit, regenerate, select; each is seen on the other device', async () => {
+    const scene = await openScene()
+    const [here, there] = [clientOf(scene, { transport }), clientOf(scene, { transport })].map((client) =>
+      client.session(scene.session),
+    ) as [SessionHandle, SessionHandle]
+    const seen = [watch(here), watch(there)]
+    await Promise.all([isLive(here), isLive(there)])
+    const both = async (matches: (handle: SessionHandle) => boolean) => {
+      for (const handle of [here, there]) await eventually(async () => matches(handle))
+    }
+    const { message } = await here.send({ text: 'slow' })
+    scene.say(2)
+    await both((handle) => shownBy(handle)[1] === 'assistant: 0 1 ')
+    await there.stop()
+    await both((handle) => handle.getSnapshot().messages[1]?.status === 'stopped')
+    scene.say(100)
+    await here.retry(message.id)
+    await both((handle) => handle.getSnapshot().messages[1]?.status === 'complete')
+    await there.edit(message.id, 'other')
+    await both((handle) => shownBy(handle).join() === 'user: other,assistant: Re other')
+    await here.select(message.id)
+    await both((handle) => shownBy(handle)[0] === 'user: slow')
+    await here.regenerate(message.id)
+    await both(
+      (handle) => handle.getSnapshot().messages[1]?.branch?.count === 3 && handle.getSnapshot().turns.length === 0,
+    )
+    expect(shownBy(here)).toEqual(await stored(scene))
+    expect(shownBy(there)).toEqual(await stored(scene))
+    expect(seen.flatMap(({ problems }) => problems)).toEqual([])
+  })
+
+  test('several sessions on one connection, one after the other, and the list of them hears of all', async () => {
+    const scene = await openScene()
+    const client = clientOf(scene, { transport })
+    const leave = client.sessions.subscribe(() => undefined)
+    onTestFinished(leave)
+    await eventually(async () => client.sessions.getSnapshot().phase === 'ready')
+    const ids = [
+      scene.session,
+      ...(await Promise.all([1, 2].map(async (at) => (await client.createSession({ title: `Chat ${at}` })).id))),
+    ]
+    const handles = ids.map((id) => client.session(id))
+    const seen = handles.map(watch)
+    await Promise.all(handles.map(isLive))
+    await Promise.all(handles.map((handle, at) => handle.send({ text: `to ${at}` })))
+    for (const [at, handle] of handles.entries())
+      await eventually(async () => shownBy(handle)[1] === `assistant: Re to ${at}`)
+    await eventually(
+      async () =>
+        client.sessions.getSnapshot().sessions.filter(({ lastPreview }) => lastPreview?.startsWith('Re to')).length ===
+        3,
+    )
+    await client.deleteSession(ids[1]!)
+    await eventually(async () => handles[1]!.getSnapshot().phase === 'missing')
+    await eventually(async () => client.sessions.getSnapshot().sessions.length === 2)
+    expect(seen.flatMap(({ problems }) => problems)).toEqual([])
+  })
+})
+
+test('where no socket gets through it is a stream, and where bodies come whole long polls', async () => {
+  const scene = await openScene()
+  class NoSocket extends EventTarget {
+    onclose: ((event: { code: number }) => void) | null = null
+    constructor() {
+      super()
+      queueMicrotask(() => this.onclose?.({ code: 1006 }))
+    }
+    close() {
+      // It never was open.
+    }
+  }
+  const client = clientOf(scene, { WebSocket: NoSocket as unknown as typeof WebSocket })
+  const handle = client.session(scene.session)
+  watch(handle)
+  await isLive(handle)
+  expect(client.connection.getSnapshot().transport).toBe('sse')
+  const whole = clientOf(scene, {
+    WebSocket: NoSocket as unknown as typeof WebSocket,
+    async fetch(input, init) {
+      const response = await fetch(input, init)
+      const text = response.status === 204 ? null : await response.text()
+      const { status, headers } = response
+      return Object.defineProperty(new Response(text, { status, headers }), 'body', { value: undefined })
+    },
+  })
+  const other = whole.session(scene.session)
+  watch(other)
+  await isLive(other)
+  expect(whole.connection.getSnapshot().transport).toBe('poll')
+  await other.send({ text: 'hello' })
+  for (const each of [handle, other]) await eventually(async () => shownBy(each)[1] === 'assistant: Re hello')
+})
+
+test('what was shown last is kept on the device and shown at once, before the server has answered (R2.2)', async () => {
+  const scene = await openScene()
+  const storage = memoryStorage()
+  const client = clientOf(scene, { storage })
+  const handle = client.session(scene.session)
+  const { leave } = watch(handle)
+  await isLive(handle)
+  await handle.send({ text: 'hello' })
+  await eventually(async () => handle.getSnapshot().messages[1]?.status === 'complete')
+  await eventually(async () => (await storage.entries('shown:')).some(([, text]) => text.includes('Re hello')))
+  leave()
+  client.close()
+  scene.proxy.refuse()
+  scene.proxy.cutAll()
+  const offline = clientOf(scene, { storage })
+  const kept = offline.session(scene.session)
+  watch(kept)
+  await eventually(async () => kept.getSnapshot().phase === 'kept')
+  expect(shownBy(kept)).toEqual(['user: hello', 'assistant: Re hello'])
+  void kept.send({ text: 'from the tunnel' })
+  await eventually(async () => shownBy(kept)[2] === 'user: from the tunnel')
+  await eventually(async () => kept.getSnapshot().messages[2]!.delivery?.state === 'waiting')
+  scene.proxy.accept()
+  offline.wake()
+  await eventually(async () => shownBy(kept)[3] === 'assistant: Re from the tunnel')
+  expect(kept.getSnapshot().phase).toBe('ready')
+  await offline.logout()
+  expect(await storage.entries('')).toEqual([])
+})
+
+test('a token that is refused is asked for again; who is not known is signed out, until they sign in', async () => {
+  const scene = await openScene()
+  let token = 'expired'
+  const client = createClient({ url: scene.through, token: () => token, storage: memoryStorage() })
+  onTestFinished(() => client.close())
+  const handle = client.session(scene.session)
+  watch(handle)
+  await eventually(async () => handle.getSnapshot().error?.kind === 'auth')
+  token = await tokenOf('ann')
+  client.wake()
+  await isLive(handle)
+  expect(handle.getSnapshot()).toMatchObject({ phase: 'ready', error: null })
+})
+
+test('a session that is not there is missing, and made with its first message', async () => {
+  const scene = await openScene()
+  const client = clientOf(scene)
+  const handle = client.session(client.newId())
+  watch(handle)
+  await eventually(async () => handle.getSnapshot().phase === 'missing')
+  const sent = handle.send({ text: 'first' })
+  await eventually(async () => shownBy(handle)[0] === 'user: first')
+  await sent
+  await eventually(async () => shownBy(handle)[1] === 'assistant: Re first')
+  expect(handle.getSnapshot().phase).toBe('ready')
+})
