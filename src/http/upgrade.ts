@@ -89,7 +89,7 @@ export function createUpgrades(options: UpgradeOptions): Upgrades {
     const refusalOf = (error: unknown) => toldToOperator(options.log, route.name, error)
     if (!isAllowedOrigin(origin, incoming, options.origins)) {
       sayRefused('a socket was refused: the option origins does not name its page', { origin })
-      await useUpTicket(options, request).catch(refusalOf)
+      await spendTicket(options, request).catch(refusalOf)
       return refuse(raw, '403 Forbidden', `Pages of ${origin} may not open a socket here. ${howToAllow}`)
     }
     const asked = await callOf(options, route, request, incoming, refusalOf)
@@ -164,7 +164,7 @@ function mustSpeak({ subprotocol }: SocketRoute, call: Call): Call {
 }
 
 /** A page that may not open a socket has seen it: it is of no use to anybody any more. */
-async function useUpTicket({ parts }: UpgradeOptions, request: Request): Promise<void> {
+async function spendTicket({ parts }: UpgradeOptions, request: Request): Promise<void> {
   const ticket = new URL(request.url).searchParams.get('ticket')
   if (ticket !== null) await bringTicket((await parts()).database, ticket, request.headers.get('origin'))
 }

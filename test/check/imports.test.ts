@@ -21,18 +21,20 @@ const allowed: Record<string, readonly string[]> = {
   adapters: ['reply', 'core'],
   client: ['core'],
   'ai-sdk': ['client', 'core'],
+  react: ['client', 'core'],
   cli: ['wire', 'adapters', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
   testing: ['wire', 'reply', 'store', 'core'],
   wire: ['adapters', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
 }
 /**
- * The only packages that these layers may import: three run where the app's page runs, and `testing` in whatever test runner
+ * The only packages that these layers may import: four run where the app's page runs, and `testing` in whatever test runner
  * the app has.
  */
 const packages: Record<string, readonly string[]> = {
   core: [],
   client: ['eventsource-parser'],
   'ai-sdk': ['ai', 'eventsource-parser'],
+  react: ['react'],
   testing: ['jose', ...builtinModules.map((name) => `node:${name}`)],
 }
 /** The kill points, empty in the package: imported as `#points`, so that tests can put the real ones in their place. */

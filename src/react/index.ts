@@ -1,0 +1,141 @@
+/** `holdfast/react`: the client's own state as hooks. Each is thin: what it does is in `holdfast/client`. */
+import {
+  createContext,
+  createElement,
+  type ReactElement,
+  type ReactNode,
+  useCallback,
+  useContext,
+  useEffect,
+  useMemo,
+  useRef,
+  useState,
+  useSyncExternalStore,
+} from 'react'
+import type {
+  ConnectionState,
+  HoldfastClient,
+  Message,
+  Part,
+  Readable,
+  SendOptions,
+  SessionHandle,
+  SessionState,
+  SessionsState,
+  UnsentList,
+  UnsentView,
+} from '../client/client.ts'
+import type { PassingFrame } from '../client/feed.ts'
+import { HoldfastError } from '../client/wire.ts'
+import type { LogFrame } from '../core/view.ts'
+
+const Context = createContext<HoldfastClient | null>(null)
+
+/** One client for all below. Its owner makes it outside the render, and closes it. */
+export function HoldfastProvider(props: { client: HoldfastClient; children?: ReactNode }): ReactElement {
+  return createElement(Context.Provider, { value: props.client }, props.children)
+}
+
+export function useHoldfast(): HoldfastClient {
+  const client = useContext(Context)
+  if (client === null) throw new Error('Wrap what uses Holdfast in <HoldfastProvider client={…}>.')
+  return client
+}
+
+function useReadable<Value>({ subscribe, getSnapshot }: Readable<Value>): Value {
+  return useSyncExternalStore(subscribe, getSnapshot, getSnapshot)
+}
+
+export type ChatSession = SessionState & Omit<SessionHandle, keyof Readable<SessionState> | 'onFrame'>
+
+/** A session as it is now, live, with what can be done in it. It is left when nobody uses it any more. */
+export function useChatSession(id: string): ChatSession {
+  const client = useHoldfast()
+  const handle = useMemo(() => client.session(id), [client, id])
+  const state = useReadable(handle)
+  return useMemo(() => {
+    const { subscribe: _subscribe, getSnapshot: _getSnapshot, onFrame: _onFrame, ...commands } = handle
+    return { ...commands, ...state }
+  }, [handle, state])
+}
+
+/** The user's sessions, last changed first. */
+export function useChatSessions(): SessionsState & { loadMore(): Promise<boolean> } {
+  const { sessions } = useHoldfast()
+  const state = useReadable(sessions)
+  return useMemo(() => ({ ...state, loadMore: sessions.loadMore }), [sessions, state])
+}
+
+export type SendMessage = {
+  /** Shown at once, kept until the server has it. Resolves with the user's message as it is stored (R0.5). */
+  send(message: string | { parts: Part[] }, options?: SendOptions): Promise<Message>
+  /** So many are on their way. */
+  sending: number
+  /** Of the last one that failed, until the next is sent. */
+  error: HoldfastError | null
+}
+
+export function useSendMessage(sessionId: string): SendMessage {
+  const client = useHoldfast()
+  const [sending, setSending] = useState(0)
+  const [error, setError] = useState<HoldfastError | null>(null)
+  const send = useCallback<SendMessage['send']>(
+    async (message, options) => {
+      setSending((count) => count + 1)
+      setError(null)
+      try {
+        const said = typeof message === 'string' ? { text: message } : message
+        return (await client.session(sessionId).send(said, options)).message
+      } catch (caught) {
+        if (caught instanceof HoldfastError) setError(caught)
+        throw caught
+      } finally {
+        setSending((count) => count - 1)
+      }
+    },
+    [client, sessionId],
+  )
+  return useMemo(() => ({ send, sending, error }), [send, sending, error])
+}
+
+/** By the event's type, and `'*'` for all. Its data, and the frame. */
+export type RealtimeHandlers = { [type: string]: (data: never, frame: LogFrame | PassingFrame) => void }
+
+/** Calls the app's handlers with what comes live in a session; the newest ones, whenever it comes. */
+export function useRealtime(sessionId: string, handlers: RealtimeHandlers): void {
+  const client = useHoldfast()
+  const newest = useRef(handlers)
+  useEffect(() => {
+    newest.current = handlers
+  })
+  useEffect(() => {
+    const handle = client.session(sessionId)
+    const deaf = handle.onFrame((frame) => {
+      const data = 'data' in frame ? frame.data : frame
+      for (const hear of [newest.current[frame.type], newest.current['*']]) hear?.(data as never, frame)
+    })
+    // Also where no other hook follows it.
+    const leave = handle.subscribe(() => undefined)
+    return () => {
+      deaf()
+      leave()
+    }
+  }, [client, sessionId])
+}
+
+/** What no server has acknowledged, of one session or all, with what can be done about it. */
+export function useUnsent(
+  sessionId?: string,
+): { unsent: readonly UnsentView[] } & Pick<UnsentList, 'edit' | 'withdraw' | 'retry'> {
+  const { unsent } = useHoldfast()
+  const list = useSyncExternalStore(unsent.subscribe, unsent.list, unsent.list)
+  return useMemo(() => {
+    const own = sessionId === undefined ? list : list.filter((each) => each.sessionId === sessionId)
+    return { unsent: own, edit: unsent.edit, withdraw: unsent.withdraw, retry: unsent.retry }
+  }, [unsent, list, sessionId])
+}
+
+/** How the connection stands: for an offline banner. */
+export function useConnection(): ConnectionState {
+  return useReadable(useHoldfast().connection)
+}
