@@ -54,7 +54,7 @@ export type Shown = {
   messages: readonly Message[]
   /** Where the page of messages before these ends; null: these are all. */
   before: string | null
-  /** Those without an outcome, by the order in which they came. */
+  /** Those without an outcome, in the order of their messages; of messages that are not shown at the end. */
   turns: readonly Turn[]
   cursor: string
 }
@@ -249,7 +249,7 @@ export function createView(snapshot: Snapshot): View {
     },
     now() {
       settleFolds()
-      shown ??= { session, members, messages, before, turns: [...turns.values()], cursor }
+      shown ??= { session, members, messages, before, turns: inOrder([...turns.values()], messages), cursor }
       return shown
     },
   }
@@ -263,6 +263,13 @@ type Failed = Failure & { message: Message; userMessageId: string }
 
 /** What ends a turn's round. */
 const outcomes: ReadonlySet<string> = new Set(['message.ai_response', 'message.error', 'message.stopped'])
+
+function inOrder(turns: Turn[], messages: readonly Message[]): Turn[] {
+  if (turns.length < 2) return turns
+  const seqs = new Map(messages.map(({ id, seq }) => [id, seq]))
+  const seqOf = ({ messageId }: Turn) => seqs.get(messageId) ?? Number.MAX_SAFE_INTEGER
+  return turns.sort((a, b) => seqOf(a) - seqOf(b))
+}
 
 /** Without what it waited for. */
 function plain({ id, messageId, replyId, state, attempt, round }: Turn): Turn {

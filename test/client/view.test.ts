@@ -8,6 +8,7 @@ import { openChat } from '../support/chat.ts'
 import { type Api, ApiError } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { seeded } from '../support/random.ts'
+import { type Given, record } from './cases.ts'
 
 const last = 'That was all.'
 
@@ -47,18 +48,22 @@ async function snapshotOf(ann: Api, session: string): Promise<Snapshot> {
   return (await (await ann.request(`/v1/sessions/${session}?limit=100`)).json()) as Snapshot
 }
 
-type Seen = { end: Shown; at: Map<string, Shown>; taken: number; problems: string[] }
+type Seen = { end: Shown; at: Map<string, Shown>; taken: number; problems: string[]; given: Given[] }
 
 /** By long polls, from a snapshot to the last word. */
 async function followFrom(ann: Api, session: string, snapshot: Snapshot): Promise<Seen> {
-  const seen: Seen = { end: {} as Shown, at: new Map(), taken: 0, problems: [] }
+  const seen: Seen = { end: {} as Shown, at: new Map(), taken: 0, problems: [], given: [{ snapshot }] }
   let view = createView(snapshot)
   while (!view.now().messages.some(({ parts }) => textOf(parts) === last)) {
     const { frames } = await ann.poll(session, { cursor: view.now().cursor, wait: 25 })
     for (const frame of frames as unknown as LogFrame[]) {
       const before = view.now()
-      if (!view.take(frame)) {
-        view = createView(await snapshotOf(ann, session))
+      const leadsOn = view.take(frame)
+      seen.given.push({ frame, leadsOn })
+      if (!leadsOn) {
+        const fresh = await snapshotOf(ann, session)
+        seen.given.push({ snapshot: fresh })
+        view = createView(fresh)
         break
       }
       seen.taken++
@@ -148,5 +153,6 @@ test.each([1, 2, 3, 4, 5, 6])(
     expect(all.reduce((sum, { taken }) => sum + taken, 0)).toBeGreaterThan(50)
     expect(met).toBeGreaterThan(10)
     expect(watcher.problems).toEqual([])
+    await record(`seed-${seed}`, all[0]!.given, random)
   },
 )
