@@ -103,8 +103,9 @@ begin
   v_message := holdfast.settle(t, 'stopped', m.parts, null, null, null, null, m.parts <> '[]');
   perform holdfast.renew_preview(t.tenant_id, t.session_id);
   return holdfast.write_event(t.tenant_id, t.session_id, 'message.stopped', t,
-    (jsonb_build_object('userMessageId', t.message_id, 'message', v_message, 'by', p_by)
-      || (p_answer - 'approved'))::json);
+    -- By the reason clients decide what they show, so a person's words are no reason.
+    (jsonb_build_object('userMessageId', t.message_id, 'message', v_message, 'by', p_by, 'reason', 'budget')
+      || case when p_answer ? 'reason' then jsonb_build_object('said', p_answer -> 'reason') else '{}' end)::json);
 end $$;
 
 -- Writes an answer where it belongs, and lets the turn go on if it was the last one. Expects session and turn to be locked

@@ -270,7 +270,7 @@ const sayAskSchema = z
   .strictObject({ ...contentSchema.shape, ...inSession, id: newIdSchema, lane: laneSchema.default('main') })
   .refine(hasEither, eitherSentence)
 /** Clients take these for what the server means by them: by `withdrawn` the message goes away. */
-const ownReasons = ['withdrawn', 'steered', 'interrupted']
+const ownReasons = ['withdrawn', 'steered', 'interrupted', 'budget']
 const reasonSchema = z
   .string()
   .min(1)

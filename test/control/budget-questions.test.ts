@@ -203,7 +203,7 @@ describe('what becomes of the question', () => {
     const refused = await say(scene, scene.asked.id, false, { reason: 'too dear' })
     expect(refused).toMatchObject({ status: 200, body: { turn: { state: 'stopped' }, reply: { status: 'stopped' } } })
     const outcome = await scene.watcher.outcome('m1')
-    expect(outcome).toMatchObject({ type: 'message.stopped', data: { by: 'ann', reason: 'too dear' } })
+    expect(outcome).toMatchObject({ type: 'message.stopped', data: { by: 'ann', reason: 'budget', said: 'too dear' } })
     expect(textIn(outcome)).toBe('[1:0]\n\n[1:1]')
     expect(await shownOf(scene.ann, scene.session)).toEqual(['user: hi', 'assistant stopped: [1:0]\n\n[1:1]'])
     const listed = (await (await scene.ann.request('/v1/sessions')).json()) as { data: object[] }
@@ -216,6 +216,24 @@ describe('what becomes of the question', () => {
     // The new round has its whole budget.
     const again = await waits(scene.watcher, 2)
     expect(again.data.turn).toMatchObject({ round: 2, approvals: [{ used: 2, max: 2 }] })
+  })
+
+  test.each(['withdrawn', 'steered', 'interrupted'])(
+    'refused with the word %s it is kept as with any other: what a person says is no reason of the server’s (P117)',
+    async (word) => {
+      const scene = await openWaiting()
+      await say(scene, scene.asked.id, false, { reason: word })
+      expect((await scene.watcher.outcome('m1')).data).toMatchObject({ by: 'ann', reason: 'budget', said: word })
+      expect(await shownOf(scene.ann, scene.session)).toEqual(['user: hi', 'assistant stopped: [1:0]\n\n[1:1]'])
+    },
+  )
+
+  test('refused without a word there is none (P117)', async () => {
+    const scene = await openWaiting()
+    await say(scene, scene.asked.id, false)
+    const { data } = await scene.watcher.outcome('m1')
+    expect(data.reason).toBe('budget')
+    expect(data).not.toHaveProperty('said')
   })
 
   test('nobody answers in time: it has failed as budget_exceeded, and its text is kept (P115)', async () => {
