@@ -877,17 +877,18 @@ create function holdfast.claim_seqs(t holdfast.turns) returns int[] language sql
    where s.tenant_id = t.tenant_id and s.turn_id = t.id and s.type = 'attempt.started' and s.attempt = t.attempt
 $$;
 
--- Whether a tool of the round has begun, here or on a client: then nothing of it may be written anew.
+-- Whether a tool of the round has begun, or a question of it was answered (a client's tool has run then, and no person is
+-- asked twice): then nothing of it may be written anew.
 create function holdfast.has_run_tools(t holdfast.turns) returns boolean language plpgsql stable as $$
 begin
   return exists (select from holdfast.tool_calls c
       where c.tenant_id = t.tenant_id and c.turn_id = t.id and c.round = t.round)
     or exists (select from holdfast.asks a where a.tenant_id = t.tenant_id and a.turn_id = t.id and a.round = t.round
-      and a.kind = 'tool' and a.state = 'answered');
+      and a.state = 'answered');
 end $$;
 
 -- `p_takeover`: what becomes of a turn whose lease has run out. continue: it goes on from its checkpoint. restart: from an
--- empty reply, unless a tool has begun. fail: it has failed, by `p_crashed`, as after `p_crashes_max` takeovers in a row.
+-- empty reply, unless a tool has begun or somebody has answered. fail: it has failed, by `p_crashed`, as after `p_crashes_max` takeovers in a row.
 create function holdfast.claim(p_runner text, p_lease_ms int, p_limit int, p_take_expired boolean, p_crashes_max int,
   p_crashed jsonb, p_expired_before timestamptz default 'infinity', p_claim int default 0, p_lost int[] default '{}',
   p_takeover text default 'continue')

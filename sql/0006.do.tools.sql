@@ -56,16 +56,19 @@ $$;
 -- Asked again by the attempt that began it, whose answer was lost, it is begun.
 create function holdfast.begin_call(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_step int, p_call text,
   p_name text, p_input_hash text, p_again boolean, p_lease_ms int, p_checkpoint json) returns json language plpgsql as $$
-declare t holdfast.turns; c holdfast.tool_calls; v_again boolean;
+declare t holdfast.turns; c holdfast.tool_calls; a holdfast.asks; v_again boolean;
 begin
   t := holdfast.held_turn(p_tenant, p_session, p_turn, p_attempt);
   if t.id is null then return json_build_object('outcome', 'lost'); end if;
   select * into c from holdfast.tool_calls where tenant_id = p_tenant and turn_id = p_turn and round = t.round
     and step = p_step and call_id = p_call;
-  if c.call_id is null and exists (select from holdfast.asks a where a.tenant_id = p_tenant and a.turn_id = p_turn
-      and a.round = t.round and a.step = p_step and a.call_id = p_call
-      and a.kind <> 'uncertain' and (a.kind <> 'approval' or a.answer -> 'approved' is distinct from 'true' or a.name <> p_name
-        or a.input_hash <> p_input_hash)) then
+  -- What was asked last counts: an earlier question about the call may have been answered otherwise. Not that about a
+  -- budget: it is of no call, and a call's id may be as empty.
+  select * into a from holdfast.asks o where o.tenant_id = p_tenant and o.turn_id = p_turn and o.round = t.round
+      and o.step = p_step and o.call_id = p_call and o.kind in ('approval', 'tool')
+   order by o.attempt desc limit 1;
+  if c.call_id is null and a.id is not null and (a.kind = 'tool' or a.answer -> 'approved' is distinct from 'true'
+      or a.name <> p_name or a.input_hash <> p_input_hash) then
     return json_build_object('outcome', 'refused');
   end if;
   if c.call_id is null then

@@ -97,7 +97,8 @@ export type HoldfastOptions<Metadata extends object = object> = {
   onBudget?: 'ask' | 'fail'
   /**
    * What becomes of a reply whose process has died: it goes on from its last finished step (`continue`), is written anew
-   * where no tool of it has begun (`restart`), or has failed (`fail`). Defaults to `continue`.
+   * where no tool of it has begun and nobody has answered a question of it (`restart`), or has failed (`fail`). Defaults
+   * to `continue`.
    */
   takeover?: 'continue' | 'restart' | 'fail'
   /** A turn that was not begun for so long has failed. 1,000 to 30 days. Defaults to 24 hours. */

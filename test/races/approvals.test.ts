@@ -6,6 +6,7 @@ import { failureOf } from '../../src/core/errors.ts'
 import { stopTurn } from '../../src/log/stop.ts'
 import { type Answered, answerAsk, expireAsks, type StoredAsk, waitIfHeld } from '../../src/store/asks.ts'
 import type { Database } from '../../src/store/database.ts'
+import { beginCallIfHeld } from '../../src/store/tool-calls.ts'
 import type { Claimed } from '../../src/store/turns.ts'
 import { postgresVersions } from '../support/postgres.ts'
 import { disorder, lostHeads, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
@@ -309,6 +310,40 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
     expect(next!.attempt).toBe(2)
     expect(await wait(two, claimed[0]!)).toEqual(first)
     expect(await stored.query(`select from holdfast.asks`)).toHaveLength(1)
+    await settled()
+  })
+
+  const beginning = (claimed: Claimed, callId: string) =>
+    beginCallIfHeld(
+      one,
+      { ...claimed, step: 0, callId },
+      { name: 'book', inputHash: 'h', again: false, leaseMs: 60_000 },
+      claimed.checkpoint!,
+    )
+  const nextOf = async (): Promise<Claimed> => (await claimAll(one, 'a')).claimed[0]!
+
+  test.each([true, false])(
+    'of two questions about one call it is the last answer that counts: %s (P112)',
+    async (isYes) => {
+      const [session] = await sessionsOf(one, 1, `last-${isYes}`)
+      await acceptTurns(one, [session!])
+      await wait(one, await nextOf())
+      await answers(one, session!, !isYes)
+      await wait(one, await nextOf())
+      await answers(one, session!, isYes)
+      expect((await beginning(await nextOf(), 'k1')).outcome).toBe(isYes ? 'begun' : 'refused')
+      await stopTurn(one, stopAsk(session!, `${session}-m0`))
+      await settled()
+    },
+  )
+
+  test('a question about a budget is of no call, also of none whose id is empty (P117)', async () => {
+    const [session] = await sessionsOf(one, 1, 'empty')
+    await acceptTurns(one, [session!])
+    await wait(one, await nextOf(), false, 'budget')
+    await answers(one, session!, true)
+    expect((await beginning(await nextOf(), '')).outcome).toBe('begun')
+    await stopTurn(one, stopAsk(session!, `${session}-m0`))
     await settled()
   })
 

@@ -98,6 +98,35 @@ describe.each(postgresVersions)('takeover on PostgreSQL %i', (version) => {
     await ended(again!)
   })
 
+  test.each(['approval', 'uncertain', 'budget'] as const)(
+    'restart goes on where somebody has answered (%s): no answer is thrown away (P111, P114)',
+    async (kind) => {
+      const claimed = await halfWay(`answered-${kind}`)
+      const asks =
+        kind === 'budget'
+          ? [{ kind, id: 'p1', callId: '' as const, name: 'steps' as const, inputHash: '' as const, used: 1, max: 1 }]
+          : [{ kind, id: 'p1', callId: 'k1', name: 'book', inputHash: 'h' }]
+      const call = {
+        type: 'tool-book',
+        toolCallId: 'k1',
+        state: 'approval-requested',
+        input: {},
+        approval: { id: 'p1' },
+      }
+      const checkpoint = { ...checkpointOf(claimed), parts: kind === 'budget' ? parts : [...parts, call] }
+      const asked = { nextIndex: 3, checkpoint, model: null, expiresMs: 60_000, holdsLane: true }
+      await waitIfHeld(one, claimed, { ...asked, asks }, [])
+      const yes = { kind: 'approval' as const, id: 'p1', answer: { approved: true } }
+      const who = { tenantId, sessionId: claimed.sessionId, userId }
+      expect((await answerAsk(one, who, yes, { turnId: null, by: userId })).outcome).toBe('answered')
+      const [answered] = (await claimWith(one, 'restart')).claimed
+      const [again] = (await taken(answered!, 'restart')).claimed
+      expect(again!.checkpoint).toMatchObject({ step: 1 })
+      expect(again!.stepsFrom).toBe(kind === 'budget' ? 1 : 0)
+      await ended(again!)
+    },
+  )
+
   test('fail ends it as crashed with what is stored, and what waits for another attempt in order is none of its', async () => {
     const claimed = await halfWay('fail')
     for (const reason of ['error', 'handover'] as const) {
