@@ -152,10 +152,11 @@ end $$;
 
 -- An answer of a user who may write here, or (null) of the server. It is taken once: the first one counts. `p_kind`: tool, or
 -- approval for every question that is answered by yes or no. `p_turn`: which
--- turn's question, where several have one of this id; else the one that waits, or waited last. Outcomes: answered; same
+-- turn's question, where several have one of this id, and `p_attempt` which attempt's: a provider that numbers its calls
+-- uses an id again in the next step. Else the one that waits, or waited last. Outcomes: answered; same
 -- (this is what was answered); not_waiting (something else was, or nobody is asked any more); not_found; forbidden.
 create function holdfast.answer_ask(p_tenant text, p_session text, p_user text, p_kind text, p_id text, p_turn uuid,
-  p_answer jsonb, p_by text) returns json language plpgsql as $$
+  p_attempt int, p_answer jsonb, p_by text) returns json language plpgsql as $$
 declare t holdfast.turns; a holdfast.asks; v_seq int;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
@@ -163,6 +164,7 @@ begin
   select o.* into a from holdfast.asks o join holdfast.turns w on w.tenant_id = o.tenant_id and w.id = o.turn_id
    where o.tenant_id = p_tenant and o.session_id = p_session and o.id = p_id
      and (o.kind = 'tool') = (p_kind = 'tool') and (p_turn is null or o.turn_id = p_turn)
+     and (p_attempt is null or o.attempt = p_attempt)
      and holdfast.may_see(w.audience, p_user)
    order by (o.state = 'open') desc, o.seq desc limit 1;
   select * into t from holdfast.turns where tenant_id = p_tenant and id = a.turn_id

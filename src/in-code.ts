@@ -186,12 +186,13 @@ export type InCode<Metadata extends object = JsonObject> = {
   /**
    * Answers an approval that a reply waits for. The first answer counts: the same one again changes nothing, and another
    * one rejects with `not_waiting`. With a `userId` it is that user who answers, by their rights; without, it is `by`
-   * `server`. `reason` (up to 2,000 characters) is told to the model. `turnId`: only that turn's, where two have this id.
+   * `server`. `reason` (up to 2,000 characters) is told to the model. `turnId`: only that turn's, where two have this id;
+   * `attempt`: only what that attempt of it asked (`turn.attempt`), where a later one may have asked under this id again.
    */
   approve(
     sessionId: string,
     approvalId: string,
-    ask: InTenant & { approved: boolean; reason?: string; userId?: string; turnId?: string },
+    ask: InTenant & { approved: boolean; reason?: string; userId?: string; turnId?: string; attempt?: number },
   ): Promise<Stand<Metadata>>
   /** Answers a call of a client's tool that a reply waits for, as `approve` does. `output` is JSON. */
   answerTool(sessionId: string, toolCallId: string, ask: ToolAnswerAsk): Promise<Stand<Metadata>>
@@ -199,7 +200,7 @@ export type InCode<Metadata extends object = JsonObject> = {
   retry(sessionId: string, messageId: string, ask?: InTenant & { round?: number }): Promise<Stand<Metadata>>
 }
 
-export type ToolAnswerAsk = InTenant & { userId?: string; turnId?: string } & (
+export type ToolAnswerAsk = InTenant & { userId?: string; turnId?: string; attempt?: number } & (
     | { output: Json; errorText?: undefined }
     | { output?: undefined; errorText: string }
   )
@@ -379,15 +380,18 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       return { ...standIn<Metadata>(own, pair), withdrawn }
     }),
     approve: failing(async (sessionId, approvalId, ask) => {
-      const { tenantId, userId, turnId, ...said } = readValue({ ...ask, sessionId, approvalId }, approveSchema)
+      const { tenantId, userId, turnId, attempt, ...said } = readValue({ ...ask, sessionId, approvalId }, approveSchema)
       const own = within(await parts(), tenantId, sessionId, userId)
-      const answering = () => takeAnswer(own, approvalOf(approvalId, said), turnId ?? null, userId ?? server)
+      const answering = () => takeAnswer(own, approvalOf(approvalId, said), turnId ?? null, userId ?? server, attempt)
       return standIn<Metadata>(own, await askingForReply(own.parts, answering))
     }),
     answerTool: failing(async (sessionId, toolCallId, ask) => {
-      const { tenantId, userId, turnId, ...said } = readValue({ ...ask, sessionId, toolCallId }, answerToolSchema)
+      const { tenantId, userId, turnId, attempt, ...said } = readValue(
+        { ...ask, sessionId, toolCallId },
+        answerToolSchema,
+      )
       const own = within(await parts(), tenantId, sessionId, userId)
-      const answering = () => takeAnswer(own, toolResultOf(toolCallId, said), turnId ?? null, userId ?? server)
+      const answering = () => takeAnswer(own, toolResultOf(toolCallId, said), turnId ?? null, userId ?? server, attempt)
       return standIn<Metadata>(own, await askingForReply(own.parts, answering))
     }),
     retry: failing(async (sessionId, messageId, ask) => {

@@ -11,17 +11,17 @@ import { pairResponse, surely } from './messages.ts'
 import { Problem } from './problem.ts'
 import { type Call, type Route, sessionOf, type Within } from './route.ts'
 
-/** Where several turns wait for something of the same id, which of them. */
-const turnField = { turnId: z.uuid().optional() }
+/** Where several things were asked under one id, which of them: what this turn asked, and what this attempt of it. */
+const whichFields = { turnId: z.uuid().optional(), attempt: z.number().int().min(1).max(2_147_483_647).optional() }
 export const approvalFields = {
   approved: z.boolean(),
   reason: z.string().min(1).max(limits.reasonCharactersMax).optional(),
-  ...turnField,
+  ...whichFields,
 }
 export const resultFields = {
   output: z.custom<Json>(() => true).optional(),
   errorText: z.string().min(1).max(limits.reasonCharactersMax).optional(),
-  ...turnField,
+  ...whichFields,
 }
 export const hasOneResult = (body: object) => 'output' in body !== 'errorText' in body
 export const oneResultSentence = 'expected either "output" or "errorText"'
@@ -47,8 +47,10 @@ async function answerTool(call: Call): Promise<Response> {
   return await answered(call, toolResultOf(call.params.toolCallId!, body), body)
 }
 
-async function answered(call: Call, answer: Answer, { turnId }: { turnId?: string | undefined }): Promise<Response> {
-  return pairResponse(call, await takeAnswer(call, answer, turnId ?? null, call.principal.userId))
+type Which = { turnId?: string | undefined; attempt?: number | undefined }
+
+async function answered(call: Call, answer: Answer, { turnId, attempt }: Which): Promise<Response> {
+  return pairResponse(call, await takeAnswer(call, answer, turnId ?? null, call.principal.userId, attempt))
 }
 
 /** How the message stands then. Throws the `Problem` of an answer that nothing waits for. */
@@ -57,8 +59,9 @@ export async function takeAnswer(
   answer: Answer,
   turnId: string | null,
   by: string,
+  attempt?: number,
 ): Promise<Pair> {
-  const answered = await storeAnswer(call, answer, turnId, by)
+  const answered = await storeAnswer(call, answer, turnId, by, attempt)
   switch (answered.outcome) {
     case 'answered':
     case 'same':
@@ -76,9 +79,10 @@ export async function storeAnswer(
   answer: Answer,
   turnId: string | null,
   by: string,
+  attempt: number | null = null,
 ): Promise<Answered> {
   await point('answer.send')
-  const answered = await surely(() => answerAsk(call.parts.database, sessionOf(call), answer, { turnId, by }))
+  const answered = await surely(() => answerAsk(call.parts.database, sessionOf(call), answer, { turnId, attempt, by }))
   await point('answer.answered')
   if (answered.outcome === 'answered') tell(call, answered.event)
   return answered

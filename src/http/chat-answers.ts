@@ -116,7 +116,7 @@ export async function storeAnswers(call: Call, messages: readonly Json[]): Promi
   for (const ask of await openAsks(call.parts.database, sessionOf(call))) {
     const answer = answerTo(ask, messages)
     if (answer === null) continue
-    const { outcome } = await storeAnswer(call, answer, ask.turnId, call.principal.userId)
+    const { outcome } = await storeAnswer(call, answer, ask.turnId, call.principal.userId, ask.attempt)
     if (outcome === 'forbidden') throw new Problem('forbidden')
     if (outcome === 'answered') stored.add(keyOf(ask))
   }

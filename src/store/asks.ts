@@ -75,25 +75,25 @@ export type Answered =
 
 const answerStatement: Statement = {
   name: 'answer-ask',
-  text: 'select holdfast.answer_ask($1, $2, $3, $4, $5, $6, $7::jsonb, $8) as answer',
+  text: 'select holdfast.answer_ask($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9) as answer',
 }
 
-/** May be asked again when its answer was lost. `userId` null: the server. `turnId`: only that turn's question. */
+/** May be asked again when its answer was lost. `userId` null: the server. `turnId`, `attempt`: only what that one asked. */
 export async function answerAsk(
   database: Database,
   { tenantId, sessionId, userId }: { tenantId: string; sessionId: string; userId: string | null },
   { kind, id, answer }: Answer,
-  { turnId, by }: { turnId: string | null; by: string },
+  { turnId, attempt = null, by }: { turnId: string | null; attempt?: number | null; by: string },
 ): Promise<Answered> {
   type Row = { answer: { outcome: Answered['outcome']; messageId: string; event: EventJson } }
-  const values = [tenantId, sessionId, userId, kind, id, turnId, JSON.stringify(answer), by]
+  const values = [tenantId, sessionId, userId, kind, id, turnId, attempt, JSON.stringify(answer), by]
   const { outcome, messageId, event } = (await database.query<Row>('accept', answerStatement, values))[0]!.answer
   if (outcome === 'answered') return { outcome, messageId, event: eventOf(event) }
   return outcome === 'same' || outcome === 'not_waiting' ? { outcome, messageId } : { outcome }
 }
 
 const askColumns = `a.kind, a.id, a.call_id as "callId", t.reply_id as "replyId", a.turn_id as "turnId",
-      t.message_id as "messageId", a.seq, a.state, a.answer`
+      t.message_id as "messageId", a.attempt, a.seq, a.state, a.answer`
 const maySee = `holdfast.may_see(t.audience, $3)
        and exists (select from holdfast.members m where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3)`
 
@@ -121,7 +121,7 @@ const closedStatement: Statement = {
      order by a.kind = 'tool', a.id, (a.step + 1 = $5) desc, a.seq desc`,
 }
 
-/** `seq`: of the `turn.waiting` that asked. */
+/** `attempt`, `seq`: of the `turn.waiting` that asked. */
 export type FoundAsk = {
   kind: Ask['kind']
   id: string
@@ -129,6 +129,7 @@ export type FoundAsk = {
   replyId: string
   turnId: string
   messageId: string
+  attempt: number
   seq: number
   state: 'open' | 'answered' | 'expired' | 'closed'
   answer: Json

@@ -86,6 +86,71 @@ test('of two turns that ask with one id it is the one that a user may see whose 
   ])
 })
 
+test('an answer that is sent again with its attempt is never one to a later question of the same id (P114)', async () => {
+  // A provider that numbers the calls of each step.
+  const { chat, ann, session, watcher } = await openChat({
+    reply: async function* ({ stepsDone }) {
+      if (stepsDone < 2) {
+        yield { type: 'start-step' }
+        yield { type: 'tool-input-available', toolCallId: 'call_0', toolName: 'where', input: { step: stepsDone } }
+        yield { type: 'finish-step' }
+      }
+      yield { type: 'finish', finishReason: stepsDone < 2 ? 'tool-calls' : 'stop' }
+    },
+  })
+  await ann.send(session, 'hi', 'm1')
+  const first = (await waits(watcher)).data.turn
+  const body = { output: 'home', turnId: first.id, attempt: first.attempt }
+  expect((await answer(ann, session, 'tool-results', 'call_0', body)).status).toBe(200)
+  const second = (await waits(watcher, 2)).data.turn
+  expect([first.attempt, second.attempt]).toEqual([1, 2])
+  expect((await ann.snapshot(session)).turns[0]).toMatchObject({ state: 'waiting', attempt: 2 })
+  // Its answer was lost, and it is sent again.
+  expect(await answer(ann, session, 'tool-results', 'call_0', body)).toMatchObject({
+    status: 200,
+    body: { turn: { state: 'waiting', toolCalls: [{ toolCallId: 'call_0' }] } },
+  })
+  expect((await chat.answerTool(session, 'call_0', body)).turn.state).toBe('waiting')
+  expect((await answer(ann, session, 'tool-results', 'call_0', { ...body, output: 'work' })).status).toBe(409)
+  expect((await answer(ann, session, 'tool-results', 'call_0', { ...body, attempt: 3 })).status).toBe(404)
+  expect((await answer(ann, session, 'tool-results', 'call_0', { ...body, attempt: 0 })).status).toBe(400)
+  expect(ofType(watcher, 'approval.answered')).toHaveLength(1)
+  // Without it the one that waits is meant.
+  expect((await answer(ann, session, 'tool-results', 'call_0', { output: 'work' })).status).toBe(200)
+  expect(callsIn(partsIn(await watcher.outcome('m1')))).toEqual([
+    ['call_0', 'output-available', 'home'],
+    ['call_0', 'output-available', 'work'],
+  ])
+})
+
+test('an approval that is sent again with its attempt is never one to a later question of the same id (P114)', async () => {
+  const { chat, ann, session, watcher } = await openChat({
+    reply: async function* ({ stepsDone }) {
+      if (stepsDone < 2) {
+        yield { type: 'start-step' }
+        yield { type: 'tool-input-available', toolCallId: 'call_0', toolName: 'book', input: { step: stepsDone } }
+        yield { type: 'tool-approval-request', toolCallId: 'call_0', approvalId: 'approve_0' }
+        yield { type: 'finish-step' }
+      }
+      yield { type: 'finish', finishReason: stepsDone < 2 ? 'tool-calls' : 'stop' }
+    },
+  })
+  await ann.send(session, 'hi', 'm1')
+  const { id: turnId, attempt } = (await waits(watcher)).data.turn
+  const yes = { approved: true, turnId, attempt }
+  expect((await answer(ann, session, 'approvals', 'approve_0', yes)).status).toBe(200)
+  await waits(watcher, 2)
+  expect(await answer(ann, session, 'approvals', 'approve_0', yes)).toMatchObject({
+    status: 200,
+    body: { turn: { state: 'waiting', attempt: 2 } },
+  })
+  expect((await chat.approve(session, 'approve_0', yes)).turn.state).toBe('waiting')
+  expect(ofType(watcher, 'approval.answered')).toHaveLength(1)
+  await chat.approve(session, 'approve_0', { ...yes, attempt: 2, approved: false })
+  expect((await watcher.outcome('m1')).type).toBe('message.ai_response')
+  expect(ofType(watcher, 'approval.answered').map(({ data }) => data.approved)).toEqual([true, false])
+})
+
 test('the app’s own code answers as the server, or as a user', async () => {
   const steps = [[call('k1', 'book')], [call('k2', 'where')]]
   const { chat, session, approvalId, watcher } = await openWaiting({}, steps)

@@ -97,7 +97,8 @@ test('chat.approve and chat.answerTool', () => {
   expectTypeOf<Answer<Chat['approve']>>().toEqualTypeOf<Stand>()
   expectTypeOf<Answer<Chat['answerTool']>>().toEqualTypeOf<Stand>()
   expectTypeOf<Stand['turn']['waitingFor']>().toEqualTypeOf<'approval' | 'uncertain' | 'budget' | 'tool' | undefined>()
-  ;(chat: Chat) => chat.approve('s', 'p', { approved: false, reason: 'no', userId: 'ann', tenantId: 't', turnId: 'u' })
+  ;(chat: Chat) =>
+    chat.approve('s', 'p', { approved: false, reason: 'no', userId: 'ann', tenantId: 't', turnId: 'u', attempt: 1 })
   ;(chat: Chat) => chat.answerTool('s', 'k', { output: [1, null] })
   ;(chat: Chat) => chat.answerTool('s', 'k', { errorText: 'no', userId: 'ann' })
   // @ts-expect-error approved or not has to be said

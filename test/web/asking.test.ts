@@ -143,7 +143,10 @@ test('a refusal takes a reason, by keyboard, and Escape there leaves the questio
   await reason.fill('not today')
   await picture(page, 'refusing')
   expect(await faultsOf(page, 'refusing')).toEqual([])
+  const sending = page.waitForRequest(/\/approvals\//)
   await reason.press('Enter')
+  // It names what it answers: sent again it is none to a later question of the same id.
+  expect((await sending).postDataJSON()).toMatchObject({ approved: false, turnId: expect.any(String), attempt: 1 })
   await repliedOn(page, /no email was sent. You said why: not today/).waitFor()
   await untilStatusOn(page, 'complete')
   await call(page, 'send_email').getByText('Refused').waitFor()

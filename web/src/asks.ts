@@ -6,10 +6,11 @@ import type { Turn } from './view.ts'
  * that has reached its limit may go on. `tool`: the result of a call that a client runs, which this page does not.
  */
 export type AskKind = 'approval' | 'uncertain' | 'budget' | 'tool'
-/** `toolCallId` null: it is about no call, but about the reply. */
+/** `toolCallId` null: it is about no call, but about the reply. `attempt`: the one that asks it. */
 export type Ask = {
   kind: AskKind
   id: string
+  attempt: number
   toolCallId: string | null
   toolName: string | null
   expiresAt: string
@@ -28,14 +29,18 @@ export type TurnAsk = {
   max?: number
 }
 
-export function asksOf({ state, approvals = [], toolCalls = [] }: Turn): Ask[] {
+export function asksOf({ state, attempt, approvals = [], toolCalls = [] }: Turn): Ask[] {
   if (state !== 'waiting') return []
-  return [...approvals.map((ask) => askOf(ask, kindOf(ask))), ...toolCalls.map((ask) => askOf(ask, 'tool'))]
+  return [
+    ...approvals.map((ask) => askOf(ask, kindOf(ask), attempt)),
+    ...toolCalls.map((ask) => askOf(ask, 'tool', attempt)),
+  ]
 }
 
-function askOf({ id, toolCallId = null, toolName = null, expiresAt, ...of }: TurnAsk, kind: AskKind): Ask {
+function askOf(asked: TurnAsk, kind: AskKind, attempt: number): Ask {
+  const { id, toolCallId = null, toolName = null, expiresAt, ...of } = asked
   const spent = of.budget === undefined ? null : { what: of.budget, used: of.used ?? 0, max: of.max ?? 0 }
-  return { kind, id: id ?? toolCallId ?? '', toolCallId, toolName, expiresAt, spent }
+  return { kind, id: id ?? toolCallId ?? '', attempt, toolCallId, toolName, expiresAt, spent }
 }
 
 const kindOf = ({ kind }: TurnAsk): AskKind => (kind === 'uncertain' || kind === 'budget' ? kind : 'approval')

@@ -345,7 +345,9 @@ export const Reply = memo(({ message, turn, can, commands, clockAheadMs, onDone,
         message={message}
         asks={asks}
         isAnswering={isGiving}
-        onAnswer={(ask, answer) => void run(() => commands.answer(ask.id, { ...answer, turnId: turn?.id ?? '' }))}
+        onAnswer={(ask, answer) =>
+          void run(() => commands.answer(ask.id, { ...answer, turnId: turn?.id ?? '', attempt: ask.attempt }))
+        }
       />
       {isOpen && !isWaiting && text === '' && !message.parts.some(isCall) && <Dots />}
       {status === 'failed' && (

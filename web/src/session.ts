@@ -75,8 +75,11 @@ export type Stand = { message: Message; reply: Message; turn: Turn /** A stop's.
 export const command = (sessionId: string, messageId: string, name: Command, body: object) =>
   surely<Stand>(`${pathOf(sessionId)}/messages/${encodeURIComponent(messageId)}/${name}`, body)
 
-/** Whether a call may run, or a reply go on. The same answer may be given again, another one is `not_waiting`. */
-export type Approval = { approved: boolean; reason?: string; turnId: string }
+/**
+ * Whether a call may run, or a reply go on. The same answer may be given again, another one is `not_waiting`. It is to what
+ * this attempt asked: given again it is none to a later question of the same id.
+ */
+export type Approval = { approved: boolean; reason?: string; turnId: string; attempt: number }
 export const approve = (sessionId: string, approvalId: string, body: Approval) =>
   surely<Stand>(`${pathOf(sessionId)}/approvals/${encodeURIComponent(approvalId)}`, body)
 
