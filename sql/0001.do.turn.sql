@@ -526,6 +526,24 @@ begin
   return holdfast.message_json(v_reply);
 end $$;
 
+-- Parts that get no more chunks, made valid as history: what `closeParts` (src/core/parts.ts) does, for a turn that fails
+-- where no process is to touch its content. A test compares the two.
+create function holdfast.closed_parts(p_parts jsonb, p_error_text text) returns jsonb language sql immutable parallel safe as $$
+  with part as (
+    select value as p, ordinality as place, value ->> 'state' as state,
+        (value - '{rawInput,inputEncoding,approval}'::text[]) || jsonb_build_object('state', 'output-error',
+          'errorText', p_error_text, 'input', coalesce(nullif(value -> 'input', 'null'), '{}')) as failed
+      from jsonb_array_elements(p_parts) with ordinality)
+  select coalesce(jsonb_agg(case
+      when state = 'streaming' then p || '{"state": "done"}'
+      when state in ('input-streaming', 'input-available', 'approval-requested') then failed
+      when state = 'approval-responded' and p #> '{approval,approved}' = 'true'
+        then failed || jsonb_build_object('approval', p -> 'approval')
+      when state = 'approval-responded' then p || '{"state": "output-denied"}'
+      else p end order by place), '[]')
+    from part
+$$;
+
 -- `p_error` is the failure and, not to be stored, what it is in the last of `roundsMax` rounds, where nobody can retry.
 create function holdfast.settle_failed(t holdfast.turns, p_parts jsonb, p_metadata jsonb, p_model text, p_error jsonb)
   returns int language plpgsql as $$
@@ -982,10 +1000,10 @@ begin
       'turnId', t.id, 'replyId', t.reply_id, 'attempt', t.attempt,
       'base', coalesce(t.checkpoint -> 'parts', '[]'::json)));
     if t.crashes >= p_crashes_max or old.state = 'running' and p_takeover = 'fail' then
-      -- Its content is not touched: it may be what brings processes down.
+      -- No process touches its content: it may be what brings them down.
       v_before := v_before || v_seq;
-      v_seq := holdfast.settle_failed(t, coalesce((t.checkpoint -> 'parts')::jsonb, '[]'),
-        (t.checkpoint -> 'metadata')::jsonb, null, p_crashed);
+      v_seq := holdfast.settle_failed(t, holdfast.closed_parts(coalesce((t.checkpoint -> 'parts')::jsonb, '[]'),
+        'The reply failed before this call was finished.'), (t.checkpoint -> 'metadata')::jsonb, null, p_crashed);
       return next json_build_object('kind', 'failed', 'tenantId', t.tenant_id, 'sessionId', t.session_id,
         'events', holdfast.events_of(t.tenant_id, t.session_id, v_before || v_seq));
       continue;

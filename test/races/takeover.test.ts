@@ -1,5 +1,7 @@
 /** What becomes of a turn whose lease has run out, as the operator chose (the option takeover). */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import type { Part } from '../../src/core/chunk.ts'
+import { closeParts } from '../../src/core/parts.ts'
 import { stopTurn } from '../../src/log/stop.ts'
 import { answerAsk, waitIfHeld } from '../../src/store/asks.ts'
 import type { Database } from '../../src/store/database.ts'
@@ -151,6 +153,52 @@ describe.each(postgresVersions)('takeover on PostgreSQL %i', (version) => {
     })
     expect(await disorder(stored)).toEqual([])
   })
+
+  /** Each state that a part may be left in. */
+  const open: Part[] = [
+    { type: 'step-start' },
+    { type: 'text', text: 'first', state: 'done' },
+    { type: 'reasoning', text: 'why', state: 'streaming', providerMetadata: { p: { a: 1 } } },
+    { type: 'text', text: 'sec', state: 'streaming' },
+    { type: 'text', text: 'without a state' },
+    { type: 'tool-look', toolCallId: 'k0', state: 'output-available', input: {}, output: 1, preliminary: true },
+    { type: 'tool-look', toolCallId: 'k1', state: 'input-streaming' },
+    { type: 'tool-look', toolCallId: 'k2', state: 'input-streaming', input: null, rawInput: '{' },
+    { type: 'tool-where', toolCallId: 'k3', state: 'input-available', input: { a: [1, null] }, inputEncoding: 'json' },
+    { type: 'dynamic-tool', toolName: 'book', toolCallId: 'k4', state: 'input-available', input: 'text' },
+    { type: 'tool-book', toolCallId: 'k5', state: 'approval-requested', input: {}, approval: { id: 'p5' } },
+    {
+      ...{ type: 'tool-book', toolCallId: 'k6', state: 'approval-responded', input: {} },
+      approval: { id: 'p6', approved: true, reason: 'go' },
+    },
+    {
+      ...{ type: 'tool-book', toolCallId: 'k7', state: 'approval-responded', input: {} },
+      approval: { id: 'p7', approved: false },
+    },
+    { type: 'tool-book', toolCallId: 'k8', state: 'output-error', input: {}, errorText: 'no' },
+    { type: 'data-mood', id: 'd', data: { state: 'streaming' } },
+  ]
+
+  test.each(['by fail', 'after three crashes'])(
+    'what is stored of a turn that the claim fails (%s) is closed as every other outcome closes it (I2)',
+    async (how) => {
+      let claimed: Claimed = await halfWay(how)
+      const checkpoint = { ...checkpointOf(claimed), parts: open, isOpen: true }
+      await checkpointIfHeld(one, claimed, checkpoint)
+      const policy = how === 'by fail' ? 'fail' : 'continue'
+      for (;;) {
+        const { claimed: next, failed } = await taken(claimed, policy)
+        if (failed.length === 1) {
+          const toolErrorText = 'The reply failed before this call was finished.'
+          const { message } = JSON.parse(failed[0]!.events.at(-1)!.json) as { message: { parts: Part[] } }
+          expect(message.parts).toEqual(closeParts(open, { toolErrorText }))
+          break
+        }
+        claimed = next[0]!
+      }
+      expect(await disorder(stored)).toEqual([])
+    },
+  )
 
   test.each(['restart', 'fail'] as const)(
     'two that take over at once by %s are one takeover (I2, I9)',
