@@ -451,6 +451,12 @@ begin
      where e.tenant_id = p_tenant and e.session_id = p_session and e.lane = p_lane and holdfast.is_live(e));
 end $$;
 
+-- How many tokens such a report is of.
+create function holdfast.tokens_in(p_usage json) returns bigint language sql immutable parallel safe as $$
+  select coalesce(sum(coalesce(u."inputTokens", 0)::bigint + coalesce(u."outputTokens", 0)), 0)::bigint
+    from json_to_recordset(p_usage) u("inputTokens" int, "outputTokens" int)
+$$;
+
 -- Writes what was reported for an attempt's steps, once each, and adds it to the session's counters. Answers how
 -- many rows were new. A settled row never changes.
 create function holdfast.record_usage(p_tenant text, p_session text, p_user text, p_turn uuid, p_attempt int,
@@ -1117,8 +1123,7 @@ begin
   update holdfast.turns set state = 'queued', lease_until = null, runner = null,
       due_at = clock_timestamp() + make_interval(secs => p_retry_ms / 1000.0),
       failures = failures + (p_reason = 'error')::int, crashes = case when p_reason = 'error' then 0 else crashes end,
-      tokens = tokens + (select coalesce(sum(coalesce(u."inputTokens", 0)::bigint + coalesce(u."outputTokens", 0)), 0)
-        from json_to_recordset(p_usage) u("inputTokens" int, "outputTokens" int)),
+      tokens = tokens + holdfast.tokens_in(p_usage),
       updated_at = clock_timestamp()
    where tenant_id = p_tenant and id = p_turn returning * into t;
   -- An earlier turn that is retried goes first.

@@ -58,7 +58,9 @@ begin
     case when p_asks -> 0 ->> 'name' = 'progress' and p_asks -> 0 ->> 'kind' = 'budget' then 'failed' else 'complete' end,
     p_usage);
   update holdfast.turns set state = 'waiting', holds_lane = p_holds_lane, open = false, lease_until = null, runner = null,
-      due_at = null, checkpoint = coalesce(p_checkpoint, checkpoint), crashes = 0, best_steps = 0, best_chunks = 0,
+      due_at = null, checkpoint = coalesce(p_checkpoint, checkpoint),
+      -- A checkpoint of this attempt holds them itself.
+      tokens = tokens + case when p_checkpoint is null then holdfast.tokens_in(p_usage) else 0 end, crashes = 0, best_steps = 0, best_chunks = 0,
       sweep_at = clock_timestamp() + interval '60 s', updated_at = clock_timestamp()
    where tenant_id = p_tenant and id = p_turn returning * into t;
   update holdfast.messages set parts = coalesce(p_shown, (p_checkpoint -> 'parts')::jsonb),

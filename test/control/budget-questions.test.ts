@@ -176,6 +176,24 @@ describe('without progress', () => {
     expect(scene.watcher.problems).toEqual([])
   })
 
+  test('what the silent attempt took counts as tokens of the round', async () => {
+    const scene = await openChat({
+      ...{ noProgressMs: 1_000, attemptsMax: 1, tokensMax: 15 },
+      async *reply(context) {
+        if (context.attempt > 1) return yield* stepping(1)(context) as AsyncIterable<ReplyChunk>
+        context.usage({ inputTokens: 9, outputTokens: 7 })
+        await new Promise((resolve) => context.signal.addEventListener('abort', resolve))
+      },
+    })
+    const { asked } = await waitingOf(scene)
+    expect(asked).toMatchObject({ budget: 'progress', used: 1 })
+    await say(scene, asked.id, true)
+    const second = await waits(scene.watcher, 2)
+    expect(second.data.turn.approvals[0]).toMatchObject({ budget: 'tokens', used: 16, max: 15 })
+    await say(scene, second.data.turn.approvals[0].id, true)
+    expect(textIn(await scene.watcher.outcome('m1'))).toBe('[3:0]')
+  })
+
   test('nobody answers in time: it has failed as no_progress, and what was shown is kept', async () => {
     const scene = await openChat({ reply: hanging(9), noProgressMs: 1_000, attemptsMax: 1, approvalExpiresMs: 1_000 })
     await waitingOf(scene)
