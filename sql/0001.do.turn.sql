@@ -1249,17 +1249,25 @@ begin
   return v_repaired;
 end $$;
 
--- Chunks that a later event stands for since a minute. Takes turn rows only.
+-- Chunks that a later event stands for since a minute, and what no attempt goes on from any more: the checkpoint of a turn
+-- that has its outcome, and what came of the calls of a round that is over. (That they ran stays.) The events and the message
+-- hold both. Takes turn rows, and then those of their calls.
 create function holdfast.sweep_chunks(p_limit int) returns int language plpgsql as $$
 declare v_swept int;
 begin
   with due as materialized (
-    select tenant_id, id, attempt, open from holdfast.turns where sweep_at <= now() order by tenant_id, id limit p_limit
+    select tenant_id, id, attempt, open, round, state in ('complete', 'failed', 'stopped') as is_over
+      from holdfast.turns where sweep_at <= now() order by tenant_id, id limit p_limit
       for no key update skip locked),
   gone as (
     delete from holdfast.chunks c using due where c.tenant_id = due.tenant_id and c.turn_id = due.id
       and (c.attempt < due.attempt or not due.open)),
-  done as (update holdfast.turns t set sweep_at = null from due where t.tenant_id = due.tenant_id and t.id = due.id)
+  told as (
+    update holdfast.tool_calls c set output = null from due where c.tenant_id = due.tenant_id and c.turn_id = due.id
+      and c.output is not null and (due.is_over or c.round < due.round)),
+  done as (
+    update holdfast.turns t set sweep_at = null, checkpoint = case when not due.is_over then t.checkpoint end
+      from due where t.tenant_id = due.tenant_id and t.id = due.id)
   select count(*) into v_swept from due;
   return v_swept;
 end $$;

@@ -19,7 +19,7 @@ create table holdfast.tool_calls (
   state text not null check (state in ('begun', 'done', 'failed')),
   -- The attempt that began it last.
   attempt int not null,
-  -- json, not jsonb: it is given back as it came.
+  -- json, not jsonb: it is given back as it came. Swept when its round is over.
   output json,
   begun_at timestamptz not null default clock_timestamp(),
   ended_at timestamptz,

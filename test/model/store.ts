@@ -584,6 +584,7 @@ export function sweep(model: Model): number {
   for (const turn of due) {
     turn.runs = turn.runs.filter((run) => turn.open && run.attempt >= turn.attempt)
     turn.sweepAtMs = null
+    if (['complete', 'failed', 'stopped'].includes(turn.state)) turn.checkpoint = null
   }
   return due.length
 }

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { cleanUsage } from '../../src/core/clean.ts'
 import { failureOf } from '../../src/core/errors.ts'
@@ -5,10 +6,14 @@ import type { Event } from '../../src/core/event.ts'
 import { readSnapshot } from '../../src/log/snapshot.ts'
 import { stopTurn } from '../../src/log/stop.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
+import { answerAsk, waitIfHeld } from '../../src/store/asks.ts'
 import { appendIfHeld } from '../../src/store/chunks.ts'
+import { retry } from '../../src/store/control.ts'
 import type { Database } from '../../src/store/database.ts'
 import { deleteSession } from '../../src/store/sessions.ts'
+import { beginCallIfHeld, endCallIfHeld } from '../../src/store/tool-calls.ts'
 import {
+  type Checkpoint,
   type Claimed,
   checkpointIfHeld,
   expire,
@@ -245,6 +250,64 @@ describe.each(postgresVersions)('budget, ledger and sweeps on PostgreSQL %i', (v
     await sweep(database, 100)
     expect(await chunksOf()).toEqual([])
     expect(id).toBe('sweep0')
+  })
+
+  test('what an attempt would go on from is kept until the outcome, and swept after it; that a call ran is kept', async () => {
+    await session('kept')
+    const claimed = await claimOne(database)
+    const checkpoint: Checkpoint = {
+      ...{ attempt: 1, step: 0, isOpen: true, nextIndex: 0, parts: [{ type: 'step-start' }] },
+      ...{ metadata: null, told: [], forClients: [], tokens: 0 },
+    }
+    const call = { name: 'book', inputHash: 'h', again: false, leaseMs: 60_000 }
+    const place = (key: Claimed, callId: string) => ({ ...key, step: 0, callId })
+    const run = async (key: Claimed, callId: string) => {
+      expect((await beginCallIfHeld(database, place(key, callId), call, checkpoint)).outcome).toBe('begun')
+      await endCallIfHeld(database, place(key, callId), { state: 'done', output: { of: callId } }, checkpoint)
+    }
+    const sweepNow = async () => {
+      await stored.query('update holdfast.turns set sweep_at = now() where id = $1', [claimed.turnId])
+      await sweep(database, 100)
+    }
+    const kept = async () => {
+      const calls = 'select call_id, state, output from holdfast.tool_calls where turn_id = $1 order by call_id'
+      const turn = 'select checkpoint is not null as has from holdfast.turns where id = $1'
+      const [row] = await stored.query<{ has: boolean }>(turn, [claimed.turnId])
+      const rows = await stored.query<{ call_id: string; state: string; output: unknown }>(calls, [claimed.turnId])
+      return { checkpoint: row!.has, calls: rows.map(({ call_id, state, output }) => [call_id, state, output]) }
+    }
+    await run(claimed, 'k1')
+    const asked = { nextIndex: 0, checkpoint, model: null, expiresMs: 60_000, holdsLane: true }
+    const ask = { kind: 'budget', id: 'b', callId: '', name: 'steps', inputHash: '', used: 1, max: 1 } as const
+    const { tenantId: tenant, sessionId, messageId } = claimed
+    const who = { tenantId: tenant, sessionId, userId }
+    await waitIfHeld(database, claimed, { ...asked, asks: [ask] }, [])
+    await sweepNow()
+    expect(await kept()).toEqual({ checkpoint: true, calls: [['k1', 'done', { of: 'k1' }]] })
+    const yes = { kind: 'approval', id: 'b', answer: { approved: true } } as const
+    await answerAsk(database, who, yes, { turnId: null, by: userId })
+    const next = await claimOne(database)
+    await sweepNow()
+    expect((await beginCallIfHeld(database, place(next, 'k1'), call, checkpoint)).outcome).toBe('done')
+    expect((await stopTurn(database, stopAsk(sessionId, messageId))).outcome).toBe('stopped')
+    await sweepNow()
+    expect(await kept()).toEqual({ checkpoint: false, calls: [['k1', 'done', null]] })
+
+    // Begun anew before the sweep: of the round before nothing is kept, of this one all.
+    const again = { round: 1, replyId: randomUUID(), roundsMax: 10, expiresMs: 60_000, sendsMax: 0 }
+    expect((await retry(database, { ...who, messageId }, again)).outcome).toBe('done')
+    const anew = await claimOne(database)
+    await run(anew, 'k2')
+    await stored.query(`update holdfast.tool_calls set output = '1' where call_id = 'k1'`)
+    await sweepNow()
+    expect(await kept()).toEqual({
+      checkpoint: true,
+      calls: [
+        ['k1', 'done', null],
+        ['k2', 'done', { of: 'k2' }],
+      ],
+    })
+    await finish(database, anew, 0)
   })
 
   test('each reported step is one row of the ledger, whoever reports it and however often (I12)', async () => {
