@@ -1212,21 +1212,26 @@ end $$;
 -- ---------------------------------------------------------------------------------------------------------------
 -- The sweeper's three jobs. Each takes a few rows at a time and skips what is locked.
 
--- Turns that were never begun in time end as failed.
+-- Turns that were never begun in time end as failed. One that cannot be ended keeps none of the others waiting: it is
+-- answered with its `error`.
 create function holdfast.expire(p_limit int, p_error jsonb) returns setof json language plpgsql as $$
 declare cand record; t holdfast.turns; v_seq int;
 begin
   for cand in select tenant_id, id, session_id from holdfast.turns where expires_at <= now() order by expires_at limit p_limit
   loop
-    perform 1 from holdfast.sessions where tenant_id = cand.tenant_id and id = cand.session_id
-      for no key update skip locked;
-    continue when not found;
-    select * into t from holdfast.turns where tenant_id = cand.tenant_id and id = cand.id
-      and state in ('queued', 'waiting') and stopping is null and expires_at <= now() for no key update skip locked;
-    continue when not found;
-    v_seq := holdfast.settle_failed(t, coalesce((t.checkpoint -> 'parts')::jsonb, '[]'), null, null, p_error);
-    return next json_build_object('tenantId', t.tenant_id, 'sessionId', t.session_id,
-      'event', holdfast.answer('', t.tenant_id, t.session_id, v_seq) -> 'event');
+    begin
+      perform 1 from holdfast.sessions where tenant_id = cand.tenant_id and id = cand.session_id
+        for no key update skip locked;
+      continue when not found;
+      select * into t from holdfast.turns where tenant_id = cand.tenant_id and id = cand.id
+        and state in ('queued', 'waiting') and stopping is null and expires_at <= now() for no key update skip locked;
+      continue when not found;
+      v_seq := holdfast.settle_failed(t, coalesce((t.checkpoint -> 'parts')::jsonb, '[]'), null, null, p_error);
+      return next json_build_object('tenantId', t.tenant_id, 'sessionId', t.session_id,
+        'event', holdfast.answer('', t.tenant_id, t.session_id, v_seq) -> 'event');
+    exception when others then
+      return next json_build_object('tenantId', cand.tenant_id, 'sessionId', cand.session_id, 'error', sqlerrm);
+    end;
   end loop;
 end $$;
 

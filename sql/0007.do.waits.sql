@@ -185,7 +185,8 @@ begin
 end $$;
 
 -- Questions that nobody has answered in time are answered by the server, with these: the model is told. Beyond a budget
--- nothing goes on without somebody: the turn fails, by what `p_failures` has for that budget. For the sweeper.
+-- nothing goes on without somebody: the turn fails, by what `p_failures` has for that budget. One that cannot be answered
+-- keeps none of the others waiting: it comes with its `error`. For the sweeper.
 create function holdfast.expire_asks(p_limit int, p_refusal jsonb, p_no_result jsonb, p_failures jsonb) returns setof json
   language plpgsql as $$
 declare cand record; t holdfast.turns; a holdfast.asks; v_seq int;
@@ -193,22 +194,26 @@ begin
   for cand in select tenant_id, session_id, turn_id, round, step, call_id, attempt from holdfast.asks
      where state = 'open' and expires_at <= now() order by expires_at limit p_limit
   loop
-    perform 1 from holdfast.sessions where tenant_id = cand.tenant_id and id = cand.session_id
-      for no key update skip locked;
-    continue when not found;
-    select * into t from holdfast.turns where tenant_id = cand.tenant_id and id = cand.turn_id
-      and state = 'waiting' and stopping is null for no key update skip locked;
-    continue when not found;
-    select * into a from holdfast.asks where tenant_id = cand.tenant_id and turn_id = cand.turn_id and round = cand.round
-      and step = cand.step and call_id = cand.call_id and attempt = cand.attempt and state = 'open' and expires_at <= now();
-    continue when not found;
-    if a.kind = 'budget' then
-      v_seq := holdfast.settle_failed(t, (select parts from holdfast.messages where tenant_id = t.tenant_id
-        and session_id = t.session_id and id = t.reply_id), null, null, p_failures -> a.name);
-    else
-      v_seq := holdfast.take_answer(t, a, 'expired', case a.kind when 'tool' then p_no_result else p_refusal end, 'server');
-    end if;
-    return next json_build_object('tenantId', t.tenant_id, 'sessionId', t.session_id,
-      'event', holdfast.events_of(t.tenant_id, t.session_id, array[v_seq]) -> 0);
+    begin
+      perform 1 from holdfast.sessions where tenant_id = cand.tenant_id and id = cand.session_id
+        for no key update skip locked;
+      continue when not found;
+      select * into t from holdfast.turns where tenant_id = cand.tenant_id and id = cand.turn_id
+        and state = 'waiting' and stopping is null for no key update skip locked;
+      continue when not found;
+      select * into a from holdfast.asks where tenant_id = cand.tenant_id and turn_id = cand.turn_id and round = cand.round
+        and step = cand.step and call_id = cand.call_id and attempt = cand.attempt and state = 'open' and expires_at <= now();
+      continue when not found;
+      if a.kind = 'budget' then
+        v_seq := holdfast.settle_failed(t, (select parts from holdfast.messages where tenant_id = t.tenant_id
+          and session_id = t.session_id and id = t.reply_id), null, null, p_failures -> a.name);
+      else
+        v_seq := holdfast.take_answer(t, a, 'expired', case a.kind when 'tool' then p_no_result else p_refusal end, 'server');
+      end if;
+      return next json_build_object('tenantId', t.tenant_id, 'sessionId', t.session_id,
+        'event', holdfast.events_of(t.tenant_id, t.session_id, array[v_seq]) -> 0);
+    exception when others then
+      return next json_build_object('tenantId', cand.tenant_id, 'sessionId', cand.session_id, 'error', sqlerrm);
+    end;
   end loop;
 end $$;

@@ -1,7 +1,8 @@
 /**
  * What nobody else did, every few seconds on every runner: stops that could not be completed, turns that were never
  * begun in time, questions that nobody has answered in time, heads of lanes that were not made due, chunks that are no
- * longer needed, tickets that nobody used, and the planner's picture of tables that grew.
+ * longer needed, tickets that nobody used, and the planner's picture of tables that grew. A job that fails keeps no other
+ * from running.
  */
 import { expiredAnswers } from '../core/asks.ts'
 import { failureOf } from '../core/errors.ts'
@@ -11,7 +12,7 @@ import { expireAsks } from '../store/asks.ts'
 import type { Database } from '../store/database.ts'
 import { refreshStatistics } from '../store/statistics.ts'
 import { sweepTickets } from '../store/tickets.ts'
-import { expire, failingOf, repair, sweep, turnsStopping } from '../store/turns.ts'
+import { type BadRow, type ExpiredRow, expire, failingOf, repair, sweep, turnsStopping } from '../store/turns.ts'
 
 const rowsMax = 100
 
@@ -36,26 +37,52 @@ export function createSweeper(options: {
   let timer: NodeJS.Timeout | undefined
   let stopped = false
 
-  async function sweepOnce(): Promise<void> {
-    for (const stopping of await turnsStopping(database, rowsMax)) {
+  async function completeStops(limit: number): Promise<void> {
+    for (const stopping of await turnsStopping(database, limit)) {
       // One that cannot be completed keeps nobody else waiting.
       await completeStop(stopping).catch((error: unknown) => log('stop not completed', { error: String(error) }))
     }
-    const expired = failingOf(failureOf('expired'), options.roundsMax)
-    for (const { tenantId, sessionId, event } of await expire(database, rowsMax, expired)) {
+  }
+
+  const onBad = (bad: BadRow) => log('a turn or question could not be ended in time', bad)
+  function tellExpired(rows: ExpiredRow[]): void {
+    for (const { tenantId, sessionId, event } of rows) {
       wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
     }
-    for (const { tenantId, sessionId, event } of await expireAsks(database, rowsMax, expiredAnswers, overBudget)) {
-      wakeups.tell({ tenantId, sessionId, events: [event], runs: [], due: true })
+  }
+
+  const jobs: { [name: string]: (limit: number) => Promise<unknown> } = {
+    stops: completeStops,
+    turns: async (limit) =>
+      tellExpired(await expire(database, limit, failingOf(failureOf('expired'), options.roundsMax), onBad)),
+    questions: async (limit) => tellExpired(await expireAsks(database, limit, expiredAnswers, overBudget, onBad)),
+    async lanes(limit) {
+      const repaired = await repair(database, limit)
+      if (repaired > 0) log('lanes without a due head were repaired', { lanes: repaired })
+    },
+    async chunks(limit) {
+      while ((await sweep(database, limit)) === limit);
+    },
+    async tickets(limit) {
+      while ((await sweepTickets(database, limit)) === limit);
+    },
+    // Waits where somebody vacuums or builds an index, and gives up: last, because it holds the others up as long.
+    statistics: () => refreshStatistics(database),
+  }
+  /** Those that failed the last time take one row the next time: what is too much together may go alone. */
+  const failed = new Set<string>()
+
+  async function sweepOnce(): Promise<void> {
+    // By what went wrong: where the database is away that is one line, not one of each job.
+    const errors = new Map<string, string[]>()
+    for (const [name, job] of Object.entries(jobs)) {
+      const limit = failed.delete(name) ? 1 : rowsMax
+      await job(limit).catch((error: unknown) => {
+        failed.add(name)
+        errors.set(String(error), [...(errors.get(String(error)) ?? []), name])
+      })
     }
-    const repaired = await repair(database, rowsMax)
-    if (repaired > 0) log('lanes without a due head were repaired', { lanes: repaired })
-    while ((await sweep(database, rowsMax)) === rowsMax);
-    while ((await sweepTickets(database, rowsMax)) === rowsMax);
-    // Waits where somebody vacuums or builds an index, and gives up: last, so that nothing else is left undone by it.
-    await refreshStatistics(database).catch((error: unknown) =>
-      log('statistics not refreshed', { error: String(error) }),
-    )
+    for (const [error, names] of errors) log('sweep failed', { jobs: names.join(', '), error })
   }
 
   /** Only of the round that was marked: another process may have completed it since, and somebody begun a new one. */
@@ -74,9 +101,7 @@ export function createSweeper(options: {
 
   function schedule(): void {
     timer = setTimeout(() => {
-      sweepOnce()
-        .catch((error: unknown) => log('sweep failed', { error: String(error) }))
-        .finally(() => stopped || schedule())
+      void sweepOnce().finally(() => stopped || schedule())
     }, everyMs)
     timer.unref()
   }

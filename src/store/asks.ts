@@ -7,10 +7,13 @@ import type { Database, Statement } from './database.ts'
 import { type EventJson, eventOf } from './event-rows.ts'
 import {
   type AttemptKey,
+  type BadRow,
   type Checkpoint,
   type Ended,
   type EndedJson,
+  type ExpiredRow,
   ended,
+  expiredRows,
   type Failing,
   type StepReport,
   usageJson,
@@ -163,9 +166,8 @@ export async function expireAsks(
   limit: number,
   { approval, tool }: typeof expiredAnswers,
   failures: Record<Budget['budget'], Failing>,
-): Promise<{ tenantId: string; sessionId: string; event: Event }[]> {
-  type Row = { row: { tenantId: string; sessionId: string; event: EventJson } }
+  onBad?: (bad: BadRow) => void,
+): Promise<ExpiredRow[]> {
   const values = [limit, JSON.stringify(approval), JSON.stringify(tool), JSON.stringify(failures)]
-  const rows = await database.query<Row>('turns', expireStatement, values)
-  return rows.map(({ row }) => ({ ...row, event: eventOf(row.event) }))
+  return expiredRows(await database.query('turns', expireStatement, values), onBad)
 }

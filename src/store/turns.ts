@@ -348,13 +348,26 @@ export async function expire(
   database: Database,
   limit: number,
   expired: Failing,
-): Promise<{ tenantId: string; sessionId: string; event: Event }[]> {
-  const rows = await database.query<{ row: { tenantId: string; sessionId: string; event: EventJson } }>(
-    'turns',
-    expireTurns,
-    [limit, JSON.stringify(expired)],
-  )
-  return rows.map(({ row }) => ({ ...row, event: eventOf(row.event) }))
+  onBad?: (bad: BadRow) => void,
+): Promise<ExpiredRow[]> {
+  return expiredRows(await database.query('turns', expireTurns, [limit, JSON.stringify(expired)]), onBad)
+}
+
+export type ExpiredRow = { tenantId: string; sessionId: string; event: Event }
+/** What could not be ended is left as it is, and keeps nothing else waiting. */
+export type BadRow = { tenantId: string; sessionId: string; error: string }
+
+/** Of rows that the server ended, or could not end. */
+export function expiredRows(
+  rows: { row: { tenantId: string; sessionId: string } & ({ event: EventJson } | { error: string }) }[],
+  onBad?: (bad: BadRow) => void,
+): ExpiredRow[] {
+  const ended: ExpiredRow[] = []
+  for (const { row } of rows) {
+    if ('error' in row) onBad?.(row)
+    else ended.push({ ...row, event: eventOf(row.event) })
+  }
+  return ended
 }
 
 const repairLanes: Statement = { name: 'repair-lanes', text: 'select holdfast.repair_lanes($1) as n' }
