@@ -1164,12 +1164,13 @@ end $$;
 
 -- Stop. The stopper has folded the chunks that it read: `p_next_index` of `p_attempt`. `p_user` is who asks now, and must have
 -- the right to it; null: the server itself, or its operator. Outcomes: stopped; not_found; forbidden; late (an outcome
--- exists: it is answered); again (round, attempt or index moved: read and fold again); stopping (after the last
--- try: the turn is marked, nothing is appended any more, and any process completes it). `p_round` is the round that the
--- stopper has read: a retry keeps the attempt's number until it begins.
+-- exists: it is answered); again (round, attempt or index moved, or the index counts another thing: read and fold again);
+-- stopping (after the last try: the turn is marked, nothing is appended any more, and any process completes it). `p_round` is
+-- the round that the stopper has read: a retry keeps the attempt's number until it begins. `p_open`: whether the index counts
+-- chunks, or (not open) answers.
 create function holdfast.stop(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_next_index int,
   p_parts jsonb, p_metadata jsonb, p_preview text, p_by text, p_reason text, p_last_try boolean, p_user text,
-  p_round int) returns json language plpgsql as $$
+  p_round int, p_open boolean) returns json language plpgsql as $$
 declare t holdfast.turns; v_message json; v_seq int; v_index int; v_by text; v_reason text;
 begin
   t := holdfast.locked_turn(p_tenant, p_session, p_turn);
@@ -1183,7 +1184,7 @@ begin
   end if;
   v_index := case when t.open then (select coalesce(sum(n), 0) from holdfast.chunks
     where tenant_id = p_tenant and turn_id = p_turn and attempt = t.attempt) else holdfast.answers_of(t) end;
-  if t.attempt <> p_attempt or v_index <> p_next_index then
+  if t.attempt <> p_attempt or (t.open, v_index) <> (p_open, p_next_index) then
     if not p_last_try then return json_build_object('outcome', 'again'); end if;
     update holdfast.turns set stopping = p_by, stopping_reason = p_reason, updated_at = clock_timestamp()
      where tenant_id = p_tenant and id = p_turn and stopping is null;

@@ -52,8 +52,8 @@ export async function stopTurn(database: Database, ask: Stopping): Promise<Stopp
     for (const json of turn.chunks) for (const chunk of JSON.parse(json) as Chunk[]) fold.push(chunk)
     const parts = closeParts(fold.parts(), { toolErrorText })
     const key = { tenantId: ask.tenantId, sessionId: ask.sessionId, turnId: turn.turnId, attempt: turn.attempt }
-    const folded = { nextIndex: turn.nextIndex, parts, metadata: fold.metadata(), preview: previewOf(parts) }
-    const { round } = turn
+    const { round, isOpen, nextIndex } = turn
+    const folded = { isOpen, nextIndex, parts, metadata: fold.metadata(), preview: previewOf(parts) }
     // What moves is not only queued: it is never marked.
     if (onlyQueued && tries > triesMax) return { outcome: 'begun' }
     const lastTry = tries >= triesMax && !onlyQueued

@@ -252,6 +252,8 @@ export type Stoppable = {
   state: string
   attempt: number
   round: number
+  /** Whether an attempt has chunks in the log, or may have. */
+  isOpen: boolean
   /** Where it has no chunks in the log: how many of its questions were answered, which changes what is stored. */
   nextIndex: number
   /** What the attempt started from; of a turn that has no chunks in the log, all that is stored of its reply. */
@@ -264,7 +266,7 @@ export type Stoppable = {
 const readStoppable: Statement = {
   name: 'read-stoppable',
   text: `
-    select t.id as "turnId", t.state, t.attempt, t.round,
+    select t.id as "turnId", t.state, t.attempt, t.round, t.open as "isOpen",
         case when t.open then holdfast.base_of(t) else r.parts::json end as base,
         case when t.open then t.checkpoint -> 'metadata' else r.metadata::json end as metadata,
         case when t.open then coalesce(c.next, 0)::int else holdfast.answers_of(t) end as "nextIndex", coalesce(c.chunks, '{}') as chunks
@@ -293,7 +295,7 @@ export async function stoppable(
 
 const stopTurn: Statement = {
   name: 'stop',
-  text: 'select holdfast.stop($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10, $11, $12, $13) as answer',
+  text: 'select holdfast.stop($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10, $11, $12, $13, $14) as answer',
 }
 
 export type StopAnswer =
@@ -303,7 +305,7 @@ export type StopAnswer =
 export async function stop(
   database: Database,
   key: AttemptKey,
-  folded: { nextIndex: number; parts: Part[]; metadata: JsonObject | null; preview: string | null },
+  folded: { isOpen: boolean; nextIndex: number; parts: Part[]; metadata: JsonObject | null; preview: string | null },
   ask: { by: string; reason: string | null; lastTry: boolean; userId: string | null; round: number },
 ): Promise<StopAnswer> {
   const rows = await database.query<{ answer: { outcome: StopAnswer['outcome']; event?: EventJson } }>(
@@ -320,6 +322,7 @@ export async function stop(
       ask.lastTry,
       ask.userId,
       ask.round,
+      folded.isOpen,
     ],
   )
   const { outcome, event } = rows[0]!.answer

@@ -146,6 +146,7 @@ function callOfTurn(turn: store.Turn, type: OfTurn, b: number, c: number): Call 
         key: turn.attempt === 0 ? { ...key, attempt: 0 } : key,
         ask: {
           round: roundOf(turn, c),
+          isOpen: c % 7 === 0 ? !turn.open : turn.open,
           nextIndex: turn.open ? stored + (b % 3 === 0 ? 1 : 0) : 0,
           parts,
           by: pick(['ann', 'bob'], b),

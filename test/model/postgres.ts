@@ -61,8 +61,8 @@ export async function performOnPostgres({ stored, database, acceptor }: Held, ca
     case 'report':
       return await turns.reportUsageOfLost(database, keyed(call.key), owner, reports(call.usage))
     case 'stop': {
-      const { round, nextIndex, parts, by, reason, lastTry } = call.ask
-      const folded = { nextIndex, parts, metadata: null, preview: store.textOf(parts) }
+      const { round, isOpen, nextIndex, parts, by, reason, lastTry } = call.ask
+      const folded = { isOpen, nextIndex, parts, metadata: null, preview: store.textOf(parts) }
       return told(await turns.stop(database, keyed(call.key), folded, { by, reason, lastTry, userId: null, round }))
     }
     case 'retry':

@@ -120,7 +120,7 @@ describe('the simulation catches', () => {
         return store.stop(
           model,
           { ...key, attempt: turn.attempt },
-          { ...ask, nextIndex: turn.open ? store.nextIndexOf(turn) : 0 },
+          { ...ask, isOpen: turn.open, nextIndex: turn.open ? store.nextIndexOf(turn) : 0 },
         )
       },
     }),

@@ -323,12 +323,12 @@ function stop(world: World, process: Process, messageId: string, round: number |
   const read = () => {
     const there = store.sessionOf(world.model, sessionId).turns.find((each) => each.messageId === messageId)!
     const nextIndex = there.open ? store.nextIndexOf(there) : 0
-    return { turnId: there.id, attempt: there.attempt, round: there.round, nextIndex }
+    return { turnId: there.id, attempt: there.attempt, round: there.round, isOpen: there.open, nextIndex }
   }
-  askAgain(world, process, read, ({ turnId, attempt, round: present, nextIndex }) => {
+  askAgain(world, process, read, ({ turnId, attempt, round: present, ...seen }) => {
     if (round !== null && round !== present) return
     const key = { sessionId, turnId, attempt }
-    const asked = { round: present, nextIndex, parts: [], by: userId, reason: null, lastTry: tries >= 3 }
+    const asked = { round: present, ...seen, parts: [], by: userId, reason: null, lastTry: tries >= 3 }
     const work = () => {
       world.stopsAsked.add(roundName({ messageId, round: present }))
       return world.parts.store.stop(world.model, key, asked)

@@ -503,6 +503,7 @@ export function report(model: Model, key: Key, usage: Usage): void {
 export type StopAsk = {
   /** The one that was read: a retry keeps the attempt's number until it begins. */
   round: number
+  isOpen: boolean
   nextIndex: number
   parts: Part[]
   by: string
@@ -511,12 +512,14 @@ export type StopAsk = {
 }
 export type StopAnswer = { outcome: 'stopped' | 'late'; event: Event } | { outcome: 'again' | 'stopping' | 'not_found' }
 
-export function stop(model: Model, key: Key, { round, nextIndex, parts, by, reason, lastTry }: StopAsk): StopAnswer {
+export function stop(model: Model, key: Key, ask: StopAsk): StopAnswer {
+  const { round, isOpen, nextIndex, parts, by, reason, lastTry } = ask
   const turn = turnOf(model, key)
   if (!turn) return { outcome: 'not_found' }
   if (turn.round !== round) return { outcome: 'again' }
   if (!active(turn)) return { outcome: 'late', event: lastEvent(model, turn, outcomeTypes) }
-  if (turn.attempt !== key.attempt || (turn.open ? nextIndexOf(turn) : 0) !== nextIndex) {
+  const index = turn.open ? nextIndexOf(turn) : 0
+  if (turn.attempt !== key.attempt || turn.open !== isOpen || index !== nextIndex) {
     if (!lastTry) return { outcome: 'again' }
     turn.stopping ??= { by, reason }
     return { outcome: 'stopping' }

@@ -7,10 +7,10 @@ import { stopTurn } from '../../src/log/stop.ts'
 import { type Answered, answerAsk, expireAsks, type StoredAsk, waitIfHeld } from '../../src/store/asks.ts'
 import type { Database } from '../../src/store/database.ts'
 import { beginCallIfHeld } from '../../src/store/tool-calls.ts'
-import type { Claimed } from '../../src/store/turns.ts'
+import { type Claimed, stop, stoppable } from '../../src/store/turns.ts'
 import { postgresVersions } from '../support/postgres.ts'
 import { disorder, lostHeads, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
-import { acceptTurns, claimAll, stopAsk } from './held.ts'
+import { acceptTurns, claimAll, stopAsk, writeText } from './held.ts'
 
 const count = 100
 const overBudget = {
@@ -42,6 +42,7 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
     claimed: Claimed,
     both = false,
     kind: 'approval' | 'uncertain' | 'budget' = 'approval',
+    nextIndex = 0,
   ) {
     const asks: StoredAsk[] = [
       kind === 'budget'
@@ -61,7 +62,7 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
       forClients: [],
       tokens: 0,
     }
-    const asked = { nextIndex: 0, checkpoint, model: null, expiresMs: 60_000, holdsLane: true }
+    const asked = { nextIndex, checkpoint, model: null, expiresMs: 60_000, holdsLane: true }
     return await waitIfHeld(database, claimed, { ...asked, asks: both ? asks : asks.slice(0, 1) }, [])
   }
 
@@ -189,6 +190,24 @@ describe.each(postgresVersions)('answers on PostgreSQL %i', (version) => {
         isKept ? 'output-available' : 'output-error',
       ])
     }
+    await settled()
+  })
+
+  test('a stop that has read as many chunks as there are answers now stores what was answered (I11)', async () => {
+    const [session] = await sessionsOf(one, 1, 'counted')
+    await acceptTurns(one, [session!])
+    const claimed = (await claimAll(one, 'a')).claimed[0]!
+    await writeText(one, claimed, 1)
+    const seen = (await stoppable(two, tenantId, session!, `${session}-m0`, null))!
+    expect(seen).toMatchObject({ isOpen: true, nextIndex: 1 })
+    await wait(one, claimed, true, 'approval', 1)
+    await answers(one, session!, true)
+    const now = (await stoppable(two, tenantId, session!, `${session}-m0`, null))!
+    expect(now).toMatchObject({ isOpen: false, nextIndex: 1, attempt: seen.attempt, round: seen.round })
+    const folded = { isOpen: seen.isOpen, nextIndex: seen.nextIndex, parts: [], metadata: null, preview: null }
+    const ask = { by: userId, reason: null, lastTry: false, userId, round: 1 }
+    expect(await stop(two, claimed, folded, ask)).toEqual({ outcome: 'again' })
+    expect((await stopTurn(two, stopAsk(session!, `${session}-m0`))).outcome).toBe('stopped')
     await settled()
   })
 

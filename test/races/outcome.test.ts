@@ -50,7 +50,7 @@ async function race(
   key: AttemptKey,
   finishFirst: boolean,
 ): Promise<'finish' | 'stop'> {
-  const folded = { nextIndex, parts: partsOf(key.attempt, nextIndex), metadata: null, preview: null }
+  const folded = { isOpen: true, nextIndex, parts: partsOf(key.attempt, nextIndex), metadata: null, preview: null }
   const ask: Ask = {
     finish: () => finish(runner, key, nextIndex),
     stop: () => stop(stopper, key, folded, { by: userId, reason: null, lastTry: false, userId: null, round: 1 }),

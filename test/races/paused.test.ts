@@ -212,7 +212,7 @@ const calls: Call[] = [
     function: 'stop',
     arguments: ({ claimed }) => [
       claimed,
-      { nextIndex: 1, ...message },
+      { isOpen: true, nextIndex: 1, ...message },
       { by: userId, reason: null, lastTry: false, userId: null, round: 1 },
     ],
     blocks: 'event',

@@ -88,7 +88,7 @@ describe('rounds and branches', () => {
     const claimed = await claimOne(database)
     await fail(claimed)
     await again('m1', 'r2')
-    const late = { nextIndex: 0, parts: [], metadata: null, preview: null }
+    const late = { isOpen: false, nextIndex: 0, parts: [], metadata: null, preview: null }
     const ask = { by: userId, reason: null, lastTry: true, userId, round: 1 }
     expect(await stop(database, claimed, late, ask)).toEqual({ outcome: 'again' })
     expect(await halt('m1', 1)).toEqual({ outcome: 'other_round' })

@@ -146,7 +146,7 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     await writeText(owner, claimed, 2)
     const seen = (await stoppable(stopper, tenantId, id, `${id}-m0`, null))!
     const key: AttemptKey = claimed
-    const folded = { nextIndex: seen.nextIndex, parts: [], metadata: null, preview: null }
+    const folded = { isOpen: true, nextIndex: seen.nextIndex, parts: [], metadata: null, preview: null }
     for (const lastTry of [false, false, true]) {
       const index = seen.nextIndex + (await stoppable(stopper, tenantId, id, `${id}-m0`, null))!.nextIndex - 2
       expect(await appendIfHeld(owner, [rowOf(claimed, index)], 60_000)).toEqual(new Set([claimed.turnId]))
@@ -180,7 +180,7 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     await writeText(owner, claimed, 2)
     const finished = await finish(owner, claimed, 2)
     expect(await stopTurn(stopper, stopAsk(id, `${id}-m0`))).toEqual({ outcome: 'late' })
-    const folded = { nextIndex: 0, parts: [], metadata: null, preview: null }
+    const folded = { isOpen: true, nextIndex: 0, parts: [], metadata: null, preview: null }
     const answer = await stop(stopper, claimed, folded, {
       by: userId,
       reason: null,
@@ -200,7 +200,7 @@ describe.each(postgresVersions)('stop on PostgreSQL %i', (version) => {
     for (const [at, claimed] of (await claimAll(owner, 'a')).claimed.entries()) {
       await writeText(owner, claimed, 2)
       // Both have read the turn as it is now, so each would do it if it were alone.
-      const folded = { nextIndex: 2, parts: [], metadata: null, preview: null }
+      const folded = { isOpen: true, nextIndex: 2, parts: [], metadata: null, preview: null }
       const asks = [owner, stopper].map((database) => {
         const by = database === owner ? 'ann' : 'bob'
         return () => stop(database, claimed, folded, { by, reason: null, lastTry: false, userId: null, round: 1 })

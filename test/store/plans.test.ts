@@ -232,9 +232,9 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('delete_session', [tenantId, 'q1', userId])
   await call('receive', [tenantId, 'q0', userId, 1, 1])
   await call('give_title', [tenantId, 'q0', 'a title'])
-  await call('stop', [...key, 0, '[]', null, null, userId, null, true, null, 1])
+  await call('stop', [...key, 0, '[]', null, null, userId, null, true, null, 1, true])
   const toWithdraw = keyOf({ ...waiting, attempt: 0 })
-  await call('stop', [...toWithdraw, 0, '[]', null, null, userId, null, true, userId, 1])
+  await call('stop', [...toWithdraw, 0, '[]', null, null, userId, null, true, userId, 1, false])
   const ofFailed = [tenantId, 'q1', userId, failed.messageId]
   await call('retry', [...ofFailed, 1, a.replyId, 10, a.expiresMs, 30])
   await call('regenerate', [...ofFailed, a.replyId, 10, a.expiresMs, 30])
