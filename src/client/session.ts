@@ -62,10 +62,13 @@ export type SessionHandle = Readable<SessionState> & {
   edit(messageId: string, text: string, newId?: string): Promise<Stand | null>
   regenerate(messageId: string, newId?: string): Promise<Stand>
   select(messageId: string): Promise<Stand>
-  approve(approvalId: string, answer: { approved: boolean; reason?: string; turnId?: string }): Promise<Stand>
+  approve(
+    approvalId: string,
+    answer: { approved: boolean; reason?: string; turnId?: string; attempt?: number },
+  ): Promise<Stand>
   answerTool(
     toolCallId: string,
-    answer: ({ output: Json } | { errorText: string }) & { turnId?: string },
+    answer: ({ output: Json } | { errorText: string }) & { turnId?: string; attempt?: number },
   ): Promise<Stand>
   rename(title: string | null): Promise<Session>
   /** All that is shown now was seen: said once for what is new, and to the other members. */
