@@ -806,11 +806,19 @@ end $$;
 -- ---------------------------------------------------------------------------------------------------------------
 -- Accept, one at a time: what the batch (in src/store/accept.ts) leaves. Outcomes: created, same (what is stored
 -- now), conflict (this id with another body), not_found (no such session, or not a member of it), forbidden,
--- rate_limited (`p_sends_max` messages within the last minute; 0: as many as they like).
+-- rate_limited (`p_sends_max` messages within the last minute; 0: as many as they like). `p_refuses_budget`: the message is
+-- the no to what its lane asks about a budget.
+
+create function holdfast.asks_about_budget(t holdfast.turns) returns boolean language plpgsql stable as $$
+begin
+  return t.state = 'waiting' and exists (select from holdfast.asks a where a.tenant_id = t.tenant_id and a.turn_id = t.id
+    and a.round = t.round and a.kind = 'budget' and a.state = 'open');
+end $$;
 
 create function holdfast.accept(p_tenant text, p_session text, p_user text, p_message text, p_turn uuid, p_reply text,
   p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_lane text, p_expires_ms bigint,
-  p_sends_max int, p_when_busy text default 'queue') returns json language plpgsql as $$
+  p_sends_max int, p_when_busy text default 'queue', p_refuses_budget boolean default false) returns json
+  language plpgsql as $$
 declare v_allowance jsonb; v_role text; v_message holdfast.messages; v_reply holdfast.messages; v_turn holdfast.turns;
   v_begun uuid[]; v_interrupted json; v_created json;
 begin
@@ -831,7 +839,7 @@ begin
     select * into v_reply from holdfast.messages
      where tenant_id = p_tenant and session_id = p_session and id = v_turn.reply_id;
     -- Those that are marked still, for the sender whose first answer was lost.
-    if p_when_busy = 'interrupt' then
+    if p_when_busy = 'interrupt' or p_refuses_budget then
       select json_agg(json_build_object('messageId', e.message_id, 'round', e.round)) into v_interrupted
         from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session and e.lane = p_lane
           and e.stopping is not null and e.stopping_reason = 'interrupted';
@@ -843,7 +851,8 @@ begin
   end if;
 
   if p_when_busy = 'reject' and exists (select from holdfast.turns e where e.tenant_id = p_tenant
-      and e.session_id = p_session and e.lane = p_lane and holdfast.is_in_line(e)) then
+      and e.session_id = p_session and e.lane = p_lane and holdfast.is_in_line(e)
+      and not (p_refuses_budget and holdfast.asks_about_budget(e))) then
     return json_build_object('outcome', 'busy');
   end if;
   if p_when_busy = 'interrupt' then
@@ -853,6 +862,10 @@ begin
         and e.lane = p_lane and e.stopping is null and (e.open or e.holds_lane and (e.state = 'waiting'
           or e.state = 'queued' and exists (select from holdfast.asks a where a.tenant_id = p_tenant and a.turn_id = e.id
             and a.round = e.round)))
+       order by e.id for no key update);
+  elsif p_refuses_budget then
+    v_begun := array(select e.id from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session
+        and e.lane = p_lane and e.stopping is null and holdfast.asks_about_budget(e)
        order by e.id for no key update);
   end if;
   -- After the locks of turns, as everywhere.

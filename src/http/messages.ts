@@ -9,7 +9,7 @@ import type { Json } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
 import { previewOf } from '../core/parts.ts'
 import { stopTurn } from '../log/stop.ts'
-import type { Acceptance, Accepted, Allowance, Interrupted } from '../store/accept.ts'
+import { type Acceptance, type Accepted, type Allowance, findsBudgetAsked, type Interrupted } from '../store/accept.ts'
 import { DatabaseError } from '../store/database.ts'
 import { type MessagePlace, messagePage, type Pair } from '../store/messages.ts'
 import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
@@ -69,20 +69,29 @@ type Taken =
     }
   | { outcome: 'rate_limited'; allowance: Allowance }
 
-/** Stores a message, tells of it, and stops what it interrupts. Rejects with a Problem. `sendsMax`: as in `Acceptance`. */
-export async function takeMessage(call: Within, body: z.infer<typeof sendSchema>, sendsMax: number): Promise<Taken> {
+/**
+ * Stores a message, tells of it, and stops what it interrupts. Rejects with a Problem. `sendsMax`: as in `Acceptance`.
+ * `mayRefuseBudget`: it is the no to what its lane asks about a budget, if it does.
+ */
+export async function takeMessage(
+  call: Within,
+  body: z.infer<typeof sendSchema>,
+  sendsMax: number,
+  mayRefuseBudget = false,
+): Promise<Taken> {
   const { id } = body
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: id })
+  const lane = await laneOf(call)
+  const place = { ...sessionOf(call), lane, messageId: id }
   const acceptance = {
-    ...sessionOf(call),
+    ...place,
     ...(await contentOf(filePlaceOf(call), body)),
-    messageId: id,
     turnId: uuidv7(),
     replyId: uuidv7(),
-    lane: await laneOf(call),
     expiresMs: call.parts.expiresMs,
     whenBusy: body.whenBusy,
     sendsMax,
+    refusesBudget: mayRefuseBudget && (await findsBudgetAsked(call.parts.database, place)),
   }
   const accepted = await acceptSurely(call, acceptance)
   await point('accept.answered')

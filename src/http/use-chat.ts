@@ -206,7 +206,8 @@ function hashOf(value: Json): string {
 
 async function send(call: Call, asked: Sending): Promise<StateAfter> {
   const { id } = asked
-  const take = () => takeMessage(call, asked, call.parts.sendsPerMinute)
+  // Such a client cannot show the question: who sends something else has said no to it.
+  const take = () => takeMessage(call, asked, call.parts.sendsPerMinute, true)
   try {
     const taken = await take().catch(async (error: unknown) => {
       if (!is(error, 'not_found')) throw error

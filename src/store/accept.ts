@@ -33,6 +33,8 @@ export type Acceptance = {
   whenBusy: WhenBusy
   /** How many messages the user may send within a minute, of any session and to any process. 0: as many as they like. */
   sendsMax: number
+  /** It is the no to what its lane asks about a budget: the reply that asks is stopped. Defaults to false. */
+  refusesBudget?: boolean
 }
 
 /** What becomes of a message whose lane is busy: it waits, it ends what runs, it is handed to what runs, or is refused. */
@@ -58,7 +60,7 @@ export type Accepted =
 
 const acceptOne: Statement = {
   name: 'accept-one',
-  text: 'select holdfast.accept($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10, $11, $12, $13, $14) as answer',
+  text: 'select holdfast.accept($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10, $11, $12, $13, $14, $15) as answer',
 }
 
 const acceptMany: Statement = {
@@ -151,6 +153,26 @@ const waitingBytesMax = 16 * 1024 * 1024
 /** Who has waited longer than this for others is refused: their sender is told, and asks again. */
 const waitMaxMs = 4_000
 
+const askedStatement: Statement = {
+  name: 'lane-asks-about-budget',
+  text: `
+    select exists (select from holdfast.turns t where t.tenant_id = $1 and t.session_id = $2 and t.lane = $3
+          and t.state = 'waiting' and holdfast.asks_about_budget(t))
+        and not exists (select from holdfast.messages where tenant_id = $1 and session_id = $2 and id = $4) as asked`,
+}
+
+/**
+ * Whether a message that is new here finds its lane asking about a budget. Nobody's rights are looked at. Asked first, so
+ * that all other messages are accepted together.
+ */
+export async function findsBudgetAsked(
+  database: Database,
+  { tenantId, sessionId, lane, messageId }: Pick<Acceptance, 'tenantId' | 'sessionId' | 'lane' | 'messageId'>,
+): Promise<boolean> {
+  const values = [tenantId, sessionId, lane, messageId]
+  return (await database.query<{ asked: boolean }>('read', askedStatement, values))[0]!.asked
+}
+
 export type Acceptor = { accept(acceptance: Acceptance): Promise<Accepted> }
 
 /** Rejects with a DatabaseError: `unknown` is asked again by the caller's client, with the same id. */
@@ -212,7 +234,7 @@ export function createAcceptor(database: Database): Acceptor {
 
   async function take(batch: Waiting[]): Promise<void> {
     // What depends on the lane's state after the lock goes singly.
-    const plain = batch.filter(({ acceptance }) => acceptance.whenBusy === 'queue')
+    const plain = batch.filter(({ acceptance: { whenBusy, refusesBudget } }) => whenBusy === 'queue' && !refusesBudget)
     const rest = plain.length > 1 ? await takeTogether(batch, plain) : batch
     await Promise.all(rest.map((each) => one(each.acceptance).then(each.resolve, each.reject)))
   }
@@ -319,11 +341,12 @@ function fields(a: Acceptance): unknown[] {
     a.expiresMs,
     a.sendsMax,
     a.whenBusy,
+    a.refusesBudget ?? false,
   ]
 }
 
 function columns(batch: Acceptance[]): unknown[][] {
-  // All but the last, which is `queue` for each of them.
-  const rows = batch.map((each) => fields(each).slice(0, -1))
+  // All but the last two, which are `queue` and false for each of them.
+  const rows = batch.map((each) => fields(each).slice(0, -2))
   return rows[0]!.map((_, column) => rows.map((row) => row[column]))
 }
