@@ -903,6 +903,8 @@ create function holdfast.claimed_json(t holdfast.turns, p_seqs int[]) returns js
     'messageId', t.message_id, 'replyId', t.reply_id, 'userId', t.user_id, 'lane', t.lane, 'position', t.position,
     'audience', t.audience, 'attempt', t.attempt, 'round', t.round, 'failures', t.failures, 'checkpoint', t.checkpoint,
     'stepsFrom', t.steps_from, 'tokens', t.tokens,
+    'letGoOn', (select count(*)::int from holdfast.asks a where a.tenant_id = t.tenant_id and a.turn_id = t.id
+      and a.round = t.round and a.kind = 'budget' and a.answer -> 'approved' = 'true'),
     'events', holdfast.events_of(t.tenant_id, t.session_id, p_seqs))
 $$;
 

@@ -156,10 +156,11 @@ end $$;
 -- approval for every question that is answered by yes or no. `p_turn`: which
 -- turn's question, where several have one of this id, and `p_attempt` which attempt's: a provider that numbers its calls
 -- uses an id again in the next step. Else the one that waits, or waited last. Outcomes: answered; same
--- (this is what was answered); not_waiting (something else was, or nobody is asked any more); not_found; forbidden.
+-- (this is what was answered); not_waiting (something else was, or nobody is asked any more); rate_limited (to let a reply
+-- go on beyond a budget counts as a send of the user's); not_found; forbidden.
 create function holdfast.answer_ask(p_tenant text, p_session text, p_user text, p_kind text, p_id text, p_turn uuid,
-  p_attempt int, p_answer jsonb, p_by text) returns json language plpgsql as $$
-declare t holdfast.turns; a holdfast.asks; v_seq int;
+  p_attempt int, p_answer jsonb, p_by text, p_sends_max int) returns json language plpgsql as $$
+declare t holdfast.turns; a holdfast.asks; v_allowance jsonb; v_seq int;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
   -- Among those that the user may see: a question of somebody else's turn is none, and hides none.
@@ -179,8 +180,14 @@ begin
   if a.state <> 'open' or t.state <> 'waiting' or t.stopping is not null then
     return json_build_object('outcome', 'not_waiting', 'messageId', t.message_id);
   end if;
+  if a.kind = 'budget' and p_answer -> 'approved' = 'true' then
+    v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
+    if not (v_allowance -> 'taken')::boolean then
+      return json_build_object('outcome', 'rate_limited', 'messageId', t.message_id, 'allowance', v_allowance);
+    end if;
+  end if;
   v_seq := holdfast.take_answer(t, a, 'answered', p_answer, p_by);
-  return json_build_object('outcome', 'answered', 'messageId', t.message_id,
+  return json_build_object('outcome', 'answered', 'messageId', t.message_id, 'allowance', v_allowance,
     'event', holdfast.events_of(p_tenant, p_session, array[v_seq]) -> 0);
 end $$;
 

@@ -38,6 +38,7 @@ import {
 } from './http/messages.ts'
 import { defaultTenant, isName, nameRule } from './http/principal.ts'
 import { Problem, problemOf } from './http/problem.ts'
+import { tooManySendsProblem } from './http/rate.ts'
 import type { HttpParts, Within } from './http/route.ts'
 import { listSchema, sessionPage, tellCreated, titleSchema } from './http/sessions.ts'
 import { replyMessage, type UserOrAssistantMessage } from './reply/message.ts'
@@ -186,7 +187,8 @@ export type InCode<Metadata extends object = JsonObject> = {
   /**
    * Answers an approval that a reply waits for. The first answer counts: the same one again changes nothing, and another
    * one rejects with `not_waiting`. With a `userId` it is that user who answers, by their rights; without, it is `by`
-   * `server`. `reason` (up to 2,000 characters) is told to the model. `turnId`: only that turn's, where two have this id;
+   * `server`. A user's yes to use more of a budget counts against `limits.sendsPerMinute`, the server's does not.
+   * `reason` (up to 2,000 characters) is told to the model. `turnId`: only that turn's, where two have this id;
    * `attempt`: only what that attempt of it asked (`turn.attempt`), where a later one may have asked under this id again.
    */
   approve(
@@ -383,7 +385,7 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       const { tenantId, userId, turnId, attempt, ...said } = readValue({ ...ask, sessionId, approvalId }, approveSchema)
       const own = within(await parts(), tenantId, sessionId, userId)
       const answering = () => takeAnswer(own, approvalOf(approvalId, said), turnId ?? null, userId ?? server, attempt)
-      return standIn<Metadata>(own, await askingForReply(own.parts, answering))
+      return standIn<Metadata>(own, pairOf(await askingForReply(own.parts, answering)))
     }),
     answerTool: failing(async (sessionId, toolCallId, ask) => {
       const { tenantId, userId, turnId, attempt, ...said } = readValue(
@@ -392,7 +394,7 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       )
       const own = within(await parts(), tenantId, sessionId, userId)
       const answering = () => takeAnswer(own, toolResultOf(toolCallId, said), turnId ?? null, userId ?? server, attempt)
-      return standIn<Metadata>(own, await askingForReply(own.parts, answering))
+      return standIn<Metadata>(own, pairOf(await askingForReply(own.parts, answering)))
     }),
     retry: failing(async (sessionId, messageId, ask) => {
       const { tenantId, round } = readValue({ ...ask, sessionId, messageId }, retrySchema)
@@ -402,6 +404,11 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       return standIn<Metadata>(own, done.pair)
     }),
   }
+}
+
+function pairOf(taken: Awaited<ReturnType<typeof takeAnswer>>): Pair {
+  if ('tooMany' in taken) throw tooManySendsProblem(taken.tooMany, taken.messageId)
+  return taken.pair
 }
 
 function failing<Ask extends unknown[], Answer>(work: (...ask: Ask) => Promise<Answer>) {

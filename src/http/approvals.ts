@@ -3,12 +3,14 @@ import * as z from 'zod'
 import { point } from '#points'
 import type { Json } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
+import type { Allowance } from '../store/accept.ts'
 import { type Answer, type Answered, answerAsk } from '../store/asks.ts'
 import type { Pair } from '../store/messages.ts'
 import { readBody } from './body.ts'
 import { pairNow, tell } from './control.ts'
 import { pairResponse, surely } from './messages.ts'
 import { Problem } from './problem.ts'
+import { rateHeaders, tooManySends } from './rate.ts'
 import { type Call, type Route, sessionOf, type Within } from './route.ts'
 
 /** Where several things were asked under one id, which of them: what this turn asked, and what this attempt of it. */
@@ -50,8 +52,13 @@ async function answerTool(call: Call): Promise<Response> {
 type Which = { turnId?: string | undefined; attempt?: number | undefined }
 
 async function answered(call: Call, answer: Answer, { turnId, attempt }: Which): Promise<Response> {
-  return pairResponse(call, await takeAnswer(call, answer, turnId ?? null, call.principal.userId, attempt))
+  const taken = await takeAnswer(call, answer, turnId ?? null, call.principal.userId, attempt)
+  if ('tooMany' in taken) return tooManySends(taken.tooMany, taken.messageId)
+  return pairResponse(call, taken.pair, rateHeaders(taken.allowance))
 }
+
+/** `allowance`: where it was counted as a send, which a yes to use more of a budget is. */
+type TakenAnswer = { pair: Pair; allowance: Allowance | null } | { tooMany: Allowance; messageId: string }
 
 /** How the message stands then. Throws the `Problem` of an answer that nothing waits for. */
 export async function takeAnswer(
@@ -60,12 +67,15 @@ export async function takeAnswer(
   turnId: string | null,
   by: string,
   attempt?: number,
-): Promise<Pair> {
+): Promise<TakenAnswer> {
   const answered = await storeAnswer(call, answer, turnId, by, attempt)
   switch (answered.outcome) {
     case 'answered':
+      return { pair: await pairNow(call, answered.messageId), allowance: answered.allowance }
     case 'same':
-      return await pairNow(call, answered.messageId)
+      return { pair: await pairNow(call, answered.messageId), allowance: null }
+    case 'rate_limited':
+      return { tooMany: answered.allowance, messageId: answered.messageId }
     case 'not_waiting':
     case 'not_found':
     case 'forbidden':
@@ -82,7 +92,10 @@ export async function storeAnswer(
   attempt: number | null = null,
 ): Promise<Answered> {
   await point('answer.send')
-  const answered = await surely(() => answerAsk(call.parts.database, sessionOf(call), answer, { turnId, attempt, by }))
+  const who = sessionOf(call)
+  // The server may answer as often as it likes.
+  const sendsMax = who.userId === null ? 0 : call.parts.sendsPerMinute
+  const answered = await surely(() => answerAsk(call.parts.database, who, answer, { turnId, attempt, by, sendsMax }))
   await point('answer.answered')
   if (answered.outcome === 'answered') tell(call, answered.event)
   return answered

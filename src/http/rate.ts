@@ -13,11 +13,13 @@ export function rateHeaders(allowance: Allowance | null | undefined): Record<str
 }
 
 /** The user has sent as many messages as a minute may have. What is asked again and was done already is not counted. */
+export function tooManySendsProblem({ max, freeInMs }: Allowance, userMessageId: string): Problem {
+  const detail = `At most ${max} messages a minute, other replies included. Wait a moment and ask again for the same.`
+  return new Problem('rate_limited', detail, { retryAfterMs: freeInMs, userMessageId })
+}
+
 export function tooManySends(allowance: Allowance, userMessageId: string): Response {
-  const detail = `At most ${allowance.max} messages a minute, other replies included. Wait a moment and ask again for the same.`
-  const response = problemResponse(
-    new Problem('rate_limited', detail, { retryAfterMs: allowance.freeInMs, userMessageId }),
-  )
+  const response = problemResponse(tooManySendsProblem(allowance, userMessageId))
   for (const [name, value] of Object.entries(rateHeaders(allowance))) response.headers.set(name, value)
   return response
 }

@@ -254,7 +254,7 @@ async function show(call: Call, { message }: Pair): Promise<void> {
 async function again(call: Call, pair: Pair, { named }: Sending): Promise<StateAfter> {
   const { message, reply, turn } = pair
   if (reply.status === 'failed' && isOfLastRound(pair)) return await retryOf(call, pair)
-  if (turn.state === 'waiting' && isOfLastRound(pair)) return { pair: await letGoOn(call, pair), headers: {} }
+  if (turn.state === 'waiting' && isOfLastRound(pair)) return await letGoOn(call, pair)
   if (reply.status === 'pending' || reply.status === 'streaming') return { pair, headers: {} }
   const isUnseen =
     named === undefined && reply.status === 'complete' && Date.now() - Date.parse(reply.updatedAt) < unseenWithinMs
@@ -268,13 +268,16 @@ async function again(call: Call, pair: Pair, { named }: Sending): Promise<StateA
 }
 
 /** To ask for a reply again that waits beyond a budget is the yes to that: such a client has no other. */
-async function letGoOn(call: Call, pair: Pair): Promise<Pair> {
+async function letGoOn(call: Call, pair: Pair): Promise<StateAfter> {
   const { id, approvals = [] } = pair.turn
   const asked = approvals.find(({ kind }) => kind === 'budget')
-  if (asked === undefined) return pair
-  const { outcome } = await storeAnswer(call, approvalOf(asked.id, { approved: true }), id, call.principal.userId)
+  if (asked === undefined) return { pair, headers: {} }
+  const answered = await storeAnswer(call, approvalOf(asked.id, { approved: true }), id, call.principal.userId)
+  const { outcome } = answered
   if (outcome === 'forbidden' || outcome === 'not_found') throw new Problem(outcome)
-  return await pairNow(call, pair.message.id)
+  if (outcome === 'rate_limited') return { refused: tooManySends(answered.allowance, pair.message.id) }
+  const headers = outcome === 'answered' ? rateHeaders(answered.allowance) : {}
+  return { pair: await pairNow(call, pair.message.id), headers }
 }
 
 async function retryOf(call: Call, { message, turn }: Pair): Promise<StateAfter> {

@@ -19,7 +19,7 @@ import {
 } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, asksOfEnd, checkpointOf, pushChunk, type Went } from './attempt.ts'
-import { BudgetUsedUp, leftByClaim, withoutProgress } from './budget.ts'
+import { asksBeyondBudget, BudgetUsedUp, leftByClaim, withoutProgress } from './budget.ts'
 import { metadataOf } from './on-reply.ts'
 import { inputHashOf } from './tool-calls.ts'
 
@@ -162,7 +162,7 @@ async function failMismatched(options: AttemptOptions, attempt: Attempt): Promis
 
 async function afterFailure(options: AttemptOptions, attempt: Attempt, error: ReplyError): Promise<Ended> {
   const { claimed } = attempt
-  if (error instanceof BudgetUsedUp && options.onBudget === 'ask')
+  if (error instanceof BudgetUsedUp && asksBeyondBudget(options, attempt))
     return await waitForBudget(options, attempt, error.used)
   const { code, cause } = error
   // Not of what was classified: providers repeat the prompt in their errors, also in what ought to be a code.
@@ -170,7 +170,7 @@ async function afterFailure(options: AttemptOptions, attempt: Attempt, error: Re
   options.log('attempt failed', { turnId: claimed.turnId, attempt: claimed.attempt, code, ...detail })
   const next = afterError(error, claimed.failures, options.retry, options.random())
   if ('failure' in next) {
-    const used = options.onBudget === 'ask' ? withoutProgress(options, attempt, next.failure) : null
+    const used = asksBeyondBudget(options, attempt) ? withoutProgress(options, attempt, next.failure) : null
     return await (used === null ? fail(options, attempt, next.failure) : waitForBudget(options, attempt, used))
   }
   return await requeue(options, attempt, { reason: 'error', code: error.code, retryMs: next.retryMs })

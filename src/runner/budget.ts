@@ -21,7 +21,15 @@ export class BudgetUsedUp extends ReplyError {
   }
 }
 
-type Budgets = Pick<AttemptOptions, 'stepsMax' | 'tokensMax' | 'onBudget'>
+/** Whether a person is asked where a budget is used up: a round may be let go on as often as a turn may have rounds. */
+export function asksBeyondBudget(
+  { onBudget, roundsMax }: Pick<AttemptOptions, 'onBudget' | 'roundsMax'>,
+  { claimed }: Attempt,
+): boolean {
+  return onBudget === 'ask' && claimed.letGoOn < roundsMax
+}
+
+type Budgets = Pick<AttemptOptions, 'stepsMax' | 'tokensMax' | 'onBudget' | 'roundsMax'>
 
 /** The budget that is used up after so many finished steps of the round; null: none is. */
 export function usedUp({ stepsMax, tokensMax }: Budgets, attempt: Attempt, step = attempt.step): BudgetUsedUp | null {
@@ -49,7 +57,7 @@ export function usedUpByResults(options: Budgets, attempt: Attempt, chunk: Chunk
   const { stepIsKept } = attempt
   // Of a step that an earlier attempt began nothing says the end.
   const mayEnd = stepIsKept ? chunk.type.startsWith('tool-output-') : chunk.type === 'finish-step'
-  if (!mayEnd || options.onBudget === 'fail') return null
+  if (!mayEnd || !asksBeyondBudget(options, attempt)) return null
   const used = usedUp(options, attempt, stepIsKept ? attempt.step + 1 : attempt.step)
   return used !== null && hasAllResults(attempt.fold.parts()) ? used : null
 }

@@ -3,6 +3,7 @@ import type { Ask, Budget, expiredAnswers } from '../core/asks.ts'
 import type { Part } from '../core/chunk.ts'
 import type { Event } from '../core/event.ts'
 import type { Json } from '../core/json.ts'
+import type { Allowance } from './accept.ts'
 import type { Database, Statement } from './database.ts'
 import { type EventJson, eventOf } from './event-rows.ts'
 import {
@@ -71,27 +72,41 @@ export type Answer =
   | { kind: 'tool'; id: string; answer: { output: Json } | { errorText: string } }
 
 export type Answered =
-  | { outcome: 'answered'; messageId: string; event: Event }
+  /** `allowance`: null where it was not counted as a send. */
+  | { outcome: 'answered'; messageId: string; event: Event; allowance: Allowance | null }
+  /** It would have let the reply go on beyond a budget, which counts as one. */
+  | { outcome: 'rate_limited'; messageId: string; allowance: Allowance }
   /** `not_waiting`: something else was answered first, or nobody is asked any more. */
   | { outcome: 'same' | 'not_waiting'; messageId: string }
   | { outcome: 'not_found' | 'forbidden' }
 
 const answerStatement: Statement = {
   name: 'answer-ask',
-  text: 'select holdfast.answer_ask($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9) as answer',
+  text: 'select holdfast.answer_ask($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10) as answer',
 }
 
-/** May be asked again when its answer was lost. `userId` null: the server. `turnId`, `attempt`: only what that one asked. */
+/**
+ * May be asked again when its answer was lost. `userId` null: the server. `turnId`, `attempt`: only what that one asked.
+ * `sendsMax`: as in `Acceptance`; defaults to 0.
+ */
 export async function answerAsk(
   database: Database,
   { tenantId, sessionId, userId }: { tenantId: string; sessionId: string; userId: string | null },
   { kind, id, answer }: Answer,
-  { turnId, attempt = null, by }: { turnId: string | null; attempt?: number | null; by: string },
+  {
+    turnId,
+    attempt = null,
+    by,
+    sendsMax = 0,
+  }: { turnId: string | null; attempt?: number | null; by: string; sendsMax?: number },
 ): Promise<Answered> {
-  type Row = { answer: { outcome: Answered['outcome']; messageId: string; event: EventJson } }
-  const values = [tenantId, sessionId, userId, kind, id, turnId, attempt, JSON.stringify(answer), by]
-  const { outcome, messageId, event } = (await database.query<Row>('accept', answerStatement, values))[0]!.answer
-  if (outcome === 'answered') return { outcome, messageId, event: eventOf(event) }
+  type Told = { messageId: string; event: EventJson; allowance: Allowance | null }
+  type Row = { answer: { outcome: Answered['outcome'] } & Told }
+  const values = [tenantId, sessionId, userId, kind, id, turnId, attempt, JSON.stringify(answer), by, sendsMax]
+  const { outcome, messageId, event, allowance } = (await database.query<Row>('accept', answerStatement, values))[0]!
+    .answer
+  if (outcome === 'answered') return { outcome, messageId, event: eventOf(event), allowance }
+  if (outcome === 'rate_limited') return { outcome, messageId, allowance: allowance! }
   return outcome === 'same' || outcome === 'not_waiting' ? { outcome, messageId } : { outcome }
 }
 

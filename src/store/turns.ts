@@ -50,6 +50,8 @@ export type Claimed = AttemptKey & {
   checkpoint: Checkpoint | null
   /** Finished steps that its budget does not count: those before somebody let it go on. */
   stepsFrom: number
+  /** How often somebody has let this round go on beyond a budget. */
+  letGoOn: number
   /** As in the checkpoint, with what attempts have reported since. */
   tokens: number
   /** What the claim wrote: `attempt.started`, after `attempt.ended` where it took over. */

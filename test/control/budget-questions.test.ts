@@ -262,6 +262,49 @@ describe('what becomes of the question', () => {
     expect(await say(scene, scene.asked.id, true)).toMatchObject({ status: 409 })
   })
 
+  test('a yes counts as a message of who says it, and the server may say as many as it likes (P35, P36, P117)', async () => {
+    const scene = await openWaiting({ reply: stepping(5), limits: { sendsPerMinute: 2 } })
+    const { ann, session, chat, watcher } = scene
+    const yes = (id: string) =>
+      ann.request(`/v1/sessions/${session}/approvals/${id}`, { method: 'POST', body: '{"approved":true}' })
+    const counted = await yes(scene.asked.id)
+    expect([counted.status, counted.headers.get('ratelimit-policy')]).toEqual([200, '"sends";q=2;w=60'])
+    expect(counted.headers.get('ratelimit')).toMatch(/r=0/)
+    const { id } = (await waits(watcher, 2)).data.turn.approvals[0]
+    const same = await yes(scene.asked.id)
+    expect([same.status, same.headers.get('ratelimit')]).toEqual([200, null])
+    const refused = await yes(id)
+    expect([refused.status, refused.headers.get('ratelimit-policy')]).toEqual([429, '"sends";q=2;w=60'])
+    expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0)
+    expect(await refused.json()).toMatchObject({ code: 'rate_limited', retryable: true, userMessageId: 'm1' })
+    await expect(chat.approve(session, id, { approved: true, userId: 'ann' })).rejects.toMatchObject({
+      code: 'rate_limited',
+      retryAfterMs: expect.any(Number),
+    })
+    expect((await ann.snapshot(session)).turns).toMatchObject([{ state: 'waiting' }])
+    await chat.approve(session, id, { approved: true })
+    expect(textIn(await watcher.outcome('m1'))).toBe('[1:0]\n\n[1:1]\n\n[2:2]\n\n[2:3]\n\n[3:4]')
+  })
+
+  test('a no is not counted, also where no more may be sent', async () => {
+    const scene = await openWaiting({ limits: { sendsPerMinute: 1 } })
+    expect(await say(scene, scene.asked.id, false)).toMatchObject({ status: 200, body: { turn: { state: 'stopped' } } })
+  })
+
+  test('a round is let go on as often as a turn may have rounds, and then it fails (P117)', async () => {
+    const scene = await openWaiting({ reply: stepping(9), roundsMax: 2 })
+    await say(scene, scene.asked.id, true)
+    const second = await waits(scene.watcher, 2)
+    await say(scene, second.data.turn.approvals[0].id, true)
+    const outcome = await scene.watcher.outcome('m1')
+    expect(outcome.data).toMatchObject({ code: 'budget_exceeded', message: { status: 'failed' } })
+    expect(textIn(outcome).split('\n\n')).toHaveLength(6)
+    expect(ofType(scene.watcher, 'turn.waiting')).toHaveLength(2)
+    // Another round may be let go on as often.
+    await scene.ann.command(scene.session, 'm1', 'retry', { round: 1 })
+    expect((await waits(scene.watcher, 3)).data.turn).toMatchObject({ round: 2, approvals: [{ used: 2 }] })
+  })
+
   test('a stop, an edit and another reply are as where anything else waits (P116)', async () => {
     const scene = await openWaiting()
     for (const [command, body] of [

@@ -292,6 +292,16 @@ describe('what is sent beside a question', () => {
     expect(await statesOf(scene)).toEqual([['m1', 'waiting']])
   })
 
+  test('regenerate() beyond what may be sent says so, and lets nothing go on (P35)', async () => {
+    const scene = await openAsking(7, calls, { stepsMax: 2, limits: { sendsPerMinute: 1 } })
+    const page = await sdkChat(7, { url: scene.url, id: scene.session, headers: { 'x-ai-sdk': '7' } })
+    await page.sendMessage({ text: 'hi' })
+    expect(page.error!.message).toMatch(used)
+    await page.regenerate()
+    expect(page.error!.message).toMatch(/At most 1 messages a minute/)
+    expect((await scene.ann.snapshot(scene.session)).turns).toMatchObject([{ state: 'waiting' }])
+  })
+
   test('on /v1 it waits, where clients can show the question, and so it does behind an approval', async () => {
     const budget = await openAsking(7, calls, { stepsMax: 2 })
     await post(budget, 'm1')
