@@ -43,20 +43,23 @@ export function createWaiting(hub: Hub, database: Database, waitersMax = 1_000):
   async function waited(what: WaitFor, waitMs: number, signal: AbortSignal): Promise<Pair | null> {
     const untilMs = performance.now() + waitMs
     let turn = what.created
-    let seen: Seen | undefined
     for (;;) {
       if (turn === null) {
         const pair = await messagePair(database, what.tenantId, what.sessionId, what.messageId, what.userId)
         if (pair === null || hasOutcome(pair)) return pair
         const wasHandedOver = outcomes.has(pair.turn.state)
-        // Of the turn that it was handed to only the event says so.
-        if (pair.turn.state === 'waiting' || (wasHandedOver && seen === 'waiting')) return pair
+        if ((wasHandedOver ? await stateOfReply(what, pair) : pair.turn.state) === 'waiting') return pair
         turn = { turnId: wasHandedOver ? pair.replyTurnId : pair.turn.id, seq: pair.seq }
       }
-      seen = await nextSeen(hub, { ...what, ...turn }, untilMs - performance.now(), signal)
-      if (seen === 'nothing') return null
+      if (!(await comesToSomething(hub, { ...what, ...turn }, untilMs - performance.now(), signal))) return null
       turn = null
     }
+  }
+
+  /** Of the turn that the message was handed to. */
+  async function stateOfReply({ tenantId, sessionId, userId }: WaitFor, { reply }: Pair): Promise<string | undefined> {
+    const pair = await messagePair(database, tenantId, sessionId, reply.id, userId)
+    return pair?.turn.state
   }
 
   return {
@@ -75,28 +78,22 @@ export function createWaiting(hub: Hub, database: Database, waitersMax = 1_000):
   }
 }
 
-/** What the turn has come to. `nothing`: and there is nothing to wait for any more. */
-type Seen = 'outcome' | 'waiting' | 'nothing'
-
-/** Resolves to what is seen of the turn first after `seq`. */
-async function nextSeen(
+/** Resolves when the turn has an outcome or waits for people after `seq`. False: there is nothing to wait for any more. */
+async function comesToSomething(
   hub: Hub,
   { tenantId, sessionId, userId, turnId, seq }: WaitFor & { turnId: string; seq: number },
   waitMs: number,
   signal: AbortSignal,
-): Promise<Seen> {
+): Promise<boolean> {
   const cursor: Cursor = { epoch: hub.epoch(), seq, open: new Map() }
-  let end!: (seen: Seen) => void
-  const ended = new Promise<Seen>((resolve) => {
+  let end!: (isThere: boolean) => void
+  const ended = new Promise<boolean>((resolve) => {
     end = resolve
   })
-  const giveUp = () => end('nothing')
+  const giveUp = () => end(false)
   const sink: Sink = {
     send(frames) {
-      for (const frame of frames) {
-        const seen = seenIn(frame, turnId)
-        if (seen !== null) end(seen)
-      }
+      if (frames.some((frame) => comesIn(frame, turnId))) end(true)
     },
     control(word) {
       if (word.type !== 'caught-up') giveUp()
@@ -110,21 +107,19 @@ async function nextSeen(
   const following = hub.follow({ tenantId, sessionId, userId, cursor }, sink)
   // Also where it cannot begin: then there is nothing to wait for.
   following.then((follow) => follow === null && giveUp(), giveUp)
-  const seen = await ended
+  const isThere = await ended
   clearTimeout(timer)
   signal.removeEventListener('abort', giveUp)
   following.then(
     (follow) => follow?.stop(),
     () => undefined,
   )
-  return seen
+  return isThere
 }
 
 /** Frames are text by now, encoded once for all followers; their head is as `core/frames` writes it. */
-function seenIn({ json }: Frame, turnId: string): Seen | null {
-  const [head, type] = headPattern.exec(json) ?? []
-  if (head?.includes(`"turnId":"${turnId}"`) !== true) return null
-  return type === 'turn.waiting' ? 'waiting' : 'outcome'
+function comesIn({ json }: Frame, turnId: string): boolean {
+  return headPattern.exec(json)?.[0].includes(`"turnId":"${turnId}"`) === true
 }
 const headPattern =
-  /^\{"cursor":"[^"]*","after":"[^"]*","type":"(message\.(?:ai_response|error|stopped)|turn\.waiting)",[^{]*/
+  /^\{"cursor":"[^"]*","after":"[^"]*","type":"(?:message\.(?:ai_response|error|stopped)|turn\.waiting)",[^{]*/

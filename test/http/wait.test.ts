@@ -149,6 +149,12 @@ test('a message that was handed to a reply which then waits for people is answer
   const response = await waits
   expect(response.status).toBe(202)
   expect((await response.json()).reply).toMatchObject({ status: 'streaming' })
+  // Sent again, it finds that reply waiting already.
+  const sinceMs = performance.now()
+  const again = await ann.request(`/v1/sessions/${session}/messages?wait=${longWait}`, { method: 'POST', body })
+  expect(again.status).toBe(202)
+  expect((await again.json()).reply).toMatchObject({ status: 'streaming' })
+  expect(performance.now() - sinceMs).toBeLessThan((longWait * 1_000) / 2)
   await watcher.close()
 })
 
