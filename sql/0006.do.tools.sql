@@ -89,7 +89,7 @@ begin
   update holdfast.turns set checkpoint = p_checkpoint, updated_at = clock_timestamp(),
       lease_until = greatest(lease_until, clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0))
    where tenant_id = p_tenant and id = p_turn;
-  return json_build_object('outcome', 'begun');
+  return json_build_object('outcome', 'begun', 'isFirst', c.call_id is null);
 end $$;
 
 -- Outcomes: stored, lost. Asked again it changes nothing.

@@ -44,6 +44,8 @@ export const limits = {
   /** After this whoever was told that somebody types takes it for ended. */
   typingLastsMs: 6_000,
   replyBytesMax: 1024 * 1024,
+  /** An attempt whose provider failed waits so long for the results of tools that run still. */
+  callsEndWithinMs: 5_000,
   /** UTF-16 units of the id of a call or an approval: with 2.7 KB it would not fit an index, nor some proxies' paths. */
   askedIdLengthMax: 512,
   fileBytesMax: 8 * 1024 * 1024,

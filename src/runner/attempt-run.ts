@@ -38,7 +38,10 @@ export async function runAttempt(
   const attempt = beginAttempt(options, claimed, claimSentAtMs, handover)
   try {
     const went = await pump(options, attempt)
+    // Where the provider failed beside tools that run, what they have done is kept.
+    if (went.how === 'error' && !attempt.stop.signal.aborted) await attempt.calls?.ended()
     attempt.stop.abort()
+    await attempt.calls?.decided()
     await endAttempt(options, attempt, went)
   } catch (error) {
     // Nothing more can be said to the database now: the lease runs out, and somebody takes over.

@@ -58,6 +58,10 @@ export type ToolCalls = CallStore & {
   inOrder<Answer>(write: () => Promise<Answer>): Promise<Answer>
   /** As the reply stands, with the results that are stored. `stepHasEnded`: it has said the end of the step. */
   checkpointNow(stepHasEnded: boolean, nextIndex: number): Checkpoint
+  /** Resolves when it is stored of each call that was about to run whether it does; after a few seconds in any case. */
+  decided(): Promise<void>
+  /** Resolves when the results of all calls that run are stored; after a few seconds in any case. */
+  ended(): Promise<void>
 }
 
 export type Attempt = {

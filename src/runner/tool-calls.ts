@@ -3,7 +3,8 @@
  * checkpoint on, into the middle of the step: an attempt that takes over keeps the step as it stands.
  *
  * What may have become of a call that an earlier attempt left without a result:
- *   not begun   it has no row, and is in no checkpoint: the model makes it again. Approved by a person it runs now
+ *   not begun   it has no row, and is in no checkpoint: the model makes it again. Approved by a person, or taken back by an
+ *               attempt that ended between the row and the run, it is in one, and runs now
  *   begun       it may have run. One that is idempotent runs again, with the same key; for others the app decides
  *               (`onUncertain`), else a person does: the attempt ends with a question, before any call of the step runs
  *
@@ -23,14 +24,22 @@ import type { Part } from '../core/chunk.ts'
 import { cleanJson } from '../core/clean.ts'
 import { ReplyError } from '../core/errors.ts'
 import type { Json } from '../core/json.ts'
+import { limits } from '../core/limits.ts'
 import { callsWithoutResult, lastStep, withAnswers, withResults } from '../core/open-step.ts'
 import type { BegunCall, ToolCall } from '../reply/tools.ts'
 import type { OnUncertain } from '../reply/uncertain.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
-import { beginCallIfHeld, type CallBegun, endCallIfHeld, uncertainCalls } from '../store/tool-calls.ts'
+import {
+  beginCallIfHeld,
+  type CallBegun,
+  endCallIfHeld,
+  takeBackCallIfHeld,
+  uncertainCalls,
+} from '../store/tool-calls.ts'
 import type { Checkpoint } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, checkpointOf, type ToolCalls, type Went } from './attempt.ts'
+import { during, settled } from './under-way.ts'
 
 /** Of a lease: a margin for what a clock and an event loop may be late. */
 const trust = 0.8
@@ -62,6 +71,9 @@ export function createToolCalls(options: {
   /** Of the step that is open: results that are stored, whose chunks may not have been taken yet. */
   const results = new Map<string, Part>()
   let writing: Promise<unknown> = Promise.resolve()
+  /** Until it is decided whether each of these runs, and until each that does has its result stored. */
+  const beginning = new Set<Promise<void>>()
+  const ending = new Set<Promise<void>>()
 
   if (claimed.checkpoint?.isOpen) {
     for (const part of callsWithoutResult(lastStep(claimed.checkpoint.parts))) {
@@ -110,8 +122,12 @@ export function createToolCalls(options: {
     return new Error('The attempt is over.')
   }
 
+  function isOver(): boolean {
+    return stop.signal.aborted || log.ended.aborted
+  }
+
   function mustGoOn(): void {
-    if (stop.signal.aborted || log.ended.aborted) throw new Error('The attempt is over.')
+    if (isOver()) throw new Error('The attempt is over.')
   }
 
   /** One after the other: each holds what those before it have stored. */
@@ -184,16 +200,27 @@ export function createToolCalls(options: {
     }
     const idempotencyKey = keyOf(claimed, key)
     const decision = part === undefined ? undefined : await decisionOf(call)
-    let begun = await ask(false)
-    if (begun.outcome === 'uncertain' && decision !== undefined) {
-      begun = await ask(true)
-      if (begun.outcome === 'begun' && typeof decision === 'object') {
-        await end(key, 'done', decision.output)
-        return { output: decision.output }
+    const decided = during(beginning)
+    try {
+      let begun = await ask(false)
+      if (begun.outcome === 'uncertain' && decision !== undefined) {
+        begun = await ask(true)
+        if (begun.outcome === 'begun' && typeof decision === 'object') {
+          await end(key, 'done', decision.output)
+          return { output: decision.output }
+        }
       }
+      await point('tool.begun')
+      return await toRun(begun, key, idempotencyKey, sentAtMs + leaseMs * trust)
+    } finally {
+      decided()
     }
-    await point('tool.begun')
-    return await toRun(begun, key, idempotencyKey, sentAtMs + leaseMs * trust)
+  }
+
+  /** It surely did not run, and nobody has to be asked about it. Where that cannot be stored, somebody is. */
+  async function takeBack(key: CallPlace): Promise<void> {
+    running.delete(key)
+    await askAgain(() => takeBackCallIfHeld(database, key), log.ended).catch(() => undefined)
   }
 
   async function toRun(
@@ -205,16 +232,11 @@ export function createToolCalls(options: {
     switch (begun.outcome) {
       case 'begun':
         // So late that somebody else may have the turn by now, who would not know that it runs.
-        if (performance.now() > trustedUntilMs) throw over()
-        mustGoOn()
-        return {
-          key: idempotencyKey,
-          done: (output) => end(key, 'done', resultOf(output)),
-          failed: async (error) => {
-            // Told to end, it fails because it was told: nobody knows how far it got.
-            if (!stop.signal.aborted) await end(key, 'failed', resultOf(String(error)))
-          },
+        if (performance.now() > trustedUntilMs || isOver()) {
+          if (begun.isFirst) await takeBack(key)
+          throw over()
         }
+        return runOf(key, idempotencyKey)
       case 'done':
         return { output: begun.output }
       case 'failed':
@@ -225,6 +247,20 @@ export function createToolCalls(options: {
         throw new Error('Nobody has approved this call with this input.')
       case 'lost':
         throw over()
+    }
+  }
+
+  function runOf(key: CallPlace, idempotencyKey: string): BegunCall {
+    const ended = during(ending)
+    return {
+      key: idempotencyKey,
+      done: async (output) => {
+        await end(key, 'done', resultOf(output)).finally(ended)
+      },
+      failed: async (error) => {
+        // Told to end, it fails because it was told: nobody knows how far it got.
+        if (!stop.signal.aborted) await end(key, 'failed', resultOf(String(error))).finally(ended)
+      },
     }
   }
 
@@ -319,6 +355,8 @@ export function createToolCalls(options: {
 
   return {
     begin,
+    decided: () => settled(beginning, limits.callsEndWithinMs, log.ended),
+    ended: () => settled(ending, limits.callsEndWithinMs, log.ended),
     hasBegun: (callId) => begunCalls.has(callId),
     inOrder,
     checkpointNow,

@@ -7,8 +7,8 @@ import type { AttemptKey, Checkpoint } from './turns.ts'
 export type CallKey = AttemptKey & { step: number; callId: string }
 
 export type CallBegun =
-  /** To be run now. */
-  | { outcome: 'begun' }
+  /** To be run now. `isFirst`: nobody has begun it before, this attempt by a question whose answer was lost included. */
+  | { outcome: 'begun'; isFirst: boolean }
   /** What came of it in an earlier attempt: it does not run. */
   | { outcome: 'done' | 'failed'; output: Json }
   /** An earlier attempt began it, and nobody knows whether it ran. */
@@ -38,6 +38,22 @@ export async function beginCallIfHeld(
     JSON.stringify(checkpoint),
   ])
   return rows[0]!.answer
+}
+
+const takeBack: Statement = {
+  name: 'take-back-call',
+  text: `
+    with held as materialized (
+      select round from holdfast.turns where tenant_id = $1 and session_id = $2 and id = $3 and attempt = $4
+        and state = 'running' and stopping is null for no key update)
+    delete from holdfast.tool_calls c using held
+     where c.tenant_id = $1 and c.turn_id = $3 and c.round = held.round and c.attempt = $4 and c.step = $5
+       and c.call_id = $6 and c.state = 'begun'`,
+}
+
+/** Of a call that this attempt has begun first, and surely not run: it counts as not begun. */
+export async function takeBackCallIfHeld(database: Database, { step, callId, ...key }: CallKey): Promise<void> {
+  await database.query('turns', takeBack, placeOf(key, step, callId))
 }
 
 const findUncertain: Statement = {

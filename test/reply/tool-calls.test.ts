@@ -1,7 +1,7 @@
 /** What becomes of calls that are not as usual: ids, results, tools and steps of every kind, AI SDK 6 and 7. */
 import { describe, expect, onTestFinished, test } from 'vitest'
 import type { Part } from '../../src/core/chunk.ts'
-import { createHoldfast, type Reply } from '../../src/index.ts'
+import { createHoldfast, type Reply, ReplyError } from '../../src/index.ts'
 import { answer, call, callsIn, openAsking, partsIn, replyOf, resultsIn, waits } from '../control/asking.ts'
 import { gate, textIn } from '../faults/scene.ts'
 import { openChat } from '../support/chat.ts'
@@ -297,6 +297,89 @@ test('a call that outlived its step when its process ended is asked about, and d
   expect(runs).toBe(1)
 })
 type AsyncExecute = (input: unknown, options: { toolCallId: string }) => Promise<unknown>
+
+/** It calls once, at its beginning; an attempt that takes over calls what was kept. `first` ends the first attempt. */
+const callingOnce = (
+  execute: () => Promise<string>,
+  first: (result: Promise<unknown>, signal: AbortSignal) => Promise<void>,
+): Reply =>
+  async function* ({ tools, attempt, messages, signal }) {
+    const { look } = tools({ look: { execute } })
+    const running = (): Promise<unknown> => (look.execute as unknown as AsyncExecute)('a', { toolCallId: 'k1' })
+    if (attempt === 1) {
+      yield { type: 'start-step' }
+      yield { type: 'tool-input-available', toolCallId: 'k1', toolName: 'look', input: 'a' }
+      const result = running()
+      result.catch(() => undefined)
+      await first(result, signal)
+    }
+    const kept = messages.at(-1)!.parts.find((part) => 'toolCallId' in part) as { output?: unknown } | undefined
+    const output = (kept?.output ?? (await running())) as string
+    yield { type: 'tool-output-available', toolCallId: 'k1', output }
+    yield { type: 'finish-step' }
+    yield { type: 'finish', finishReason: 'stop' }
+  }
+
+test('a call whose process ended in order before it ran counts as not begun: it runs then, and nobody is asked (I9)', async () => {
+  let runs = 0
+  const begun = gate()
+  const over = gate()
+  const takeBack = onPoint('tool.begun', () => {
+    begun.open()
+    return over.passed
+  })
+  onTestFinished(() => void takeBack())
+  const reply = callingOnce(
+    async () => `run ${++runs}`,
+    async (result, signal) => {
+      // Late: an end that did not wait for it would be stored by then.
+      signal.addEventListener('abort', () => void queryOnce(database, 'select pg_sleep(0.2)').finally(over.open))
+      await result
+    },
+  )
+  let database = ''
+  const { chat, ann, session, watcher, ...opened } = await openChat({ reply })
+  database = opened.database
+  await ann.send(session, 'hi', 'm1')
+  await begun.passed
+  expect(await queryOnce(database, 'select state, attempt from holdfast.tool_calls')).toEqual([
+    { state: 'begun', attempt: 1 },
+  ])
+  await Promise.all([chat.close(), watcher.close()])
+  expect(runs).toBe(0)
+  const next = createHoldfast({ database, tokens: { secret: jwtSecret }, log: () => undefined, drainMs: 0, reply })
+  onTestFinished(() => next.close())
+  const { turn } = await next.send(session, { id: 'm1', text: 'hi', userId: 'ann', waitMs: 50_000 })
+  expect(turn.state).toBe('complete')
+  expect(runs).toBe(1)
+  expect(await queryOnce(database, 'select state, attempt from holdfast.tool_calls')).toEqual([
+    { state: 'done', attempt: 2 },
+  ])
+})
+
+test('a provider that fails while a tool runs: its result is waited for and kept, and it does not run again', async () => {
+  let runs = 0
+  const begun = gate()
+  const failed = gate()
+  const reply = callingOnce(
+    async () => {
+      runs++
+      begun.open()
+      await failed.passed
+      return 'seen'
+    },
+    async () => {
+      await begun.passed
+      // When the attempt has been told.
+      setImmediate(failed.open)
+      throw new ReplyError('provider_overloaded', 'in the middle')
+    },
+  )
+  const { ann, session, watcher } = await openChat({ reply })
+  await ann.send(session, 'hi', 'm1')
+  expect(callsIn(partsIn(await watcher.outcome('m1')))).toEqual([['k1', 'output-available', 'seen']])
+  expect(runs).toBe(1)
+})
 
 test('a checkpoint that was made before a result is not stored over the one that has it (I3)', async () => {
   const begun = gate()
