@@ -355,17 +355,20 @@ test('questions of other kinds, and calls of a client, are told apart', () => {
   const kinds = [
     { ...approvals[0]!, kind: 'uncertain' },
     { id: 'a2', kind: 'budget', expiresAt: timeOf(60) },
+    { id: 'a3', kind: 'budget', budget: 'progress', used: 3, max: 3, expiresAt: timeOf(60) },
   ]
   const toolCalls = [{ toolCallId: 'k2', toolName: 'where', expiresAt: timeOf(60) }]
   const view = viewOf({ ...empty, turns: [turnNow('waiting', { approvals: kinds, toolCalls })] })
   expect(asksIn(view)).toEqual([
     ['uncertain', 'a1'],
     ['budget', 'a2'],
+    ['budget', 'a3'],
     ['tool', 'k2'],
   ])
   expect(view.turns.get(turnId)!.asks.map((ask) => questionOf(ask)?.title)).toEqual([
     'It is not known whether this ran. Run it again?',
     'It reached its limit. Let it go on?',
+    'The model stopped answering, at the last of 3 attempts. Let it try again?',
     undefined,
   ])
 })

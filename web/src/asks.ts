@@ -67,7 +67,7 @@ function budgetTitle(spent: Ask['spent']): string {
     case 'tokens':
       return `It has used ${spent.used} tokens of ${spent.max}. Let it go on?`
     case 'progress':
-      return `The model stopped answering, ${spent.used} times. Let it try again?`
+      return `The model stopped answering, at the last of ${spent.max} attempts. Let it try again?`
     default:
       return 'It reached its limit. Let it go on?'
   }
