@@ -1,5 +1,6 @@
 import type { Chunk, OtherChunk, Part } from './chunk.ts'
 import type { Json, JsonObject } from './json.ts'
+import { isCall } from './open-step.ts'
 import { parsePartialJson } from './partial-json.ts'
 
 /**
@@ -167,7 +168,6 @@ const saidAnew = ['input', 'rawInput', 'inputEncoding', 'output', 'errorText', '
 const keptUnlessSaid = ['title', 'toolMetadata', 'providerExecuted']
 
 const isDynamic = (part: Part) => part.type === 'dynamic-tool'
-const isTool = (part: Part) => isDynamic(part) || part.type.startsWith('tool-')
 
 function startCall(state: State, chunk: Fields): boolean {
   const tool = pick(chunk, ['toolCallId', 'toolName', 'dynamic', 'title', 'toolMetadata', 'inputEncoding'])
@@ -179,7 +179,7 @@ function startCall(state: State, chunk: Fields): boolean {
 
 function reopenCall(state: State, slot: Slot) {
   const { part } = slot
-  if (!isTool(part) || part.state !== 'input-streaming') return
+  if (!isCall(part) || part.state !== 'input-streaming') return
   const toolName = isDynamic(part) ? part.toolName : part.type.slice('tool-'.length)
   const tool = { ...part, toolName, dynamic: isDynamic(part), providerExecuted: undefined }
   const text = typeof part.rawInput === 'string' ? part.rawInput : ''
@@ -206,7 +206,7 @@ function extendCall(state: State, toolCallId: string, delta: string): boolean {
 const writeTool = (state: State, tool: Fields, next: Fields) => setTool(ownSlot(state, tool), tool, next)
 
 function failInput(state: State, chunk: Extract<Chunk, { type: 'tool-input-error' }>): boolean {
-  const started = inStep(state, (part) => isTool(part) && part.toolCallId === chunk.toolCallId)
+  const started = inStep(state, (part) => isCall(part) && part.toolCallId === chunk.toolCallId)
   const dynamic = started === undefined ? chunk.dynamic : isDynamic(started.part)
   const { input, errorText } = chunk
   return writeTool(state, { ...chunk, dynamic, title: undefined }, { state: 'output-error', input, errorText })
@@ -240,15 +240,15 @@ function nameTool(part: Part, toolName: string) {
 
 /** The slot of this call and kind in the present step; a new one if the step has none. */
 function ownSlot(state: State, { toolCallId, toolName, dynamic }: Fields): Slot {
-  const isOwn = (part: Part) => isTool(part) && part.toolCallId === toolCallId && isDynamic(part) === (dynamic === true)
+  const isOwn = (part: Part) => isCall(part) && part.toolCallId === toolCallId && isDynamic(part) === (dynamic === true)
   const type = dynamic === true ? 'dynamic-tool' : `tool-${toolName}`
   return inStep(state, isOwn) ?? append(state, { type, toolCallId })
 }
 
 /** The slot that an answer to this call belongs to: in the present step, else the last one anywhere. */
 function callSlot(state: State, toolCallId: Json | undefined): Slot | undefined {
-  const isCall = (part: Part) => isTool(part) && part.toolCallId === toolCallId
-  return inStep(state, isCall) ?? state.slots.findLast((slot) => isCall(slot.part))
+  const isIt = (part: Part) => isCall(part) && part.toolCallId === toolCallId
+  return inStep(state, isIt) ?? state.slots.findLast((slot) => isIt(slot.part))
 }
 
 function inStep(state: State, test: (part: Part) => boolean): Slot | undefined {
@@ -270,7 +270,7 @@ function approvalOf(chunk: Fields): JsonObject {
 }
 
 function respond(state: State, chunk: Fields): boolean {
-  const slot = state.slots.find(({ part }) => isTool(part) && approvalIn(part).id === chunk.approvalId)
+  const slot = state.slots.find(({ part }) => isCall(part) && approvalIn(part).id === chunk.approvalId)
   if (slot === undefined) return false
   const approval = { ...approvalIn(slot.part), ...pick(chunk, ['approved', 'reason']) }
   const said = pick(chunk, ['providerExecuted'])

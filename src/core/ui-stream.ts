@@ -11,6 +11,7 @@ import type { Chunk, Part } from './chunk.ts'
 import { createFold } from './fold.ts'
 import type { Json, JsonObject } from './json.ts'
 import type { Message } from './message.ts'
+import { isCall, lastStep } from './open-step.ts'
 import { chunksOf, compacted, forSdk, partsFor, type SdkMajor } from './ui-chunks.ts'
 
 export type UiStream = {
@@ -316,13 +317,13 @@ function essenceOf(part: Part): string {
   return canonicalJson([type, part.id, part.data, part.url, part.sourceId, part.title, part.mediaType].map(orNull))
 }
 
-const isCall = ({ type }: Part): boolean => type === 'dynamic-tool' || type.startsWith('tool-')
-
 const orNull = (value: Json | undefined): Json => value ?? null
 
+/**
+ * Whether a client that goes on by itself may do so here (`lastAssistantMessageIsCompleteWithToolCalls` of the AI SDK): to it a
+ * call that was denied has no result. The runner judges by `hasAllResults`, to which it has one.
+ */
 function endsInResults(parts: readonly Part[]): boolean {
-  const calls = stepsOf(parts)
-    .at(-1)!
-    .filter((part) => isCall(part) && part.providerExecuted !== true)
+  const calls = lastStep(parts).filter((part) => isCall(part) && part.providerExecuted !== true)
   return calls.length > 0 && calls.every(({ state }) => state === 'output-available' || state === 'output-error')
 }

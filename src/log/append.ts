@@ -63,8 +63,8 @@ const flushRowsMax = 250
 /** Characters of JSON in one flush: beyond this the rest goes with the next. */
 const flushCharactersMax = 8 * 1024 * 1024
 const retryMs = 250
-/** A margin for what a clock and an event loop may be late. */
-const trust = 0.8
+/** So much of a lease is trusted: the rest is for what a clock and an event loop may be late. */
+export const trustOfLease = 0.8
 /** A flush that held the turn leaves at least this part of the lease (it renews what has less). */
 const leftAfterFlush = 2 / 3
 
@@ -245,7 +245,7 @@ export function createAppender(options: {
 
   function trusted(open: Open, sentAtMs: number): void {
     open.heldAtMs = Math.max(open.heldAtMs, sentAtMs)
-    open.trustedUntilMs = Math.max(open.trustedUntilMs, sentAtMs + leaseMs * leftAfterFlush * trust)
+    open.trustedUntilMs = Math.max(open.trustedUntilMs, sentAtMs + leaseMs * leftAfterFlush * trustOfLease)
   }
 
   function accepted(open: Open): void {
@@ -283,7 +283,7 @@ export function createAppender(options: {
         pendingBytes: 0,
         inFlight: null,
         nextIndex: 0,
-        trustedUntilMs: claimSentAtMs + leaseMs * trust,
+        trustedUntilMs: claimSentAtMs + leaseMs * trustOfLease,
         heldAtMs: claimSentAtMs,
         controller: new AbortController(),
         roomWaiters: [],

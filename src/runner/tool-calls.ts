@@ -26,6 +26,7 @@ import { ReplyError } from '../core/errors.ts'
 import type { Json } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
 import { callsWithoutResult, lastStep, withAnswers, withResults } from '../core/open-step.ts'
+import { trustOfLease } from '../log/append.ts'
 import type { BegunCall, ToolCall } from '../reply/tools.ts'
 import type { OnUncertain } from '../reply/uncertain.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
@@ -40,9 +41,6 @@ import type { Checkpoint } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, checkpointOf, type ToolCalls, type Went } from './attempt.ts'
 import { during, settled } from './under-way.ts'
-
-/** Of a lease: a margin for what a clock and an event loop may be late. */
-const trust = 0.8
 
 export function createToolCalls(options: {
   database: Database
@@ -211,7 +209,7 @@ export function createToolCalls(options: {
         }
       }
       await point('tool.begun')
-      return await toRun(begun, key, idempotencyKey, sentAtMs + leaseMs * trust)
+      return await toRun(begun, key, idempotencyKey, sentAtMs + leaseMs * trustOfLease)
     } finally {
       decided()
     }
