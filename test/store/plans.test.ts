@@ -243,7 +243,7 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('edit', [tenantId, 'q0', userId, waiting.messageId, a.messageId, a.turnId, a.replyId, ...edited])
   await call('select_branch', ofFailed)
   await call('take_steering', key)
-  await call('answer_ask', [tenantId, 'q0', userId, 'approval', 'p1', null, null, '{"approved":true}', userId])
+  await call('answer_ask', [tenantId, 'q0', userId, 'approval', 'p1', null, null, '{"approved":true}', userId, 5])
   await call('expire', [20, '{}'])
   await call('repair_lanes', [20])
   await call('sweep_chunks', [20])
