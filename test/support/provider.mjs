@@ -73,6 +73,8 @@ export async function startProvider({ port = 0 } = {}) {
 
   const server = createServer(async (incoming, response) => {
     const request = await readRequest(incoming, response, requests.length)
+    // Whoever asked was killed before all of it had come.
+    if (request === null) return
     requests.push(request)
     for (const resolve of waiting.splice(0)) resolve(request)
     const steps = typeof script === 'function' ? script(request) : script
@@ -101,14 +103,19 @@ export async function startProvider({ port = 0 } = {}) {
  * @param {import('node:http').IncomingMessage} incoming
  * @param {import('node:http').ServerResponse} response
  * @param {number} index
- * @returns {Promise<ProviderRequest>}
+ * @returns {Promise<ProviderRequest | null>}
  */
 async function readRequest(incoming, response, index) {
   const closed = new Promise((resolve) =>
     response.once('close', () => resolve(response.writableFinished ? 'answered' : 'aborted')),
   )
   let text = ''
-  for await (const chunk of incoming.setEncoding('utf8')) text += chunk
+  try {
+    for await (const chunk of incoming.setEncoding('utf8')) text += chunk
+  } catch {
+    return null
+  }
+  if (!incoming.complete) return null
   return { path: incoming.url ?? '', headers: incoming.headers, body: JSON.parse(text), index, closed }
 }
 
