@@ -11,8 +11,8 @@
  * that fails costs no try: it waits for the network.
  */
 import type { Part } from '../core/chunk.ts'
+import { idPattern } from '../core/ids.ts'
 import type { Json, JsonObject } from '../core/json.ts'
-import { idPattern } from '../core/limits.ts'
 import type { Message, Turn } from '../core/message.ts'
 import type { Locks } from './locks.ts'
 import type { Storage } from './storage.ts'

@@ -1,8 +1,8 @@
-/// <reference lib="es2024.string" />
 import type { Chunk } from './chunk.ts'
 import { ReplyError } from './errors.ts'
-import type { Json, JsonObject } from './json.ts'
+import type { Json } from './json.ts'
 import type { StepUsage } from './message.ts'
+import { cleanText, isClean, NotPlain, plainJson } from './plain-json.ts'
 
 /**
  * What a `reply` yields is made storable here, before anything sees it. Postgres refuses a NUL and half a surrogate
@@ -24,9 +24,6 @@ export type Cleaner = {
 }
 
 type Delta = Extract<Chunk, { type: 'text-delta' | 'reasoning-delta' | 'tool-input-delta' }>
-
-/** Postgres parses JSON recursively and gives up at some thousands of levels; nothing sensible comes near this. */
-const depthMax = 500
 
 export function createCleaner(): Cleaner {
   /** By kind and id: a delta of nothing but the high surrogate, which waits for its other half. */
@@ -88,11 +85,6 @@ const onlyText = (delta: Delta, text: string): Delta =>
     ? { type: delta.type, toolCallId: delta.toolCallId, inputTextDelta: text }
     : { type: delta.type, id: delta.id, delta: text }
 
-const isClean = (text: string) => text.isWellFormed() && !text.includes('\0')
-
-/** The same text with U+FFFD for each NUL and each lone surrogate. */
-export const cleanText = (text: string) => (isClean(text) ? text : text.toWellFormed().replaceAll('\0', '\uFFFD'))
-
 /** Nearly every chunk is a delta of three short strings: those pass without being looked up. */
 function isFlatAndClean(chunk: Readonly<Record<string, unknown>>): boolean {
   for (const key in chunk) {
@@ -104,14 +96,23 @@ function isFlatAndClean(chunk: Readonly<Record<string, unknown>>): boolean {
 
 function cleanChunk(chunk: Chunk): Chunk {
   // Only strings and what JSON cannot carry are changed, so a chunk stays a chunk.
-  return cleanValue(chunk, 0, chunk.type) as Chunk
+  return storable(chunk, chunk.type) as Chunk
 }
 
 /**
  * A copy of the value as `JSON.stringify` would write it, with clean strings and keys.
  * A BigInt, which `JSON.stringify` refuses, becomes its digits. Throws `ReplyError` for cycles and absurd depths.
  */
-export const cleanJson = (value: unknown): Json | undefined => cleanValue(value, 0, 'value')
+export const cleanJson = (value: unknown): Json | undefined => storable(value, 'value')
+
+function storable(value: unknown, where: string): Json | undefined {
+  try {
+    return plainJson(value, where)
+  } catch (error) {
+    if (error instanceof NotPlain) throw new ReplyError('internal', `${error.message}. Yield plain data.`)
+    throw error
+  }
+}
 
 /** More tokens than any step has. One report fits an `int`; what is added up is `bigint`. */
 const tokensMax = 10_000_000
@@ -135,45 +136,3 @@ export function cleanUsage(usage: StepUsage): StepUsage {
 const name = (value: unknown) => (typeof value === 'string' ? cleanText(value) : undefined)
 const count = (value: unknown) =>
   Number.isInteger(value) && (value as number) >= 0 && (value as number) <= tokensMax ? (value as number) : undefined
-
-function cleanValue(value: unknown, depth: number, where: string): Json | undefined {
-  if (depth > depthMax) {
-    const what = `"${where}" holds itself or is nested deeper than ${depthMax} levels, so it cannot be stored as JSON`
-    throw new ReplyError('internal', `${what}. Yield plain data.`)
-  }
-  switch (typeof value) {
-    case 'string':
-      return cleanText(value)
-    case 'number':
-      return Number.isFinite(value) ? value + 0 : null
-    case 'boolean':
-      return value
-    case 'bigint':
-      return value.toString()
-    case 'object':
-      if (value === null) return null
-      return Array.isArray(value) ? cleanArray(value, depth, where) : cleanObject(value, depth, where)
-    default:
-      return undefined
-  }
-}
-
-function cleanArray(array: readonly unknown[], depth: number, where: string): Json[] {
-  return Array.from(array, (item) => cleanValue(item, depth + 1, where) ?? null)
-}
-
-function cleanObject(object: object, depth: number, where: string): Json | undefined {
-  if ('toJSON' in object && typeof object.toJSON === 'function') {
-    return cleanValue(object.toJSON(''), depth + 1, where)
-  }
-  const copy: JsonObject = {}
-  for (const [key, value] of Object.entries(object)) {
-    const clean = cleanValue(value, depth + 1, where)
-    if (clean === undefined) continue
-    // As an assignment it would set the prototype.
-    if (key === '__proto__')
-      Object.defineProperty(copy, key, { value: clean, enumerable: true, configurable: true, writable: true })
-    else copy[cleanText(key)] = clean
-  }
-  return copy
-}

@@ -59,6 +59,3 @@ export const limits = {
 
 /** Ids made by a model's provider or an app's reply: of calls and approvals, whatever they look like. */
 export const askedIdPattern = new RegExp(`^\\P{C}{1,${limits.askedIdLengthMax}}$`, 'u')
-
-/** Ids made by a client: of sessions and of messages. `.` and `..` would vanish from a URL's path. */
-export const idPattern = /^(?!\.{1,2}$)[A-Za-z0-9._:~-]{1,128}$/

@@ -1,10 +1,11 @@
 /** Reading what clients send: bounded, then parsed, then checked against the route's schema. */
 import type { IncomingMessage } from 'node:http'
 import * as z from 'zod'
-import { cleanText } from '../core/clean.ts'
 import { fileAt } from '../core/file-path.ts'
+import { idPattern } from '../core/ids.ts'
 import type { Json } from '../core/json.ts'
-import { idPattern, limits } from '../core/limits.ts'
+import { limits } from '../core/limits.ts'
+import { cleanText } from '../core/plain-json.ts'
 import { Problem } from './problem.ts'
 
 export async function readBody<T>(request: Request, schema: z.ZodType<T>): Promise<T> {

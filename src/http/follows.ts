@@ -6,7 +6,8 @@
  * they take turns, one page each, so that 100 that catch up do not put 100 pages into a socket that has room for one.
  */
 import { type ControlWord, inSession } from '../core/frames.ts'
-import { idPattern, limits } from '../core/limits.ts'
+import { idPattern } from '../core/ids.ts'
+import { limits } from '../core/limits.ts'
 import type { Follow, Sink } from '../log/hub.ts'
 import { startOf } from './events.ts'
 import type { Principal } from './principal.ts'

@@ -6,8 +6,9 @@
  * when a component goes, and stops no turn.
  */
 import * as z from 'zod'
+import { idPattern } from '../core/ids.ts'
 import type { Json } from '../core/json.ts'
-import { idPattern, limits } from '../core/limits.ts'
+import { limits } from '../core/limits.ts'
 import { askingForReply } from './app.ts'
 import { checked, parseJson } from './body.ts'
 import { Problem, sentenceOf } from './problem.ts'

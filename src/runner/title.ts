@@ -2,9 +2,10 @@
  * A title for a session, by the app's `title`, after its first complete reply. It is asked for once, by who stored that
  * reply; when that process ends, nobody else asks. Nothing waits for it.
  */
-import { cleanText } from '../core/clean.ts'
+
 import type { Event } from '../core/event.ts'
 import { limits } from '../core/limits.ts'
+import { cleanText } from '../core/plain-json.ts'
 import type { Title } from '../reply/finished.ts'
 import { replyMessage } from '../reply/message.ts'
 import type { Database } from '../store/database.ts'

@@ -1,8 +1,9 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { Chunk } from '../../src/core/chunk.ts'
-import { cleanJson, cleanText, createCleaner } from '../../src/core/clean.ts'
+import { cleanJson, createCleaner } from '../../src/core/clean.ts'
 import { ReplyError } from '../../src/core/errors.ts'
+import { cleanText } from '../../src/core/plain-json.ts'
 
 /** Any UTF-16 unit, halves of pairs and NUL far more often than by chance. */
 const unit = fc.oneof(

@@ -1,0 +1,63 @@
+/// <reference lib="es2024.string" />
+/** Any value as JSON that Postgres stores: what is folded and shown is so, too, in the page as on the server. */
+import type { Json, JsonObject } from './json.ts'
+
+export const isClean = (text: string) => text.isWellFormed() && !text.includes('\0')
+
+/** The same text with U+FFFD for each NUL and each lone surrogate. */
+export const cleanText = (text: string) => (isClean(text) ? text : text.toWellFormed().replaceAll('\0', '\uFFFD'))
+
+/** Postgres parses JSON recursively and gives up at some thousands of levels; nothing sensible comes near this. */
+const depthMax = 500
+
+/** A value that JSON cannot carry. */
+export class NotPlain extends Error {}
+
+/**
+ * A copy of the value as `JSON.stringify` would write it, with clean strings and keys. A BigInt becomes its digits. Throws
+ * `NotPlain`, which says `where`, for cycles and absurd depths.
+ */
+export const plainJson = (value: unknown, where = 'value'): Json | undefined => cleanValue(value, 0, where)
+
+function cleanValue(value: unknown, depth: number, where: string): Json | undefined {
+  if (depth > depthMax) {
+    throw new NotPlain(
+      `"${where}" holds itself or is nested deeper than ${depthMax} levels, so it cannot be stored as JSON`,
+    )
+  }
+  switch (typeof value) {
+    case 'string':
+      return cleanText(value)
+    case 'number':
+      return Number.isFinite(value) ? value + 0 : null
+    case 'boolean':
+      return value
+    case 'bigint':
+      return value.toString()
+    case 'object':
+      if (value === null) return null
+      return Array.isArray(value) ? cleanArray(value, depth, where) : cleanObject(value, depth, where)
+    default:
+      return undefined
+  }
+}
+
+function cleanArray(array: readonly unknown[], depth: number, where: string): Json[] {
+  return Array.from(array, (item) => cleanValue(item, depth + 1, where) ?? null)
+}
+
+function cleanObject(object: object, depth: number, where: string): Json | undefined {
+  if ('toJSON' in object && typeof object.toJSON === 'function') {
+    return cleanValue(object.toJSON(''), depth + 1, where)
+  }
+  const copy: JsonObject = {}
+  for (const [key, value] of Object.entries(object)) {
+    const clean = cleanValue(value, depth + 1, where)
+    if (clean === undefined) continue
+    // As an assignment it would set the prototype.
+    if (key === '__proto__')
+      Object.defineProperty(copy, key, { value: clean, enumerable: true, configurable: true, writable: true })
+    else copy[cleanText(key)] = clean
+  }
+  return copy
+}
