@@ -69,8 +69,11 @@ export type View = {
   now(): Shown
 }
 
-/** Of a reply that is being written. `fold` null: it is not shown, and its chunks are counted only. */
-type Open = { attempt: number; next: number; fold: Fold | null; isStale: boolean }
+/**
+ * Of a reply that is being written. `metadata`: as it is stored, without what the attempt's chunks say. `fold` null: it is
+ * not shown, and its chunks are counted only.
+ */
+type Open = { attempt: number; next: number; metadata: Message['metadata']; fold: Fold | null; isStale: boolean }
 
 export function createView(snapshot: Snapshot): View {
   let { session, before, cursor } = snapshot
@@ -90,10 +93,12 @@ export function createView(snapshot: Snapshot): View {
   }
 
   const begin = (replyId: string, attempt: number, base: Part[]) => {
-    change(replyId, (reply) => ({ ...reply, parts: base, status: 'pending', error: null }))
-    const metadata = messages.find(({ id }) => id === replyId)?.metadata ?? null
-    const fold = has(replyId) ? createFold({ parts: base, metadata }) : null
-    open.set(replyId, { attempt, next: 0, fold, isStale: false })
+    const reply = messages.find(({ id }) => id === replyId)
+    const before = open.get(replyId)
+    const metadata = before === undefined ? (reply?.metadata ?? null) : before.metadata
+    change(replyId, (each) => ({ ...each, parts: base, metadata, status: 'pending', error: null }))
+    const fold = reply === undefined ? null : createFold({ parts: base, metadata })
+    open.set(replyId, { attempt, next: 0, metadata, fold, isStale: false })
   }
 
   const takeChunks = ({ messageId, attempt, index, n, chunks }: Omit<ChunkFrame, 'type' | keyof Ends>): boolean => {
@@ -222,7 +227,7 @@ export function createView(snapshot: Snapshot): View {
   for (const { turnId, replyId: messageId, attempt, index, chunks } of snapshot.open) {
     const reply = messages.find(({ id }) => id === messageId)
     const fold = reply === undefined ? null : createFold(reply)
-    open.set(messageId, { attempt, next: 0, fold, isStale: false })
+    open.set(messageId, { attempt, next: 0, metadata: reply?.metadata ?? null, fold, isStale: false })
     takeChunks({ turnId, messageId, attempt, index: 0, n: index, chunks })
     open.get(messageId)!.isStale = chunks.length > 0
   }

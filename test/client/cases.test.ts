@@ -13,8 +13,9 @@ test.each(names)('%s', (name) => {
 })
 
 test('the cases hold what clients must know: branches, stops, retries, chunks, and frames that lead nowhere', () => {
-  const all = names.map((name) => readFileSync(dir + name, 'utf8')).join('')
-  const wanted = ['chunk', 'attempt.started', 'message.error', 'message.stopped', 'message.said', 'turn.queued']
+  const all = names.map((name) => JSON.stringify(JSON.parse(readFileSync(dir + name, 'utf8')))).join('')
+  const turns = ['attempt.started', 'attempt.ended', 'turn.queued', 'turn.waiting', 'approval.answered']
+  const wanted = ['chunk', 'message.error', 'message.stopped', 'message.said', 'reset-step', 'tool-book', ...turns]
   expect(wanted.filter((type) => !all.includes(`"type":"${type}"`))).toEqual([])
   expect(all).toContain('"leadsOn":false')
 })

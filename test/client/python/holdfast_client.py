@@ -13,7 +13,7 @@ OUTCOMES = ('message.ai_response', 'message.error', 'message.stopped')
 class Attempt:
     """Counts the chunks of one attempt (P54), and folds them onto its reply (P53)."""
     def __init__(self, number, index, reply):
-        self.number, self.next, self.reply, self.texts = number, index, reply, {}
+        self.number, self.next, self.reply, self.texts, self.stored = number, index, reply, {}, reply['metadata']
     def push(self, chunk):
         kind, parts, key = chunk['type'], self.reply['parts'], (chunk['type'].split('-')[0], chunk.get('id'))
         self.reply['status'] = 'streaming'
@@ -47,13 +47,11 @@ class Attempt:
 
 def place(parts, matches):
     return next((at for at in reversed(range(len(parts))) if matches(parts[at])), len(parts))
-
 def picked(source, *keys):
     return {key: source[key] for key in keys if key in source}
 def merged(old, new):
     both = isinstance(old, dict) and isinstance(new, dict)
     return old | {key: merged(old.get(key), value) for key, value in new.items()} if both else new
-
 class View:
     """What is shown of a session: its messages and its turns without an outcome, by id and in order, and the cursor."""
     def __init__(self, snapshot):
@@ -69,9 +67,10 @@ class View:
         """Takes a frame in. False: it does not lead on, load the snapshot."""
         if 'cursor' not in frame:  # Control and passing frames.
             return frame['type'] != 'reset'
-        if frame['after'] != self.cursor:
-            return False
-        self.cursor = frame['cursor']
+        if leads_on := frame['after'] == self.cursor and self.take_in(frame):
+            self.cursor = frame['cursor']
+        return leads_on
+    def take_in(self, frame):
         if frame['type'] != 'chunk':
             return self.take_event(frame['type'], frame['data'])
         attempt = self.attempts.get(frame['messageId'])
@@ -87,6 +86,7 @@ class View:
         replaces = kind in ('turn.waiting', 'message.changed', *OUTCOMES) and data['message']['id'] in self.messages
         if replaces or kind in ('message.created', 'message.said'):
             self.messages[data['message']['id']] = data['message']
+            self.attempts.pop(data['message']['id'], None)
         if kind in OUTCOMES:
             reply, asked, why = data['message'], self.message(data['message']['repliesTo']), data.get('reason')
             self.turns = {key: turn for key, turn in self.turns.items() if turn['replyId'] != reply['id']}
@@ -105,8 +105,8 @@ class View:
                 self.show_empty(data['turn'])
                 return old.get('repliesTo') == data['turn']['messageId']
         if kind == 'attempt.started':
-            reply = self.message(data['replyId'])
-            reply['parts'] = data['base']
+            reply, before = self.message(data['replyId']), self.attempts.get(data['replyId'])
+            reply.update(parts=data['base'], metadata=before.stored if before else reply['metadata'])
             self.attempts[data['replyId']] = Attempt(data['attempt'], 0, reply)
         if kind in ('attempt.started', 'attempt.ended') and (turn := self.turns.get(data['turnId'])):
             turn.pop('dueAt', None)
