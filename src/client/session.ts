@@ -322,8 +322,8 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     },
     async send(message, { id: messageId, metadata, whenBusy } = {}) {
       const parts = 'parts' in message ? message.parts : [{ type: 'text', text: message.text }]
-      // It may be the first of a session that is made with it.
-      const makes = phase === 'missing' ? { title: null } : null
+      // It may be the first of a session that is made with it. One that is there already is left as it is.
+      const makes = phase === 'missing' || phase === 'loading' ? { title: null } : null
       const { taken } = await unsent.add({ sessionId: id, parts, id: messageId ?? newId(), metadata, whenBusy, makes })
       const answered = await taken
       if (phase === 'missing' && hearers > 0) void begin()

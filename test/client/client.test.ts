@@ -317,6 +317,17 @@ test('a token that is refused is asked for again; who is not known is signed out
   expect(handle.getSnapshot()).toMatchObject({ phase: 'ready', error: null })
 })
 
+test('a message that is written before anything was loaded makes its session, too, and changes none that is there', async () => {
+  const scene = await openScene()
+  const client = clientOf(scene)
+  const { message } = await client.session('brand-new').send({ text: 'hello' })
+  expect(message.sessionId).toBe('brand-new')
+  await scene.ann.send(scene.session, 'before')
+  await client.session(scene.session).send({ text: 'hello again' })
+  await eventually(async () => (await stored(scene)).length === 4)
+  expect(await stored(scene)).toContain('user: before')
+})
+
 test('a session that is not there is missing, and made with its first message', async () => {
   const scene = await openScene()
   const client = clientOf(scene)
