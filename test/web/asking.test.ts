@@ -52,6 +52,13 @@ afterEach(async () => {
   expect(complaints).toEqual([])
 })
 
+/** Another server's: cookies know no ports, so a page of the first one would take its guest away. */
+async function openAlone(origin: string): Promise<Page> {
+  await page.close()
+  await context.clearCookies()
+  return await openTab(context, origin, complaints)
+}
+
 const question = (tab: Page) => repliedOn(tab, /May send_email run/)
 const asked = (tab: Page) => question(tab).waitFor()
 const call = (tab: Page, name: string) => tab.getByRole('region', { name: `Tool ${name}` })
@@ -236,7 +243,7 @@ test.each([
     const own = await freshDatabase(18)
     const env = { OPENAI_API_KEY: '', HOLDFAST_TOKENS_MAX: '5' }
     const frugal = await startSite({ dir: assets.dir, database: own.url, provider: provider.url, env })
-    const tab = await openTab(context, frugal.origin, complaints)
+    const tab = await openAlone(frugal.origin)
     await sendOn(tab, 'roll the dice')
     await repliedOn(tab, /It has used \d+ tokens of 5. Let it go on/).waitFor()
     await tab.getByText(/^Waits for an answer until/).waitFor()
@@ -263,7 +270,7 @@ test('a call that a client runs shows that it waits for a device, and goes on wh
       ? [{ text: 'You are at home.' }]
       : [{ text: 'Let me see.' }, { tool: { id: 'k1', name: 'where', input: ['{"place":"here"}'] } }],
   )
-  const tab = await openTab(context, stage.site.origin, complaints)
+  const tab = await openAlone(stage.site.origin)
   await sendOn(tab, 'where am I')
   await call(tab, 'where').getByText('Waits for a device').waitFor()
   await tab.getByText(/^Waits for a device until/).waitFor()

@@ -137,6 +137,9 @@ test('a message that was answered as often as it may be is offered no retry, and
   const database = await freshDatabase(18)
   const env = { HOLDFAST_ROUNDS_MAX: '2' }
   const strict = await startSite({ dir: assets.dir, database: database.url, provider: provider.url, env })
+  // Cookies know no ports: the first server's page would take this one's guest away.
+  await page.close()
+  await context.clearCookies()
   const tab = await openTab(context, strict.origin, complaints)
   await sendOn(tab, 'fail')
   await untilStatusOn(tab, 'failed')
