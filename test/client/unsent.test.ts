@@ -83,9 +83,13 @@ test('what is written is sent in order, and the promise holds what the server st
 test('without a network they wait, without a try being counted, and are sent in order when it is back (R2.5)', async () => {
   const scene = await openScene()
   const unsent = openTab(scene)
+  let hasTried = false
+  unsent.subscribe(() => {
+    hasTried ||= unsent.list().some(({ isSending }) => isSending)
+  })
   scene.proxy.refuse()
   for (const text of ['one', 'two']) await say(unsent, scene, text)
-  await eventually(async () => unsent.list().some(({ isSending }) => isSending))
+  await eventually(async () => hasTried)
   await eventually(async () => unsent.list().every(({ isSending }) => !isSending))
   expect(unsent.list().map(({ state, tries }) => [state, tries])).toEqual([
     ['waiting', 0],
