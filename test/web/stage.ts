@@ -58,6 +58,15 @@ export function gatesOf() {
   }
 }
 
+/** What the page is asked for has no bound of its own. */
+async function answeredIn<T>(ms: number, asked: Promise<T>, what: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(what)), ms)
+  })
+  return await Promise.race([asked, late]).finally(() => clearTimeout(timer))
+}
+
 /** What axe finds serious, on a phone and wide, light and dark, and what is wider than the page. */
 export async function faultsOf(page: Page, state: string): Promise<string[]> {
   const found: string[] = []
@@ -65,9 +74,19 @@ export async function faultsOf(page: Page, state: string): Promise<string[]> {
     for (const width of [390, 1280]) {
       await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
       await page.setViewportSize({ width, height: 844 })
-      await page.evaluate(() => Promise.allSettled(document.getAnimations().map(({ finished }) => finished)))
-      const results = await page.evaluate<{ violations: { id: string; impact: string; nodes: { html: string }[] }[] }>(
-        `${axe.source}; axe.run()`,
+      // Those that go on for ever, as of what is waited for, never finish: they were begun before motion was reduced.
+      await page.evaluate(() => {
+        const ends = document
+          .getAnimations()
+          .filter(({ effect }) => Number.isFinite(effect?.getComputedTiming().endTime))
+        return Promise.allSettled(ends.map(({ finished }) => finished))
+      })
+      const results = await answeredIn(
+        20_000,
+        page.evaluate<{ violations: { id: string; impact: string; nodes: { html: string }[] }[] }>(
+          `${axe.source}; axe.run()`,
+        ),
+        `axe did not answer (${state}, ${colorScheme}, ${width})`,
       )
       for (const { id, impact, nodes } of results.violations) {
         if (impact !== 'serious' && impact !== 'critical') continue
