@@ -103,6 +103,10 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   const sending = new Set<string>()
   const retryAt = new Map<string, number>()
   const loops = new Set<string>()
+  /** Sessions to be looked at again, by whoever is looking at them just now. */
+  const again = new Set<string>()
+  /** What could not be written lives here alone. */
+  const unkept = new Set<string>()
   const sleepers = new Set<AbortController>()
   let entries: readonly Entry[] = []
   let views: readonly UnsentView[] = []
@@ -122,19 +126,27 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   /** One after the other, so that what is read holds all that was written before. */
   let writing: Promise<unknown> = Promise.resolve()
   const write = async (act: () => Promise<void>) => {
-    const done = writing.then(act).catch(options.onStorageFailed)
+    const done = writing.then(act).then(
+      () => true,
+      (error: unknown) => {
+        options.onStorageFailed(error)
+        return false
+      },
+    )
     writing = done
-    await done
+    return await done
   }
   const put = async (entry: Entry) => {
     const others = entries.filter(({ key }) => key !== entry.key)
     show([...others, entry].sort((a, b) => (a.key < b.key ? -1 : 1)))
     const { key, ...kept } = entry
-    await write(() => storage.set(key, JSON.stringify(kept)))
+    if (await write(() => storage.set(key, JSON.stringify(kept)))) unkept.delete(key)
+    else unkept.add(key)
     tabs.tell()
   }
   const drop = async ({ key }: Entry) => {
     show(entries.filter((each) => each.key !== key))
+    unkept.delete(key)
     await write(() => storage.remove(key))
     tabs.tell()
   }
@@ -150,7 +162,9 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     }
     // Without a storage what is here is all there is.
     if (kept === null) return
-    const there = kept.flatMap(entryOf)
+    const mine = entries.filter(({ key }) => unkept.has(key))
+    const theirs = kept.flatMap(entryOf).filter(({ key }) => !unkept.has(key))
+    const there = [...theirs, ...mine].sort((a, b) => (a.key < b.key ? -1 : 1))
     const gone = entries.filter(({ key }) => !there.some((each) => each.key === key))
     show(there)
     for (const { id } of gone) settleElsewhere(id)
@@ -178,11 +192,14 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   const lockOf = (id: string) => `holdfast:${prefix}${id}`
 
   async function sendSession(sessionId: string): Promise<void> {
+    again.add(sessionId)
     if (loops.has(sessionId)) return
     loops.add(sessionId)
     try {
       for (let failures = 0; !closing.signal.aborted; ) {
+        again.delete(sessionId)
         const waitMs = await locks.hold(lockOf(`of ${sessionId}`), () => sendNext(sessionId))
+        if (waitMs === null && again.has(sessionId)) continue
         if (waitMs === null) return
         if (waitMs === 0) failures = 0
         else await sleep(waitMs === networkMs ? backoffMs(++failures) : waitMs)

@@ -238,6 +238,17 @@ test('its session is made before it, once, and a user who logs out leaves nothin
   expect([unsent.list(), await scene.storage.entries('')]).toEqual([[], []])
 })
 
+test('what the device cannot keep is sent all the same, and the app is told', async () => {
+  const scene = await openScene()
+  const failed: unknown[] = []
+  const full = { ...memoryStorage(), set: () => Promise.reject(new Error('full')) }
+  const unsent = openTab({ ...scene, storage: full }, { onStorageFailed: (error) => failed.push(error) })
+  const added = await Promise.all(['one', 'two'].map((text) => say(unsent, scene, text)))
+  await Promise.all(added.map(({ taken }) => taken))
+  expect((await storedBy(scene)).map((each) => each.split(': ')[1])).toEqual(['one', 'two'])
+  expect(failed.length).toBeGreaterThan(0)
+})
+
 test('a token that the server does not take is asked for once more', async () => {
   const scene = await openScene()
   const asked: boolean[] = []
