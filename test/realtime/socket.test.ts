@@ -248,12 +248,15 @@ test('messages of one session are stored in the order in which they were sent, a
     goOn = resolve
   })
   const asked: string[] = []
+  // The two sessions are asked for at the same time: which comes first is nobody's promise.
+  let held: string | undefined
   const lane = async ({ session }: { session: { id: string } }) => {
     asked.push(session.id)
-    if (asked.length === 1) await gate
+    if (session.id === held) await gate
     return 'main' as const
   }
   const { ann, open, session } = await openScene({ lane })
+  held = session
   const other = await ann.createSession()
   const socket = await open()
   const send = (of: string, id: string) =>
@@ -261,7 +264,7 @@ test('messages of one session are stored in the order in which they were sent, a
   for (const id of ['a', 'b', 'c']) send(session, id)
   send(other, 'd')
   expect((await socket.until(answerTo('d'))).status).toBe(202)
-  expect(asked).toEqual([session, other])
+  expect(asked.filter((of) => of === session).length).toBeLessThanOrEqual(1)
   goOn()
   for (const id of ['a', 'b', 'c']) expect((await socket.until(answerTo(id))).status).toBe(202)
   const { messages } = await ann.snapshot(session)
