@@ -75,10 +75,17 @@ export async function faultsOf(page: Page, state: string): Promise<string[]> {
       await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
       await page.setViewportSize({ width, height: 844 })
       // Brought to their ends, not waited for: one in a page that draws no frames never comes there. Those that go on for ever
-      // have none.
+      // have none. What inherits a colour begins its own way there when that has come to its end.
       await page.evaluate(() => {
-        for (const animation of document.getAnimations()) {
-          if (Number.isFinite(animation.effect?.getComputedTiming().endTime)) animation.finish()
+        const running = () =>
+          document
+            .getAnimations()
+            .filter(
+              ({ playState, effect }) =>
+                playState !== 'finished' && Number.isFinite(effect?.getComputedTiming().endTime),
+            )
+        for (let round = 0, left = running(); left.length > 0 && round < 20; round++, left = running()) {
+          for (const animation of left) animation.finish()
         }
       })
       const results = await answeredIn(
