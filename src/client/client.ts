@@ -6,7 +6,7 @@
 import type { JsonObject } from '../core/json.ts'
 import type { Session } from '../core/message.ts'
 import { type ConnectionState, createConnection, type Transport } from './connection.ts'
-import { type Locks, locksHere } from './locks.ts'
+import { canShare, type Locks, locksHere } from './locks.ts'
 import { createSession, type SessionHandle } from './session.ts'
 import { createSessions, type SessionsHandle } from './sessions.ts'
 import { indexedDbStorage, memoryStorage, type Storage } from './storage.ts'
@@ -41,8 +41,8 @@ export type ClientOptions = {
   /** As of `fetch`: `include` where a cookie is to reach another origin. */
   credentials?: RequestCredentials
   /**
-   * Whose messages are kept on this device: those of two users know nothing of each other. Any text that stays the same for
-   * a user. Defaults to `me`.
+   * Whose messages are kept on this device, and whose tabs share a connection: those of two users know nothing of each other.
+   * Any text that stays the same for a user. Defaults to `me`.
    */
   user?: string
   /** `auto`: a WebSocket, else server-sent events, else long polls. */
@@ -100,8 +100,11 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     fetch: options.fetch ?? ((input, init) => fetch(input, init)),
     silentMs,
   })
-  const connection = createConnection({ wire, transport, WebSocket: Socket })
   const locks: Locks = locksHere()
+  // Tabs of one user only: what comes over it is what the server shows to whoever leads.
+  const isOneUser = options.user !== undefined || (token === undefined && headers === undefined)
+  const sharedAs = isOneUser && canShare() ? `holdfast ${url} ${user}` : null
+  const connection = createConnection({ wire, transport, WebSocket: Socket, locks, newId, sharedAs })
   const unsent = createUnsent({
     wire,
     storage,

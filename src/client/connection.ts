@@ -12,6 +12,8 @@ import type { LogFrame } from '../core/view.ts'
 import type { Feed, FeedReader, PassingFrame } from './feed.ts'
 import { openPolls, openStream } from './http-lines.ts'
 import type { Line, LineEnd, LineFrame, LineStart, ProblemDocument } from './line.ts'
+import type { Locks } from './locks.ts'
+import { type Shared, shareLines } from './shared-line.ts'
 import { openSocket } from './socket-line.ts'
 import { createStore, type Readable } from './store.ts'
 import { backoffMs, HoldfastError, type Wire } from './wire.ts'
@@ -29,29 +31,37 @@ export type ConnectionOptions = {
   transport: Transport | 'auto'
   /** Null where there is none. */
   WebSocket: typeof WebSocket | null
+  locks: Locks
+  newId(): string
+  /** Of the tabs that share a stream or long polls. Null: each has its own. */
+  sharedAs: string | null
 }
 
 export type Connection = Feed & {
   state: Readable<ConnectionState>
   /** Calls `hear` with hints that some session changed, and once after each time that hints may have been missed. */
-  list(hear: (sessionId: string | null) => void): () => void
+  list(hear: (hint: SessionHint | null) => void): () => void
   /** Connect now: the app is in front again, or the user signed in. */
   wake(): void
   close(): void
 }
 
-/** `ref`: what comes before it is answered belongs to an earlier follow on the same line. Null: it is answered. */
-type Entry = { cursor: string; reader: FeedReader; ref: string | null }
+/** `updatedAt` null: it was deleted. */
+export type SessionHint = { sessionId: string; updatedAt: string | null }
+
+/** `ref`: what comes on a line before it is answered belongs to an earlier follow. */
+type Entry = { cursor: string; reader: FeedReader; ref: string; isAnswered: boolean }
 
 /** So long a socket that does not get through is not tried again. */
 const socketAgainMs = 300_000
 /** A line that stood for so long was one: its end is the first failure of a new row. */
 const stoodMs = 5_000
 
-export function createConnection({ wire, transport, WebSocket: Socket }: ConnectionOptions): Connection {
+export function createConnection(options: ConnectionOptions): Connection {
+  const { wire, transport, WebSocket: Socket, locks, newId, sharedAs } = options
   const state = createStore<ConnectionState>({ phase: 'idle', transport: null, retryAt: null })
   const entries = new Map<string, Entry>()
-  const listHearers = new Set<(sessionId: string | null) => void>()
+  const listHearers = new Set<(hint: SessionHint | null) => void>()
   let line: Line | null = null
   let isClosed = false
   let isRunning = false
@@ -61,8 +71,7 @@ export function createConnection({ wire, transport, WebSocket: Socket }: Connect
   let neverOpened = 0
   let socketAgainAtMs = 0
   let rest: AbortController | null = null
-  /** Of the line that is open: ends it, to be opened anew. */
-  let reopen: (() => void) | null = null
+  const shared: { sse?: Shared; poll?: Shared } = {}
 
   const wants = () => !isClosed && (entries.size > 0 || listHearers.size > 0)
   const kind = (): Transport => {
@@ -70,19 +79,24 @@ export function createConnection({ wire, transport, WebSocket: Socket }: Connect
     if (Socket !== null && Date.now() >= socketAgainAtMs) return 'websocket'
     return wire.streams() ? 'sse' : 'poll'
   }
+  const openShared = (as: 'sse' | 'poll', start: LineStart): Line => {
+    const open = (of: LineStart) => (as === 'sse' ? openStream : openPolls)(wire, of)
+    shared[as] ??= shareLines({ name: sharedAs === null ? null : `${sharedAs} ${as}`, locks, newId, open })
+    return shared[as].open(start)
+  }
   const isOfLog = (frame: LineFrame): frame is LogFrame & { sessionId: string } => 'cursor' in frame && 'after' in frame
 
   const take = (frame: LineFrame) => {
     if ('sessionId' in frame && typeof frame.sessionId === 'string') return takeOf(frame.sessionId, frame)
     if (frame.type === 'listing') tellLists(null)
-    if (frame.type === 'session.changed') tellLists(String((frame as PassingFrame).data.sessionId))
+    if (frame.type === 'session.changed') tellLists((frame as PassingFrame).data as SessionHint)
   }
   const takeOf = (sessionId: string, frame: LineFrame) => {
     const entry = entries.get(sessionId)
     if (entry === undefined) return
     const { reader } = entry
-    if (entry.ref !== null && (!('ref' in frame) || frame.ref !== entry.ref)) return
-    entry.ref = null
+    entry.isAnswered ||= 'ref' in frame && frame.ref === entry.ref
+    if (!entry.isAnswered) return
     if (frame.type === 'following') return
     if (isOfLog(frame)) {
       entry.cursor = frame.cursor
@@ -112,28 +126,26 @@ export function createConnection({ wire, transport, WebSocket: Socket }: Connect
       if (entries.get(sessionId) === entry) joined(sessionId, entry)
     }, ms)
   }
-  const tellLists = (sessionId: string | null) => {
-    for (const hear of [...listHearers]) hear(sessionId)
+  const tellLists = (hint: SessionHint | null) => {
+    for (const hear of [...listHearers]) hear(hint)
   }
 
   /** Resolves when the line has ended. */
   const connect = (as: Transport): Promise<LineEnd & { stoodMs: number }> =>
     new Promise((resolve) => {
       let openedAtMs: number | null = null
-      for (const entry of entries.values()) entry.ref = null
+      for (const entry of entries.values()) entry.isAnswered = false
       let isOver = false
       const ended = (end: LineEnd) => {
         if (isOver) return
         isOver = true
         line?.close()
         line = null
-        reopen = null
         resolve({ ...end, stoodMs: openedAtMs === null ? 0 : Date.now() - openedAtMs })
       }
-      reopen = () => ended({ how: 'ended', afterMs: 0 })
       const start: LineStart = {
-        follows: () => [...entries].map(([sessionId, { cursor }]) => ({ sessionId, cursor })),
-        list: listHearers.size > 0,
+        follows: () => [...entries].map(([sessionId, { cursor, ref }]) => ({ sessionId, cursor, ref })),
+        list: () => listHearers.size > 0,
         take: (frame) => {
           if (isOver) return
           if (frame.type === 'reconnect' && !('sessionId' in frame)) {
@@ -148,12 +160,7 @@ export function createConnection({ wire, transport, WebSocket: Socket }: Connect
         },
         ended,
       }
-      line =
-        as === 'websocket'
-          ? openSocket(wire, Socket!, start)
-          : as === 'sse'
-            ? openStream(wire, start)
-            : openPolls(wire, start)
+      line = as === 'websocket' ? openSocket(wire, Socket!, start) : openShared(as, start)
     })
 
   const run = async () => {
@@ -175,10 +182,9 @@ export function createConnection({ wire, transport, WebSocket: Socket }: Connect
         failures = 0
         continue
       }
-      if (end.stoodMs > stoodMs || gotOn || reopening) failures = 0
+      if (end.stoodMs > stoodMs || gotOn) failures = 0
       gotOn = false
-      const waitMs = reopening ? 0 : Math.max(end.afterMs, backoffMs(failures++))
-      reopening = false
+      const waitMs = Math.max(end.afterMs, backoffMs(failures++))
       if (waitMs > 0) {
         state.set({ phase: 'waiting', transport: null, retryAt: new Date(Date.now() + waitMs).toISOString() })
         await sleep(waitMs)
@@ -192,30 +198,18 @@ export function createConnection({ wire, transport, WebSocket: Socket }: Connect
     await wire.pause(ms, rest.signal).catch(() => undefined)
     rest = null
   }
-  let reopening = false
-  let isReopenDue = false
-  /** Once for all that changed in one go. */
-  const openAnew = () => {
-    if (isReopenDue || line === null) return
-    isReopenDue = true
-    queueMicrotask(() => {
-      isReopenDue = false
-      if (reopen === null) return
-      reopening = true
-      reopen()
-    })
-  }
-
   let refs = 0
-  const joined = (sessionId: string, entry: Entry) => {
-    if (line === null) return void run()
-    const ref = String(++refs)
-    if (line.follow(sessionId, entry.cursor, ref)) entry.ref = ref
-    else openAnew()
+  const joined = (sessionId: string, { cursor, reader }: Pick<Entry, 'cursor' | 'reader'>) => {
+    entries.set(sessionId, { cursor, reader, ref: String(++refs), isAnswered: false })
+    changed()
+  }
+  const changed = () => {
+    if (line === null) void run()
+    else line.changed()
   }
   const leave = () => {
     if (wants()) return
-    reopen?.()
+    line?.close()
     rest?.abort()
   }
   const unlisten = wire.onWake(() => line?.check())
@@ -223,20 +217,17 @@ export function createConnection({ wire, transport, WebSocket: Socket }: Connect
   return {
     state,
     follow(sessionId, cursor, reader) {
-      const entry: Entry = { cursor, reader, ref: null }
-      entries.set(sessionId, entry)
-      joined(sessionId, entry)
+      joined(sessionId, { cursor, reader })
       return () => {
-        if (entries.get(sessionId) !== entry) return
+        if (entries.get(sessionId)?.reader !== reader) return
         entries.delete(sessionId)
-        if (line?.unfollow(sessionId) === false && wants()) openAnew()
+        line?.changed()
         leave()
       }
     },
     list(hear) {
       listHearers.add(hear)
-      if (listHearers.size === 1 && line !== null) openAnew()
-      else void run()
+      changed()
       return () => {
         listHearers.delete(hear)
         leave()
@@ -250,6 +241,8 @@ export function createConnection({ wire, transport, WebSocket: Socket }: Connect
       isClosed = true
       unlisten()
       leave()
+      shared.sse?.close()
+      shared.poll?.close()
     },
   }
 }

@@ -1,6 +1,5 @@
-/** The two lines over HTTP: a stream of server-sent events, and long polls. Both name their sessions when they are opened. */
-import { createParser } from 'eventsource-parser'
-import type { Line, LineEnd, LineFrame, LineStart } from './line.ts'
+/** The two lines over HTTP: a stream of server-sent events, and long polls. Both name what they follow when they are opened. */
+import type { LineEnd, LineFrame, LineStart, NamedLine, Wanted } from './line.ts'
 import { HoldfastError, parsed, type Wire } from './wire.ts'
 
 /** When the page is back, a stream that was silent for longer than a heartbeat takes is not trusted. */
@@ -9,7 +8,7 @@ const heartbeatMs = 16_000
 type Opened = { signal: AbortSignal; heard(): void; end(how: LineEnd): void; silentForMs(): number }
 
 /** What both have in common: an end that is said once, and silence that is one. */
-function createLine(wire: Wire, start: LineStart, run: (opened: Opened) => Promise<LineEnd>): Line {
+function createLine(wire: Wire, start: LineStart, run: (opened: Opened) => Promise<LineEnd>): NamedLine {
   const control = new AbortController()
   let isOver = false
   let heardAtMs = Date.now()
@@ -30,8 +29,6 @@ function createLine(wire: Wire, start: LineStart, run: (opened: Opened) => Promi
   heard()
   run({ signal: control.signal, heard, end, silentForMs }).then(end, (error: unknown) => end(endBy(error)))
   return {
-    follow: () => false,
-    unfollow: () => false,
     check() {
       if (silentForMs() > heartbeatMs) end({ how: 'ended', afterMs: 0 })
     },
@@ -41,31 +38,25 @@ function createLine(wire: Wire, start: LineStart, run: (opened: Opened) => Promi
 
 function endBy(error: unknown): LineEnd {
   if (!(error instanceof HoldfastError)) return { how: 'ended', afterMs: 0 }
-  if (error.kind === 'auth') return { how: 'signed_out', afterMs: 0, error }
-  return { how: error.retryable ? 'ended' : 'refused', afterMs: error.retryAfterMs ?? refusedMs, error }
+  if (error.kind === 'auth') return { how: 'signed_out', afterMs: 0 }
+  return { how: error.retryable ? 'ended' : 'refused', afterMs: error.retryAfterMs ?? refusedMs }
 }
 /** A refusal that would be said again. */
 const refusedMs = 10_000
 
-type Named = { sessionId: string; cursor: string }
-
-function pathOf(follows: readonly Named[], list: boolean, wait?: number): string {
-  const sessions = follows.map(({ sessionId, cursor }) => `${sessionId}@${cursor}`).join(',')
+function pathOf(follows: readonly Wanted[], list: boolean, wait?: number): string {
+  const sessions = follows.map(({ sessionId, cursor, ref }) => `${sessionId}@${cursor}@${ref}`).join(',')
   return `/v1/events?sessions=${encodeURIComponent(sessions)}${list ? '&list=1' : ''}${wait === undefined ? '' : `&wait=${wait}`}`
 }
 
-export function openStream(wire: Wire, start: LineStart): Line {
+export function openStream(wire: Wire, start: LineStart): NamedLine {
   return createLine(wire, start, async ({ signal, heard }) => {
-    const response = await wire.ask(pathOf(start.follows(), start.list), { accept: 'text/event-stream' }, signal)
+    const response = await wire.ask(pathOf(start.follows(), start.list()), { accept: 'text/event-stream' }, signal)
     if (!response?.body) return { how: 'never', afterMs: 0 }
     heard()
     start.opened()
-    const parser = createParser({
-      onEvent({ data }) {
-        if (!signal.aborted) start.take(JSON.parse(data) as LineFrame)
-      },
-    })
     const decoder = new TextDecoder()
+    let text = ''
     const body = response.body.getReader()
     const aborted = new Promise<null>((resolve) => signal.addEventListener('abort', () => resolve(null)))
     while (!signal.aborted) {
@@ -73,7 +64,12 @@ export function openStream(wire: Wire, start: LineStart): Line {
       const read = await Promise.race([body.read(), aborted]).catch(() => null)
       if (read === null || read.done) break
       heard()
-      parser.feed(decoder.decode(read.value, { stream: true }))
+      // One line of data is a frame (P42). Comments keep it open.
+      const lines = (text + decoder.decode(read.value, { stream: true })).split('\n')
+      text = lines.pop()!
+      for (const line of lines) {
+        if (!signal.aborted && line.startsWith('data: ')) start.take(JSON.parse(line.slice(6)) as LineFrame)
+      }
     }
     return { how: 'ended', afterMs: 0 }
   })
@@ -85,38 +81,36 @@ const listEveryMs = 2_000
 /** As the server has it. */
 const pollUsualS = 25
 
-export function openPolls(wire: Wire, start: LineStart): Line {
+export function openPolls(wire: Wire, start: LineStart): NamedLine {
   return createLine(wire, start, async ({ signal, heard }) => {
     const mostS = Math.min(pollUsualS, (wire.silentMs * pollShare) / 1_000)
     let listing: ReturnType<typeof setTimeout> | undefined
     const list = () => {
       listing = undefined
-      if (start.list && !signal.aborted) start.take({ type: 'listing' })
+      if (start.list() && !signal.aborted) start.take({ type: 'listing' })
     }
     signal.addEventListener('abort', () => clearTimeout(listing))
-    const cursors = new Map(start.follows().map(({ sessionId, cursor }) => [sessionId, cursor]))
+    let follows = start.follows()
     // The first answer is what is there already: a line stands as soon as it is known.
     for (let wait = 0; !signal.aborted; wait = mostS) {
-      const follows = [...cursors].map(([sessionId, cursor]) => ({ sessionId, cursor }))
-      const response = await wire.ask(pathOf(follows, start.list, wait), {}, signal)
+      const response = await wire.ask(pathOf(follows, start.list(), wait), {}, signal)
       if (response === null) return { how: wait === 0 ? 'never' : 'ended', afterMs: 0 }
       const text = await response.text().catch(() => null)
       if (text === null || signal.aborted) return { how: 'ended', afterMs: 0 }
       heard()
-      type Answer = { frames: LineFrame[]; cursors: { [sessionId: string]: string } }
+      type Answer = { frames: LineFrame[]; cursors: { [ref: string]: string } }
       const answer = parsed(text, response.status) as unknown as Answer
       if (wait === 0) start.opened()
       for (const frame of answer.frames) {
         if (signal.aborted) return { how: 'ended', afterMs: 0 }
         start.take(frame)
       }
-      for (const sessionId of cursors.keys()) {
-        const cursor = answer.cursors[sessionId]
-        // Of one that is not there any more something was said above.
-        if (cursor === undefined) cursors.delete(sessionId)
-        else cursors.set(sessionId, cursor)
-        if (wait === 0 && cursor !== undefined) start.take({ type: 'caught-up', sessionId })
-      }
+      // Of one that is not there any more something was said above.
+      follows = follows.flatMap(({ sessionId, ref }) => {
+        const cursor = answer.cursors[ref]
+        return cursor === undefined ? [] : [{ sessionId, ref, cursor }]
+      })
+      if (wait === 0) for (const { sessionId, ref } of follows) start.take({ type: 'caught-up', sessionId, ref })
       if (wait === 0) list()
       // Hints between two polls are lost.
       else listing ??= setTimeout(list, listEveryMs)

@@ -8,7 +8,15 @@
 import type { Part } from '../core/chunk.ts'
 import type { Json, JsonObject } from '../core/json.ts'
 import type { Message, Session, Turn } from '../core/message.ts'
-import { createView, type LogFrame, type Member, type Shown, type Snapshot, type View } from '../core/view.ts'
+import {
+  createView,
+  type LogFrame,
+  type Member,
+  newMessage,
+  type Shown,
+  type Snapshot,
+  type View,
+} from '../core/view.ts'
 import type { Feed, PassingFrame } from './feed.ts'
 import type { Storage } from './storage.ts'
 import { createStore, type Readable } from './store.ts'
@@ -272,20 +280,12 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       before: string | null
     }
 
-  const command = async (messageId: string, name: string, body: object): Promise<Stand> => {
-    const ask = { method: 'POST', body } as const
-    return (await wire.askSurely(
-      `${path}/messages/${encodeURIComponent(messageId)}/${name}`,
-      ask,
-      undefined,
-    )) as unknown as Stand
-  }
-  const answer = async (what: string, askedId: string, body: object): Promise<Stand> =>
-    (await wire.askSurely(
-      `${path}/${what}/${encodeURIComponent(askedId)}`,
-      { method: 'POST', body },
-      undefined,
-    )) as unknown as Stand
+  const ask = async (sub: string, body: object, method: 'POST' | 'PATCH' = 'POST'): Promise<unknown> =>
+    await wire.askSurely(`${path}${sub}`, { method, body }, undefined)
+  const command = async (messageId: string, name: string, body: object) =>
+    (await ask(`/messages/${encodeURIComponent(messageId)}/${name}`, body)) as Stand
+  const answer = async (what: string, askedId: string, body: object) =>
+    (await ask(`/${what}/${encodeURIComponent(askedId)}`, body)) as Stand
   const isUnsent = (messageId: string) => unsent.list().some((each) => each.id === messageId)
 
   let readAt: string | undefined
@@ -351,13 +351,12 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     select: (messageId) => command(messageId, 'select', {}),
     approve: (approvalId, body) => answer('approvals', approvalId, body),
     answerTool: (toolCallId, body) => answer('tool-results', toolCallId, body),
-    rename: async (title) =>
-      (await wire.askSurely(path, { method: 'PATCH', body: { title } }, undefined)) as unknown as Session,
+    rename: async (title) => (await ask('', { title }, 'PATCH')) as Session,
     async markRead() {
       const cursor = view?.now().cursor
       if (cursor === undefined || phase !== 'ready' || cursor === readAt) return
       readAt = cursor
-      await wire.askSurely(`${path}/receipts`, { method: 'POST', body: { read: cursor } }, undefined)
+      await ask('/receipts', { read: cursor })
     },
     async setTyping(isTyping) {
       // What nobody hears is not said again.
@@ -408,9 +407,8 @@ function optimistic(unsent: UnsentView): ShownMessage {
     state === 'failed' && failure !== null
       ? { state: 'failed', failure }
       : { state: isSending ? 'sending' : 'waiting', retryAt }
-  const rest = { error: null, author: null, lane: 'main', repliesTo: null, branch: null, round: null, model: null }
-  const counts = { inputTokens: null, outputTokens: null, createdAt: writtenAt, updatedAt: writtenAt }
-  return { id, sessionId, seq: 0, role: 'user', parts, metadata, status: 'complete', ...rest, ...counts, delivery }
+  const message = newMessage({ id, sessionId, seq: 0, role: 'user', lane: 'main', at: writtenAt })
+  return { ...message, parts, metadata, delivery }
 }
 
 function sameList(a: readonly unknown[], b: readonly unknown[]): boolean {

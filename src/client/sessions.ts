@@ -3,7 +3,7 @@
  * a hint may be lost (PROTOCOL.md, P21).
  */
 import type { Session } from '../core/message.ts'
-import type { Connection } from './connection.ts'
+import type { Connection, SessionHint } from './connection.ts'
 import { createStore, type Readable } from './store.ts'
 import { HoldfastError, type Wire } from './wire.ts'
 
@@ -28,39 +28,49 @@ const marginMs = 10_000
 
 export function createSessions(wire: Wire, connection: Connection, soon: (act: () => void) => void): SessionsHandle {
   const state = createStore<SessionsState>({ phase: 'loading', sessions: [], hasMore: false, error: null })
-  const sessions = new Map<string, Session>()
+  let sessions = new Map<string, Session>()
   let before: string | null = null
-  let isLoaded = false
+  let phase: SessionsState['phase'] = 'loading'
   let isAsking = false
   let isDue = false
+  /** What was deleted meanwhile no list of changes tells: all that is shown is loaded anew. */
+  let isWhole = true
   let control: AbortController | null = null
   let hearers = 0
 
   const draw = (error: HoldfastError | null = null) => {
     const list = [...sessions.values()].sort((a, b) => (a.updatedAt > b.updatedAt ? -1 : 1))
-    state.set({ phase: isLoaded ? 'ready' : 'loading', sessions: list, hasMore: before !== null, error })
+    state.set({ phase, sessions: list, hasMore: before !== null, error })
   }
-  const ask = async (query: string, signal: AbortSignal) =>
-    (await wire.askSurely(`/v1/sessions?${query}`, {}, signal)) as unknown as Page
-  const put = (page: Page) => {
-    for (const session of page.data) sessions.set(session.id, session)
-  }
+  const pageBefore = async (query: string, place: string, signal: AbortSignal | undefined) =>
+    (await wire.askSurely(
+      `/v1/sessions?${query}${place && `before=${encodeURIComponent(place)}`}`,
+      {},
+      signal,
+    )) as unknown as Page
 
-  /** What has changed since what is known; the first time a page. */
   const look = async (signal: AbortSignal) => {
-    if (!isLoaded) {
-      const page = await ask('', signal)
-      put(page)
-      before = page.before
-      isLoaded = true
-      return
-    }
-    const last = [...sessions.values()].reduce((most, { updatedAt }) => Math.max(most, Date.parse(updatedAt)), 0)
-    const since = `changedSince=${encodeURIComponent(new Date(Math.max(0, last - marginMs)).toISOString())}`
-    for (let place: string | null = ''; place !== null; ) {
-      const page: Page = await ask(`${since}${place === '' ? '' : `&before=${encodeURIComponent(place)}`}`, signal)
-      put(page)
-      place = page.before
+    const whole = isWhole
+    isWhole = false
+    try {
+      const last = [...sessions.values()].reduce(
+        (most, { updatedAt }) => Math.max(most, Date.parse(updatedAt)),
+        marginMs,
+      )
+      const query = whole ? '' : `changedSince=${new Date(last - marginMs).toISOString()}&`
+      const found = new Map<string, Session>()
+      let place: string | null = ''
+      do {
+        const page: Page = await pageBefore(query, place, signal)
+        for (const session of page.data) found.set(session.id, session)
+        place = page.before
+      } while (place !== null && (!whole || found.size < sessions.size))
+      sessions = whole ? found : new Map([...sessions, ...found])
+      if (whole) before = place
+      phase = 'ready'
+    } catch (error) {
+      isWhole ||= whole
+      throw error
     }
   }
   const lookSoon = async () => {
@@ -75,29 +85,19 @@ export function createSessions(wire: Wire, connection: Connection, soon: (act: (
         soon(draw)
       }
     } catch (error) {
-      if (!(error instanceof HoldfastError)) {
-        if (!signal.aborted) throw error
-      } else draw(error)
+      if (error instanceof HoldfastError) draw(error)
+      else if (!signal.aborted) throw error
     } finally {
       isAsking = false
+      // Who had left was back before it had ended.
+      if (isDue) void lookSoon()
     }
   }
-  const changed = async (sessionId: string | null) => {
-    if (sessionId === null) return await lookSoon()
-    // Of one that was deleted, or is not this user's any more, no list tells.
-    const session = await one(sessionId)
-    if (session === null) sessions.delete(sessionId)
-    else sessions.set(sessionId, session)
+  const changed = (hint: SessionHint | null) => {
+    isWhole ||= hint === null
+    if (hint?.updatedAt !== null) return void lookSoon()
+    sessions.delete(hint.sessionId)
     soon(draw)
-  }
-  const one = async (sessionId: string): Promise<Session | null> => {
-    try {
-      const path = `/v1/sessions/${encodeURIComponent(sessionId)}?limit=1`
-      return ((await wire.askSurely(path, {}, control?.signal)) as unknown as { session: Session }).session
-    } catch (error) {
-      if (error instanceof HoldfastError && error.code !== 'not_found' && error.code !== 'gone') throw error
-      return null
-    }
   }
 
   let leave: (() => void) | undefined
@@ -107,9 +107,9 @@ export function createSessions(wire: Wire, connection: Connection, soon: (act: (
       const deaf = state.subscribe(hear)
       if (hearers++ === 0) {
         control = new AbortController()
-        const unlist = connection.list((sessionId) => void changed(sessionId).catch(() => undefined))
+        const unlist = connection.list(changed)
         const timer = setInterval(() => void lookSoon(), everyMs)
-        void lookSoon()
+        changed(null)
         leave = () => {
           unlist()
           clearInterval(timer)
@@ -127,8 +127,8 @@ export function createSessions(wire: Wire, connection: Connection, soon: (act: (
     },
     async loadMore() {
       if (before === null) return false
-      const page = await ask(`before=${encodeURIComponent(before)}`, new AbortController().signal)
-      put(page)
+      const page = await pageBefore('', before, undefined)
+      for (const session of page.data) sessions.set(session.id, session)
       before = page.before
       draw()
       return page.data.length > 0

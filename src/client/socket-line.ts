@@ -14,22 +14,36 @@ export function openSocket(wire: Wire, Socket: typeof WebSocket, start: LineStar
   let isOver = false
   let isOpen = false
   let watch: ReturnType<typeof setTimeout> | undefined
-  const asked = new AbortController()
+  const asking = new AbortController()
 
   const end = (how: LineEnd) => {
     if (isOver) return
     isOver = true
     clearTimeout(watch)
-    asked.abort()
+    asking.abort()
     socket?.close()
     start.ended(how)
   }
   const say = (word: object) => {
     if (isOpen && !isOver) socket?.send(JSON.stringify(word))
   }
-  const waiting: { type: 'follow'; sessionId: string; cursor: string; ref: string }[] = []
-  const flush = () => {
-    if (isOpen) for (const word of waiting.splice(0)) say(word)
+  /** The refs under which it has asked for sessions. */
+  const asked = new Map<string, string>()
+  let isListed = false
+  const changed = () => {
+    if (!isOpen) return
+    const follows = start.follows()
+    for (const { sessionId, cursor, ref } of follows) {
+      if (asked.get(sessionId) !== ref) say({ type: 'follow', sessionId, cursor, ref })
+      asked.set(sessionId, ref)
+    }
+    for (const sessionId of asked.keys()) {
+      if (follows.some((each) => each.sessionId === sessionId)) continue
+      asked.delete(sessionId)
+      say({ type: 'unfollow', sessionId })
+    }
+    if (start.list() && !isListed) say({ type: 'list' })
+    isListed ||= start.list()
   }
   const heard = () => {
     clearTimeout(watch)
@@ -43,7 +57,7 @@ export function openSocket(wire: Wire, Socket: typeof WebSocket, start: LineStar
   }
 
   const open = async () => {
-    const ticket = await ticketFor(wire, asked.signal)
+    const ticket = await ticketFor(wire, asking.signal)
     if (isOver) return
     if (!('url' in ticket)) return end(ticket)
     const opening = new Socket(ticket.url, 'holdfast.v1')
@@ -53,11 +67,7 @@ export function openSocket(wire: Wire, Socket: typeof WebSocket, start: LineStar
       isOpen = true
       heard()
       start.opened()
-      for (const { sessionId, cursor } of start.follows()) {
-        if (!waiting.some((word) => word.sessionId === sessionId)) say({ type: 'follow', sessionId, cursor })
-      }
-      flush()
-      if (start.list) say({ type: 'list' })
+      changed()
     }
     opening.onmessage = ({ data }: MessageEvent) => {
       if (isOver) return
@@ -74,24 +84,7 @@ export function openSocket(wire: Wire, Socket: typeof WebSocket, start: LineStar
   }
   void open().catch(() => end({ how: 'never', afterMs: 0 }))
 
-  return {
-    follow(sessionId, cursor, ref) {
-      // Before it is open it is said then.
-      waiting.push({ type: 'follow', sessionId, cursor, ref })
-      flush()
-      return true
-    },
-    unfollow(sessionId) {
-      const at = waiting.findIndex((word) => word.sessionId === sessionId)
-      if (at >= 0) waiting.splice(at, 1)
-      say({ type: 'unfollow', sessionId })
-      return true
-    },
-    check,
-    close() {
-      end({ how: 'ended', afterMs: 0 })
-    },
-  }
+  return { changed, check, close: () => end({ how: 'ended', afterMs: 0 }) }
 }
 /** It could not keep up: at once it would not either. */
 const slowMs = 500
@@ -105,8 +98,8 @@ async function ticketFor(wire: Wire, signal: AbortSignal): Promise<{ url: string
     return { url: `${wire.socketUrl('/v1/realtime')}?ticket=${encodeURIComponent(ticket)}` }
   } catch (error) {
     if (!(error instanceof HoldfastError)) return { how: 'ended', afterMs: 0 }
-    if (error.kind === 'auth') return { how: 'signed_out', afterMs: 0, error }
+    if (error.kind === 'auth') return { how: 'signed_out', afterMs: 0 }
     // A server that answers is reached; that it has no sockets another kind of line shows.
-    return { how: error.retryable ? 'ended' : 'never', afterMs: error.retryAfterMs ?? 0, error }
+    return { how: error.retryable ? 'ended' : 'never', afterMs: error.retryAfterMs ?? 0 }
   }
 }

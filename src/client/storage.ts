@@ -48,35 +48,30 @@ export function indexedDbStorage(name = 'holdfast'): Storage {
     })
     return opening
   }
-  const act = async <T>(mode: IDBTransactionMode, ask: (store: IDBObjectStore) => IDBRequest<T>): Promise<T> => {
+  /** All in one go: what another tab does between two would be told half. `ask` answers how to read what was asked. */
+  const act = async <T>(mode: IDBTransactionMode, ask: (store: IDBObjectStore) => () => T): Promise<T> => {
     const database = await open()
     return await new Promise((resolve, reject) => {
       const transaction = database.transaction(storeName, mode, { durability: 'strict' })
-      const request = ask(transaction.objectStore(storeName))
-      transaction.oncomplete = () => resolve(request.result)
-      transaction.onabort = () => reject(transaction.error ?? new Error('IndexedDB took nothing.'))
+      const read = ask(transaction.objectStore(storeName))
+      transaction.oncomplete = () => resolve(read())
+      transaction.onabort = () => reject(transaction.error ?? new Error('IndexedDB did not do it.'))
     })
   }
+  const write = (ask: (store: IDBObjectStore) => unknown) =>
+    act('readwrite', (store) => {
+      ask(store)
+      return () => undefined
+    })
   return {
-    async entries(prefix) {
-      const range = IDBKeyRange.bound(prefix, `${prefix}\uffff`)
-      // Both in one go: what another tab does between two would be told half.
-      const database = await open()
-      return await new Promise((resolve, reject) => {
-        const transaction = database.transaction(storeName, 'readonly')
-        const store = transaction.objectStore(storeName)
+    entries: (prefix) =>
+      act('readonly', (store) => {
+        const range = IDBKeyRange.bound(prefix, `${prefix}\uffff`)
         const [keys, values] = [store.getAllKeys(range), store.getAll(range)]
-        transaction.oncomplete = () =>
-          resolve(keys.result.map((key, at): [string, string] => [String(key), String(values.result[at])]))
-        transaction.onabort = () => reject(transaction.error ?? new Error('IndexedDB told nothing.'))
-      })
-    },
-    async set(key, value) {
-      await act('readwrite', (store) => store.put(value, key))
-    },
-    async remove(key) {
-      await act('readwrite', (store) => store.delete(key))
-    },
+        return () => keys.result.map((key, at): [string, string] => [String(key), String(values.result[at])])
+      }),
+    set: (key, value) => write((store) => store.put(value, key)),
+    remove: (key) => write((store) => store.delete(key)),
   }
 }
 const storeName = 'texts'

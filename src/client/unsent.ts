@@ -303,21 +303,13 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   }
 
   /** Null: no answer came, or not in time. */
-  async function asked(path: string, body: object): Promise<Json> {
-    const control = new AbortController()
-    const end = () => control.abort()
-    const timer = setTimeout(end, answerMs)
-    closing.signal.addEventListener('abort', end)
-    try {
-      const response = await wire.ask(path, { method: 'POST', body }, control.signal)
-      return response === null ? null : ((await response.json()) as Json)
-    } catch (error) {
-      if (error instanceof HoldfastError) throw error
-      return null
-    } finally {
-      clearTimeout(timer)
-      closing.signal.removeEventListener('abort', end)
-    }
+  const asked = async (path: string, body: object): Promise<Json> => {
+    const answer = wire.askOnce(path, { method: 'POST', body }, closing.signal, answerMs)
+    return (
+      (await answer.catch((error: unknown) => {
+        if (error instanceof HoldfastError) throw error
+      })) ?? null
+    )
   }
 
   const find = (id: string) => entries.find((each) => each.id === id && each.isWithdrawn !== true)

@@ -58,6 +58,8 @@ export type Wire = {
   streams(): boolean
   /** A response that is ok, or null: none came. Rejects with a `HoldfastError`, and with an `AbortError` when aborted. */
   ask(path: string, request: Ask, signal: AbortSignal | undefined): Promise<Response | null>
+  /** The JSON of an answer, null of a 204. Undefined: none came within so long. Rejects as `ask`. */
+  askOnce(path: string, request: Ask, signal: AbortSignal | undefined, withinMs: number): Promise<Json | undefined>
   /** The JSON of an answer, null of a 204: asked again and again until there is one, `triesMax` times of a server that cannot. */
   askSurely(path: string, request: Ask, signal: AbortSignal | undefined, onFailure?: () => void): Promise<Json>
   /** Resolves after so long, and at once when the network or the page is back. Rejects when aborted. */
@@ -184,11 +186,14 @@ export function createWire(options: WireOptions): Wire {
     return text === undefined ? undefined : parsed(text, response.status)
   }
 
+  const askOnce: Wire['askOnce'] = (path, request, signal, ms) =>
+    withinSilence(ms, signal, (within) => read(path, request, within))
+
   const askSurely: Wire['askSurely'] = async (path, request, signal, onFailure) => {
     for (let failures = 0, refusals = 0; ; failures++) {
       let retryAfterMs = 0
       try {
-        const value = await withinSilence(options.silentMs, signal, (within) => read(path, request, within))
+        const value = await askOnce(path, request, signal, options.silentMs)
         if (value !== undefined) return value
       } catch (error) {
         if (!(error instanceof HoldfastError) || !mayPass(error) || ++refusals === triesMax) throw error
@@ -204,7 +209,7 @@ export function createWire(options: WireOptions): Wire {
     return href.replace(/^http/, 'ws')
   }
 
-  return { silentMs: options.silentMs, socketUrl, streams: () => streams, ask, askSurely, pause, onWake, wake }
+  return { silentMs: options.silentMs, socketUrl, streams: () => streams, ask, askOnce, askSurely, pause, onWake, wake }
 }
 
 /** A server without a process that writes replies says so at once, and a person decides. */

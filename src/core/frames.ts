@@ -28,9 +28,10 @@ export function frameOf(item: Item, after: string): Frame {
   return { cursor: item.cursor, json: `{"cursor":"${item.cursor}","after":"${after}",${restOf(item)}`, item }
 }
 
-/** On a connection that follows many: the same frame, with its session before all else. Ids need no escapes. */
-export function inSession(sessionId: string, json: string): string {
-  return `{"sessionId":"${sessionId}",${json.slice(1)}`
+/** On a connection that follows many: the same frame, with its session before all else. Ids and refs here need no escapes. */
+export function inSession(sessionId: string, json: string, ref?: string): string {
+  const named = ref === undefined ? '' : `"ref":"${ref}",`
+  return `{"sessionId":"${sessionId}",${named}${json.slice(1)}`
 }
 
 function restOf(item: Item): string {

@@ -1,6 +1,6 @@
 /// <reference lib="es2024.string" />
 /** Any value as JSON that Postgres stores: what is folded and shown is so, too, in the page as on the server. */
-import type { Json, JsonObject } from './json.ts'
+import type { Json } from './json.ts'
 
 export const isClean = (text: string) => text.isWellFormed() && !text.includes('\0')
 
@@ -50,14 +50,10 @@ function cleanObject(object: object, depth: number, where: string): Json | undef
   if ('toJSON' in object && typeof object.toJSON === 'function') {
     return cleanValue(object.toJSON(''), depth + 1, where)
   }
-  const copy: JsonObject = {}
-  for (const [key, value] of Object.entries(object)) {
+  const entries = Object.entries(object).flatMap(([key, value]): [string, Json][] => {
     const clean = cleanValue(value, depth + 1, where)
-    if (clean === undefined) continue
-    // As an assignment it would set the prototype.
-    if (key === '__proto__')
-      Object.defineProperty(copy, key, { value: clean, enumerable: true, configurable: true, writable: true })
-    else copy[cleanText(key)] = clean
-  }
-  return copy
+    return clean === undefined ? [] : [[cleanText(key), clean]]
+  })
+  // Unlike an assignment it sets no prototype.
+  return Object.fromEntries(entries)
 }

@@ -286,11 +286,26 @@ function failureOf({ code, error, canRetry, retryAfterMs }: Failure): Failure {
 }
 
 /** As the server has stored it with this event; what its message says of its times comes with its outcome. */
-function pendingReply(message: Message, id: string, round: number, { seq, at }: EventFrame): Message {
-  const { sessionId, lane, id: repliesTo } = message
-  const empty = { parts: [], metadata: null, error: null, author: null, branch: null, model: null }
-  const counts = { inputTokens: null, outputTokens: null, createdAt: at, updatedAt: at }
-  return { id, sessionId, seq, role: 'assistant', status: 'pending', lane, repliesTo, round, ...empty, ...counts }
+function pendingReply(
+  { id: repliesTo, sessionId, lane }: Message,
+  id: string,
+  round: number,
+  frame: EventFrame,
+): Message {
+  const { seq, at } = frame
+  return {
+    ...newMessage({ id, sessionId, seq, role: 'assistant', lane, at }),
+    ...{ status: 'pending', repliesTo, round },
+  }
+}
+
+type NewMessage = Pick<Message, 'id' | 'sessionId' | 'seq' | 'role' | 'lane'> & { at: string }
+
+/** With nothing in it, and nothing known of it. */
+export function newMessage({ at, ...about }: NewMessage): Message {
+  const empty = { parts: [], metadata: null, error: null, author: null, repliesTo: null, branch: null, round: null }
+  const counts = { model: null, inputTokens: null, outputTokens: null, createdAt: at, updatedAt: at }
+  return { ...about, status: 'complete', ...empty, ...counts }
 }
 
 /** Of the replies to a message another one was selected since, which stays, with the new one behind it. */

@@ -19,7 +19,7 @@ import type { HttpParts } from './route.ts'
 type Named = { sessionId: string; ref?: string }
 
 /** Said of one session. `following`: what is told of it from here on begins at this cursor. */
-export type SessionWord = { sessionId: string } & ControlWord
+export type SessionWord = Named & ControlWord
 export type FollowingWord = Named & { type: 'following'; cursor: string }
 
 /** Where it goes. */
@@ -36,10 +36,13 @@ export type Out = {
 }
 
 export type Follows = {
-  /** `cursor` as a client writes it. Takes the place of an earlier one of this session. `ref`: said with the answer. */
+  /**
+   * `cursor` as a client writes it. Takes the place of an earlier one of this session, or where they go by refs, of this ref.
+   * `ref`: said with the answer; where they go by refs, with all that is told.
+   */
   follow(asked: { sessionId: string; cursor?: string | undefined; ref?: string | undefined }): void
   unfollow(sessionId: string): void
-  /** Where each stands that is followed. */
+  /** Where each stands that is followed, by session, or by ref. */
   cursors(): Record<string, string>
   /** How many are followed, or asked for. */
   count(): number
@@ -48,38 +51,43 @@ export type Follows = {
 
 type Entry = { follow: Follow | null; release(): void; stopped: boolean }
 
-/** `admit`: asked before each; rejects for who may follow nothing. */
+/** `admit`: asked before each; rejects for who may follow nothing. `byRef`: one session may be followed under several refs. */
 export function createFollows(
   parts: HttpParts,
   { tenantId, userId }: Principal,
   out: Out,
-  admit: () => Promise<void> = async () => undefined,
+  { admit = async () => undefined, byRef = false }: { admit?: () => Promise<void>; byRef?: boolean } = {},
 ): Follows {
   const entries = new Map<string, Entry>()
   const turn = createTurns()
   /** Also those that were replaced meanwhile. */
   let beginning = 0
 
-  function end(sessionId: string, entry: Entry): void {
+  const keyOf = ({ sessionId, ref }: Named) => (byRef ? (ref ?? sessionId) : sessionId)
+
+  function end(key: string, entry: Entry): void {
     if (entry.stopped) return
     entry.stopped = true
     entry.follow?.stop()
-    if (entries.get(sessionId) === entry) entries.delete(sessionId)
+    if (entries.get(key) === entry) entries.delete(key)
     entry.release()
   }
 
-  function sinkOf(sessionId: string, entry: Entry): Sink {
+  function sinkOf(named: Named, entry: Entry): Sink {
+    const { sessionId } = named
+    const told: Named = byRef ? named : { sessionId }
+    const ended = () => end(keyOf(named), entry)
     return {
-      send: (frames) => out.say(frames.map(({ json }) => inSession(sessionId, json))),
+      send: (frames) => out.say(frames.map(({ json }) => inSession(sessionId, json, told.ref))),
       control(word) {
         // Where it is to be followed again from where it stands, it stands there still when that is said.
-        if (word.type === 'reset') end(sessionId, entry)
-        out.word({ sessionId, ...word })
+        if (word.type === 'reset') ended()
+        out.word({ ...told, ...word })
       },
-      pass: (json) => out.say([inSession(sessionId, json)]),
+      pass: (json) => out.say([inSession(sessionId, json, told.ref)]),
       room: out.room,
       turn,
-      end: () => end(sessionId, entry),
+      end: ended,
     }
   }
 
@@ -93,7 +101,7 @@ export function createFollows(
     try {
       await out.room()
       if (entry.stopped) return
-      const follow = await parts.hub.follow({ tenantId, sessionId, userId, cursor }, sinkOf(sessionId, entry))
+      const follow = await parts.hub.follow({ tenantId, sessionId, userId, cursor }, sinkOf(named, entry))
       if (follow === null) throw new Problem('not_found')
       if (entry.stopped) return follow.stop()
       entry.follow = follow
@@ -112,17 +120,18 @@ export function createFollows(
   return {
     follow({ sessionId, cursor, ref }) {
       const named = { sessionId, ...(ref === undefined ? {} : { ref }) }
-      const before = entries.get(sessionId)
+      const key = keyOf(named)
+      const before = entries.get(key)
       const followed = before ? entries.size - 1 : entries.size
       if (Math.max(followed, beginning) >= limits.followsMax) return out.refused(named, tooMany())
-      if (before) end(sessionId, before)
+      if (before) end(key, before)
       const entry: Entry = { follow: null, release: out.hold(), stopped: false }
-      entries.set(sessionId, entry)
+      entries.set(key, entry)
       beginning++
       begin(named, cursor, entry)
         .catch((error: unknown) => {
           if (entry.stopped) return
-          end(sessionId, entry)
+          end(key, entry)
           out.refused(named, error)
         })
         .finally(() => beginning--)
@@ -132,12 +141,12 @@ export function createFollows(
       if (entry) end(sessionId, entry)
     },
     cursors() {
-      const begun = [...entries].flatMap(([sessionId, { follow }]) => (follow ? [[sessionId, follow.cursor()]] : []))
+      const begun = [...entries].flatMap(([key, { follow }]) => (follow ? [[key, follow.cursor()]] : []))
       return Object.fromEntries(begun)
     },
     count: () => entries.size,
     stop() {
-      for (const [sessionId, entry] of [...entries]) end(sessionId, entry)
+      for (const [key, entry] of [...entries]) end(key, entry)
     },
   }
 }

@@ -24,22 +24,32 @@ const querySchema = z.object({
   wait: z.coerce.number().min(0).max(limits.longPollMax).default(limits.longPollDefault),
 })
 
-type Asked = { sessions: { sessionId: string; cursor: string | undefined }[]; list: boolean }
+type Asked = { sessions: Place[]; list: boolean }
+type Place = { sessionId: string; cursor: string | undefined; ref: string | undefined }
 
-/** `id@cursor,id@cursor`: neither is in an id or a cursor. */
+const keyOf = ({ sessionId, ref }: { sessionId: string; ref?: string | undefined }) => ref ?? sessionId
+const refPattern = /^[A-Za-z0-9_-]{1,64}$/
+
+/** `id@cursor,id@cursor@ref`: neither sign is in an id, a cursor or a ref. */
 function sessionsOf(text: string): Asked['sessions'] {
   const asked = text
     .split(',')
     .filter((each) => each !== '')
     .map((each) => {
-      const [sessionId, cursor] = each.split('@')
-      return { sessionId: sessionId!, cursor }
+      const [sessionId, cursor, ref] = each.split('@')
+      return { sessionId: sessionId!, cursor, ref }
     })
   if (asked.length > limits.followsMax) {
     throw new Problem('invalid_request', `In the query, "sessions" may name at most ${limits.followsMax} sessions.`)
   }
-  if (new Set(asked.map(({ sessionId }) => sessionId)).size < asked.length) {
-    throw new Problem('invalid_request', 'In the query, "sessions" names a session twice.')
+  if (asked.some(({ ref }) => ref !== undefined && !refPattern.test(ref))) {
+    throw new Problem('invalid_request', 'In the query, a ref in "sessions" may have 64 letters, digits, "-" and "_".')
+  }
+  if (new Set(asked.map(keyOf)).size < asked.length) {
+    throw new Problem(
+      'invalid_request',
+      'In the query, "sessions" names a session twice, without a ref of its own for each.',
+    )
   }
   return asked
 }
@@ -79,7 +89,7 @@ function tellInto(call: Call, { sessions, list }: Asked, stream: SseStream): () 
   const stopIfOver = () => {
     if (follows.count() === 0 && !list) stop()
   }
-  const follows = createFollows(parts, principal, {
+  const out: Out = {
     say,
     word(word) {
       if (word.type === 'reconnect') return reconnect(word.afterMs)
@@ -95,7 +105,8 @@ function tellInto(call: Call, { sessions, list }: Asked, stream: SseStream): () 
     },
     room: stream.room,
     hold: () => () => undefined,
-  })
+  }
+  const follows = createFollows(parts, principal, out, { byRef: true })
   if (list) {
     const { pass } = createPassing({ say, room: stream.room })
     unlook = parts.lists.look(principal, {
@@ -115,7 +126,7 @@ function tellInto(call: Call, { sessions, list }: Asked, stream: SseStream): () 
 async function longPoll(call: Call, { sessions, list }: Asked, waitMs: number): Promise<Response> {
   const { parts, principal, request } = call
   const frames: string[] = []
-  const behind = new Set(sessions.map(({ sessionId }) => sessionId))
+  const behind = new Set(sessions.map(keyOf))
   let bytes = 0
   let waited = false
   let finish!: () => void
@@ -144,19 +155,19 @@ async function longPoll(call: Call, { sessions, list }: Asked, waitMs: number): 
     word(word) {
       if (word.type === 'following') return
       if (word.type === 'reconnect') return reconnect(word.afterMs)
-      behind.delete(word.sessionId)
+      behind.delete(keyOf(word))
       if (word.type === 'caught-up') finishIfDue()
       else say([JSON.stringify(word)])
     },
     refused(named, error) {
-      behind.delete(named.sessionId)
+      behind.delete(keyOf(named))
       say([JSON.stringify({ ...named, type: 'problem', problem: problemDocument(call.refusalOf(error)) })])
     },
     // One that is full is never read for again. A promise of its own: a shared one would hold all that ever waited.
     room: () => (bytes > limits.longPollBytesMax ? new Promise(() => undefined) : null),
     hold: () => () => undefined,
   }
-  const follows = createFollows(parts, principal, out)
+  const follows = createFollows(parts, principal, out, { byRef: true })
   const unlook = list
     ? parts.lists.look(principal, {
         changed: (data) => say([JSON.stringify({ type: 'session.changed', data })]),

@@ -58,7 +58,7 @@ export const realtimeSocket: SocketRoute = {
       else answer({ ...named, type: 'problem', problem: problemDocument(problem) })
     }
     const out = { say: socket.sendWaited, word, refused, room, hold: socket.hold }
-    const follows = createFollows(parts, principal, out, askedTogether(mustBeKnown))
+    const follows = createFollows(parts, principal, out, { admit: askedTogether(mustBeKnown) })
     const { pass } = createPassing(out)
     const inOrder = createOrder()
     let unlook: (() => void) | undefined

@@ -1,117 +1,39 @@
 /** `holdfast/react` in Chromium, in StrictMode, on an app with Holdfast in it, over each kind of connection (R0.5, R0.7, R2.2, R2.5). */
 import { randomUUID } from 'node:crypto'
-import { fileURLToPath } from 'node:url'
-import type { Browser, BrowserContext, Page } from 'playwright-core'
+import type { BrowserContext } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { textOf } from '../../src/core/parts.ts'
-import { createHoldfast, type Holdfast } from '../../src/index.ts'
 import { eventually } from '../support/eventually.ts'
-import { freshDatabase } from '../support/postgres.ts'
-import { startProxy, type TcpProxy } from '../support/proxy.ts'
-import { pages } from '../use-chat/pages.mjs'
-import { type Assets, buildPage, startBrowser } from '../web/support.ts'
+import {
+  expectSteady,
+  openScene,
+  type Scene,
+  sendOn,
+  shownOn,
+  stateOf,
+  transports,
+  untilShown,
+  untilState,
+} from './scene.ts'
 
-const config = fileURLToPath(new URL('../../web/test/react/vite.config.ts', import.meta.url))
-declare global {
-  interface Window {
-    told: string[]
-    shown: Record<string, string[]>
-  }
-}
-
-const transports = ['websocket', 'sse', 'poll'] as const
-
-let assets: Assets
-let browser: Browser
-let database: Awaited<ReturnType<typeof freshDatabase>>
-let chat: Holdfast
-let proxy: TcpProxy
-let origin: string
-let words: { say(count: number): void }
+let scene: Scene
 let context: BrowserContext
 let complaints: string[]
 
 beforeAll(async () => {
-  ;[assets, browser, database] = await Promise.all([
-    buildPage(config, { NODE_ENV: 'development' }),
-    startBrowser(),
-    freshDatabase(18),
-  ])
-  let allowed = 0
-  const waiting: (() => void)[] = []
-  words = {
-    say(count) {
-      allowed += count
-      for (const resolve of waiting.splice(0)) resolve()
-    },
-  }
-  chat = createHoldfast({
-    database: database.url,
-    authenticate: () => ({ userId: 'ann' }),
-    limits: { sendsPerMinute: 0 },
-    log: () => undefined,
-    drainMs: 0,
-    async *reply({ message }) {
-      const said = textOf(message.parts as Parameters<typeof textOf>[0])
-      if (said !== 'slow') return yield `Re ${said}`
-      for (let word = 0; word < 6; word++) {
-        while (allowed === 0) await new Promise<void>((resolve) => waiting.push(resolve))
-        allowed--
-        yield `${word} `
-      }
-    },
-  })
-  const { url } = await chat.listen(
-    0,
-    '127.0.0.1',
-    pages({ page: assets.dir }, () => chat),
-  )
-  const { hostname, port } = new URL(url)
-  proxy = await startProxy({ target: { host: hostname, port: Number(port) } })
-  origin = `http://${proxy.host}:${proxy.port}`
+  scene = await openScene()
 })
-afterAll(async () => {
-  await browser.close()
-  await proxy.close()
-  await chat.close()
-  await Promise.all([assets.remove(), database.drop()])
-})
+afterAll(() => scene.close())
 beforeEach(async () => {
   complaints = []
-  context = await browser.newContext()
+  context = await scene.browser.newContext()
 })
 afterEach(async () => {
-  proxy.accept()
+  scene.proxy.accept()
   await context.close()
   expect(complaints).toEqual([])
 })
-
-async function open(id: string, transport: string, within = context): Promise<Page> {
-  const page = await within.newPage()
-  page.on('pageerror', (error) => complaints.push(String(error)))
-  await page.goto(`${origin}/page/?id=${id}&transport=${transport}`)
-  return page
-}
-const sendOn = async (page: Page, text: string) => {
-  await page.getByLabel('Message').fill(text)
-  await page.getByRole('button', { name: 'Send' }).click()
-}
-const shownOn = (page: Page) => page.locator('li').allTextContents()
-const untilShown = (page: Page, ...shown: string[]) =>
-  eventually(async () => (await shownOn(page)).join('|') === shown.join('|'))
-const stateOf = async (page: Page) =>
-  JSON.parse((await page.locator('#state').textContent())!) as Record<string, unknown>
-const untilState = (page: Page, state: Record<string, unknown>) =>
-  eventually(async () => {
-    const now = await stateOf(page)
-    return Object.entries(state).every(([key, value]) => now[key] === value)
-  })
-/** Each text that a message was shown with is the beginning of the next (I7). */
-async function expectSteady(page: Page): Promise<void> {
-  for (const texts of Object.values(await page.evaluate(() => window.shown))) {
-    for (const [at, text] of texts.entries()) if (at > 0) expect(text.startsWith(texts[at - 1]!)).toBe(true)
-  }
-}
+const open = (id: string, transport: string) => scene.open(context, id, transport, complaints)
 
 describe.each(transports)('over %s', (transport) => {
   test('a new chat begins, streams, is left and come back to with its dots, on two tabs', async () => {
@@ -121,18 +43,18 @@ describe.each(transports)('over %s', (transport) => {
     await sendOn(page, 'slow')
     await untilShown(page, 'user: slow', 'assistant: ')
     const other = await open(id, transport)
-    words.say(2)
+    scene.say(2)
     for (const tab of [page, other]) await untilShown(tab, 'user: slow', 'assistant: 0 1 ')
     expect(await stateOf(page)).toMatchObject({ isLive: true, isBusy: true, transport, unsent: 0 })
     await page.getByRole('button', { name: 'Leave' }).click()
-    words.say(2)
+    scene.say(2)
     await page.getByRole('button', { name: 'Come back' }).click()
     await page.locator('#dots').waitFor()
     for (const tab of [page, other]) await untilShown(tab, 'user: slow', 'assistant: 0 1 2 3 ')
     await page.reload()
     await untilShown(page, 'user: slow', 'assistant: 0 1 2 3 ')
-    proxy.cutAll()
-    words.say(2)
+    scene.proxy.cutAll()
+    scene.say(2)
     for (const tab of [page, other]) {
       await untilShown(tab, 'user: slow', 'assistant: 0 1 2 3 4 5 ')
       await untilState(tab, { isBusy: false })
@@ -159,7 +81,7 @@ describe.each(transports)('over %s', (transport) => {
     await context.setOffline(false)
     await untilShown(other, 'user: first', 'assistant: Re first', 'user: in the tunnel', 'assistant: Re in the tunnel')
     await untilState(other, { unsent: 0 })
-    const { data } = await chat.messages.list(id)
+    const { data } = await scene.chat.messages.list(id)
     expect(data.map(({ role, parts }) => `${role}: ${textOf(parts as Parameters<typeof textOf>[0])}`)).toEqual(
       await shownOn(other),
     )

@@ -215,6 +215,47 @@ test('a query that names a session twice, too many, or nothing is refused; what 
   expect(Object.keys(cursors)).toEqual([session])
 })
 
+test('a session that is followed from two places on one connection is told from each, under its ref (P130, P132)', async () => {
+  const { ann, session } = await openScene()
+  const { cursor: early } = await ann.snapshot(session)
+  const { message } = await ann.send(session, 'hello')
+  await ann.watch(session).until((frame) => isOutcomeOf(frame, message.id))
+  const { cursor: late } = await ann.snapshot(session)
+  const sessions = `${session}@${early}@first,${session}@${late}@second`
+  const poll = async (query: string) => {
+    const response = await ann.request(`/v1/events?${query}`, { headers: { accept: 'application/json' } })
+    return {
+      status: response.status,
+      ...((await response.json()) as { frames: (ManyFrame & { ref?: string })[]; cursors: Record<string, string> }),
+    }
+  }
+  const { frames, cursors } = await poll(`wait=0&sessions=${sessions}`)
+  expect(cursors).toEqual({ first: late, second: late })
+  expect(frames.map(({ ref, sessionId }) => [ref, sessionId])).toEqual(frames.map(() => ['first', session]))
+  expect(frames.at(-1)).toMatchObject({ type: 'message.ai_response', cursor: late })
+  const control = new AbortController()
+  const stream = await ann.request(`/v1/events?sessions=${sessions}`, { signal: control.signal })
+  let seen = ''
+  for await (const piece of stream.body!.pipeThrough(new TextDecoderStream())) {
+    seen += piece
+    if (seen.split('"caught-up"').length > 2) break
+  }
+  control.abort()
+  const told = seen.split('\n').flatMap((line) => (line.startsWith('data: ') ? [JSON.parse(line.slice(6))] : []))
+  const ofRef = (name: string) => told.filter(({ ref }) => ref === name).map(({ type }) => String(type))
+  expect(ofRef('second')).toEqual(['following', 'caught-up'])
+  expect(ofRef('first')).toEqual(['following', ...frames.map(({ type }) => type), 'caught-up'])
+  for (const refs of [
+    ['a', 'a'],
+    ['a', ''],
+    ['a', 'b c'],
+    ['a', 'ä'],
+  ]) {
+    const query = refs.map((ref) => `${session}@${late}@${encodeURIComponent(ref)}`).join(',')
+    expect(await poll(`wait=0&sessions=${query}`)).toMatchObject({ status: 400, code: 'invalid_request' })
+  }
+})
+
 test('a server that goes away says so once to a stream and to a long poll, with where each session stands (P130, P132)', async () => {
   const database = await freshDatabase(18)
   onTestFinished(() => database.drop())
