@@ -11,12 +11,12 @@
 import type { LogFrame } from '../core/view.ts'
 import type { Feed, FeedReader, PassingFrame } from './feed.ts'
 import { openPolls, openStream } from './http-lines.ts'
-import type { Line, LineEnd, LineFrame, LineStart, ProblemDocument } from './line.ts'
+import type { Line, LineEnd, LineFrame, LineStart } from './line.ts'
 import type { Locks } from './locks.ts'
 import { type Shared, shareLines } from './shared-line.ts'
 import { openSocket } from './socket-line.ts'
 import { createStore, type Readable } from './store.ts'
-import { backoffMs, HoldfastError, type Wire } from './wire.ts'
+import { backoffMs, errorIn, type ProblemDocument, type Wire } from './wire.ts'
 
 export type Transport = 'websocket' | 'sse' | 'poll'
 export type ConnectionState = {
@@ -60,6 +60,8 @@ const stoodMs = 5_000
 export function createConnection(options: ConnectionOptions): Connection {
   const { wire, transport, WebSocket: Socket, locks, newId, sharedAs } = options
   const state = createStore<ConnectionState>({ phase: 'idle', transport: null, retryAt: null })
+  const show = (phase: ConnectionState['phase'], as: Transport | null = null, retryAt: string | null = null) =>
+    state.set({ phase, transport: as, retryAt })
   const entries = new Map<string, Entry>()
   const listHearers = new Set<(hint: SessionHint | null) => void>()
   let line: Line | null = null
@@ -107,15 +109,11 @@ export function createConnection(options: ConnectionOptions): Connection {
       entries.delete(sessionId)
       reader.stale()
     } else if (frame.type === 'problem') {
-      const { code, status, detail, retryable, retryAfterMs } = (frame as { problem: ProblemDocument }).problem
-      if (code === 'bad_cursor') {
-        entries.delete(sessionId)
-        reader.stale()
-      } else if (retryable) later(sessionId, entry, retryAfterMs ?? againMs)
-      else {
-        entries.delete(sessionId)
-        reader.refused(new HoldfastError(detail, code, status, retryable, retryAfterMs))
-      }
+      const error = errorIn((frame as { problem: ProblemDocument }).problem)
+      if (error.retryable) return later(sessionId, entry, error.retryAfterMs ?? againMs)
+      entries.delete(sessionId)
+      if (error.code === 'bad_cursor') reader.stale()
+      else reader.refused(error)
     } else if (frame.type === 'reconnect') later(sessionId, entry, (frame as { afterMs: number }).afterMs)
     else if ('data' in frame) reader.passing(frame as PassingFrame)
   }
@@ -156,7 +154,7 @@ export function createConnection(options: ConnectionOptions): Connection {
           if (isOver) return
           openedAtMs = Date.now()
           neverOpened = 0
-          state.set({ phase: 'live', transport: as, retryAt: null })
+          show('live', as)
         },
         ended,
       }
@@ -168,12 +166,12 @@ export function createConnection(options: ConnectionOptions): Connection {
     isRunning = true
     while (wants()) {
       const as = kind()
-      state.set({ phase: 'connecting', transport: as, retryAt: null })
+      show('connecting', as)
       const end = await connect(as)
       for (const { reader } of entries.values()) reader.live(false)
       if (!wants()) break
       if (end.how === 'signed_out') {
-        state.set({ phase: 'signed_out', transport: null, retryAt: null })
+        show('signed_out')
         await sleep(signedOutMs)
         continue
       }
@@ -186,11 +184,11 @@ export function createConnection(options: ConnectionOptions): Connection {
       gotOn = false
       const waitMs = Math.max(end.afterMs, backoffMs(failures++))
       if (waitMs > 0) {
-        state.set({ phase: 'waiting', transport: null, retryAt: new Date(Date.now() + waitMs).toISOString() })
+        show('waiting', null, new Date(Date.now() + waitMs).toISOString())
         await sleep(waitMs)
       }
     }
-    state.set({ phase: 'idle', transport: null, retryAt: null })
+    show('idle')
     isRunning = false
   }
   const sleep = async (ms: number) => {

@@ -1,6 +1,6 @@
 /** The two lines over HTTP: a stream of server-sent events, and long polls. Both name what they follow when they are opened. */
-import type { LineEnd, LineFrame, LineStart, NamedLine, Wanted } from './line.ts'
-import { HoldfastError, parsed, type Wire } from './wire.ts'
+import { endBy, type LineEnd, type LineFrame, type LineStart, type NamedLine, type Wanted } from './line.ts'
+import { parsed, unlessAborted, type Wire } from './wire.ts'
 
 /** When the page is back, a stream that was silent for longer than a heartbeat takes is not trusted. */
 const heartbeatMs = 16_000
@@ -27,7 +27,9 @@ function createLine(wire: Wire, start: LineStart, run: (opened: Opened) => Promi
   }
   const silentForMs = () => Date.now() - heardAtMs
   heard()
-  run({ signal: control.signal, heard, end, silentForMs }).then(end, (error: unknown) => end(endBy(error)))
+  run({ signal: control.signal, heard, end, silentForMs }).then(end, (error: unknown) =>
+    end(endBy(error, 'refused', refusedMs)),
+  )
   return {
     check() {
       if (silentForMs() > heartbeatMs) end({ how: 'ended', afterMs: 0 })
@@ -36,11 +38,6 @@ function createLine(wire: Wire, start: LineStart, run: (opened: Opened) => Promi
   }
 }
 
-function endBy(error: unknown): LineEnd {
-  if (!(error instanceof HoldfastError)) return { how: 'ended', afterMs: 0 }
-  if (error.kind === 'auth') return { how: 'signed_out', afterMs: 0 }
-  return { how: error.retryable ? 'ended' : 'refused', afterMs: error.retryAfterMs ?? refusedMs }
-}
 /** A refusal that would be said again. */
 const refusedMs = 10_000
 
@@ -58,10 +55,9 @@ export function openStream(wire: Wire, start: LineStart): NamedLine {
     const decoder = new TextDecoder()
     let text = ''
     const body = response.body.getReader()
-    const aborted = new Promise<null>((resolve) => signal.addEventListener('abort', () => resolve(null)))
     while (!signal.aborted) {
       // A connection that breaks is an end like any other. Some fetches never settle a read that is aborted.
-      const read = await Promise.race([body.read(), aborted]).catch(() => null)
+      const read = await unlessAborted(signal, body.read()).catch(() => null)
       if (read === null || read.done) break
       heard()
       // One line of data is a frame (P42). Comments keep it open.
@@ -84,12 +80,11 @@ const pollUsualS = 25
 export function openPolls(wire: Wire, start: LineStart): NamedLine {
   return createLine(wire, start, async ({ signal, heard }) => {
     const mostS = Math.min(pollUsualS, (wire.silentMs * pollShare) / 1_000)
-    let listing: ReturnType<typeof setTimeout> | undefined
+    let isListing = false
     const list = () => {
-      listing = undefined
+      isListing = false
       if (start.list() && !signal.aborted) start.take({ type: 'listing' })
     }
-    signal.addEventListener('abort', () => clearTimeout(listing))
     let follows = start.follows()
     // The first answer is what is there already: a line stands as soon as it is known.
     for (let wait = 0; !signal.aborted; wait = mostS) {
@@ -113,7 +108,10 @@ export function openPolls(wire: Wire, start: LineStart): NamedLine {
       if (wait === 0) for (const { sessionId, ref } of follows) start.take({ type: 'caught-up', sessionId, ref })
       if (wait === 0) list()
       // Hints between two polls are lost.
-      else listing ??= setTimeout(list, listEveryMs)
+      else if (!isListing) {
+        isListing = true
+        setTimeout(list, listEveryMs)
+      }
     }
     return { how: 'ended', afterMs: 0 }
   })

@@ -120,7 +120,18 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     typing: [],
     error: null,
   }
-  const state = createStore(first)
+  /** The first who hears has it loaded and followed; when nobody hears any more, it is left. */
+  const state = createStore(first, () => {
+    const deaf = unsent.subscribe(changed)
+    changed()
+    void begin()
+    return () => {
+      deaf()
+      leave?.()
+      leave = null
+      isLive = false
+    }
+  })
   const typing = new Map<string, ReturnType<typeof setTimeout>>()
   const frameHearers = new Set<(frame: LogFrame | PassingFrame) => void>()
   let view: View | null = null
@@ -289,31 +300,10 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   const isUnsent = (messageId: string) => unsent.list().some((each) => each.id === messageId)
 
   let readAt: string | undefined
-  let hearers = 0
-  let unsubscribe: (() => void) | undefined
   return {
     id,
     getSnapshot: state.getSnapshot,
-    /** The first who hears has it loaded and followed; when nobody hears any more, it is left. */
-    subscribe(hear) {
-      const deaf = state.subscribe(hear)
-      if (hearers++ === 0) {
-        unsubscribe = unsent.subscribe(changed)
-        changed()
-        void begin()
-      }
-      let isOver = false
-      return () => {
-        if (isOver) return
-        isOver = true
-        deaf()
-        if (--hearers > 0) return
-        unsubscribe?.()
-        leave?.()
-        leave = null
-        isLive = false
-      }
-    },
+    subscribe: state.subscribe,
     onFrame(hear) {
       frameHearers.add(hear)
       return () => {
@@ -326,7 +316,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       const makes = phase === 'missing' || phase === 'loading' ? { title: null } : null
       const { taken } = await unsent.add({ sessionId: id, parts, id: messageId ?? newId(), metadata, whenBusy, makes })
       const answered = await taken
-      if (phase === 'missing' && hearers > 0) void begin()
+      if (phase === 'missing' && leave !== null) void begin()
       return answered
     },
     async retry(messageId) {

@@ -27,7 +27,18 @@ const everyMs = 30_000
 const marginMs = 10_000
 
 export function createSessions(wire: Wire, connection: Connection, soon: (act: () => void) => void): SessionsHandle {
-  const state = createStore<SessionsState>({ phase: 'loading', sessions: [], hasMore: false, error: null })
+  const state = createStore<SessionsState>({ phase: 'loading', sessions: [], hasMore: false, error: null }, () => {
+    control = new AbortController()
+    const unlist = connection.list(changed)
+    const timer = setInterval(() => void lookSoon(), everyMs)
+    changed(null)
+    return () => {
+      unlist()
+      clearInterval(timer)
+      control?.abort()
+      control = null
+    }
+  })
   let sessions = new Map<string, Session>()
   let before: string | null = null
   let phase: SessionsState['phase'] = 'loading'
@@ -36,7 +47,6 @@ export function createSessions(wire: Wire, connection: Connection, soon: (act: (
   /** What was deleted meanwhile no list of changes tells: all that is shown is loaded anew. */
   let isWhole = true
   let control: AbortController | null = null
-  let hearers = 0
 
   const draw = (error: HoldfastError | null = null) => {
     const list = [...sessions.values()].sort((a, b) => (a.updatedAt > b.updatedAt ? -1 : 1))
@@ -100,31 +110,9 @@ export function createSessions(wire: Wire, connection: Connection, soon: (act: (
     soon(draw)
   }
 
-  let leave: (() => void) | undefined
   return {
     getSnapshot: state.getSnapshot,
-    subscribe(hear) {
-      const deaf = state.subscribe(hear)
-      if (hearers++ === 0) {
-        control = new AbortController()
-        const unlist = connection.list(changed)
-        const timer = setInterval(() => void lookSoon(), everyMs)
-        changed(null)
-        leave = () => {
-          unlist()
-          clearInterval(timer)
-          control?.abort()
-          control = null
-        }
-      }
-      let isOver = false
-      return () => {
-        if (isOver) return
-        isOver = true
-        deaf()
-        if (--hearers === 0) leave?.()
-      }
-    },
+    subscribe: state.subscribe,
     async loadMore() {
       if (before === null) return false
       const page = await pageBefore('', before, undefined)

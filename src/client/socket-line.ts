@@ -1,6 +1,6 @@
 /** One WebSocket of `/v1/realtime`: all sessions on it, each followed and left as it comes. */
-import type { Line, LineEnd, LineFrame, LineStart } from './line.ts'
-import { HoldfastError, type Wire } from './wire.ts'
+import { endBy, type Line, type LineEnd, type LineFrame, type LineStart } from './line.ts'
+import type { Wire } from './wire.ts'
 
 /** A handshake that takes longer is none. */
 const handshakeMs = 10_000
@@ -97,9 +97,7 @@ async function ticketFor(wire: Wire, signal: AbortSignal): Promise<{ url: string
     const { ticket } = (await response.json()) as { ticket: string }
     return { url: `${wire.socketUrl('/v1/realtime')}?ticket=${encodeURIComponent(ticket)}` }
   } catch (error) {
-    if (!(error instanceof HoldfastError)) return { how: 'ended', afterMs: 0 }
-    if (error.kind === 'auth') return { how: 'signed_out', afterMs: 0 }
     // A server that answers is reached; that it has no sockets another kind of line shows.
-    return { how: error.retryable ? 'ended' : 'never', afterMs: error.retryAfterMs ?? 0 }
+    return endBy(error, 'never', 0)
   }
 }

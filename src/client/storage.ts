@@ -32,7 +32,7 @@ export function indexedDbStorage(name = 'holdfast'): Storage {
     opening ??= new Promise<IDBDatabase>((resolve, reject) => {
       const request = indexedDB.open(name, 1)
       request.onupgradeneeded = () => request.result.createObjectStore(storeName)
-      request.onerror = () => reject(request.error ?? new Error('IndexedDB cannot be opened.'))
+      request.onerror = () => reject(request.error)
       request.onsuccess = () => {
         const database = request.result
         // Another tab deletes it, or the browser takes it away: the next one opens it again.
@@ -55,7 +55,7 @@ export function indexedDbStorage(name = 'holdfast'): Storage {
       const transaction = database.transaction(storeName, mode, { durability: 'strict' })
       const read = ask(transaction.objectStore(storeName))
       transaction.oncomplete = () => resolve(read())
-      transaction.onabort = () => reject(transaction.error ?? new Error('IndexedDB did not do it.'))
+      transaction.onabort = () => reject(transaction.error)
     })
   }
   const write = (ask: (store: IDBObjectStore) => unknown) =>

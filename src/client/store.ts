@@ -10,21 +10,26 @@ export type Writable<Value> = Readable<Value> & {
   set(value: Value): void
 }
 
-export function createStore<Value>(first: Value): Writable<Value> {
+/** `begin` is called when the first subscribes, and what it answers when nobody does any more. */
+export function createStore<Value>(first: Value, begin?: () => () => void): Writable<Value> {
   let value = first
+  let end: (() => void) | undefined
   const hearers = new Set<() => void>()
   return {
     subscribe(hear) {
-      hearers.add(hear)
+      // The same function may subscribe twice.
+      const each = () => hear()
+      hearers.add(each)
+      if (hearers.size === 1) end = begin?.()
       return () => {
-        hearers.delete(hear)
+        if (hearers.delete(each) && hearers.size === 0) end?.()
       }
     },
     getSnapshot: () => value,
     set(next) {
       if (Object.is(next, value)) return
       value = next
-      for (const hear of [...hearers]) hear()
+      for (const each of [...hearers]) each()
     },
   }
 }

@@ -239,8 +239,9 @@ export function createUnsent(options: UnsentOptions): UnsentList {
       promises.delete(id)
       return 0
     } catch (error) {
+      if (closing.signal.aborted) return null
       if (!(error instanceof HoldfastError)) throw error
-      return closing.signal.aborted ? null : await refused(entry, error)
+      return await refused(entry, error)
     } finally {
       sending.delete(id)
       show(entries)
@@ -303,14 +304,8 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   }
 
   /** Null: no answer came, or not in time. */
-  const asked = async (path: string, body: object): Promise<Json> => {
-    const answer = wire.askOnce(path, { method: 'POST', body }, closing.signal, answerMs)
-    return (
-      (await answer.catch((error: unknown) => {
-        if (error instanceof HoldfastError) throw error
-      })) ?? null
-    )
-  }
+  const asked = async (path: string, body: object): Promise<Json> =>
+    (await wire.askOnce(path, { method: 'POST', body }, closing.signal, answerMs)) ?? null
 
   const find = (id: string) => entries.find((each) => each.id === id && each.isWithdrawn !== true)
   /** Holds what sends it, so that it does not change under way. */

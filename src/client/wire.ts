@@ -108,20 +108,18 @@ export function createWire(options: WireOptions): Wire {
     }
   }
 
-  const pause = (ms: number, signal: AbortSignal | undefined) =>
-    new Promise<void>((resolve, reject) => {
-      const end = () => {
-        clearTimeout(timer)
-        sleepsNoMore()
-        signal?.removeEventListener('abort', end)
-        if (signal?.aborted) reject(abortError())
-        else resolve()
-      }
-      const sleepsNoMore = onWake(end)
-      const timer = setTimeout(end, ms)
-      signal?.addEventListener('abort', end)
-      if (signal?.aborted) end()
+  const pause = (ms: number, signal: AbortSignal | undefined) => {
+    let timer: ReturnType<typeof setTimeout>
+    let sleepsNoMore: () => void
+    const over = new Promise<void>((resolve) => {
+      sleepsNoMore = onWake(() => resolve())
+      timer = setTimeout(resolve, ms)
     })
+    return unlessAborted(signal, over).finally(() => {
+      clearTimeout(timer)
+      sleepsNoMore()
+    })
+  }
 
   let streams = true
   let hasHadHeaders = false
@@ -186,8 +184,19 @@ export function createWire(options: WireOptions): Wire {
     return text === undefined ? undefined : parsed(text, response.status)
   }
 
-  const askOnce: Wire['askOnce'] = (path, request, signal, ms) =>
-    withinSilence(ms, signal, (within) => read(path, request, within))
+  const askOnce: Wire['askOnce'] = async (path, request, signal, ms) => {
+    const control = new AbortController()
+    const timer = setTimeout(() => control.abort(), ms)
+    try {
+      return await unlessAborted(signal, read(path, request, control.signal))
+    } catch (error) {
+      if (control.signal.aborted && !signal?.aborted) return undefined
+      throw error
+    } finally {
+      clearTimeout(timer)
+      control.abort()
+    }
+  }
 
   const askSurely: Wire['askSurely'] = async (path, request, signal, onFailure) => {
     for (let failures = 0, refusals = 0; ; failures++) {
@@ -227,35 +236,13 @@ export function parsed(text: string, status: number): Json {
 }
 
 /** Also where what is awaited does not settle when aborted: an app's own headers, and some fetches. */
-function unlessAborted<T>(signal: AbortSignal | undefined, awaited: Promise<T>): Promise<T> {
+export function unlessAborted<T>(signal: AbortSignal | undefined, awaited: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const abort = () => reject(abortError())
     if (signal?.aborted) abort()
     signal?.addEventListener('abort', abort)
     awaited.then(resolve, reject).finally(() => signal?.removeEventListener('abort', abort))
   })
-}
-
-/** Undefined where nothing came for so long; else as `act` says. */
-async function withinSilence<T>(
-  ms: number,
-  signal: AbortSignal | undefined,
-  act: (within: AbortSignal) => Promise<T>,
-): Promise<T | undefined> {
-  const control = new AbortController()
-  const abort = () => control.abort()
-  const timer = setTimeout(abort, ms)
-  signal?.addEventListener('abort', abort)
-  if (signal?.aborted) abort()
-  try {
-    return await act(control.signal)
-  } catch (error) {
-    if (control.signal.aborted && !signal?.aborted) return undefined
-    throw error
-  } finally {
-    clearTimeout(timer)
-    signal?.removeEventListener('abort', abort)
-  }
 }
 
 export function unreachable(status: number, retryable: boolean): HoldfastError {
@@ -265,12 +252,22 @@ export function unreachable(status: number, retryable: boolean): HoldfastError {
 
 async function errorOf(response: Response): Promise<HoldfastError> {
   const { status } = response
-  type Problem = { code?: string; detail?: string; retryable?: boolean; retryAfterMs?: number }
-  const problem = (await response.json().catch(() => ({}))) as Problem | null
+  const problem = (await response.json().catch(() => null)) as ProblemDocument | null
   if (typeof problem?.code !== 'string' || typeof problem.detail !== 'string') {
     return unreachable(status, status >= 500)
   }
-  const { code, detail, retryable, retryAfterMs } = problem
+  return errorIn({ ...problem, status })
+}
+
+export type ProblemDocument = {
+  code: string
+  status: number
+  detail: string
+  retryable?: boolean
+  retryAfterMs?: number
+}
+
+export function errorIn({ code, detail, status, retryable, retryAfterMs }: ProblemDocument): HoldfastError {
   return new HoldfastError(detail, code, status, retryable === true, retryAfterMs)
 }
 

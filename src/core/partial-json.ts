@@ -1,5 +1,5 @@
 import type { Json } from './json.ts'
-import { plainJson } from './plain-json.ts'
+import { cleanJson } from './plain-json.ts'
 
 /**
  * What a beginning of a JSON text says so far: `{"city":"Par` is `{city: 'Par'}`. A string is kept as far as it goes, a
@@ -10,7 +10,8 @@ import { plainJson } from './plain-json.ts'
 export function parsePartialJson(text: string): Json | undefined {
   const whole = parsed(text)
   try {
-    return plainJson(whole === undefined ? parsed(repaired(text)) : whole)
+    const value = whole === undefined ? parsed(repaired(text)) : whole
+    return value === undefined ? undefined : cleanJson(value)
   } catch {
     // Nested deeper than can be stored: nobody is shown it, and folding goes on.
     return undefined

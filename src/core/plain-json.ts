@@ -57,3 +57,15 @@ function cleanObject(object: object, depth: number, where: string): Json | undef
   // Unlike an assignment it sets no prototype.
   return Object.fromEntries(entries)
 }
+
+/** The same of what `JSON.parse` answered, which the page's bundle has without all that other values need. Throws where it is too deep. */
+export function cleanJson(value: Json, depth = 0): Json {
+  if (depth > depthMax) throw new RangeError('nested too deeply')
+  if (typeof value === 'string') return cleanText(value)
+  if (typeof value === 'number') return Number.isFinite(value) ? value + 0 : null
+  if (typeof value !== 'object' || value === null) return value
+  if (Array.isArray(value)) return value.map((each) => cleanJson(each, depth + 1))
+  return Object.fromEntries(
+    Object.entries(value).map(([key, each]) => [cleanText(key), cleanJson(each as Json, depth + 1)]),
+  )
+}
