@@ -3,8 +3,10 @@ import { randomUUID } from 'node:crypto'
 import type { BrowserContext } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { textOf } from '../../src/core/parts.ts'
+import { gate } from '../faults/scene.ts'
 import { eventually } from '../support/eventually.ts'
 import {
+  crash,
   expectSteady,
   openScene,
   type Scene,
@@ -85,5 +87,35 @@ describe.each(transports)('over %s', (transport) => {
     expect(data.map(({ role, parts }) => `${role}: ${textOf(parts as Parameters<typeof textOf>[0])}`)).toEqual(
       await shownOn(other),
     )
+  })
+
+  test('reloaded, and crashed, while a message is on its way and when its answer is: it is stored once, and answered', async () => {
+    const id = randomUUID()
+    let page = await open(id, transport)
+    await untilState(page, { phase: 'missing' })
+    for (const [text, arrives] of [
+      ['lost on its way', false],
+      ['its answer lost', true],
+    ] as const) {
+      const under = gate()
+      await page.route('**/messages', async (route) => {
+        if (arrives) await route.fetch()
+        under.open()
+      })
+      await sendOn(page, text)
+      await under.passed
+      if (arrives) {
+        await crash(page)
+        page = await open(id, transport)
+      } else {
+        await page.unrouteAll()
+        await page.reload()
+      }
+      await untilState(page, { unsent: 0, isBusy: false, isLive: true })
+    }
+    const shown = ['lost on its way', 'its answer lost'].flatMap((text) => [`user: ${text}`, `assistant: Re ${text}`])
+    await untilShown(page, ...shown)
+    const { data } = await scene.chat.messages.list(id)
+    expect(data).toHaveLength(4)
   })
 })

@@ -108,3 +108,11 @@ export async function expectSteady(page: Page): Promise<void> {
     for (const [at, text] of texts.entries()) if (at > 0) expect(text.startsWith(texts[at - 1]!)).toBe(true)
   }
 }
+
+/** As where its process runs out of memory. */
+export async function crash(page: Page): Promise<void> {
+  const session = await page.context().newCDPSession(page)
+  const crashed = page.waitForEvent('crash')
+  session.send('Page.crash').catch(() => undefined)
+  await crashed
+}

@@ -4,7 +4,7 @@ import type { BrowserContext, Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { gate } from '../faults/scene.ts'
 import { eventually } from '../support/eventually.ts'
-import { expectSteady, openScene, type Scene, sendOn, stateOf, untilShown, untilState } from './scene.ts'
+import { crash, expectSteady, openScene, type Scene, sendOn, stateOf, untilShown, untilState } from './scene.ts'
 
 let scene: Scene
 let context: BrowserContext
@@ -83,10 +83,7 @@ describe.each(['sse', 'poll'])('over %s', (transport) => {
     await sendOn(other!.page, 'slow')
     scene.say(1)
     await untilShown(other!.page, 'user: slow', 'assistant: 0 ')
-    const session = await context.newCDPSession(leader!.page)
-    const crashed = leader!.page.waitForEvent('crash')
-    session.send('Page.crash').catch(() => undefined)
-    await crashed
+    await crash(leader!.page)
     scene.say(5)
     await untilShown(other!.page, 'user: slow', 'assistant: 0 1 2 3 4 5 ')
     await untilState(other!.page, { isBusy: false, isLive: true })
