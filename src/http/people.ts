@@ -24,7 +24,8 @@ async function receipts(call: Call): Promise<Response> {
   const { delivered, read, unread } = stored
   if (stored.moved) {
     const data = { userId: session.userId, delivered, read }
-    call.parts.wakeups.tell(passingNote(session, { type: 'receipt', data }, null))
+    const note = passingNote(session, { type: 'receipt', data }, null)
+    call.parts.wakeups.tell(asked.read === undefined ? note : { ...note, readBy: session.userId })
   }
   return json(200, { delivered, read, unread })
 }

@@ -39,11 +39,13 @@ const sessionsMax = 1_000
 const pendingMax = 10_000
 
 type Key = { tenantId: string; sessionId: string }
+/** `isChange` false: these users have read on, and nobody else is concerned. */
+type Pending = Key & { isChange: boolean; readers: ReadonlySet<string> }
 
 export function createLists(database: Database): Lists {
   /** By user. */
   const users = new Map<string, Set<ListLooker>>()
-  const pending = new Map<string, Key>()
+  const pending = new Map<string, Pending>()
   /** What was told of a session last, while nothing more may be. */
   const told = new Map<string, { atMs: number; nextSeq: number | null }>()
   let timer: NodeJS.Timeout | undefined
@@ -62,6 +64,15 @@ export function createLists(database: Database): Lists {
     timer = setTimeout(() => void ask(), Math.max(0, atMs - performance.now())).unref()
   }
 
+  function mark(key: string, { isChange, readers, ...session }: Pending): void {
+    const there = pending.get(key)
+    pending.set(key, {
+      ...session,
+      isChange: isChange || there?.isChange === true,
+      readers: there === undefined ? readers : new Set([...there.readers, ...readers]),
+    })
+  }
+
   async function ask(): Promise<void> {
     timerAtMs = Number.POSITIVE_INFINITY
     asking = true
@@ -74,7 +85,7 @@ export function createLists(database: Database): Lists {
       // The database is away: in a second again. What has changed meanwhile is in there already.
       for (const [key, session] of due) {
         told.set(key, { atMs: askedAtMs, nextSeq: null })
-        pending.set(key, session)
+        mark(key, session)
       }
     }
     asking = false
@@ -84,13 +95,15 @@ export function createLists(database: Database): Lists {
     if (pending.size > 0) schedule(Math.min(...[...pending.keys()].map(mayBeToldAtMs)))
   }
 
-  async function tell(sessions: Key[]): Promise<void> {
+  async function tell(sessions: Pending[]): Promise<void> {
     for (const { session, updatedAt, nextSeq, members } of await changedSessions(database, sessions)) {
       const key = keyOf(session.tenantId, session.sessionId)
+      const last = told.get(key)?.nextSeq ?? null
       // A wakeup need not be about a change.
-      const isNew = told.get(key)?.nextSeq !== nextSeq
-      told.set(key, { atMs: askedAtMs, nextSeq })
-      if (isNew) tellUsers(session, members, updatedAt)
+      const isNew = session.isChange && last !== nextSeq
+      // To who has read alone nothing was told that the others need not hear.
+      told.set(key, { atMs: askedAtMs, nextSeq: session.isChange ? nextSeq : last })
+      tellUsers(session, isNew ? members : members.filter((userId) => session.readers.has(userId)), updatedAt)
     }
   }
 
@@ -110,14 +123,16 @@ export function createLists(database: Database): Lists {
       }
     },
     hear(note) {
-      if (note === null || users.size === 0 || !mayBeChange(note)) return
-      const { tenantId, sessionId, members } = note
+      if (note === null || users.size === 0) return
+      const isChange = mayBeChange(note)
+      const { tenantId, sessionId, members, readBy } = note
+      if (!isChange && (readBy === undefined || !users.has(keyOf(tenantId, readBy)))) return
       const key = keyOf(tenantId, sessionId)
       if (members) {
         pending.delete(key)
         tellUsers(note, members, null)
       } else if (pending.size < pendingMax) {
-        pending.set(key, { tenantId, sessionId })
+        mark(key, { tenantId, sessionId, isChange, readers: new Set(readBy === undefined ? [] : [readBy]) })
         schedule(mayBeToldAtMs(key))
       }
     },

@@ -23,6 +23,8 @@ export type Note = {
   due: boolean
   /** Of nothing that is stored: then nobody has to look. */
   passing?: Passing
+  /** This user has read on: their lists count anew. */
+  readBy?: string
   /** Of a session that was deleted: the users who were its members, whom nothing else names any more. */
   members?: string[]
 }
@@ -279,7 +281,8 @@ function isBody(value: unknown): value is Body {
 
 function isNote(note: unknown): note is Note {
   if (!fits(note, { tenantId: 'string', sessionId: 'string', due: 'boolean' })) return false
-  const { events, runs, passing, members = [] } = note
+  const { events, runs, passing, readBy = '', members = [] } = note
+  if (typeof readBy !== 'string') return false
   if (passing !== undefined && !fits(passing, passingShape)) return false
   if (!Array.isArray(members) || !members.every((userId) => typeof userId === 'string')) return false
   const areEvents = Array.isArray(events) && events.every((event) => fits(event, eventShape))

@@ -6,8 +6,10 @@ import type { PassingFrame } from '../../src/core/frames.ts'
 import { createPassing } from '../../src/http/passing.ts'
 import { createLists } from '../../src/log/lists.ts'
 import { renameSession } from '../../src/store/sessions.ts'
+import { live, openTwoPeople, post, receive } from '../people/two-people.ts'
 import { openChat } from '../support/chat.ts'
 import { type Api, apiOf } from '../support/client.ts'
+import { eventually } from '../support/eventually.ts'
 import { type ManyFrame, subprotocol } from '../support/many.ts'
 import { freshDatabase, queryOnce } from '../support/postgres.ts'
 import { startServer, tokenOf } from '../support/server.ts'
@@ -74,6 +76,36 @@ test('only who is a member when it is told is told (I15, P126)', async () => {
   const toldOf = ({ frames }: RawSocket) => new Set(frames.flatMap(({ data }) => (data ? [data.sessionId] : [])))
   expect(toldOf(lists.mia)).toEqual(new Set([shared]))
   expect(toldOf(lists.otto)).toEqual(new Set())
+})
+
+test('what a user has read on one device is told to the lists of theirs, in every process, and to nobody else (P126, P141)', async () => {
+  const { ann, bob, session } = await openTwoPeople()
+  const urls = await Promise.all([ann, bob].map(async (api) => new URL((await api.request('/livez')).url).origin))
+  const his = await Promise.all(urls.map((url) => listOf(url, 'bob')))
+  const hers = await listOf(urls[0]!)
+  const watcher = await live(ann)
+  onTestFinished(() => watcher.close())
+  const { cursor } = await ann.send(session, 'hi', 'm1')
+  await watcher.outcome('m1')
+  for (const list of [...his, hers]) await untilTold(list, ann, session)
+  const before = [...his, hers].map(({ frames }) => frames.length)
+
+  expect(await receive(bob, { read: cursor })).toMatchObject({ unread: 1 })
+  const { updatedAt } = (await ann.snapshot(session)).session as unknown as { updatedAt: string }
+  const isTold = hint(session, (at) => at === updatedAt)
+  for (const [at, list] of his.entries()) {
+    await eventually(async () => list.frames.slice(before[at]).some(isTold))
+  }
+  // A receipt that changes nothing, and typing, are none.
+  await receive(bob, { read: cursor })
+  await post(bob, 'typing', { isTyping: true })
+  const other = await ann.createSession()
+  await hers.until(hint(other))
+  expect(hers.frames.slice(before[2]).filter(hint(session))).toEqual([])
+  expect(his.map(({ frames }, at) => frames.slice(before[at]).filter(hint(session)).length)).toEqual([1, 1])
+  // What changes next is told to all.
+  await ann.request(`/v1/sessions/${session}`, { method: 'PATCH', body: '{"title":"A title"}' })
+  for (const list of [...his, hers]) await untilTold(list, ann, session)
 })
 
 test('a user of this name in another tenant is not told (I15, P126)', async () => {
