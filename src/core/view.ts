@@ -96,7 +96,9 @@ export function createView(snapshot: Snapshot): View {
     const reply = messages.find(({ id }) => id === replyId)
     const before = open.get(replyId)
     const metadata = before === undefined ? (reply?.metadata ?? null) : before.metadata
-    change(replyId, (each) => ({ ...each, parts: base, metadata, status: 'pending', error: null }))
+    // It stays what its chunks have made it, also where nobody has looked since.
+    const hasBegun = before?.isStale === true
+    change(replyId, (each) => ({ ...each, parts: base, metadata, status: hasBegun ? 'streaming' : each.status }))
     const fold = reply === undefined ? null : createFold({ parts: base, metadata })
     open.set(replyId, { attempt, next: 0, metadata, fold, isStale: false })
   }

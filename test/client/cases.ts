@@ -2,7 +2,8 @@
  * What a client is given, and what it shows then, as JSON that clients in other languages are held to as well: the files of
  * test/client/cases. They are written anew, from real sessions, by
  *   HOLDFAST_CASES=test/client/cases npx vitest run --project tests test/client/view.test.ts
- * (`seed-…`); the others were written by hand: gaps, a type that nobody knows, and a reply with all that one may hold.
+ * (`seed-…`); the others were written by hand: gaps, a type that nobody knows, a reply with all that one may hold, calls (half
+ * inputs, results, approvals, an id that is used again), attempts and rounds that begin, turns of what is not shown.
  */
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

@@ -10,14 +10,14 @@ import { eventually } from '../support/eventually.ts'
 import { startProxy } from '../support/proxy.ts'
 import { tokenOf } from '../support/server.ts'
 
-const program = fileURLToPath(new URL('./python/holdfast_client.py', import.meta.url))
+const program = fileURLToPath(new URL('./python/run.py', import.meta.url))
 const cases = fileURLToPath(new URL('./cases', import.meta.url))
 type Shown = Pick<Snapshot, 'messages' | 'turns' | 'cursor'>
 
 /** The client of another language, by its command line: what it shows comes line by line. */
 async function python(args: string[], onShown: (shown: Shown) => Promise<void> = async () => undefined) {
   await needProgram('python3', 'python3')
-  const child = spawn('python3', [program, ...args], {
+  const child = spawn('python3', ['-B', program, ...args], {
     env: { PATH: process.env.PATH, HOLDFAST_TOKEN: await tokenOf('ann') },
     stdio: ['ignore', 'pipe', 'pipe'],
   })

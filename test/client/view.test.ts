@@ -8,7 +8,7 @@ import { openChat } from '../support/chat.ts'
 import { type Api, ApiError } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { seeded } from '../support/random.ts'
-import { type Given, record } from './cases.ts'
+import { comparable, type Given, record } from './cases.ts'
 
 const last = 'That was all.'
 
@@ -156,3 +156,64 @@ test.each([1, 2, 3, 4, 5, 6])(
     await record(`seed-${seed}`, all[0]!.given, random)
   },
 )
+
+test('between two attempts, in a new round and behind another branch a view says what the snapshot of that moment says', async () => {
+  const held: (() => void)[] = []
+  const ends = [
+    new ReplyError('provider_overloaded', 'no', { retryAfterMs: 1 }),
+    new ReplyError('provider_rejected', 'no'),
+  ]
+  const reply: Reply = async function* ({ attempt, signal }) {
+    if (attempt > 1) {
+      await new Promise<void>((resolve) => {
+        held.push(resolve)
+        signal.addEventListener('abort', () => resolve())
+      })
+    }
+    yield `words of attempt ${attempt}`
+    const end = ends[attempt - 1]
+    if (end !== undefined) throw end
+  }
+  const { ann, session } = await openChat({ reply, limits: { sendsPerMinute: 0 } })
+  let view = createView(await snapshotOf(ann, session))
+  /** Followed until it says so, and then the same as what is stored. */
+  const until = async (isThere: (shown: Shown) => boolean) => {
+    while (!isThere(view.now())) {
+      const { frames } = await ann.poll(session, { cursor: view.now().cursor, wait: 25 })
+      if (!(frames as unknown as LogFrame[]).every((frame) => view.take(frame))) {
+        view = createView(await snapshotOf(ann, session))
+      }
+    }
+    const stored = createView(await snapshotOf(ann, session)).now()
+    expect(comparable(view.now())).toEqual(comparable(stored))
+  }
+  const runs =
+    (attempt: number) =>
+    ({ turns }: Shown) =>
+      turns[0]?.attempt === attempt && turns[0].state === 'running'
+  const isOver = ({ turns }: Shown) => turns.length === 0
+  const next = async () => {
+    await eventually(async () => held.length > 0)
+    held.pop()!()
+  }
+
+  await ann.send(session, 'hello', 'm1')
+  await until(runs(2))
+  expect(view.now().messages[1]).toMatchObject({ status: 'streaming', parts: [] })
+  await next()
+  await until(isOver)
+  await ann.command(session, 'm1', 'retry')
+  await until(runs(3))
+  await next()
+  await until(isOver)
+  await ann.command(session, 'm1', 'regenerate', { id: 'r4' })
+  await until(runs(4))
+  await ann.command(session, 'm1', 'stop')
+  await until(isOver)
+  await ann.command(session, view.now().messages[1]!.branch!.previous!, 'select')
+  await until(({ messages }) => messages[1]?.branch?.index === 1)
+  await ann.command(session, 'm1', 'retry')
+  await until(runs(5))
+  await next()
+  await until(isOver)
+})

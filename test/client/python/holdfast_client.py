@@ -1,12 +1,13 @@
-"""A client of Holdfast, written from PROTOCOL.md alone for Python 3.11 without packages. `--cases DIR` plays the cases.
-`--chat URL SESSION TEXT (poll | stream)`, with the token in HOLDFAST_TOKEN, prints what is shown whenever it has changed."""
-import itertools, json, os, random, sys, time, uuid
+"""A client of Holdfast, written from PROTOCOL.md alone for Python 3.11 without packages. What tests it: run.py."""
+import itertools, json, math, random, time
+from half_json import so_far
 from http.client import HTTPException
-from pathlib import Path
 from urllib.request import HTTPError, Request, urlopen
 
 WHOLE_PARTS = ('source-url', 'source-document', 'file', 'reasoning-file', 'custom', 'steering-message')
-TOOL_STATES = {'input-start': 'input-streaming', 'input-error': 'output-error', 'approval-request': 'approval-requested'}
+CALL_STATES = {'input-start': 'input-streaming', 'input-delta': 'input-streaming', 'input-error': 'output-error',
+               'approval-request': 'approval-requested', 'approval-response': 'approval-responded'}
+SAID_ANEW = ('input', 'rawInput', 'output', 'errorText', 'preliminary')
 FAILURES = (OSError, HTTPException, ValueError)
 OUTCOMES = ('message.ai_response', 'message.error', 'message.stopped')
 
@@ -20,31 +21,47 @@ class Attempt:
         if kind == 'start-step':
             parts.append({'type': 'step-start'})
         elif kind in ('text-start', 'reasoning-start'):
-            named = {'id': chunk['id']} if key[0] == 'reasoning' else {}
-            self.texts[key] = {'type': key[0], 'text': '', 'state': 'streaming'} | named | picked(chunk, 'providerMetadata')
-            parts.append(self.texts[key])
-        elif kind in ('text-delta', 'text-end', 'reasoning-delta', 'reasoning-end'):
-            text, state = self.texts[key]['text'] + chunk.get('delta', ''), 'done' if kind.endswith('end') else 'streaming'
-            self.texts[key].update(picked(chunk, 'providerMetadata'), text=text, state=state)
-        elif key[0] == 'tool' and 'toolCallId' in chunk and 'inputTextDelta' not in chunk:  # The input is shown when whole.
-            since = place(parts, lambda part: part['type'] == 'step-start') if kind.startswith('tool-input') else 0
-            at = since + place(parts[since:], lambda part: part.get('toolCallId') == chunk['toolCallId'])
-            fresh = picked(chunk, 'toolName') | {'type': 'dynamic-tool'} if chunk.get('dynamic') else {
-                'type': f"tool-{chunk.get('toolName')}"}
-            said = picked(chunk, 'toolCallId', 'input', 'output', 'errorText', 'title', 'providerExecuted')
-            said |= {'approval': {'id': chunk['approvalId']}} if 'approvalId' in chunk else {}
-            said |= {'callProviderMetadata': chunk['providerMetadata']} if 'providerMetadata' in chunk else {}
-            said['state'] = TOOL_STATES.get(kind[5:], kind[5:])
-            parts[at:at + 1] = [(parts[at] if at < len(parts) else fresh) | said]
+            said = picked(chunk, 'providerMetadata', *['id'] * (key[0] == 'reasoning'))
+            parts.append({'type': key[0], 'text': '', 'state': 'streaming'} | said)
+            self.texts[key] = parts[-1]
+        elif kind.endswith(('-delta', '-end')) and key in self.texts:
+            is_end = kind.endswith('end')
+            part, state = self.texts.pop(key) if is_end else self.texts[key], 'done' if is_end else 'streaming'
+            part.update(picked(chunk, 'providerMetadata'), text=part['text'] + chunk.get('delta', ''), state=state)
+        elif key[0] == 'tool':
+            self.push_call(kind[5:], chunk)
         elif kind in WHOLE_PARTS or kind.startswith('data-') and not chunk.get('transient'):
             same = kind.startswith('data-') and chunk.get('id')
             at = place(parts, lambda part: same and (part['type'], part.get('id')) == (kind, same))
             parts[at:at + 1] = [chunk]
         elif kind == 'reset-step':
-            del parts[place(parts, lambda part: part['type'] == 'step-start') + 1:]
+            del parts[step_start(parts):]
         elif kind in ('start', 'finish', 'message-metadata') and chunk.get('messageMetadata'):
             self.reply['metadata'] = merged(self.reply['metadata'], chunk['messageMetadata'])
+    def push_call(self, kind, chunk):
+        parts, is_input, approval = self.reply['parts'], kind.startswith('input'), chunk.get('approvalId')
+        since = step_start(parts) if is_input else 0  # An id may be used again in a later step (P58).
+        at = since + place(parts[since:], lambda part: part.get('approval', {}).get('id') == approval
+                           if kind == 'approval-response' else part.get('toolCallId') == chunk['toolCallId'])
+        if at == len(parts) and 'toolName' not in chunk:
+            return
+        named = {'type': 'dynamic-tool'} | picked(chunk, 'toolName') if chunk.get('dynamic') else {}
+        part = (parts[at:] or [{'type': f"tool-{chunk['toolName']}"} | picked(chunk, 'toolCallId') | named])[0]
+        said = {'state': CALL_STATES.get(kind, kind)} | picked(chunk, 'title', 'providerExecuted', 'toolMetadata')
+        whose = 'result' if said['state'] in ('output-available', 'output-error') else 'call'
+        said |= {f'{whose}ProviderMetadata': chunk['providerMetadata']} if 'providerMetadata' in chunk else {}
+        if approval:
+            answer = part['approval'] | picked(chunk, 'approved', 'reason') if kind == 'approval-response' else {}
+            said['approval'] = {'id': approval} | answer | picked(chunk, 'isAutomatic')
+        elif kind != 'output-denied':
+            said |= picked(part, *() if is_input else ('input',)) | picked(chunk, *SAID_ANEW)
+            if kind == 'input-delta':
+                said |= {'rawInput': (raw := part.get('rawInput', '') + chunk['inputTextDelta'])} | so_far(raw)
+            part = {key: part[key] for key in part if key not in SAID_ANEW}
+        parts[at:at + 1] = [part | said]
 
+def step_start(parts):
+    return max((at + 1 for at, part in enumerate(parts) if part['type'] == 'step-start'), default=0)
 def place(parts, matches):
     return next((at for at in reversed(range(len(parts))) if matches(parts[at])), len(parts))
 def picked(source, *keys):
@@ -62,7 +79,8 @@ class View:
             for chunk in one['chunks']:
                 attempt.push(chunk)
     def shown(self):
-        return {'messages': list(self.messages.values()), 'turns': list(self.turns.values()), 'cursor': self.cursor}
+        turns = sorted(self.turns.values(), key=lambda turn: self.message(turn['messageId']).get('seq', math.inf))
+        return {'messages': list(self.messages.values()), 'turns': turns, 'cursor': self.cursor}
     def take(self, frame):
         """Takes a frame in. False: it does not lead on, load the snapshot."""
         if 'cursor' not in frame:  # Control and passing frames.
@@ -72,7 +90,7 @@ class View:
         return leads_on
     def take_in(self, frame):
         if frame['type'] != 'chunk':
-            return self.take_event(frame['type'], frame['data'])
+            return self.take_event(frame['type'], frame['data'], frame['seq'])
         attempt = self.attempts.get(frame['messageId'])
         if attempt is None or (attempt.number, attempt.next) != (frame['attempt'], frame['index']):
             return False
@@ -80,7 +98,7 @@ class View:
             attempt.push(chunk)
         attempt.next += frame['n']
         return True
-    def take_event(self, kind, data):
+    def take_event(self, kind, data, seq):
         if kind in ('message.created', 'turn.waiting', 'approval.answered', 'turn.queued'):
             self.turns[data['turn']['id']] = data['turn']
         replaces = kind in ('turn.waiting', 'message.changed', *OUTCOMES) and data['message']['id'] in self.messages
@@ -96,31 +114,37 @@ class View:
                 self.messages.pop(gone, None)
             return not (why == 'withdrawn' and asked.get('branch'))
         if kind == 'message.created':
-            self.show_empty(data['turn'])
+            self.show_empty(data['turn'], seq)
             return not data['message'].get('branch')
         if kind == 'turn.queued':
-            self.message(data['turn']['messageId'])['error'] = None
-            if data['shown']:  # Only where the old reply is the last message nothing that stood after it can have gone.
-                old = self.messages.popitem()[1] if self.messages else {}
-                self.show_empty(data['turn'])
-                return old.get('repliesTo') == data['turn']['messageId']
+            asked, new = data['turn']['messageId'], data['turn']['replyId']
+            self.message(asked)['error'] = None
+            old = next((each for each in self.messages.values() if each['repliesTo'] == asked), {})
+            branch = old.get('branch') or {'index': 0, 'count': 1, 'previous': None, 'next': None}
+            at, leads_on = branch['count'], [*self.messages][-1:] == [old.get('id')] and not branch['next']
+            old['branch'] = branch | {'count': at + 1, 'next': branch['next'] or new}
+            if data['shown']:
+                self.messages.pop(old.get('id'), None)
+                self.show_empty(data['turn'], seq)
+                self.messages[new]['branch'] = {'index': at, 'count': at + 1, 'previous': old.get('id'), 'next': None}
+                return leads_on
         if kind == 'attempt.started':
             reply, before = self.message(data['replyId']), self.attempts.get(data['replyId'])
             reply.update(parts=data['base'], metadata=before.stored if before else reply['metadata'])
             self.attempts[data['replyId']] = Attempt(data['attempt'], 0, reply)
         if kind in ('attempt.started', 'attempt.ended') and (turn := self.turns.get(data['turnId'])):
-            turn.pop('dueAt', None)
-            turn.update(state='running' if kind == 'attempt.started' else 'queued', attempt=data['attempt'])
-            turn.update({'dueAt': data['retryAt']} if data.get('retryAt') else {})
+            plain = {key: turn[key] for key in turn if key not in ('dueAt', 'waitingFor', 'approvals', 'toolCalls')}
+            due, state = {'dueAt': data.get('retryAt')}, 'running' if kind == 'attempt.started' else 'queued'
+            self.turns[turn['id']] = plain | {'state': state, 'attempt': data['attempt']} | (due if due['dueAt'] else {})
         if kind == 'approval.answered' and 'part' in data:
             parts = self.message(data['messageId'])['parts']
             at = place(parts, lambda part: part.get('toolCallId') == data['toolCallId'])
             parts[at:at + 1] = [data['part']]
         return kind != 'branch.selected'
-    def show_empty(self, turn):
+    def show_empty(self, turn, seq):
         self.messages[turn['replyId']] = self.message(turn['messageId']) | {
-            'id': turn['replyId'], 'role': 'assistant', 'repliesTo': turn['messageId'], 'round': turn['round'], 'parts': [],
-            'status': 'pending', 'metadata': None, 'error': None, 'author': None, 'branch': None}
+            'id': turn['replyId'], 'role': 'assistant', 'repliesTo': turn['messageId'], 'round': turn['round'], 'seq': seq,
+            'parts': [], 'status': 'pending', 'metadata': None, 'error': None, 'author': None, 'branch': None}
     def message(self, message_id):
         return self.messages.get(message_id, {'parts': [], 'metadata': None})  # Of another branch: one that nobody sees.
 
@@ -173,28 +197,3 @@ def rest(error, failed):
         raise RuntimeError(f"{error.code} {problem.get('code')}: {problem.get('detail')}")
     pause = min(10, 2 ** min(failed, 6) / 4) * random.uniform(0.5, 1)
     time.sleep(max(problem.get('retryAfterMs', 0) / 1000, pause if failed else 0))
-
-def play(directory):
-    for path in sorted(Path(directory).glob('*.json')):
-        case = json.loads(path.read_text('utf-8'))
-        for given in case['given']:
-            if 'snapshot' in given:
-                view = View(given['snapshot'])
-            elif view.take(given['frame']) != given['leadsOn']:
-                sys.exit(f"{path}: leadsOn is not {given['leadsOn']} of {json.dumps(given['frame'])}")
-        for message in [*view.messages.values(), *case['shown']['messages']]:
-            message.pop('createdAt', None), message.pop('updatedAt', None)
-        if view.shown() != case['shown']:
-            sys.exit(f"{path} shows\n{json.dumps(view.shown())}\nnot\n{json.dumps(case['shown'])}")
-
-def chat(url, session_id, text, way):
-    client, session = Client(url, os.environ['HOLDFAST_TOKEN']), f'/v1/sessions/{session_id}'
-    client.ask('/v1/sessions', {'id': session_id})
-    turn = client.ask(f'{session}/messages', {'id': str(uuid.uuid4()), 'text': text})['turn']
-    for view in client.follow(session, getattr(client, way)):
-        print(json.dumps(view.shown()), flush=True)
-        if turn['id'] not in view.turns:
-            return
-
-if __name__ == '__main__':
-    {'--cases': play, '--chat': chat}[sys.argv[1]](*sys.argv[2:])
