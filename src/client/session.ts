@@ -17,6 +17,7 @@ import {
   type Snapshot,
   type View,
 } from '../core/view.ts'
+import { withQuestion } from './asked.ts'
 import type { Feed, PassingFrame } from './feed.ts'
 import type { Storage } from './storage.ts'
 import { createStore, type Readable } from './store.ts'
@@ -339,8 +340,8 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     },
     regenerate: (messageId, replyId = newId()) => command(messageId, 'regenerate', { id: replyId }),
     select: (messageId) => command(messageId, 'select', {}),
-    approve: (approvalId, body) => answer('approvals', approvalId, body),
-    answerTool: (toolCallId, body) => answer('tool-results', toolCallId, body),
+    approve: (approvalId, body) => answer('approvals', approvalId, withQuestion(view, approvalId, body)),
+    answerTool: (toolCallId, body) => answer('tool-results', toolCallId, withQuestion(view, toolCallId, body)),
     rename: async (title) => (await ask('', { title }, 'PATCH')) as Session,
     async markRead() {
       const cursor = view?.now().cursor

@@ -340,3 +340,50 @@ test('a session that is not there is missing, and made with its first message', 
   await eventually(async () => shownBy(handle)[1] === 'assistant: Re first')
   expect(handle.getSnapshot().phase).toBe('ready')
 })
+
+test.each(['approve', 'answerTool'] as const)(
+  '%s whose answer was lost is sent again, and is never one to the next question of the same id (P114)',
+  async (command) => {
+    const scene = await openScene({
+      // A provider that numbers the calls of each step.
+      reply: async function* ({ stepsDone }) {
+        if (stepsDone < 2) {
+          yield { type: 'start-step' }
+          yield { type: 'tool-input-available', toolCallId: 'call_0', toolName: 'where', input: { step: stepsDone } }
+          if (command === 'approve') yield { type: 'tool-approval-request', toolCallId: 'call_0', approvalId: 'call_0' }
+          yield { type: 'finish-step' }
+        }
+        yield { type: 'finish', finishReason: stepsDone < 2 ? 'tool-calls' : 'stop' }
+      },
+    })
+    const { ann, session, watcher } = scene
+    let lost = 0
+    /** The first answer comes when the next question waits, and is lost. */
+    const losing: typeof fetch = async (input, init) => {
+      const response = await fetch(input, init)
+      if (!/\/(approvals|tool-results)\//.test(String(input)) || lost++ > 0) return response
+      await watcher.until(({ type, data }) => type === 'turn.waiting' && data.turn.attempt === 2)
+      throw new TypeError('The answer was lost.')
+    }
+    const handle = clientOf(scene, { fetch: losing }).session(session)
+    watch(handle)
+    await isLive(handle)
+    await ann.send(session, 'hi', 'm1')
+    await eventually(async () => handle.getSnapshot().turns[0]?.state === 'waiting')
+    const { turn } =
+      command === 'approve'
+        ? await handle.approve('call_0', { approved: true })
+        : await handle.answerTool('call_0', { output: 'home' })
+    expect(lost).toBe(2)
+    expect(turn).toMatchObject({ state: 'waiting', attempt: 2 })
+    expect(watcher.frames.filter(({ type }) => type === 'approval.answered')).toHaveLength(1)
+    // The next one is another question.
+    await eventually(async () => handle.getSnapshot().turns[0]?.attempt === 2)
+    await (command === 'approve'
+      ? handle.approve('call_0', { approved: false })
+      : handle.answerTool('call_0', { errorText: 'nowhere' }))
+    await watcher.outcome('m1')
+    const answered = watcher.frames.filter(({ type }) => type === 'approval.answered')
+    expect(answered.map(({ data }) => data.approved)).toEqual([true, false])
+  },
+)
