@@ -12,6 +12,7 @@ import { textOf } from '../../src/core/parts.ts'
 import type { Reply } from '../../src/index.ts'
 import { type Chat, openChat } from '../support/chat.ts'
 import { eventually } from '../support/eventually.ts'
+import { queryOnce } from '../support/postgres.ts'
 import { startProxy } from '../support/proxy.ts'
 import { seeded } from '../support/random.ts'
 import { tokenOf } from '../support/server.ts'
@@ -387,3 +388,23 @@ test.each(['approve', 'answerTool'] as const)(
     expect(answered.map(({ data }) => data.approved)).toEqual([true, false])
   },
 )
+
+test('what is read on one device is read in the list of another, also long after it was said (P126, P140)', async () => {
+  const scene = await openScene()
+  const { ann, session, watcher, database } = scene
+  await ann.send(session, 'hi', 'm1')
+  await watcher.outcome('m1')
+  await queryOnce(database, `update holdfast.sessions set updated_at = updated_at - interval '1 minute'`)
+  await ann.createSession()
+  const [phone, laptop] = [clientOf(scene), clientOf(scene)]
+  onTestFinished(laptop.sessions.subscribe(() => undefined))
+  const unread = () => laptop.sessions.getSnapshot().sessions.find(({ id }) => id === session)?.unread
+  await eventually(async () => unread() === 1)
+  // Until it has heard that it is told.
+  const handle = phone.session(session)
+  watch(handle)
+  await isLive(handle)
+  await eventually(async () => laptop.connection.getSnapshot().phase === 'live')
+  await handle.markRead()
+  await eventually(async () => unread() === 0)
+})
