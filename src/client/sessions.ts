@@ -103,25 +103,14 @@ export function createSessions(wire: Wire, connection: Connection, soon: (act: (
       if (isDue) void lookSoon()
     }
   }
-  /** What was only read no list of changes tells. */
-  const countAnew = async (sessionId: string) => {
-    const { signal } = control ?? {}
-    const path = `/v1/sessions/${encodeURIComponent(sessionId)}?limit=1`
-    const { session } = (await wire.askSurely(path, {}, signal)) as unknown as { session: Session }
-    if (!sessions.has(sessionId)) return
-    sessions.set(sessionId, session)
-    soon(draw)
-  }
   const changed = (hint: SessionHint | null) => {
-    isWhole ||= hint === null
-    if (hint === null) return void lookSoon()
-    const { sessionId, updatedAt } = hint
-    if (updatedAt === null) {
-      sessions.delete(sessionId)
-      soon(draw)
-    } else if (sessions.get(sessionId)?.updatedAt !== updatedAt) void lookSoon()
-    // It may be gone by now, and who is signed out is told elsewhere.
-    else void countAnew(sessionId).catch(() => undefined)
+    if (hint?.updatedAt === null) {
+      sessions.delete(hint.sessionId)
+      return soon(draw)
+    }
+    // What was only read no list of changes tells either.
+    isWhole ||= hint === null || sessions.get(hint.sessionId)?.updatedAt === hint.updatedAt
+    void lookSoon()
   }
 
   return {
