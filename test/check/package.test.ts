@@ -1,11 +1,15 @@
 /** What is published, what is depended upon, and that the documents about it say what is so. */
 import { execFile } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync } from 'node:fs'
-import { rm } from 'node:fs/promises'
+import { mkdtempSync, readdirSync, readFileSync, realpathSync } from 'node:fs'
+import { readFile, rm, symlink } from 'node:fs/promises'
+import { isBuiltin } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
+import { checkPackage, createPackageFromTarballData } from '@arethetypeswrong/core'
+import { publint } from 'publint'
+import { rolldown } from 'rolldown'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import manifest from '../../package.json' with { type: 'json' }
 import { bounds } from '../../src/options.ts'
@@ -19,12 +23,16 @@ afterAll(() => rm(dir, { recursive: true, force: true }))
 
 /** The package as a user gets it: packed, and unpacked elsewhere. */
 let files: string[]
+let tarball: string
 const unpacked = join(dir, 'package')
 beforeAll(async () => {
   const args = ['pack', '--json', '--ignore-scripts', '--pack-destination', dir]
   const { stdout } = await run('npm', args, { cwd: root })
   const [packed] = JSON.parse(stdout) as [{ filename: string; files: { path: string }[] }]
-  await run('tar', ['-xzf', join(dir, packed.filename), '-C', dir])
+  tarball = join(dir, packed.filename)
+  await run('tar', ['-xzf', tarball, '-C', dir])
+  // Its dependencies, as beside it in an app.
+  await symlink(join(root, 'node_modules'), join(dir, 'node_modules'))
   files = packed.files.map((file) => file.path)
 })
 
@@ -63,6 +71,57 @@ test('every entry of exports and bin is in the package, with its types', () => {
     .flatMap((entry) => [entry, entry.replace(/\.js$/, '.d.ts')])
   expect(wanted.filter((file) => !files.includes(file))).toEqual([])
 })
+
+test('publint finds nothing in the package', async () => {
+  const { messages } = await publint({ pkgDir: unpacked, pack: false, level: 'suggestion', strict: true })
+  expect(messages.map(({ code, path }) => `${code}: ${path.join('.')}`)).toEqual([])
+})
+
+test('every entry has types that say what its code is, for import and for bundlers', async () => {
+  const checked = await checkPackage(createPackageFromTarballData(await readFile(tarball)))
+  if (checked.types === false) throw new Error('The package has no types.')
+  // All of it is ES modules, which `require` gets from Node 20.19 on. Older resolution (`node10`) knows no `exports`: the
+  // package needs one that does.
+  const wrong = checked.problems.filter(
+    (problem) =>
+      problem.kind !== 'CJSResolvesToESM' && !('resolutionKind' in problem && problem.resolutionKind === 'node10'),
+  )
+  expect(wrong).toEqual([])
+  expect(Object.keys(checked.entrypoints)).toEqual(Object.keys(manifest.exports))
+})
+
+/** What pages load, with what they take from the app. All else runs in Node. */
+const inPages: { [name: string]: string[] } = {
+  'holdfast/client': [],
+  'holdfast/ai-sdk': [],
+  'holdfast/react': ['react'],
+  'holdfast/tanstack-query': ['@tanstack/react-query', 'react'],
+}
+const modules = Object.entries(manifest.exports).filter(([, file]) => file.endsWith('.js'))
+
+test.each(modules.map(([entry, file]) => [`holdfast${entry.slice(1)}`, file] as const))(
+  '%s is bundled with nothing missing; where pages load it, with nothing of Node, and of React only where it is hooks',
+  async (name, file) => {
+    const complaints: string[] = []
+    const bundle = await rolldown({
+      cwd: unpacked,
+      input: name,
+      platform: name in inPages ? 'browser' : 'node',
+      external: Object.keys(manifest.peerDependencies),
+      onLog: (_level, { message }) => complaints.push(message),
+    })
+    const { output } = await bundle.generate({ format: 'esm' })
+    await bundle.close()
+    const chunks = output.filter((each) => each.type === 'chunk')
+    const ours = new Set(chunks.map(({ fileName }) => fileName))
+    const imported = chunks.flatMap(({ imports, dynamicImports }) => [...imports, ...dynamicImports])
+    const others = [...new Set(imported)].filter((name) => !ours.has(name)).sort()
+    expect(complaints).toEqual([])
+    expect(chunks.flatMap(({ moduleIds }) => moduleIds)).toContain(realpathSync(join(unpacked, file)))
+    if (name in inPages) expect(others).toEqual(inPages[name])
+    else expect(others.filter((other) => !isBuiltin(other) && !(other in manifest.peerDependencies))).toEqual([])
+  },
+)
 
 test.each([
   ['./ai-sdk', ['eventsource-parser']],
