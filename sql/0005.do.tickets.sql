@@ -1,12 +1,12 @@
 -- Tickets: how a browser that signs in by a header opens a WebSocket, to which it can give no header. Each is good once,
--- for half a minute, for the user who asked for it, and for a page of the origin that asked.
+-- for half a minute, for the user who asked for it, and where a page asked, for its origin.
 
 create table holdfast.tickets (
   -- Of the ticket, which is stored nowhere.
   hash bytea not null,
   tenant_id text not null,
   user_id text not null,
-  -- Null: the request had none, so it was no page's.
+  -- Null: the request had none, so it was no page's, and whatever may open a socket may bring it.
   origin text,
   -- Until when who asked is known, in milliseconds since 1970: the socket ends then, too. Null: for good.
   principal_expires_ms double precision,

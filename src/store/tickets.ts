@@ -27,12 +27,13 @@ const takeStatement: Statement = {
   text: `
     delete from holdfast.tickets where hash = $1
     returning tenant_id as "tenantId", user_id as "userId", principal_expires_ms as "expiresMs",
-      expires_at > clock_timestamp() and origin is not distinct from $2 as "isGood"`,
+      expires_at > clock_timestamp() and (origin is null or origin = $2) as "isGood"`,
 }
 
 /**
- * Null: there is none, it has expired, or another origin brings it. It is gone in any case: who brings it from elsewhere
- * must not have had it.
+ * Null: there is none, it has expired, or another origin than that of the page that asked brings it. It is gone in any case:
+ * who brings it from elsewhere must not have had it. No page asked: then the origin says nothing, because React Native
+ * sends none with a request and its server's own with a socket.
  */
 export async function takeTicket(
   database: Database,

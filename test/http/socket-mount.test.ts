@@ -218,14 +218,22 @@ test('it is of no use to another page, to no page, or too late; and then to nobo
   const { ticket: seen } = await issue()
   expect(await bring(seen, { origin: 'https://evil.example' })).toBe(forbidden)
   expect(await bring(seen)).toEqual(unauthorized)
-  const { ticket: ofNoPage } = await issue('ann', {})
-  expect(await bring(ofNoPage)).toEqual(unauthorized)
   const { ticket: late } = await issue()
   await query(scene, `update holdfast.tickets set expires_at = clock_timestamp() - interval '1 ms'`)
   expect(await bring(late)).toEqual(unauthorized)
   for (const made of ['', 'x', 'A'.repeat(43), `${'A'.repeat(42)}%00`, `${late}${late}`]) {
     expect([made, await bring(made)]).toEqual([made, unauthorized])
   }
+})
+
+test('one that no page asked for is good with any origin that may open a socket, as React Native names one there alone (P101)', async () => {
+  const { issue, bring } = await withTickets()
+  const tickets = await Promise.all([1, 2, 3].map(async () => (await issue('ann', {})).ticket))
+  expect(await bring(tickets[0]!)).toBe('end ann')
+  expect(await bring(tickets[0]!)).toEqual(unauthorized)
+  expect(await bring(tickets[1]!, {})).toBe('end ann')
+  expect(await bring(tickets[2]!, { origin: 'https://evil.example' })).toBe(forbidden)
+  expect(await bring(tickets[2]!)).toEqual(unauthorized)
 })
 
 test('it says who it is, whatever else the handshake brings; and nothing else does where it is wrong (P101, I15)', async () => {
