@@ -214,8 +214,11 @@ export function createWire(options: WireOptions): Wire {
   }
 
   const socketUrl = (path: string) => {
-    const { href } = new URL(`${options.api}${path}`, (globalThis as { location?: { href: string } }).location?.href)
-    return href.replace(/^http/, 'ws')
+    const url = `${options.api}${path}`
+    const { location } = globalThis as { location?: { href: string } }
+    // React Native's `URL` has put a slash behind every path for years. What is whole needs none.
+    const whole = /^https?:/i.test(url) ? url : new URL(url, location?.href).href
+    return whole.replace(/^http/i, 'ws')
   }
 
   return { silentMs: options.silentMs, socketUrl, streams: () => streams, ask, askOnce, askSurely, pause, onWake, wake }

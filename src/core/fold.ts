@@ -1,5 +1,6 @@
 import type { Chunk, OtherChunk, Part } from './chunk.ts'
 import type { Json, JsonObject } from './json.ts'
+import { lastIndex } from './last-index.ts'
 import { isCall } from './open-step.ts'
 import { parsePartialJson } from './partial-json.ts'
 
@@ -60,7 +61,7 @@ export function createFold(base?: { parts: Part[]; metadata?: JsonObject | null 
   const slots = (base?.parts ?? []).map((part): Slot => ({ ...slotOf(part), wasShown: true }))
   const state: State = {
     slots,
-    stepStart: slots.findLastIndex((slot) => slot.part.type === 'step-start') + 1,
+    stepStart: lastIndex(slots, (slot) => slot.part.type === 'step-start') + 1,
     texts: new Map(),
     reasonings: new Map(),
     calls: new Map(),
@@ -248,7 +249,7 @@ function ownSlot(state: State, { toolCallId, toolName, dynamic }: Fields): Slot 
 /** The slot that an answer to this call belongs to: in the present step, else the last one anywhere. */
 function callSlot(state: State, toolCallId: Json | undefined): Slot | undefined {
   const isIt = (part: Part) => isCall(part) && part.toolCallId === toolCallId
-  return inStep(state, isIt) ?? state.slots.findLast((slot) => isIt(slot.part))
+  return inStep(state, isIt) ?? state.slots[lastIndex(state.slots, (slot) => isIt(slot.part))]
 }
 
 function inStep(state: State, test: (part: Part) => boolean): Slot | undefined {
@@ -325,12 +326,15 @@ function mergeMetadata(state: State, metadata: JsonObject | undefined): boolean 
   return true
 }
 
+/** `Object.hasOwn`, which not every engine of a phone has. */
+const own = Object.prototype.hasOwnProperty
+
 /** Objects are merged at every depth; anything else, arrays included, is replaced. */
 function merge(base: JsonObject, over: JsonObject): JsonObject {
   const merged = { ...base }
   for (const [key, value] of Object.entries(over)) {
     if (key === '__proto__' || key === 'constructor' || key === 'prototype') continue
-    const before = Object.hasOwn(base, key) ? base[key] : undefined
+    const before = own.call(base, key) ? base[key] : undefined
     merged[key] = isObject(before) && isObject(value) ? merge(before, value) : value
   }
   return merged

@@ -1,9 +1,10 @@
 /** The step of a reply that was cut off after one of its tools had begun: it is kept as it stands. */
 import type { Part } from './chunk.ts'
 import type { Json } from './json.ts'
+import { lastIndex } from './last-index.ts'
 
 export function lastStep(parts: readonly Part[]): Part[] {
-  return parts.slice(parts.findLastIndex(({ type }) => type === 'step-start') + 1)
+  return parts.slice(lastIndex(parts, ({ type }) => type === 'step-start') + 1)
 }
 
 export const isCall = ({ type }: Part): boolean => type === 'dynamic-tool' || type.startsWith('tool-')
@@ -23,7 +24,7 @@ const results: ReadonlySet<Json | undefined> = new Set(['output-available', 'out
 
 /** With the call as it is now, in the place of what it was last. */
 export function withCall(parts: readonly Part[], call: Part): Part[] {
-  const at = parts.findLastIndex(({ toolCallId }) => toolCallId === call.toolCallId)
+  const at = lastIndex(parts, ({ toolCallId }) => toolCallId === call.toolCallId)
   return parts.map((each, index) => (index === at ? call : each))
 }
 
@@ -37,7 +38,7 @@ export function withResults(
   results: ReadonlyMap<string, Part>,
   isToBeKept: (call: Part) => boolean,
 ): Part[] {
-  const from = parts.findLastIndex(({ type }) => type === 'step-start') + 1
+  const from = lastIndex(parts, ({ type }) => type === 'step-start') + 1
   return [...parts.slice(0, from), ...parts.slice(from).flatMap((part) => keptPart(part, results, isToBeKept))]
 }
 

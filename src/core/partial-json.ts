@@ -44,7 +44,7 @@ function repaired(text: string): string {
     if (token === ',' || token === ':' || (isKey && token.startsWith('"'))) continue
     const value = end === text.length ? finished(token) : token
     if (value === undefined) break
-    kept = text.slice(0, index) + value + closers.toReversed().join('')
+    kept = text.slice(0, index) + value + [...closers].reverse().join('')
     if (closers.length === 0) break
   }
   return kept

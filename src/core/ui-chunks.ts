@@ -5,6 +5,7 @@
  */
 import type { Chunk, Part } from './chunk.ts'
 import type { Json } from './json.ts'
+import { lastIndex } from './last-index.ts'
 
 export type SdkMajor = 6 | 7
 
@@ -208,7 +209,7 @@ export function compacted(missed: readonly Chunk[]): Chunk[] {
 function withoutDiscarded(chunks: readonly Chunk[]): Chunk[] {
   const kept: Chunk[] = []
   for (const chunk of chunks) {
-    const at = chunk.type === 'reset-step' ? kept.findLastIndex(({ type }) => type === 'start-step') : -1
+    const at = chunk.type === 'reset-step' ? lastIndex(kept, ({ type }) => type === 'start-step') : -1
     if (at < 0) kept.push(chunk)
     else {
       const ofStep = kept.splice(at + 1)
