@@ -167,9 +167,8 @@ function soon(act: () => void): void {
 
 /** `crypto.randomUUID` is missing where the page comes over plain http from another machine, and in React Native. */
 function newId(): string {
-  const bytes = new Uint8Array(16)
   const { crypto: here } = globalThis as Partial<typeof globalThis>
-  if (here?.getRandomValues === undefined) for (let at = 0; at < 16; at++) bytes[at] = Math.floor(Math.random() * 256)
-  else here.getRandomValues(bytes)
+  const bytes =
+    here?.getRandomValues?.(new Uint8Array(16)) ?? Uint8Array.from({ length: 16 }, () => Math.random() * 256)
   return [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('')
 }

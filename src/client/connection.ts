@@ -10,10 +10,9 @@
  */
 import type { LogFrame } from '../core/view.ts'
 import type { Feed, FeedReader, PassingFrame } from './feed.ts'
-import { openPolls, openStream } from './http-lines.ts'
 import type { Line, LineEnd, LineFrame, LineStart } from './line.ts'
 import type { Locks } from './locks.ts'
-import { type Shared, shareLines } from './shared-line.ts'
+import type { OverHttp } from './over-http.ts'
 import { openSocket } from './socket-line.ts'
 import { createStore, type Readable } from './store.ts'
 import { backoffMs, errorIn, type ProblemDocument, type Wire } from './wire.ts'
@@ -73,7 +72,7 @@ export function createConnection(options: ConnectionOptions): Connection {
   let neverOpened = 0
   let socketAgainAtMs = 0
   let rest: AbortController | null = null
-  const shared: { sse?: Shared; poll?: Shared } = {}
+  let overHttp: Promise<OverHttp> | null = null
 
   const wants = () => !isClosed && (entries.size > 0 || listHearers.size > 0)
   const kind = (): Transport => {
@@ -81,10 +80,33 @@ export function createConnection(options: ConnectionOptions): Connection {
     if (Socket !== null && Date.now() >= socketAgainAtMs) return 'websocket'
     return wire.streams() ? 'sse' : 'poll'
   }
-  const openShared = (as: 'sse' | 'poll', start: LineStart): Line => {
-    const open = (of: LineStart) => (as === 'sse' ? openStream : openPolls)(wire, of)
-    shared[as] ??= shareLines({ name: sharedAs === null ? null : `${sharedAs} ${as}`, locks, newId, open })
-    return shared[as].open(start)
+  const loadHttp = () => {
+    overHttp ??= import('./over-http.ts').then(({ createOverHttp }) =>
+      createOverHttp({ wire, locks, newId, name: sharedAs }),
+    )
+    return overHttp
+  }
+  /** The line is there when what opens it is. */
+  const openHttp = (as: 'sse' | 'poll', start: LineStart): Line => {
+    let opened: Line | null = null
+    let isOver = false
+    const close = () => {
+      isOver = true
+      if (opened === null) start.ended({ how: 'ended', afterMs: 0 })
+      else opened.close()
+    }
+    loadHttp().then(
+      (http) => {
+        if (!isOver && !isClosed) opened = http.open(as, start)
+      },
+      () => {
+        // It is asked for again, and the socket tried meanwhile.
+        overHttp = null
+        socketAgainAtMs = 0
+        close()
+      },
+    )
+    return { changed: () => opened?.changed(), check: () => opened?.check(), close }
   }
   const isOfLog = (frame: LineFrame): frame is LogFrame & { sessionId: string } => 'cursor' in frame && 'after' in frame
 
@@ -154,11 +176,13 @@ export function createConnection(options: ConnectionOptions): Connection {
           if (isOver) return
           openedAtMs = Date.now()
           neverOpened = 0
+          // While the network lets it through: later no socket may, and the app may have been deployed anew.
+          loadHttp().catch(() => undefined)
           show('live', as)
         },
         ended,
       }
-      line = as === 'websocket' ? openSocket(wire, Socket!, start) : openShared(as, start)
+      line = as === 'websocket' ? openSocket(wire, Socket!, start) : openHttp(as, start)
     })
 
   const run = async () => {
@@ -239,8 +263,10 @@ export function createConnection(options: ConnectionOptions): Connection {
       isClosed = true
       unlisten()
       leave()
-      shared.sse?.close()
-      shared.poll?.close()
+      overHttp?.then(
+        (http) => http.close(),
+        () => undefined,
+      )
     },
   }
 }

@@ -6,7 +6,7 @@
  *   tab ◀──here, opened, frame, ended───┘
  *
  * Each tab's follows have their own cursors, so it does not matter which tab leads: when that one is closed, the others go on
- * from where they are. Those that stand at the same place of a session share what is told of it.
+ * from where they are. A session that two tabs show is told twice over the one line.
  */
 import type { Line, LineEnd, LineFrame, LineStart, NamedLine, Wanted } from './line.ts'
 import type { Locks } from './locks.ts'
@@ -199,36 +199,22 @@ function createHub(
   const renew = () => {
     close()
     const mine = opening
-    const places = new Map<string, [string, Follow][]>()
-    for (const [id, { follows }] of tabs) {
-      for (const follow of follows.values()) {
-        const place = `${follow.sessionId}@${follow.cursor}`
-        places.set(place, [...(places.get(place) ?? []), [id, follow]])
-      }
-    }
-    const followed = [...places.values()]
+    const followed = [...tabs].flatMap(([id, { follows }]) => [...follows.values()].map((follow) => ({ id, follow })))
     const lists = () => [...tabs].flatMap(([id, { list }]) => (list ? [id] : []))
     if (followed.length + lists().length === 0) return
     const take = (frame: LineFrame) => {
       if (!('sessionId' in frame)) return tell(frame.type === 'reconnect' ? [...tabs.keys()] : lists(), { frame })
       const { ref, ...told } = frame as LineFrame & { sessionId: string; ref?: string }
-      const there = (followed[Number(ref)] ?? []).filter(
-        ([id, follow]) => tabs.get(id)?.follows.get(follow.sessionId) === follow,
-      )
-      for (const [id, follow] of there) {
-        if ('after' in frame) follow.cursor = frame.cursor as string
-        else if (frame.type === 'reset' || frame.type === 'problem') tabs.get(id)?.follows.delete(follow.sessionId)
-      }
-      if (there.length > 0) {
-        tell(
-          there.map(([id]) => id),
-          { frame: told as LineFrame },
-        )
-      }
+      const { id, follow } = followed[Number(ref)]!
+      const follows = tabs.get(id)?.follows
+      if (follows?.get(follow.sessionId) !== follow) return
+      if ('after' in frame) follow.cursor = frame.cursor as string
+      else if (frame.type === 'reset' || frame.type === 'problem') follows.delete(follow.sessionId)
+      tell([id], { frame: told as LineFrame })
     }
     line = open({
       list: () => lists().length > 0,
-      follows: () => followed.map(([first], at) => ({ ...first![1], ref: String(at) })),
+      follows: () => followed.map(({ follow }, at) => ({ ...follow, ref: String(at) })),
       take(frame) {
         if (mine === opening) take(frame)
       },

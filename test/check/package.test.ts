@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
+import { gzipSync } from 'node:zlib'
 import { checkPackage, createPackageFromTarballData } from '@arethetypeswrong/core'
 import { publint } from 'publint'
 import { rolldown } from 'rolldown'
@@ -123,6 +124,29 @@ test.each(modules.map(([entry, file]) => [`holdfast${entry.slice(1)}`, file] as 
   },
 )
 
+test('an app loads 15 KB of holdfast/client before it begins, compressed, and 3 KB where no WebSocket gets through', async () => {
+  const id = 'the app'
+  const app = { name: id, resolveId: (name: string) => (name === id ? name : null) }
+  const bundle = await rolldown({
+    cwd: unpacked,
+    input: id,
+    platform: 'browser',
+    plugins: [
+      { ...app, load: (name: string) => (name === id ? `export { createClient } from 'holdfast/client'` : null) },
+    ],
+  })
+  const { output } = await bundle.generate({ format: 'esm', minify: true })
+  await bundle.close()
+  const chunks = output.filter((each) => each.type === 'chunk')
+  const size = (of: typeof chunks) => of.reduce((sum, { code }) => sum + gzipSync(code, { level: 9 }).length, 0)
+  const entry = chunks.find(({ isEntry }) => isEntry)!
+  const first = chunks.filter((each) => each === entry || entry.imports.includes(each.fileName))
+  const later = chunks.filter((each) => !first.includes(each))
+  expect(size(first)).toBeLessThanOrEqual(15 * 1024)
+  expect(later.map(({ isDynamicEntry }) => isDynamicEntry)).toEqual([true])
+  expect(size(later)).toBeLessThanOrEqual(3 * 1024)
+})
+
 test.each([
   ['./ai-sdk', ['eventsource-parser']],
   ['./client', []],
@@ -134,8 +158,10 @@ test.each([
       if (loaded.has(file)) return
       loaded.add(file)
       const source = file.startsWith('dist/') ? readFileSync(join(unpacked, file), 'utf8') : ''
-      for (const [, name] of source.matchAll(/^(?:import|export)\b(?:[^'"`;=]*?\bfrom)?\s*'([^'\n]+)'/gm)) {
-        load(name!.startsWith('.') ? join(file, '..', name!) : name!)
+      const imports = /^(?:import|export)\b(?:[^'"`;=]*?\bfrom)?\s*'([^'\n]+)'|\bimport\('([^'\n]+)'\)/gm
+      for (const [, fixed, later] of source.matchAll(imports)) {
+        const name = fixed ?? later!
+        load(name.startsWith('.') ? join(file, '..', name) : name)
       }
     }
     load(manifest.exports[entry].replace('./', ''))
