@@ -6,6 +6,7 @@
  *      └────────────── not there, or not for this user ──▶ missing
  */
 import type { Part } from '../core/chunk.ts'
+import { decodeCursor } from '../core/cursor.ts'
 import type { Json, JsonObject } from '../core/json.ts'
 import type { Message, Session, Turn } from '../core/message.ts'
 import {
@@ -87,6 +88,7 @@ export type SessionHandle = Readable<SessionState> & {
   /** The page of messages before those shown. False: there is none. */
   loadEarlier(): Promise<boolean>
 }
+type Drawn = { shown: Shown | null; rest: readonly (Taken | UnsentView)[]; messages: readonly ShownMessage[] }
 export type SendOptions = { id?: string; metadata?: JsonObject; whenBusy?: WhenBusy }
 
 export type SessionOptions = {
@@ -140,21 +142,35 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   let isLive = false
   let error: HoldfastError | null = null
   let isDrawing = false
-  let drawn: { shown: Shown | null; waiting: readonly UnsentView[]; messages: readonly ShownMessage[] } | null = null
+  let drawn: Drawn | null = null
+  /** Acknowledged, and told by no frame yet. */
+  const acknowledged = new Map<string, Taken>()
+  unsent.onTaken((taken) => {
+    if (taken.message.sessionId !== id) return
+    if (leave !== null || view !== null) acknowledged.set(taken.message.id, taken)
+    // It has made its session.
+    if (phase === 'missing' && leave !== null) void begin()
+  })
   let leave: (() => void) | null = null
 
   const messagesOf = (shown: Shown | null): readonly ShownMessage[] => {
     const waiting = unsent.list().filter(({ sessionId }) => sessionId === id)
-    if (drawn !== null && drawn.shown === shown && sameList(drawn.waiting, waiting)) return drawn.messages
+    if (shown !== null) {
+      for (const [taken, { message, cursor }] of acknowledged) {
+        if (isPast(shown.cursor, cursor, message.seq)) acknowledged.delete(taken)
+      }
+    }
+    const between = [...acknowledged.values()]
+    const rest = [...between, ...waiting]
+    if (drawn !== null && drawn.shown === shown && sameList(drawn.rest, rest)) return drawn.messages
     const known = new Map((drawn?.messages ?? []).map((message) => [message.id, message]))
-    const there = new Set(shown?.messages.map((message) => message.id))
+    const stored = [...(shown?.messages ?? []), ...between.map(({ message }) => message)]
+    const there = new Set(stored.map((message) => message.id))
     const messages = [
-      ...(shown?.messages ?? []).map((message) =>
-        withDelivery(message, shown === null ? null : deliveryOf(message, shown), known.get(message.id)),
-      ),
+      ...stored.map((message) => withDelivery(message, deliveryOf(message, shown), known.get(message.id))),
       ...waiting.filter((each) => !there.has(each.id)).map(optimistic),
     ]
-    drawn = { shown, waiting, messages }
+    drawn = { shown, rest, messages }
     return messages
   }
   const draw = () => {
@@ -316,9 +332,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       // It may be the first of a session that is made with it. One that is there already is left as it is.
       const makes = phase === 'missing' || phase === 'loading' ? { title: null } : null
       const { taken } = await unsent.add({ sessionId: id, parts, id: messageId ?? newId(), metadata, whenBusy, makes })
-      const answered = await taken
-      if (phase === 'missing' && leave !== null) void begin()
-      return answered
+      return await taken
     },
     async retry(messageId) {
       if (isUnsent(messageId)) {
@@ -380,8 +394,10 @@ function withDelivery(message: Message, delivery: Delivery | null, known: ShownM
 }
 const sources = new WeakMap<ShownMessage, Message>()
 
-function deliveryOf({ id, role, seq, author }: Message, { members, messages, turns }: Shown): Delivery | null {
+function deliveryOf({ id, role, seq, author }: Message, shown: Shown | null): Delivery | null {
   if (role !== 'user') return null
+  if (shown === null) return { state: 'sent' }
+  const { members, messages, turns } = shown
   const others = members.filter(({ userId }) => userId !== author)
   if (others.some(({ read }) => read >= seq)) return { state: 'read' }
   if (others.some(({ delivered }) => delivered >= seq)) return { state: 'delivered' }
@@ -400,6 +416,12 @@ function optimistic(unsent: UnsentView): ShownMessage {
       : { state: isSending ? 'sending' : 'waiting', retryAt }
   const message = newMessage({ id, sessionId, seq: 0, role: 'user', lane: 'main', at: writtenAt })
   return { ...message, parts, metadata, delivery }
+}
+
+/** Whether what is shown holds all up to this `seq` of the log of `other`, or is of another log. */
+function isPast(cursor: string, other: string, seq: number): boolean {
+  const [here, there] = [decodeCursor(cursor), decodeCursor(other)]
+  return here === null || here.epoch !== there?.epoch || here.seq >= seq
 }
 
 function sameList(a: readonly unknown[], b: readonly unknown[]): boolean {

@@ -55,6 +55,8 @@ export type UnsentList = {
   /** In the order in which they were written. The same array as long as nothing changed. */
   list(): readonly UnsentView[]
   subscribe(hear: () => void): () => void
+  /** Calls `hear` when the server has taken one, before it leaves the list. Answers what ends that. */
+  onTaken(hear: (taken: Taken) => void): () => void
   /** Resolves when it is kept on this device. `taken`: when the server has it; rejects when it has failed or was taken back. */
   add(message: NewMessage): Promise<{ id: string; taken: Promise<Taken> }>
   /** False: it is being sent right now, or is not here any more. One that may be stored is replaced by one with a new id. */
@@ -99,6 +101,7 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   const prefix = `unsent:${options.name}:`
   const closing = new AbortController()
   const hearers = new Set<() => void>()
+  const takenHearers = new Set<(taken: Taken) => void>()
   const promises = new Map<string, { resolve(taken: Taken): void; reject(error: Error): void }>()
   const sending = new Set<string>()
   const retryAt = new Map<string, number>()
@@ -234,6 +237,7 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     try {
       const taken = await (isWithdrawn === true ? stop(entry) : send(entry))
       if (taken === null) return networkMs
+      if (taken !== 'stopped') for (const hear of takenHearers) hear(taken)
       await drop(entry)
       if (taken !== 'stopped') promises.get(id)?.resolve(taken)
       promises.delete(id)
@@ -335,6 +339,10 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     subscribe(hear) {
       hearers.add(hear)
       return () => hearers.delete(hear)
+    },
+    onTaken(hear) {
+      takenHearers.add(hear)
+      return () => takenHearers.delete(hear)
     },
     async add({ sessionId, parts, id = newId(), metadata = null, whenBusy = 'queue', makes = null }) {
       if (!idPattern.test(id))

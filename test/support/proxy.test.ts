@@ -50,8 +50,9 @@ describe('the proxy, before a server that repeats what it hears', () => {
     stops.push(() => proxy.close())
   })
 
-  const connect = () => {
-    const socket = createConnection({ host: proxy.host, port: proxy.port })
+  const connect = (isWhole = true) => {
+    const socket = createConnection({ host: proxy.host, port: proxy.port, allowHalfOpen: true })
+    socket.on('end', () => isWhole && socket.end())
     stops.push(() => socket.destroy())
     return { socket, ...listenTo(socket) }
   }
@@ -108,6 +109,19 @@ describe('the proxy, before a server that repeats what it hears', () => {
     socket.write('c')
     await until('c')
     expect(seen.text).toBe('abc')
+  })
+
+  it('closes one direction and goes on in the other', async () => {
+    const { socket, until, seen } = connect(false)
+    socket.write('a')
+    await until('a')
+    const ended = once(socket, 'end')
+    proxy.halfClose('down')
+    await ended
+    socket.write('b')
+    await expect.poll(() => proxy.counts.up).toBe(2)
+    await askDirectly()
+    expect(seen.text).toBe('a')
   })
 
   it('trickles so many bytes a second', async () => {

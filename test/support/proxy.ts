@@ -12,6 +12,8 @@ export type TcpProxy = {
   cutAll(): void
   /** Lets this many more bytes through in this direction, all connections together; then cuts the one that has more. Once. */
   cutAfter(direction: Direction, bytes: number): void
+  /** Ends this direction of every connection, as who has nothing more to say: what comes after is lost. The other one goes on. */
+  halfClose(direction: Direction): void
   /** Forwards nothing more in this direction, as if the network hung: senders fill their buffers and wait. */
   hang(direction: Direction): void
   /** Undoes `hang` and `trickle`; what was held goes on in order. */
@@ -120,6 +122,9 @@ export async function startProxy(options: { target: Target; listenPath?: string 
     counts,
     cutAll,
     cutAfter: (direction, bytes) => set(direction, { bytesLeft: bytes }),
+    halfClose: (direction) => {
+      for (const { lanes } of pairs.values()) lanes[direction].end()
+    },
     hang: (direction) => set(direction, { isHung: true }),
     resume: (direction) => set(direction, { isHung: false, bytesPerSecond: null }),
     trickle: (direction, bytesPerSecond) => set(direction, { bytesPerSecond }),
@@ -183,7 +188,7 @@ type Flow = { isHung: boolean; bytesPerSecond: number | null; bytesLeft: number 
 const openFlow = (): Flow => ({ isHung: false, bytesPerSecond: null, bytesLeft: null })
 
 /** One direction of one connection. */
-type Lane = { pump(): void; stop(): void }
+type Lane = { pump(): void; end(): void; stop(): void }
 type LaneHooks = { judge(data: Buffer): Verdict; onForwarded(bytes: number): void; onCut(): void }
 
 /** A trickle is written this often, so that even a few bytes a second come evenly. */
@@ -195,9 +200,11 @@ function openLane(source: Socket, dest: Socket, flow: Flow, hooks: LaneHooks): L
   let timer: NodeJS.Timeout | undefined
   let isFull = false
   let hasEnded = false
+  let isClosed = false
 
   const pump = () => {
-    if (flow.isHung) source.pause()
+    if (isClosed) source.resume()
+    else if (flow.isHung) source.pause()
     else if (!isFull && timer === undefined) forward()
   }
   const forward = () => {
@@ -234,7 +241,15 @@ function openLane(source: Socket, dest: Socket, flow: Flow, hooks: LaneHooks): L
     dest.end(hooks.onCut)
   }
 
+  const end = () => {
+    isClosed = true
+    waiting = Buffer.alloc(0)
+    dest.end()
+    source.resume()
+  }
+
   source.on('data', (data: Buffer) => {
+    if (isClosed) return
     const verdict = hooks.judge(data)
     if (verdict === 'cut') hooks.onCut()
     if (verdict !== 'pass') return
@@ -249,7 +264,7 @@ function openLane(source: Socket, dest: Socket, flow: Flow, hooks: LaneHooks): L
     isFull = false
     pump()
   })
-  return { pump, stop: () => clearTimeout(timer) }
+  return { pump, end, stop: () => clearTimeout(timer) }
 }
 
 function reset(socket: Socket) {

@@ -1,0 +1,75 @@
+/** What a session shows while its connection, its server or its page is away: nothing that was shown is lost from sight. */
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { memoryStorage } from '../../src/client/client.ts'
+import { textOf } from '../../src/core/parts.ts'
+import { eventually } from '../support/eventually.ts'
+import { clientOf, isLive, openScene, shownBy, stored, transports, watch } from './scene.ts'
+
+describe.each(transports)('over %s', (transport) => {
+  test('a message that was acknowledged while the connection is away stays where it is, and is there once when it is back', async () => {
+    const scene = await openScene()
+    const client = clientOf(scene, {
+      transport,
+      // Requests get through, the connection does not.
+      fetch: (input, init) =>
+        fetch(init?.method === 'POST' ? String(input).replace(scene.through, scene.url) : input, init),
+    })
+    const handle = client.session(scene.session)
+    watch(handle)
+    await isLive(handle)
+    scene.proxy.refuse()
+    scene.proxy.cutAll()
+    await eventually(async () => !handle.getSnapshot().isLive)
+    const seen: string[] = []
+    onTestFinished(handle.subscribe(() => seen.push(shownBy(handle).join())))
+    await handle.send({ text: 'hello' })
+    await eventually(async () => handle.getSnapshot().messages[0]?.delivery?.state === 'sent')
+    await handle.send({ text: 'again' })
+    await eventually(async () => handle.getSnapshot().messages[1]?.delivery?.state === 'sent')
+    scene.proxy.accept()
+    client.wake()
+    await eventually(async () => shownBy(handle)[3] === 'assistant: Re again')
+    expect(shownBy(handle)).toEqual(await stored(scene))
+    const first = seen.findIndex((each) => each.includes('hello'))
+    expect(seen.slice(first).filter((each) => !each.includes('hello'))).toEqual([])
+  })
+})
+
+test('a message that an earlier page wrote makes its session, and stays in sight', async () => {
+  const scene = await openScene()
+  const storage = memoryStorage()
+  const id = 'not-made-yet'
+  scene.proxy.refuse()
+  const first = clientOf(scene, { storage })
+  const written = first.session(id)
+  const { leave } = watch(written)
+  void written.send({ text: 'from the tunnel' })
+  await eventually(async () => shownBy(written)[0] === 'user: from the tunnel')
+  leave()
+  first.close()
+
+  // Of the next page the session is known to be missing before the message gets through.
+  const held: (() => void)[] = []
+  scene.proxy.accept()
+  const second = clientOf(scene, {
+    storage,
+    async fetch(input, init) {
+      if (init?.method === 'POST' && String(input).includes('/v1/sessions')) {
+        await new Promise<void>((resolve) => held.push(resolve))
+      }
+      return await fetch(input, init)
+    },
+  })
+  const handle = second.session(id)
+  watch(handle)
+  await eventually(async () => handle.getSnapshot().phase === 'missing')
+  await eventually(async () => shownBy(handle)[0] === 'user: from the tunnel')
+  const seen: string[] = []
+  onTestFinished(handle.subscribe(() => seen.push(shownBy(handle).join())))
+  await eventually(async () => {
+    for (const letGo of held.splice(0)) letGo()
+    return shownBy(handle)[1] === 'assistant: Re from the tunnel'
+  })
+  expect(seen.filter((each) => !each.includes('from the tunnel'))).toEqual([])
+  expect(textOf(handle.getSnapshot().messages[0]!.parts)).toBe('from the tunnel')
+})
