@@ -9,33 +9,14 @@ import type { Part } from '../core/chunk.ts'
 import { decodeCursor } from '../core/cursor.ts'
 import type { Json, JsonObject } from '../core/json.ts'
 import type { Message, Session, Turn } from '../core/message.ts'
-import {
-  createView,
-  type LogFrame,
-  type Member,
-  newMessage,
-  type Shown,
-  type Snapshot,
-  type View,
-} from '../core/view.ts'
+import { createView, type LogFrame, type Member, type Shown, type Snapshot, type View } from '../core/view.ts'
 import { withQuestion } from './asked.ts'
 import type { Feed, PassingFrame } from './feed.ts'
+import { deliveryOf, optimistic, type ShownMessage, withDelivery } from './shown-message.ts'
 import type { Storage } from './storage.ts'
 import { createStore, type Readable } from './store.ts'
 import type { Taken, UnsentList, UnsentView, WhenBusy } from './unsent.ts'
 import { HoldfastError, type Wire } from './wire.ts'
-
-/**
- * Of a message of this user: `waiting` for the network, its turn to be sent or a limit; `sending`; `failed`, with the reason;
- * `sent`: the server has it; `delivered` and `read`: another member has, or where there is none, the assistant (P143).
- */
-export type Delivery =
-  | { state: 'waiting' | 'sending'; retryAt: string | null }
-  | { state: 'failed'; failure: NonNullable<UnsentView['failure']> }
-  | { state: 'sent' | 'delivered' | 'read' }
-
-/** `delivery` null: it is a reply. */
-export type ShownMessage = Message & { delivery: Delivery | null }
 
 export type SessionState = {
   /** `kept`: as it was shown on this device the last time, until the server's answer is here. */
@@ -384,39 +365,6 @@ const outcomes = /^(message\.(ai_response|error|stopped|said|changed)|branch\.se
 
 const runningIn = (turns: readonly Turn[]) =>
   turns.flatMap(({ state, messageId }) => (state === 'running' || state === 'waiting' ? [messageId] : []))
-
-/** The same object where it is of the same message, so that only what changed is drawn again. */
-function withDelivery(message: Message, delivery: Delivery | null, known: ShownMessage | undefined): ShownMessage {
-  if (known !== undefined && sources.get(known) === message && known.delivery?.state === delivery?.state) return known
-  const shown: ShownMessage = { ...message, delivery }
-  sources.set(shown, message)
-  return shown
-}
-const sources = new WeakMap<ShownMessage, Message>()
-
-function deliveryOf({ id, role, seq, author }: Message, shown: Shown | null): Delivery | null {
-  if (role !== 'user') return null
-  if (shown === null) return { state: 'sent' }
-  const { members, messages, turns } = shown
-  const others = members.filter(({ userId }) => userId !== author)
-  if (others.some(({ read }) => read >= seq)) return { state: 'read' }
-  if (others.some(({ delivered }) => delivered >= seq)) return { state: 'delivered' }
-  if (others.length > 0) return { state: 'sent' }
-  const reply = messages.find(({ repliesTo }) => repliesTo === id)
-  if (reply !== undefined && (reply.status !== 'pending' || reply.parts.length > 0)) return { state: 'read' }
-  const hasBegun = turns.some(({ messageId, attempt }) => messageId === id && attempt > 0)
-  return { state: hasBegun ? 'delivered' : 'sent' }
-}
-
-function optimistic(unsent: UnsentView): ShownMessage {
-  const { sessionId, id, parts, metadata, writtenAt, state, failure, isSending, retryAt } = unsent
-  const delivery: Delivery =
-    state === 'failed' && failure !== null
-      ? { state: 'failed', failure }
-      : { state: isSending ? 'sending' : 'waiting', retryAt }
-  const message = newMessage({ id, sessionId, seq: 0, role: 'user', lane: 'main', at: writtenAt })
-  return { ...message, parts, metadata, delivery }
-}
 
 /** Whether what is shown holds all up to this `seq` of the log of `other`, or is of another log. */
 function isPast(cursor: string, other: string, seq: number): boolean {

@@ -2,6 +2,7 @@
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { memoryStorage } from '../../src/client/client.ts'
 import { textOf } from '../../src/core/parts.ts'
+import { ReplyError } from '../../src/index.ts'
 import { eventually } from '../support/eventually.ts'
 import { clientOf, isLive, openScene, shownBy, stored, transports, watch } from './scene.ts'
 
@@ -33,6 +34,39 @@ describe.each(transports)('over %s', (transport) => {
     const first = seen.findIndex((each) => each.includes('hello'))
     expect(seen.slice(first).filter((each) => !each.includes('hello'))).toEqual([])
   })
+})
+
+test('what was read stays so when the reply is written anew, in another attempt and in another round (P143)', async () => {
+  const begun: (() => void)[] = []
+  const scene = await openScene({
+    async *reply({ attempt, turn }) {
+      if (attempt > 1) await new Promise<void>((resolve) => begun.push(resolve))
+      yield 'begun'
+      if (attempt === 1) throw new ReplyError('provider_overloaded', 'once')
+      if (turn.round === 1) throw new ReplyError('provider_rejected', 'for this round')
+      yield ' and ended'
+    },
+  })
+  const handle = clientOf(scene).session(scene.session)
+  watch(handle)
+  await isLive(handle)
+  const seen: (string | undefined)[] = []
+  onTestFinished(handle.subscribe(() => seen.push(handle.getSnapshot().messages[0]?.delivery?.state)))
+  const { message } = await handle.send({ text: 'hello' })
+  /** Shown while nothing of it is written yet. */
+  const letGo = async (attempt: number) => {
+    const isEmpty = () => handle.getSnapshot().messages[1]?.parts.length === 0
+    await eventually(async () => handle.getSnapshot().turns[0]?.attempt === attempt && isEmpty() && begun.length > 0)
+    begun.pop()!()
+  }
+  await letGo(2)
+  await eventually(async () => handle.getSnapshot().messages[1]?.status === 'failed')
+  await handle.retry(message.id)
+  await letGo(3)
+  await eventually(async () => handle.getSnapshot().messages[1]?.status === 'complete')
+  const first = seen.indexOf('read')
+  expect(first).toBeGreaterThan(0)
+  expect(seen.slice(first).filter((state) => state !== 'read')).toEqual([])
 })
 
 test('a message that an earlier page wrote makes its session, and stays in sight', async () => {
