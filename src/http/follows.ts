@@ -5,6 +5,7 @@
  * Each is a follower of its own (src/log/hub.ts), so none waits for another's log. But what they read is sent to one place:
  * they take turns, one page each, so that 100 that catch up do not put 100 pages into a socket that has room for one.
  */
+import { encodeCursor } from '../core/cursor.ts'
 import { type ControlWord, inSession } from '../core/frames.ts'
 import { idPattern } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
@@ -42,14 +43,14 @@ export type Follows = {
    */
   follow(asked: { sessionId: string; cursor?: string | undefined; ref?: string | undefined }): void
   unfollow(sessionId: string): void
-  /** Where each stands that is followed, by session, or by ref. */
+  /** Where each stands that is followed, by session, or by ref; one that has not begun stands where it was asked from. */
   cursors(): Record<string, string>
   /** How many are followed, or asked for. */
   count(): number
   stop(): void
 }
 
-type Entry = { follow: Follow | null; release(): void; stopped: boolean }
+type Entry = { follow: Follow | null; from: string | undefined; release(): void; stopped: boolean }
 
 /** `admit`: asked before each; rejects for who may follow nothing. `byRef`: one session may be followed under several refs. */
 export function createFollows(
@@ -125,7 +126,7 @@ export function createFollows(
       const followed = before ? entries.size - 1 : entries.size
       if (Math.max(followed, beginning) >= limits.followsMax) return out.refused(named, tooMany())
       if (before) end(key, before)
-      const entry: Entry = { follow: null, release: out.hold(), stopped: false }
+      const entry: Entry = { follow: null, from: cursor, release: out.hold(), stopped: false }
       entries.set(key, entry)
       beginning++
       begin(named, cursor, entry)
@@ -141,8 +142,9 @@ export function createFollows(
       if (entry) end(sessionId, entry)
     },
     cursors() {
-      const begun = [...entries].flatMap(([key, { follow }]) => (follow ? [[key, follow.cursor()]] : []))
-      return Object.fromEntries(begun)
+      const start = encodeCursor({ epoch: parts.hub.epoch(), seq: 0, open: new Map() })
+      const placeOf = ({ follow, from }: Entry) => follow?.cursor() ?? from ?? start
+      return Object.fromEntries([...entries].map(([key, entry]) => [key, placeOf(entry)]))
     },
     count: () => entries.size,
     stop() {

@@ -329,3 +329,28 @@ test('a stream with nothing left to tell ends, and a browser’s own coming back
   const again = await ann.request('/v1/events?sessions=missing', { headers: { 'last-event-id': id } })
   expect(again.status).toBe(204)
 })
+
+test('a long poll that is full answers a place for each session, also for those that it did not come to (P132)', async () => {
+  const long = 'x'.repeat(20_000)
+  const opened = await openChat({
+    limits: { sendsPerMinute: 0 },
+    async *reply() {
+      for (let at = 0; at < 20; at++) yield long
+    },
+  })
+  const { ann, session, watcher } = opened
+  const { message } = await ann.send(session, 'long, please')
+  await watcher.outcome(message.id)
+  const others = await Promise.all(Array.from({ length: 99 }, () => ann.createSession()))
+  const ids = [session, ...others]
+  const query = sessionsQuery(ids.map((sessionId) => ({ sessionId, cursor: undefined })))
+  for (let more: string | null = query; more !== null; ) {
+    const response = await ann.request(`/v1/events?wait=0&sessions=${more}`, {
+      headers: { accept: 'application/json' },
+    })
+    const { frames, cursors } = (await response.json()) as { frames: Frame[]; cursors: Record<string, string> }
+    expect(Object.keys(cursors).sort()).toEqual([...ids].sort())
+    more =
+      frames.length === 0 ? null : sessionsQuery(ids.map((sessionId) => ({ sessionId, cursor: cursors[sessionId] })))
+  }
+})
