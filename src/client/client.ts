@@ -119,10 +119,16 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
   })
   const handles = new Map<string, SessionHandle>()
   const unwake = wire.onWake(() => unsent.retry())
+  const unhear = connection.state.subscribe(() => {
+    if (connection.state.getSnapshot().phase === 'live') unsent.reached()
+  })
   void unsent.resume()
 
+  const closing = new AbortController()
   const close = () => {
+    closing.abort()
     unwake()
+    unhear()
     unsent.close()
     connection.close()
   }
@@ -130,7 +136,16 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     session(id) {
       const there = handles.get(id)
       if (there !== undefined) return there
-      const handle = createSession(id, { wire, feed: connection, unsent, storage, name: user, newId, soon })
+      const handle = createSession(id, {
+        wire,
+        feed: connection,
+        unsent,
+        storage,
+        name: user,
+        newId,
+        soon,
+        closed: closing.signal,
+      })
       handles.set(id, handle)
       return handle
     },
@@ -151,6 +166,7 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
       connection.wake()
     },
     async logout() {
+      closing.abort()
       await unsent.wipe()
       close()
       for (const [key] of await storage.entries(`shown:${user}:`)) await storage.remove(key)

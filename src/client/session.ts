@@ -82,14 +82,18 @@ export type SessionOptions = {
   newId(): string
   /** Calls `act` soon, at most so often as is worth drawing. */
   soon(act: () => void): void
+  /** The client is closed: nothing more is loaded or kept. */
+  closed: AbortSignal
 }
 
-const signedOutMs = 60_000
+/** A server that could not for a minute. */
+const awayMs = 10_000
+const refusedMs = 60_000
 /** Messages that are kept on the device, of each session. */
 const keptMax = 50
 
 export function createSession(id: string, options: SessionOptions): SessionHandle {
-  const { wire, feed, unsent, storage, newId } = options
+  const { wire, feed, unsent, storage, newId, closed } = options
   const path = `/v1/sessions/${encodeURIComponent(id)}`
   const key = `shown:${options.name}:${id}`
   const first: SessionState = {
@@ -114,6 +118,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       leave?.()
       leave = null
       isLive = false
+      changed()
     }
   })
   const typing = new Map<string, ReturnType<typeof setTimeout>>()
@@ -133,6 +138,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     if (phase === 'missing' && leave !== null) void begin()
   })
   let leave: (() => void) | null = null
+  closed.addEventListener('abort', () => leave?.())
 
   const messagesOf = (shown: Shown | null): readonly ShownMessage[] => {
     const waiting = unsent.list().filter(({ sessionId }) => sessionId === id)
@@ -178,7 +184,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   const keep = async () => {
     const shown = view?.now()
     // Half a reply cannot be gone on with.
-    if (shown === undefined || shown.turns.length > 0) return
+    if (shown === undefined || shown.turns.length > 0 || closed.aborted) return
     const messages = shown.messages.slice(-keptMax)
     // Where a page ends that is cut here nobody knows; the snapshot will tell.
     const before = messages.length < shown.messages.length ? null : shown.before
@@ -189,6 +195,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   /** Loads, and follows from what was loaded, until it is left. */
   async function begin(): Promise<void> {
     leave?.()
+    if (closed.aborted) return
     const control = new AbortController()
     let unfollow: (() => void) | undefined
     leave = () => {
@@ -224,13 +231,10 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       if (signal.aborted) return
       if (!(caught instanceof HoldfastError)) throw caught
       refused(caught)
-      if (caught.kind === 'auth') await againWhenKnown(signal)
+      // Somebody may sign in, make it, or mend the server: it is asked again when the app says so, and now and then.
+      await wire.pause(caught.retryable ? awayMs : refusedMs, signal).catch(() => undefined)
+      if (!signal.aborted) await begin()
     }
-  }
-  /** Whether somebody has signed in is asked when the app says so, and now and then. */
-  const againWhenKnown = async (signal: AbortSignal) => {
-    await wire.pause(signedOutMs, signal).catch(() => undefined)
-    if (!signal.aborted) await begin()
   }
 
   const passing = (frame: PassingFrame) => {

@@ -65,6 +65,8 @@ export type UnsentList = {
   withdraw(id: string): Promise<Part[] | null>
   /** One that has failed is tried again, all that wait are tried at once. */
   retry(id?: string): void
+  /** The server is reached: what waits for the network is tried at once, what the server asked to wait is not. */
+  reached(): void
   /** What an earlier page, or a tab that was closed, has left is sent, too. */
   resume(): Promise<void>
   /** Nothing of it is kept, and nothing more is sent: the user has logged out. */
@@ -110,10 +112,13 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   const again = new Set<string>()
   /** What could not be written lives here alone. */
   const unkept = new Set<string>()
-  const sleepers = new Set<AbortController>()
+  /** True: it waits for the network. */
+  const sleepers = new Map<AbortController, boolean>()
   let entries: readonly Entry[] = []
   let views: readonly UnsentView[] = []
   let written = 0
+  /** The user has logged out. */
+  let isWiped = false
 
   const show = (next: readonly Entry[]) => {
     entries = next
@@ -140,6 +145,7 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     return await done
   }
   const put = async (entry: Entry) => {
+    if (isWiped) return
     const others = entries.filter(({ key }) => key !== entry.key)
     show([...others, entry].sort((a, b) => (a.key < b.key ? -1 : 1)))
     const { key, ...kept } = entry
@@ -164,7 +170,7 @@ export function createUnsent(options: UnsentOptions): UnsentList {
       })
     }
     // Without a storage what is here is all there is.
-    if (kept === null) return
+    if (kept === null || isWiped) return
     const mine = entries.filter(({ key }) => unkept.has(key))
     const theirs = kept.flatMap(entryOf).filter(({ key }) => !unkept.has(key))
     const there = [...theirs, ...mine].sort((a, b) => (a.key < b.key ? -1 : 1))
@@ -179,14 +185,14 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   }
   const tabs = options.onOtherTab(() => void read().then(sendAll))
 
-  const sleep = async (ms: number) => {
+  const sleep = async (ms: number, forNetwork: boolean) => {
     const control = new AbortController()
-    sleepers.add(control)
+    sleepers.set(control, forNetwork)
     await wire.pause(ms, control.signal).catch(() => undefined)
     sleepers.delete(control)
   }
-  const wake = () => {
-    for (const control of sleepers) control.abort()
+  const wake = (onlyForNetwork = false) => {
+    for (const [control, forNetwork] of sleepers) if (forNetwork || !onlyForNetwork) control.abort()
   }
 
   const sendAll = () => {
@@ -205,7 +211,8 @@ export function createUnsent(options: UnsentOptions): UnsentList {
         if (waitMs === null && again.has(sessionId)) continue
         if (waitMs === null) return
         if (waitMs === 0) failures = 0
-        else await sleep(waitMs === networkMs ? backoffMs(++failures) : waitMs)
+        else if (waitMs === networkMs) await sleep(backoffMs(++failures), true)
+        else await sleep(waitMs, false)
       }
     } finally {
       loops.delete(sessionId)
@@ -345,6 +352,7 @@ export function createUnsent(options: UnsentOptions): UnsentList {
       return () => takenHearers.delete(hear)
     },
     async add({ sessionId, parts, id = newId(), metadata = null, whenBusy = 'queue', makes = null }) {
+      if (isWiped) throw loggedOut()
       if (!idPattern.test(id))
         throw new HoldfastError(
           'The id of a message has a character that is not allowed.',
@@ -387,18 +395,24 @@ export function createUnsent(options: UnsentOptions): UnsentList {
         sendSession(entry.sessionId),
       )
     },
+    reached: () => wake(true),
     async resume() {
       await read()
       wake()
       sendAll()
     },
     async wipe() {
+      isWiped = true
       closing.abort()
       wake()
-      for (const entry of entries) await drop(entry)
-      for (const { reject } of promises.values())
-        reject(new HoldfastError('The user has logged out.', 'withdrawn', 0, false))
+      show([])
+      for (const { reject } of promises.values()) reject(loggedOut())
       promises.clear()
+      // Also what an earlier page has left and this one has not read yet.
+      await write(async () => {
+        for (const [key] of await storage.entries(prefix)) await storage.remove(key)
+      })
+      tabs.tell()
     },
     close() {
       closing.abort()
@@ -407,6 +421,8 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     },
   }
 }
+
+const loggedOut = () => new HoldfastError('The user has logged out.', 'withdrawn', 0, false)
 
 type Expired = { kind: 'expired'; code: string; message: string }
 

@@ -36,6 +36,108 @@ describe.each(transports)('over %s', (transport) => {
   })
 })
 
+test('what waits for the network is sent as soon as the connection is back, not when its own wait is over', async () => {
+  const scene = await openScene()
+  const client = clientOf(scene)
+  const handle = client.session(scene.session)
+  watch(handle)
+  await isLive(handle)
+  let tries = 0
+  scene.proxy.watch({
+    onUpstream(data) {
+      if (!data.includes('POST') || !data.includes('/messages')) return 'pass'
+      tries++
+      return 'cut'
+    },
+  })
+  const sent = handle.send({ text: 'hello' })
+  // By then it waits for seconds.
+  await eventually(async () => {
+    client.wake()
+    return tries > 8
+  })
+  await eventually(async () => handle.getSnapshot().messages[0]?.delivery?.state === 'waiting')
+  const again = tries
+  scene.proxy.cutAll()
+  await eventually(async () => tries > again, 1_500)
+  await client.logout()
+  await expect(sent).rejects.toThrow('logged out')
+})
+
+test('a session that the server could not load for long is loaded when it can again, and says so meanwhile', async () => {
+  const scene = await openScene()
+  let isAway = true
+  const client = clientOf(scene, {
+    fetch: async (input, init) =>
+      isAway ? new Response('<h1>Bad gateway</h1>', { status: 502 }) : await fetch(input, init),
+  })
+  const handle = client.session(scene.session)
+  watch(handle)
+  await eventually(async () => {
+    client.wake()
+    return handle.getSnapshot().error?.kind === 'network'
+  })
+  isAway = false
+  client.wake()
+  await isLive(handle)
+  expect(handle.getSnapshot().error).toBeNull()
+})
+
+test('a session that was not there is shown when it is, also where another device has made it', async () => {
+  const scene = await openScene()
+  const client = clientOf(scene)
+  const handle = client.session('made-later')
+  watch(handle)
+  await eventually(async () => handle.getSnapshot().phase === 'missing')
+  await clientOf(scene).createSession({ id: 'made-later' })
+  client.wake()
+  await isLive(handle)
+  expect(handle.getSnapshot()).toMatchObject({ phase: 'ready', error: null })
+})
+
+test('what is left is not live, and is not said to be when somebody comes back, before it is', async () => {
+  const scene = await openScene()
+  const handle = clientOf(scene).session(scene.session)
+  const { leave } = watch(handle)
+  await isLive(handle)
+  leave()
+  await eventually(async () => !handle.getSnapshot().isLive)
+})
+
+test('who logs out while a session is being loaded leaves nothing of it on the device', async () => {
+  const scene = await openScene()
+  const storage = memoryStorage()
+  const parts = [{ type: 'text', text: 'of an earlier page' }]
+  const old = { id: 'old', sessionId: scene.session, parts, state: 'failed', writtenAt: new Date().toISOString() }
+  await storage.set('unsent:ann:000-old', JSON.stringify(old))
+  let answered: (() => void) | undefined
+  const client = clientOf(scene, {
+    storage,
+    async fetch(input, init) {
+      if (init?.method === 'POST') throw new TypeError('The network is away.')
+      const response = await fetch(input, init)
+      if (String(input).endsWith(`/v1/sessions/${scene.session}`)) {
+        await new Promise<void>((resolve) => {
+          answered = resolve
+        })
+      }
+      return response
+    },
+  })
+  const handle = client.session(scene.session)
+  watch(handle)
+  const written = handle.send({ text: 'not sent yet' })
+  const refused = expect(written).rejects.toThrow('logged out')
+  await eventually(async () => answered !== undefined)
+  await client.logout()
+  answered!()
+  await refused
+  await expect(handle.send({ text: 'afterwards' })).rejects.toThrow('logged out')
+  await new Promise(setImmediate)
+  await new Promise(setImmediate)
+  expect(await storage.entries('')).toEqual([])
+})
+
 test('what was read stays so when the reply is written anew, in another attempt and in another round (P143)', async () => {
   const begun: (() => void)[] = []
   const scene = await openScene({
