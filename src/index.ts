@@ -5,6 +5,7 @@ import { getRequestListener } from '@hono/node-server'
 import { pino } from 'pino'
 import { type Abandonable, abandon } from './abandon.ts'
 import type { JsonObject } from './core/json.ts'
+import type { AnyTools, ToolTypes } from './core/known-part.ts'
 import { type Engine, startEngine } from './engine.ts'
 import { createApp, type HttpEnv } from './http/app.ts'
 import { restoreBody } from './http/body.ts'
@@ -29,6 +30,7 @@ import {
   type Resolved,
   resolveOptions,
 } from './options.ts'
+import type { Reply, ToolsOf } from './reply/reply.ts'
 import { DatabaseError } from './store/database.ts'
 
 export type { Chunk, Part } from './core/chunk.ts'
@@ -72,8 +74,13 @@ export type { OnUncertain, UncertainCall, Uncertainty } from './reply/uncertain.
 export type { WhenBusy } from './store/accept.ts'
 export type { ServerSession, Session } from './store/sessions.ts'
 
-/** `Metadata` is what `onReply` answers: messages have it, as far as `typeof chat` knows. */
-export type Holdfast<Metadata extends object = object> = InCode<Metadata> & {
+/**
+ * `Metadata` is what `onReply` answers: messages have it, as far as `typeof chat` knows. `Tools` are those that `reply`
+ * gave to `streamText`.
+ */
+export type Holdfast<Metadata extends object = object, Tools extends ToolTypes = AnyTools> = InCode<Metadata> & {
+  /** Never a value: from here the types of clients are taken (`useChatSession<typeof chat>`). */
+  readonly '~types'?: { metadata: Metadata; tools: Tools }
   /** Answers a web request: for Next.js, Hono, Bun. Never rejects. */
   fetch(request: Request): Promise<Response>
   /** `fetch` by method: in Next.js `export const { GET, POST, PATCH, DELETE, HEAD, OPTIONS } = chat.handlers`. */
@@ -116,9 +123,9 @@ export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => bo
  * `onUncertain`, `title` and `lane`. Throws an
  * `OptionError` that names the option that is wrong. `Metadata` is what `onReply` answers.
  */
-export function createHoldfast<Metadata extends object = JsonObject>(
-  options: HoldfastOptions<Metadata>,
-): Holdfast<Metadata> {
+export function createHoldfast<Metadata extends object = JsonObject, OwnReply extends Reply = Reply>(
+  options: HoldfastOptions<Metadata, OwnReply>,
+): Holdfast<Metadata, ToolsOf<OwnReply>> {
   const { env } = process
   const resolved = resolveOptions(options, {
     production: env.NODE_ENV === 'production',
@@ -129,12 +136,12 @@ export function createHoldfast<Metadata extends object = JsonObject>(
   const running = registry().get(key)
   if (running) {
     running.app = resolved
-    return running.holdfast as Holdfast<Metadata>
+    return running.holdfast as Holdfast<Metadata, ToolsOf<OwnReply>>
   }
   const entry: Entry = { app: resolved, holdfast: undefined as unknown as Holdfast }
   entry.holdfast = makeHoldfast(resolved, entry, () => registry().delete(key))
   registry().set(key, entry)
-  return entry.holdfast as Holdfast<Metadata>
+  return entry.holdfast as Holdfast<Metadata, ToolsOf<OwnReply>>
 }
 
 /** `vercel env pull` and `vercel dev` set the variable on a developer's machine, where nothing is frozen. */

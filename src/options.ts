@@ -5,9 +5,9 @@ import type { OnReply, Title } from './reply/finished.ts'
 import type { Reply } from './reply/reply.ts'
 import type { OnUncertain } from './reply/uncertain.ts'
 
-export type HoldfastOptions<Metadata extends object = object> = {
+export type HoldfastOptions<Metadata extends object = object, OwnReply extends Reply = Reply> = {
   /** Writes the reply of one attempt. See `Reply`. */
-  reply: Reply
+  reply: OwnReply
   /** Answers the app's own metadata of a finished reply. See `OnReply`. Defaults to none. */
   onReply?: OnReply<Metadata>
   /** How long the user waits for `onReply`; then the reply is stored without its metadata. 1–60,000. Defaults to 5,000. */

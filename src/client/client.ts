@@ -16,6 +16,7 @@ import { createUnsent, type UnsentList } from './unsent.ts'
 import { createWire } from './wire.ts'
 
 export type { Part } from '../core/chunk.ts'
+export type { KnownPart } from '../core/known-part.ts'
 export type { Message, Session, Turn } from '../core/message.ts'
 export type { Member } from '../core/view.ts'
 export type { ConnectionState, Transport } from './connection.ts'
@@ -26,6 +27,7 @@ export type { SessionsHandle, SessionsState } from './sessions.ts'
 export type { Delivery, ShownMessage } from './shown-message.ts'
 export { asyncStorage, indexedDbStorage, memoryStorage, mmkvStorage, type Storage } from './storage.ts'
 export type { Readable } from './store.ts'
+export type { EventData, Handlers, MessageOf, MetadataOf, PartOf } from './typed.ts'
 export type { Taken, Unsent, UnsentList, UnsentView, WhenBusy } from './unsent.ts'
 export { type ErrorKind, HoldfastError } from './wire.ts'
 
@@ -62,8 +64,8 @@ export type ClientOptions = {
 }
 
 export type HoldfastClient = {
-  /** The same object for the same id. Nothing is loaded before somebody subscribes. */
-  session(id: string): SessionHandle
+  /** The same object for the same id. Nothing is loaded before somebody subscribes. `session<typeof chat>` types it. */
+  session<Chat = unknown>(id: string): SessionHandle<Chat>
   readonly sessions: SessionsHandle
   readonly unsent: UnsentList
   readonly connection: Readable<ConnectionState>
@@ -133,10 +135,9 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     connection.close()
   }
   return {
-    session(id) {
-      const there = handles.get(id)
-      if (there !== undefined) return there
-      const handle = createSession(id, {
+    session<Chat>(id: string) {
+      let handle = handles.get(id)
+      handle ??= createSession(id, {
         wire,
         feed: connection,
         unsent,
@@ -147,7 +148,8 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
         closed: closing.signal,
       })
       handles.set(id, handle)
-      return handle
+      // What it tells is JSON of the server, whose types the app has declared.
+      return handle as SessionHandle as SessionHandle<Chat>
     },
     sessions: createSessions(wire, connection, soon),
     unsent,

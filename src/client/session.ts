@@ -15,17 +15,18 @@ import type { Feed, PassingFrame } from './feed.ts'
 import { deliveryOf, optimistic, type ShownMessage, withDelivery } from './shown-message.ts'
 import type { Storage } from './storage.ts'
 import { createStore, type Readable } from './store.ts'
+import type { MessageOf } from './typed.ts'
 import type { Taken, UnsentList, UnsentView, WhenBusy } from './unsent.ts'
 import { HoldfastError, type Wire } from './wire.ts'
 
-export type SessionState = {
+export type SessionState<Chat = unknown> = {
   /** `kept`: as it was shown on this device the last time, until the server's answer is here. */
   phase: 'loading' | 'kept' | 'ready' | 'missing'
   /** What was stored up to now is shown. */
   isLive: boolean
   session: Session | null
   members: readonly Member[]
-  messages: readonly ShownMessage[]
+  messages: readonly ShownMessage<Chat>[]
   /** Those without an outcome: running, waiting, queued. */
   turns: readonly Turn[]
   /** A reply is owed: the dots. */
@@ -38,29 +39,44 @@ export type SessionState = {
 }
 
 /** As a command is answered: how its message stands now. */
-export type Stand = { message: Message; reply: Message | null; turn: Turn | null; cursor: string; withdrawn?: boolean }
+export type Stand<Chat = unknown> = {
+  message: MessageOf<Chat>
+  reply: MessageOf<Chat> | null
+  turn: Turn | null
+  cursor: string
+  withdrawn?: boolean
+}
 
-export type SessionHandle = Readable<SessionState> & {
+/** `Chat` is `typeof chat` of the server: its metadata and tools. */
+export type SessionHandle<Chat = unknown> = Readable<SessionState<Chat>> & {
   readonly id: string
   /** Each frame as it comes live, for what an app does with its own events. Answers what ends that. */
   onFrame(hear: (frame: LogFrame | PassingFrame) => void): () => void
+  /**
+   * After each time that the session was loaded from the server: what was stored between the last frame and that no frame
+   * tells. Answers what ends that.
+   */
+  onLoaded(hear: () => void): () => void
   /** Shown at once. Resolves with the user's message when the server has it; rejects when it has failed, or was taken back. */
-  send(message: { text: string } | { parts: Part[] }, options?: SendOptions): Promise<Taken>
+  send(
+    message: { text: string } | { parts: Part[] },
+    options?: SendOptions,
+  ): Promise<Omit<Taken, 'message'> & { message: MessageOf<Chat> }>
   /** A message that failed, or whose reply did: the server is asked for another try. */
-  retry(messageId: string): Promise<Stand | null>
+  retry(messageId: string): Promise<Stand<Chat> | null>
   /** The reply to this message, or all that are being written here. Before it was sent: taken back. */
   stop(messageId?: string): Promise<void>
-  edit(messageId: string, text: string, newId?: string): Promise<Stand | null>
-  regenerate(messageId: string, newId?: string): Promise<Stand>
-  select(messageId: string): Promise<Stand>
+  edit(messageId: string, text: string, newId?: string): Promise<Stand<Chat> | null>
+  regenerate(messageId: string, newId?: string): Promise<Stand<Chat>>
+  select(messageId: string): Promise<Stand<Chat>>
   approve(
     approvalId: string,
     answer: { approved: boolean; reason?: string; turnId?: string; attempt?: number },
-  ): Promise<Stand>
+  ): Promise<Stand<Chat>>
   answerTool(
     toolCallId: string,
     answer: ({ output: Json } | { errorText: string }) & { turnId?: string; attempt?: number },
-  ): Promise<Stand>
+  ): Promise<Stand<Chat>>
   rename(title: string | null): Promise<Session>
   /** All that is shown now was seen: said once for what is new, and to the other members. */
   markRead(): Promise<void>
@@ -123,6 +139,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   })
   const typing = new Map<string, ReturnType<typeof setTimeout>>()
   const frameHearers = new Set<(frame: LogFrame | PassingFrame) => void>()
+  const loadHearers = new Set<() => void>()
   let view: View | null = null
   let phase: SessionState['phase'] = 'loading'
   let isLive = false
@@ -215,6 +232,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       error = null
       changed()
       void keep()
+      for (const hear of loadHearers) hear()
       unfollow = feed.follow(id, snapshot.cursor, {
         frame: take,
         passing,
@@ -310,6 +328,12 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       frameHearers.add(hear)
       return () => {
         frameHearers.delete(hear)
+      }
+    },
+    onLoaded(hear) {
+      loadHearers.add(hear)
+      return () => {
+        loadHearers.delete(hear)
       }
     },
     async send(message, { id: messageId, metadata, whenBusy } = {}) {

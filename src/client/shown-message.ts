@@ -1,6 +1,7 @@
 /** A message as it is shown: what is stored or waits to be, and how far it has come. */
 import type { Message } from '../core/message.ts'
 import { newMessage, type Shown } from '../core/view.ts'
+import type { MessageOf } from './typed.ts'
 import type { UnsentView } from './unsent.ts'
 
 /**
@@ -13,7 +14,7 @@ export type Delivery =
   | { state: 'sent' | 'delivered' | 'read' }
 
 /** `delivery` null: it is a reply. */
-export type ShownMessage = Message & { delivery: Delivery | null }
+export type ShownMessage<Chat = unknown> = MessageOf<Chat> & { delivery: Delivery | null }
 
 /** The same object where it is of the same message, so that only what changed is drawn again. */
 export function withDelivery(

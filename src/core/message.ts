@@ -9,13 +9,13 @@ export type MessageStatus = 'pending' | 'streaming' | 'complete' | 'failed' | 's
  * A message as every route and event shows it. The AI SDK's `UIMessage` is its `id`, `role`, `parts`, `metadata`.
  * `Metadata` is the app's: what `onReply` answers. A user's message has what its sender gave.
  */
-export type Message<Metadata extends object = JsonObject> = {
+export type Message<Metadata extends object = JsonObject, OnePart = Part> = {
   id: string
   sessionId: string
   /** The `seq` of the event that created it; a user's message and its first reply share one. */
   seq: number
   role: 'user' | 'assistant'
-  parts: Part[]
+  parts: OnePart[]
   metadata: Metadata | null
   /** A user's message is always `complete`; the assistant's follows its turn's round. */
   status: MessageStatus

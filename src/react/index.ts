@@ -14,8 +14,9 @@ import {
 } from 'react'
 import type {
   ConnectionState,
+  Handlers,
   HoldfastClient,
-  Message,
+  MessageOf,
   Part,
   Readable,
   SendOptions,
@@ -26,6 +27,7 @@ import type {
   UnsentView,
 } from '../client/client.ts'
 import type { PassingFrame } from '../client/feed.ts'
+import type { AnyHandlers } from '../client/typed.ts'
 import { HoldfastError } from '../client/wire.ts'
 import type { LogFrame } from '../core/view.ts'
 
@@ -46,15 +48,19 @@ function useReadable<Value>({ subscribe, getSnapshot }: Readable<Value>): Value 
   return useSyncExternalStore(subscribe, getSnapshot, getSnapshot)
 }
 
-export type ChatSession = SessionState & Omit<SessionHandle, keyof Readable<SessionState> | 'onFrame'>
+export type ChatSession<Chat = unknown> = SessionState<Chat> &
+  Omit<SessionHandle<Chat>, keyof Readable<unknown> | 'onFrame' | 'onLoaded'>
 
-/** A session as it is now, live, with what can be done in it. It is left when nobody uses it any more. */
-export function useChatSession(id: string): ChatSession {
+/**
+ * A session as it is now, live, with what can be done in it. It is left when nobody uses it any more.
+ * `useChatSession<typeof chat>` knows the metadata and tools of the server's `chat`, imported as a type.
+ */
+export function useChatSession<Chat = unknown>(id: string): ChatSession<Chat> {
   const client = useHoldfast()
-  const handle = useMemo(() => client.session(id), [client, id])
+  const handle = useMemo(() => client.session<Chat>(id), [client, id])
   const state = useReadable(handle)
   return useMemo(() => {
-    const { subscribe: _subscribe, getSnapshot: _getSnapshot, onFrame: _onFrame, ...commands } = handle
+    const { subscribe: _subscribe, getSnapshot: _now, onFrame: _onFrame, onLoaded: _onLoaded, ...commands } = handle
     return { ...commands, ...state }
   }, [handle, state])
 }
@@ -66,26 +72,26 @@ export function useChatSessions(): SessionsState & { loadMore(): Promise<boolean
   return useMemo(() => ({ ...state, loadMore: sessions.loadMore }), [sessions, state])
 }
 
-export type SendMessage = {
+export type SendMessage<Chat = unknown> = {
   /** Shown at once, kept until the server has it. Resolves with the user's message as it is stored (R0.5). */
-  send(message: string | { parts: Part[] }, options?: SendOptions): Promise<Message>
+  send(message: string | { parts: Part[] }, options?: SendOptions): Promise<MessageOf<Chat>>
   /** So many are on their way. */
   sending: number
   /** Of the last one that failed, until the next is sent. */
   error: HoldfastError | null
 }
 
-export function useSendMessage(sessionId: string): SendMessage {
+export function useSendMessage<Chat = unknown>(sessionId: string): SendMessage<Chat> {
   const client = useHoldfast()
   const [sending, setSending] = useState(0)
   const [error, setError] = useState<HoldfastError | null>(null)
-  const send = useCallback<SendMessage['send']>(
+  const send = useCallback<SendMessage<Chat>['send']>(
     async (message, options) => {
       setSending((count) => count + 1)
       setError(null)
       try {
         const said = typeof message === 'string' ? { text: message } : message
-        return (await client.session(sessionId).send(said, options)).message
+        return (await client.session<Chat>(sessionId).send(said, options)).message
       } catch (caught) {
         if (caught instanceof HoldfastError) setError(caught)
         throw caught
@@ -99,10 +105,10 @@ export function useSendMessage(sessionId: string): SendMessage {
 }
 
 /** By the event's type, and `'*'` for all. Its data, and the frame. */
-export type RealtimeHandlers = { [type: string]: (data: never, frame: LogFrame | PassingFrame) => void }
+export type RealtimeHandlers<Chat = unknown> = Handlers<Chat, [frame: LogFrame | PassingFrame]>
 
 /** Calls the app's handlers with what comes live in a session; the newest ones, whenever it comes. */
-export function useRealtime(sessionId: string, handlers: RealtimeHandlers): void {
+export function useRealtime<Chat = unknown>(sessionId: string, handlers: RealtimeHandlers<Chat>): void {
   const client = useHoldfast()
   const newest = useRef(handlers)
   useEffect(() => {
@@ -112,7 +118,8 @@ export function useRealtime(sessionId: string, handlers: RealtimeHandlers): void
     const handle = client.session(sessionId)
     const deaf = handle.onFrame((frame) => {
       const data = 'data' in frame ? frame.data : frame
-      for (const hear of [newest.current[frame.type], newest.current['*']]) hear?.(data as never, frame)
+      const byType: AnyHandlers<[frame: LogFrame | PassingFrame]> = newest.current
+      for (const hear of [byType[frame.type], byType['*']]) hear?.(data as never, frame)
     })
     // Also where no other hook follows it.
     const leave = handle.subscribe(() => undefined)

@@ -1,4 +1,5 @@
-import type { Json, JsonObject } from '../core/json.ts'
+import type { JsonObject } from '../core/json.ts'
+import type { KnownPart, KnownToolPart } from '../core/known-part.ts'
 import type { Message } from '../core/message.ts'
 
 /**
@@ -12,43 +13,8 @@ export type UserOrAssistantMessage = {
   metadata?: JsonObject
 }
 
-type ProviderMetadata = { [provider: string]: JsonObject }
-
-export type MessagePart =
-  | { type: 'text'; text: string; state?: 'streaming' | 'done'; providerMetadata?: ProviderMetadata }
-  | { type: 'reasoning'; text: string; state?: 'streaming' | 'done'; providerMetadata?: ProviderMetadata }
-  | { type: 'file'; mediaType: string; url: string; filename?: string; providerMetadata?: ProviderMetadata }
-  | { type: 'source-url'; sourceId: string; url: string; title?: string; providerMetadata?: ProviderMetadata }
-  | SourceDocumentPart
-  | { type: 'step-start' }
-  | { type: `data-${string}`; id?: string; data: Json }
-  | ToolPart
-
-type SourceDocumentPart = {
-  type: 'source-document'
-  sourceId: string
-  mediaType: string
-  title: string
-  filename?: string
-  providerMetadata?: ProviderMetadata
-}
-
-export type ToolPart = ({ type: `tool-${string}` } | { type: 'dynamic-tool'; toolName: string }) & {
-  toolCallId: string
-  title?: string
-  providerExecuted?: boolean
-  callProviderMetadata?: ProviderMetadata
-} & ToolState
-
-type Answered<Approved extends boolean> = { id: string; approved: Approved; reason?: string }
-type ToolState =
-  | { state: 'input-streaming'; input?: Json }
-  | { state: 'input-available'; input: Json }
-  | { state: 'approval-requested'; input: Json; approval: { id: string } }
-  | { state: 'approval-responded'; input: Json; approval: Answered<boolean> }
-  | { state: 'output-available'; input: Json; output: Json; approval?: Answered<true> }
-  | { state: 'output-error'; input: Json; errorText: string; approval?: Answered<true> }
-  | { state: 'output-denied'; input: Json; approval: Answered<false> }
+export type MessagePart = KnownPart
+export type ToolPart = KnownToolPart
 
 /** A stored message as a `reply` function gets it. What is stored came through the fold, so its parts are such parts. */
 export function replyMessage(message: Pick<Message, 'id' | 'role' | 'parts' | 'metadata'>): UserOrAssistantMessage {

@@ -1,5 +1,6 @@
 import type { Chunk } from '../core/chunk.ts'
 import type { JsonObject } from '../core/json.ts'
+import type { AnyTools } from '../core/known-part.ts'
 import type { StepUsage } from '../core/message.ts'
 import type { UserOrAssistantMessage } from './message.ts'
 import type { WrapTools } from './tools.ts'
@@ -106,6 +107,21 @@ export type ReplyChunk = Chunk | { type: Chunk['type'] }
 export type StreamTextResult = {
   toUIMessageStream(options: UiStreamOptions): ReadableStream<unknown> | AsyncIterable<unknown>
 }
+
+/** The tools that `streamText` was given in this reply: what a client's types say of their calls. */
+export type ToolsOf<R extends Reply> = ToolsOfResult<ToolResultOf<Awaited<ReturnType<R>>>>
+type ToolResultOf<Value> = Value extends { readonly staticToolResults: PromiseLike<(infer Result)[]> } ? Result : never
+type ToolsOfResult<Result> = [Result] extends [{ toolName: infer Name extends string; input: unknown; output: unknown }]
+  ? string extends Name
+    ? AnyTools
+    : [Name] extends [never]
+      ? AnyTools
+      : { [Each in Result as NameOf<Each>]: CallOf<Each> }
+  : AnyTools
+type NameOf<Result> = Result extends { toolName: infer Name extends string } ? Name : never
+type CallOf<Result> = Result extends { input: infer Input; output: infer Output }
+  ? { input: Input; output: Output }
+  : never
 
 export type UiStreamOptions = {
   generateMessageId: () => string
