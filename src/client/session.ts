@@ -38,6 +38,20 @@ export type SessionState<Chat = unknown> = {
   error: HoldfastError | null
 }
 
+/** Before anything is known, and what a server renders. */
+export const notLoaded: SessionState<never> = {
+  phase: 'loading',
+  isLive: false,
+  session: null,
+  members: [],
+  messages: [],
+  turns: [],
+  isBusy: false,
+  hasEarlier: false,
+  typing: [],
+  error: null,
+}
+
 /** As a command is answered: how its message stands now. */
 export type Stand<Chat = unknown> = {
   message: MessageOf<Chat>
@@ -112,22 +126,13 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   const { wire, feed, unsent, storage, newId, closed } = options
   const path = `/v1/sessions/${encodeURIComponent(id)}`
   const key = `shown:${options.name}:${id}`
-  const first: SessionState = {
-    phase: 'loading',
-    isLive: false,
-    session: null,
-    members: [],
-    messages: [],
-    turns: [],
-    isBusy: false,
-    hasEarlier: false,
-    typing: [],
-    error: null,
-  }
   /** The first who hears has it loaded and followed; when nobody hears any more, it is left. */
-  const state = createStore(first, () => {
+  const state = createStore<SessionState>(notLoaded, () => {
     const deaf = unsent.subscribe(changed)
-    changed()
+    // What was so when it was left is not so any more.
+    isLive = false
+    error = null
+    draw()
     void begin()
     return () => {
       deaf()

@@ -14,6 +14,9 @@ export type SessionsState = {
   error: HoldfastError | null
 }
 
+/** Before anything is known, and what a server renders. */
+export const notListed: SessionsState = { phase: 'loading', sessions: [], hasMore: false, error: null }
+
 export type SessionsHandle = Readable<SessionsState> & {
   /** The next page, of those that changed before the last one. False: there is none. */
   loadMore(): Promise<boolean>
@@ -27,7 +30,7 @@ const everyMs = 30_000
 const marginMs = 10_000
 
 export function createSessions(wire: Wire, connection: Connection, soon: (act: () => void) => void): SessionsHandle {
-  const state = createStore<SessionsState>({ phase: 'loading', sessions: [], hasMore: false, error: null }, () => {
+  const state = createStore<SessionsState>(notListed, () => {
     control = new AbortController()
     const unlist = connection.list(changed)
     const timer = setInterval(() => void lookSoon(), everyMs)

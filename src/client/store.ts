@@ -19,8 +19,9 @@ export function createStore<Value>(first: Value, begin?: () => () => void): Writ
     subscribe(hear) {
       // The same function may subscribe twice.
       const each = () => hear()
+      // Before it hears: what is so from now on it will look at itself.
+      if (hearers.size === 0) end = begin?.()
       hearers.add(each)
-      if (hearers.size === 1) end = begin?.()
       return () => {
         if (hearers.delete(each) && hearers.size === 0) end?.()
       }

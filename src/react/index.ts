@@ -23,13 +23,18 @@ import type {
   SessionHandle,
   SessionState,
   SessionsState,
+  ShownMessage,
   UnsentList,
   UnsentView,
 } from '../client/client.ts'
 import type { PassingFrame } from '../client/feed.ts'
+import { notLoaded } from '../client/session.ts'
+import { notListed } from '../client/sessions.ts'
 import type { AnyHandlers } from '../client/typed.ts'
 import { HoldfastError } from '../client/wire.ts'
 import type { LogFrame } from '../core/view.ts'
+import { keepInStepWith, type StepOptions } from '../tanstack-query/keep-in-step.ts'
+import type { QueryClient } from '../tanstack-query/query-client.ts'
 
 const Context = createContext<HoldfastClient | null>(null)
 
@@ -44,9 +49,12 @@ export function useHoldfast(): HoldfastClient {
   return client
 }
 
-function useReadable<Value>({ subscribe, getSnapshot }: Readable<Value>): Value {
-  return useSyncExternalStore(subscribe, getSnapshot, getSnapshot)
+/** `before` is what the server rendered: a client that knows more by then may not say so before the page is hydrated. */
+function useReadable<Value>({ subscribe, getSnapshot }: Readable<Value>, before: Value): Value {
+  return useSyncExternalStore(subscribe, getSnapshot, () => before)
 }
+const notConnected: ConnectionState = { phase: 'idle', transport: null, retryAt: null }
+const nothingUnsent: readonly UnsentView[] = []
 
 export type ChatSession<Chat = unknown> = SessionState<Chat> &
   Omit<SessionHandle<Chat>, keyof Readable<unknown> | 'onFrame' | 'onLoaded'>
@@ -58,7 +66,7 @@ export type ChatSession<Chat = unknown> = SessionState<Chat> &
 export function useChatSession<Chat = unknown>(id: string): ChatSession<Chat> {
   const client = useHoldfast()
   const handle = useMemo(() => client.session<Chat>(id), [client, id])
-  const state = useReadable(handle)
+  const state = useReadable<SessionState<Chat>>(handle, notLoaded)
   return useMemo(() => {
     const { subscribe: _subscribe, getSnapshot: _now, onFrame: _onFrame, onLoaded: _onLoaded, ...commands } = handle
     return { ...commands, ...state }
@@ -68,7 +76,7 @@ export function useChatSession<Chat = unknown>(id: string): ChatSession<Chat> {
 /** The user's sessions, last changed first. */
 export function useChatSessions(): SessionsState & { loadMore(): Promise<boolean> } {
   const { sessions } = useHoldfast()
-  const state = useReadable(sessions)
+  const state = useReadable(sessions, notListed)
   return useMemo(() => ({ ...state, loadMore: sessions.loadMore }), [sessions, state])
 }
 
@@ -110,10 +118,7 @@ export type RealtimeHandlers<Chat = unknown> = Handlers<Chat, [frame: LogFrame |
 /** Calls the app's handlers with what comes live in a session; the newest ones, whenever it comes. */
 export function useRealtime<Chat = unknown>(sessionId: string, handlers: RealtimeHandlers<Chat>): void {
   const client = useHoldfast()
-  const newest = useRef(handlers)
-  useEffect(() => {
-    newest.current = handlers
-  })
+  const newest = useNewest(handlers)
   useEffect(() => {
     const handle = client.session(sessionId)
     const deaf = handle.onFrame((frame) => {
@@ -127,7 +132,33 @@ export function useRealtime<Chat = unknown>(sessionId: string, handlers: Realtim
       deaf()
       leave()
     }
-  }, [client, sessionId])
+  }, [client, sessionId, newest])
+}
+
+/**
+ * Keeps TanStack Query's cache in step with one session, some or all of them, while it is mounted: `keepInStep` of
+ * `holdfast/tanstack-query`. The options need not be the same objects at each render.
+ */
+export function useQuerySync<Chat = unknown, Item = ShownMessage<Chat>>(
+  queryClient: QueryClient,
+  options: StepOptions<Chat, Item> = {},
+): void {
+  const client = useHoldfast()
+  const newest = useNewest(options)
+  // Ids have no spaces.
+  const ids = options.sessions === undefined ? null : [options.sessions].flat().join(' ')
+  useEffect(() => {
+    const sessions = ids === null ? null : ids.split(' ').filter((id) => id !== '')
+    return keepInStepWith(queryClient, client, sessions, () => newest.current)
+  }, [queryClient, client, ids, newest])
+}
+
+function useNewest<Value>(value: Value): { readonly current: Value } {
+  const newest = useRef(value)
+  useEffect(() => {
+    newest.current = value
+  })
+  return newest
 }
 
 /** What no server has acknowledged, of one session or all, with what can be done about it. */
@@ -135,7 +166,7 @@ export function useUnsent(
   sessionId?: string,
 ): { unsent: readonly UnsentView[] } & Pick<UnsentList, 'edit' | 'withdraw' | 'retry'> {
   const { unsent } = useHoldfast()
-  const list = useSyncExternalStore(unsent.subscribe, unsent.list, unsent.list)
+  const list = useReadable({ subscribe: unsent.subscribe, getSnapshot: unsent.list }, nothingUnsent)
   return useMemo(() => {
     const own = sessionId === undefined ? list : list.filter((each) => each.sessionId === sessionId)
     return { unsent: own, edit: unsent.edit, withdraw: unsent.withdraw, retry: unsent.retry }
@@ -144,5 +175,5 @@ export function useUnsent(
 
 /** How the connection stands: for an offline banner. */
 export function useConnection(): ConnectionState {
-  return useReadable(useHoldfast().connection)
+  return useReadable(useHoldfast().connection, notConnected)
 }

@@ -21,19 +21,21 @@ const allowed: Record<string, readonly string[]> = {
   adapters: ['reply', 'core'],
   client: ['core'],
   'ai-sdk': ['client', 'core'],
-  react: ['client', 'core'],
+  'tanstack-query': ['client', 'core'],
+  react: ['tanstack-query', 'client', 'core'],
   cli: ['wire', 'adapters', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
   testing: ['wire', 'reply', 'store', 'core'],
   wire: ['adapters', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
 }
 /**
- * The only packages that these layers may import: four run where the app's page runs, and `testing` in whatever test runner
+ * The only packages that these layers may import: five run where the app's page runs, and `testing` in whatever test runner
  * the app has.
  */
 const packages: Record<string, readonly string[]> = {
   core: [],
   client: ['eventsource-parser'],
   'ai-sdk': ['ai', 'eventsource-parser'],
+  'tanstack-query': [],
   react: ['react'],
   testing: ['jose', ...builtinModules.map((name) => `node:${name}`)],
 }
