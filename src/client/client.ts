@@ -11,7 +11,7 @@ import { createSession, type SessionHandle } from './session.ts'
 import { createSessions, type SessionsHandle } from './sessions.ts'
 import { indexedDbStorage, memoryStorage, type Storage } from './storage.ts'
 import type { Readable } from './store.ts'
-import { tabsHere } from './tabs.ts'
+import { type Tabs, tabsHere } from './tabs.ts'
 import { createUnsent, type UnsentList } from './unsent.ts'
 import { createWire } from './wire.ts'
 
@@ -73,7 +73,7 @@ export type HoldfastClient = {
   createSession(session?: { id?: string; title?: string; metadata?: JsonObject }): Promise<Session>
   deleteSession(id: string): Promise<void>
   newId(): string
-  /** Connect and send now: the app is in front again (React Native's AppState), or the user has signed in. */
+  /** Connect and send now, also what an earlier page has left: the app is in front again (React Native's AppState), or the user has signed in. */
   wake(): void
   /** Nothing of this user is left on the device, and nothing more is sent. The client is closed. */
   logout(): Promise<void>
@@ -104,11 +104,18 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     silentMs,
   })
   const locks: Locks = locksHere()
+  const isPage = typeof document !== 'undefined'
   // Tabs of one user only: what comes over it is what the server shows to whoever leads.
   const isOneUser = options.user !== undefined || (token === undefined && headers === undefined)
-  const sharedAs = isOneUser && canShare() ? `holdfast ${url} ${user}` : null
+  const sharedAs = isPage && isOneUser && canShare() ? `holdfast ${url} ${user}` : null
   const connection = createConnection({ wire, transport, WebSocket: Socket, locks, newId, sharedAs })
-  const unsent = createUnsent({
+  /** What begins by itself. A page's module does so at once; one that a server loads, too, only when somebody looks. */
+  const starts = new Set<() => void>()
+  const start = () => {
+    for (const begin of starts) begin()
+    starts.clear()
+  }
+  const kept = createUnsent({
     wire,
     storage,
     locks,
@@ -116,19 +123,39 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     newId,
     expiresMs: options.unsentExpiresMs ?? expiresMs,
     waitsWhenLimited: options.waitsWhenLimited ?? true,
-    onOtherTab: (hear) => tabsHere(`holdfast:${user}`, hear),
+    onOtherTab(hear) {
+      let tabs: Tabs | null = null
+      starts.add(() => {
+        tabs = tabsHere(`holdfast:${user}`, hear)
+      })
+      return { tell: () => tabs?.tell(), close: () => tabs?.close() }
+    },
     onStorageFailed: options.onStorageFailed ?? (() => undefined),
   })
+  starts.add(() => void kept.resume())
+  const unsent: UnsentList = {
+    ...kept,
+    subscribe(hear) {
+      start()
+      return kept.subscribe(hear)
+    },
+    add(message) {
+      start()
+      return kept.add(message)
+    },
+  }
+  const listed = createSessions(wire, connection, soon)
   const handles = new Map<string, SessionHandle>()
   const unwake = wire.onWake(() => unsent.retry())
   const unhear = connection.state.subscribe(() => {
     if (connection.state.getSnapshot().phase === 'live') unsent.reached()
   })
-  void unsent.resume()
+  if (isPage) start()
 
   const closing = new AbortController()
   const close = () => {
     closing.abort()
+    starts.clear()
     unwake()
     unhear()
     unsent.close()
@@ -151,7 +178,13 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
       // What it tells is JSON of the server, whose types the app has declared.
       return handle as SessionHandle as SessionHandle<Chat>
     },
-    sessions: createSessions(wire, connection, soon),
+    sessions: {
+      ...listed,
+      subscribe(hear) {
+        start()
+        return listed.subscribe(hear)
+      },
+    },
     unsent,
     connection: connection.state,
     createSession: async ({ id = newId(), ...session } = {}) => {
@@ -164,11 +197,14 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     },
     newId,
     wake() {
+      start()
       wire.wake(true)
       connection.wake()
     },
     async logout() {
       closing.abort()
+      // Other tabs are told.
+      start()
       await unsent.wipe()
       close()
       for (const [key] of await storage.entries(`shown:${user}:`)) await storage.remove(key)

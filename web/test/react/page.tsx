@@ -1,6 +1,6 @@
 /** An app on `holdfast/react`, in StrictMode: one session (`id` in its address), over one kind of connection (`transport`). */
 import { type FormEvent, StrictMode, useState } from 'react'
-import { createRoot } from 'react-dom/client'
+import { createRoot, hydrateRoot } from 'react-dom/client'
 import { createClient, type Transport } from '../../../src/client/client.ts'
 import {
   HoldfastProvider,
@@ -11,6 +11,7 @@ import {
   useSendMessage,
   useUnsent,
 } from '../../../src/react/index.ts'
+import { EveryHook } from './every-hook.ts'
 
 declare global {
   interface Window {
@@ -18,6 +19,8 @@ declare global {
     told: string[]
     /** Every text that a message was shown with, by its id. */
     shown: Record<string, string[]>
+    /** What a server has rendered of `EveryHook`, to be hydrated. */
+    markup?: string
   }
 }
 window.told = []
@@ -90,10 +93,26 @@ function App() {
   )
 }
 
-createRoot(document.getElementById('root')!).render(
-  <StrictMode>
-    <HoldfastProvider client={client}>
-      <App />
-    </HoldfastProvider>
-  </StrictMode>,
-)
+/** Only when the client knows more than the server did: then it is hard. */
+async function hydrate(root: HTMLElement, markup: string) {
+  const handle = client.session(id)
+  await new Promise<void>((resolve) => {
+    handle.subscribe(() => handle.getSnapshot().isLive && resolve())
+    client.sessions.subscribe(() => undefined)
+  })
+  root.innerHTML = markup
+  const every = <EveryHook client={client} id={id} />
+  hydrateRoot(root, every, { onRecoverableError: (error) => window.told.push(String(error)) })
+}
+
+const root = document.getElementById('root')!
+if (window.markup !== undefined) await hydrate(root, window.markup)
+else {
+  createRoot(root).render(
+    <StrictMode>
+      <HoldfastProvider client={client}>
+        <App />
+      </HoldfastProvider>
+    </StrictMode>,
+  )
+}
