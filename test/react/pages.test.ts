@@ -82,7 +82,7 @@ describe.each(transports)('over %s', (transport) => {
     await other.locator('li[data-delivery="waiting"]').waitFor()
     await context.setOffline(false)
     await untilShown(other, 'user: first', 'assistant: Re first', 'user: in the tunnel', 'assistant: Re in the tunnel')
-    await untilState(other, { unsent: 0 })
+    await untilState(other, { unsent: 0, isBusy: false })
     const { data } = await scene.chat.messages.list(id)
     expect(data.map(({ role, parts }) => `${role}: ${textOf(parts as Parameters<typeof textOf>[0])}`)).toEqual(
       await shownOn(other),
