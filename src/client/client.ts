@@ -71,10 +71,12 @@ export type HoldfastClient = {
   readonly connection: Readable<ConnectionState>
   /** Made on the server, with an id of this client's. */
   createSession(session?: { id?: string; title?: string; metadata?: JsonObject }): Promise<Session>
-  deleteSession(id: string): Promise<void>
+  deleteSession(id: string, signal?: AbortSignal): Promise<void>
   newId(): string
   /** Connect and send now, also what an earlier page has left: the app is in front again (React Native's AppState), or the user has signed in. */
   wake(): void
+  /** Nobody looks: the connection is left to others until `wake`. What is unsent is sent all the same. */
+  rest(): void
   /** Nothing of this user is left on the device, and nothing more is sent. The client is closed. */
   logout(): Promise<void>
   /** What is unsent stays kept. */
@@ -147,6 +149,15 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
   const listed = createSessions(wire, connection, soon)
   const handles = new Map<string, SessionHandle>()
   const unwake = wire.onWake(() => unsent.retry())
+  const wake = () => {
+    start()
+    wire.wake(true)
+    connection.wake()
+  }
+  // A guest's first message makes the guest.
+  unsent.onTaken(() => {
+    if (connection.state.getSnapshot().phase === 'signed_out') wake()
+  })
   const unhear = connection.state.subscribe(() => {
     if (connection.state.getSnapshot().phase === 'live') unsent.reached()
   })
@@ -191,16 +202,14 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
       const ask = { method: 'POST', body: { id, ...session } } as const
       return (await wire.askSurely('/v1/sessions', ask, undefined)) as unknown as Session
     },
-    async deleteSession(id) {
-      await wire.askSurely(`/v1/sessions/${encodeURIComponent(id)}`, { method: 'DELETE' }, undefined)
+    async deleteSession(id, signal) {
+      await wire.askSurely(`/v1/sessions/${encodeURIComponent(id)}`, { method: 'DELETE' }, signal)
+      listed.forget(id)
       await storage.remove(`shown:${user}:${id}`)
     },
     newId,
-    wake() {
-      start()
-      wire.wake(true)
-      connection.wake()
-    },
+    wake,
+    rest: connection.rest,
     async logout() {
       closing.abort()
       // Other tabs are told.

@@ -42,6 +42,8 @@ export type Connection = Feed & {
   list(hear: (hint: SessionHint | null) => void): () => void
   /** Connect now: the app is in front again, or the user signed in. */
   wake(): void
+  /** Nobody looks: the connection is left, until `wake`. */
+  rest(): void
   close(): void
 }
 
@@ -65,6 +67,7 @@ export function createConnection(options: ConnectionOptions): Connection {
   const listHearers = new Set<(hint: SessionHint | null) => void>()
   let line: Line | null = null
   let isClosed = false
+  let isResting = false
   let isRunning = false
   let failures = 0
   /** Something of a log has come over the line. */
@@ -74,7 +77,7 @@ export function createConnection(options: ConnectionOptions): Connection {
   let rest: AbortController | null = null
   let overHttp: Promise<OverHttp> | null = null
 
-  const wants = () => !isClosed && (entries.size > 0 || listHearers.size > 0)
+  const wants = () => !isClosed && !isResting && (entries.size > 0 || listHearers.size > 0)
   const kind = (): Transport => {
     if (transport !== 'auto') return transport
     if (Socket !== null && Date.now() >= socketAgainAtMs) return 'websocket'
@@ -256,8 +259,14 @@ export function createConnection(options: ConnectionOptions): Connection {
       }
     },
     wake() {
+      isResting = false
       rest?.abort()
       line?.check()
+      void run()
+    },
+    rest() {
+      isResting = true
+      leave()
     },
     close() {
       isClosed = true

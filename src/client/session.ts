@@ -78,9 +78,13 @@ export type SessionHandle<Chat = unknown> = Readable<SessionState<Chat>> & {
   ): Promise<Omit<Taken, 'message'> & { message: MessageOf<Chat> }>
   /** A message that failed, or whose reply did: the server is asked for another try. */
   retry(messageId: string): Promise<Stand<Chat> | null>
-  /** The reply to this message, or all that are being written here. Before it was sent: taken back. */
-  stop(messageId?: string): Promise<void>
-  edit(messageId: string, text: string, newId?: string): Promise<Stand<Chat> | null>
+  /**
+   * The reply to this message, or all that are being written here. Before it was sent: taken back. With `round` a later one
+   * is left alone; it defaults to the one that is shown. Answers how each stands on the server now.
+   */
+  stop(messageId?: string, round?: number): Promise<readonly Stand<Chat>[]>
+  /** With parts also what is not text is said anew. */
+  edit(messageId: string, message: string | EditedMessage, newId?: string): Promise<Stand<Chat> | null>
   regenerate(messageId: string, newId?: string): Promise<Stand<Chat>>
   select(messageId: string): Promise<Stand<Chat>>
   approve(
@@ -91,7 +95,7 @@ export type SessionHandle<Chat = unknown> = Readable<SessionState<Chat>> & {
     toolCallId: string,
     answer: ({ output: Json } | { errorText: string }) & { turnId?: string; attempt?: number },
   ): Promise<Stand<Chat>>
-  rename(title: string | null): Promise<Session>
+  rename(title: string | null, signal?: AbortSignal): Promise<Session>
   /** All that is shown now was seen: said once for what is new, and to the other members. */
   markRead(): Promise<void>
   /** Told to the other members; say it every 3 s while it is so. */
@@ -100,6 +104,7 @@ export type SessionHandle<Chat = unknown> = Readable<SessionState<Chat>> & {
   loadEarlier(): Promise<boolean>
 }
 type Drawn = { shown: Shown | null; rest: readonly (Taken | UnsentView)[]; messages: readonly ShownMessage[] }
+export type EditedMessage = { parts: Part[]; metadata?: JsonObject }
 export type SendOptions = { id?: string; metadata?: JsonObject; whenBusy?: WhenBusy }
 
 export type SessionOptions = {
@@ -133,9 +138,11 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     isLive = false
     error = null
     draw()
-    void begin()
+    isFollowed = true
+    if (!isToBeMade()) void begin()
     return () => {
       deaf()
+      isFollowed = false
       leave?.()
       leave = null
       isLive = false
@@ -155,10 +162,12 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   const acknowledged = new Map<string, Taken>()
   unsent.onTaken((taken) => {
     if (taken.message.sessionId !== id) return
-    if (leave !== null || view !== null) acknowledged.set(taken.message.id, taken)
+    if (isFollowed || view !== null) acknowledged.set(taken.message.id, taken)
     // It has made its session.
-    if (phase === 'missing' && leave !== null) void begin()
+    if (view === null && isFollowed) void begin()
+    changed()
   })
+  let isFollowed = false
   let leave: (() => void) | null = null
   closed.addEventListener('abort', () => leave?.())
 
@@ -185,9 +194,11 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   const draw = () => {
     isDrawing = false
     const shown = view?.now() ?? null
-    const { session = null, members = [], turns = [], before = null } = shown ?? {}
-    const isBusy = turns.some((turn) => turn.state !== 'waiting')
+    const { session = null, members = [], before = null } = shown ?? {}
     const messages = messagesOf(shown)
+    const told = shown?.turns ?? []
+    const turns = acknowledged.size === 0 ? told : [...told, ...[...acknowledged.values()].map(({ turn }) => turn)]
+    const isBusy = turns.some((turn) => turn.state !== 'waiting')
     const rest = { isBusy, hasEarlier: before !== null, typing: [...typing.keys()], error }
     state.set({ phase, isLive, session, members, messages, turns, ...rest })
   }
@@ -316,12 +327,14 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       before: string | null
     }
 
-  const ask = async (sub: string, body: object, method: 'POST' | 'PATCH' = 'POST'): Promise<unknown> =>
-    await wire.askSurely(`${path}${sub}`, { method, body }, undefined)
+  const ask = async (sub: string, body: object): Promise<unknown> =>
+    await wire.askSurely(`${path}${sub}`, { method: 'POST', body }, undefined)
   const command = async (messageId: string, name: string, body: object) =>
     (await ask(`/messages/${encodeURIComponent(messageId)}/${name}`, body)) as Stand
   const answer = async (what: string, askedId: string, body: object) =>
     (await ask(`/${what}/${encodeURIComponent(askedId)}`, body)) as Stand
+  /** A message here makes it, before which it is not there. */
+  const isToBeMade = () => unsent.list().some(({ sessionId, makes }) => sessionId === id && makes !== null)
   const isUnsent = (messageId: string) => unsent.list().some((each) => each.id === messageId)
 
   let readAt: string | undefined
@@ -356,21 +369,29 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       const round = view?.now().messages.find(({ repliesTo }) => repliesTo === messageId)?.round ?? undefined
       return await command(messageId, 'retry', round === undefined ? {} : { round })
     },
-    async stop(messageId) {
-      const all = messageId === undefined ? runningIn(view?.now().turns ?? []) : [messageId]
+    async stop(messageId, round) {
+      const turns = view?.now().turns ?? []
+      const all = messageId === undefined ? runningIn(turns) : [messageId]
+      const stands: Stand[] = []
       for (const each of all) {
-        if (!isUnsent(each) || (await unsent.withdraw(each)) === null) await command(each, 'stop', {})
+        if (isUnsent(each) && (await unsent.withdraw(each)) !== null) continue
+        const of = round ?? turns.find((turn) => turn.messageId === each)?.round
+        stands.push(await command(each, 'stop', of === undefined ? {} : { round: of }))
       }
+      return stands
     },
-    async edit(messageId, text, editId = newId()) {
-      if (isUnsent(messageId) && (await unsent.edit(messageId, [{ type: 'text', text }]))) return null
-      return await command(messageId, 'edit', { id: editId, text })
+    async edit(messageId, message, editId = newId()) {
+      const edited = typeof message === 'string' ? { text: message } : message
+      const parts = 'parts' in edited ? edited.parts : [{ type: 'text', text: edited.text }]
+      if (isUnsent(messageId) && (await unsent.edit(messageId, parts))) return null
+      return await command(messageId, 'edit', { id: editId, ...edited })
     },
     regenerate: (messageId, replyId = newId()) => command(messageId, 'regenerate', { id: replyId }),
     select: (messageId) => command(messageId, 'select', {}),
     approve: (approvalId, body) => answer('approvals', approvalId, withQuestion(view, approvalId, body)),
     answerTool: (toolCallId, body) => answer('tool-results', toolCallId, withQuestion(view, toolCallId, body)),
-    rename: async (title) => (await ask('', { title }, 'PATCH')) as Session,
+    rename: async (title, signal) =>
+      (await wire.askSurely(path, { method: 'PATCH', body: { title } }, signal)) as unknown as Session,
     async markRead() {
       const cursor = view?.now().cursor
       if (cursor === undefined || phase !== 'ready' || cursor === readAt) return

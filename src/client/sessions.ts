@@ -29,7 +29,10 @@ const everyMs = 30_000
 /** Of clocks, and of changes that were committed later than they say. */
 const marginMs = 10_000
 
-export function createSessions(wire: Wire, connection: Connection, soon: (act: () => void) => void): SessionsHandle {
+/** `forget`: it was deleted here, of which a hint may be lost. */
+export type SessionsList = SessionsHandle & { forget(sessionId: string): void }
+
+export function createSessions(wire: Wire, connection: Connection, soon: (act: () => void) => void): SessionsList {
   const state = createStore<SessionsState>(notListed, () => {
     control = new AbortController()
     const unlist = connection.list(changed)
@@ -119,6 +122,9 @@ export function createSessions(wire: Wire, connection: Connection, soon: (act: (
   return {
     getSnapshot: state.getSnapshot,
     subscribe: state.subscribe,
+    forget(sessionId) {
+      if (sessions.delete(sessionId)) draw()
+    },
     async loadMore() {
       if (before === null) return false
       const page = await pageBefore('', before, undefined)

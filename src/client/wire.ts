@@ -187,6 +187,8 @@ export function createWire(options: WireOptions): Wire {
   const askOnce: Wire['askOnce'] = async (path, request, signal, ms) => {
     const control = new AbortController()
     const timer = setTimeout(() => control.abort(), ms)
+    // By a network that is left for another nothing comes.
+    const unwake = onWake((isOther) => isOther && control.abort())
     try {
       return await unlessAborted(signal, read(path, request, control.signal))
     } catch (error) {
@@ -194,6 +196,7 @@ export function createWire(options: WireOptions): Wire {
       throw error
     } finally {
       clearTimeout(timer)
+      unwake()
       control.abort()
     }
   }

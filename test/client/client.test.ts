@@ -329,3 +329,143 @@ test('what is read on one device is read in the list of another, also long after
   await handle.markRead()
   await eventually(async () => unread() === 0)
 })
+
+/** A `fetch` that a test looks into: `meddle` answers what happens instead, or nothing. */
+function meddling(meddle: (path: string, init: RequestInit) => Promise<Response> | undefined) {
+  const asked: string[] = []
+  const meddled: typeof fetch = (input, init = {}) => {
+    const { pathname, search } = new URL(String(input))
+    asked.push(`${init.method ?? 'GET'} ${pathname}`)
+    return meddle(pathname + search, init) ?? fetch(input, init)
+  }
+  return { asked, fetch: meddled }
+}
+
+test('what the server has taken stays shown while nothing can be followed, and once when it can again (R0.5)', async () => {
+  const scene = await openScene()
+  let isCut = false
+  const network = meddling((path) => (isCut && path.startsWith('/v1/events') ? Promise.reject(new Error()) : undefined))
+  const client = clientOf(scene, { transport: 'sse', fetch: network.fetch })
+  const handle = client.session(scene.session)
+  const { problems } = watch(handle)
+  await isLive(handle)
+  isCut = true
+  scene.proxy.cutAll()
+  await eventually(async () => !handle.getSnapshot().isLive)
+  const { message } = await handle.send({ text: 'hello' })
+  expect(client.unsent.list()).toEqual([])
+  await eventually(async () => handle.getSnapshot().messages[0]?.delivery?.state === 'sent')
+  expect(handle.getSnapshot()).toMatchObject({ isBusy: true, turns: [{ messageId: message.id }] })
+  isCut = false
+  client.wake()
+  await eventually(async () => shownBy(handle).join() === 'user: hello,assistant: Re hello')
+  await eventually(async () => handle.getSnapshot().turns.length === 0)
+  expect(problems).toEqual([])
+})
+
+test('a session that an unsent message makes is not asked for before it is there', async () => {
+  const scene = await openScene()
+  const { asked, fetch } = meddling(() => undefined)
+  const client = clientOf(scene, { transport: 'sse', fetch })
+  const id = client.newId()
+  void client.unsent.add({ sessionId: id, parts: [{ type: 'text', text: 'first' }], makes: { title: 'A title' } })
+  const handle = client.session(id)
+  watch(handle)
+  await eventually(async () => shownBy(handle)[1] === 'assistant: Re first')
+  expect(handle.getSnapshot().session?.title).toBe('A title')
+  const ofIt = asked.filter((line) => /sessions(\/[^/]+(\/messages)?)?$/.test(line))
+  expect(ofIt).toEqual([`POST /v1/sessions`, `POST /v1/sessions/${id}/messages`, `GET /v1/sessions/${id}`])
+})
+
+test('who rests leaves the connection, and follows on from where it was when woken (I5)', async () => {
+  const scene = await openScene()
+  const { asked, fetch } = meddling(() => undefined)
+  const client = clientOf(scene, { transport: 'sse', fetch })
+  const handle = client.session(scene.session)
+  watch(handle)
+  await isLive(handle)
+  client.rest()
+  await eventually(async () => client.connection.getSnapshot().phase === 'idle' && !handle.getSnapshot().isLive)
+  await handle.send({ text: 'hello' })
+  await eventually(async () => (await stored(scene))[1] === 'assistant: Re hello')
+  expect(client.connection.getSnapshot().phase).toBe('idle')
+  client.wake()
+  await eventually(async () => shownBy(handle)[1] === 'assistant: Re hello')
+  expect(asked.filter((line) => line === `GET /v1/sessions/${scene.session}`)).toHaveLength(1)
+})
+
+test('a stop answers what became of the message, and leaves a later round alone (I11)', async () => {
+  const scene = await openScene()
+  const client = clientOf(scene)
+  const handle = client.session(scene.session)
+  watch(handle)
+  await isLive(handle)
+  const { message } = await handle.send({ text: 'slow' })
+  scene.say(1)
+  await eventually(async () => shownBy(handle)[1] === 'assistant: 0 ')
+  const queued = await handle.send({ text: 'behind it' })
+  const [stand] = await handle.stop(queued.message.id)
+  expect(stand).toMatchObject({ withdrawn: true, message: { id: queued.message.id } })
+  expect((await handle.stop()).map(({ turn }) => turn?.state)).toEqual(['stopped'])
+  await handle.retry(message.id)
+  await eventually(async () => handle.getSnapshot().turns[0]?.round === 2)
+  expect((await handle.stop(message.id, 1))[0]?.turn?.state).not.toBe('stopped')
+  scene.say(20)
+  await eventually(async () => handle.getSnapshot().messages[1]?.status === 'complete')
+})
+
+test('an edit with parts says anew what is not text, too', async () => {
+  const scene = await openScene()
+  const handle = clientOf(scene).session(scene.session)
+  watch(handle)
+  await isLive(handle)
+  const parts = [
+    { type: 'text', text: 'look' },
+    { type: 'file', mediaType: 'text/plain', url: 'data:text/plain;base64,aGk=' },
+  ]
+  const { message } = await handle.send({ parts }, { metadata: { from: 'here' } })
+  await eventually(async () => handle.getSnapshot().messages[1]?.status === 'complete')
+  const edited = [{ type: 'text', text: 'see' }, message.parts[1]!]
+  await handle.edit(message.id, { parts: edited, metadata: { from: 'there' } })
+  await eventually(async () => shownBy(handle)[0] === 'user: see')
+  expect(handle.getSnapshot().messages[0]).toMatchObject({ parts: edited, metadata: { from: 'there' } })
+})
+
+test('who was not known follows at once when a message of theirs was taken', async () => {
+  const scene = await openScene()
+  let token = 'expired'
+  const client = createClient({ url: scene.through, token: () => token, storage: memoryStorage(), transport: 'sse' })
+  onTestFinished(() => client.close())
+  onTestFinished(client.sessions.subscribe(() => undefined))
+  await eventually(async () => client.connection.getSnapshot().phase === 'signed_out')
+  token = await tokenOf('ann')
+  await client.session(scene.session).send({ text: 'hello' })
+  await eventually(async () => client.connection.getSnapshot().phase === 'live')
+  await eventually(async () => client.sessions.getSnapshot().sessions.length === 1)
+})
+
+test('a session that was deleted here leaves the list without a hint', async () => {
+  const scene = await openScene()
+  const network = meddling((path) => (path.startsWith('/v1/events') ? Promise.reject(new Error()) : undefined))
+  const client = clientOf(scene, { transport: 'sse', fetch: network.fetch })
+  onTestFinished(client.sessions.subscribe(() => undefined))
+  await eventually(async () => client.sessions.getSnapshot().sessions.length === 1)
+  await client.deleteSession(scene.session)
+  expect(client.sessions.getSnapshot().sessions).toEqual([])
+})
+
+test('a request that hangs is asked anew when the app is back', async () => {
+  const scene = await openScene()
+  let hung = 0
+  const network = meddling((path, { signal }) => {
+    if (path !== `/v1/sessions/${scene.session}` || hung > 0) return undefined
+    hung++
+    return new Promise((_, reject) => signal?.addEventListener('abort', () => reject(new Error())))
+  })
+  const client = clientOf(scene, { fetch: network.fetch })
+  const handle = client.session(scene.session)
+  watch(handle)
+  await eventually(async () => hung === 1)
+  client.wake()
+  await isLive(handle)
+})
