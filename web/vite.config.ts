@@ -1,9 +1,17 @@
+import { fileURLToPath } from 'node:url'
 import tailwindcss from '@tailwindcss/vite'
 import react from '@vitejs/plugin-react'
 import { defineConfig } from 'vite'
 
+/** The package of this repository, by its public entries, as whoever installs it has them. */
+const entry = (path: string) => fileURLToPath(new URL(`../dist/${path}`, import.meta.url))
+
 /** Nothing is inlined, neither scripts nor data: the page runs under a policy that allows its own files and no more. */
 export default defineConfig({
   plugins: [react(), tailwindcss()],
+  resolve: {
+    alias: { 'holdfast/client': entry('client/client.js'), 'holdfast/react': entry('react/index.js') },
+    dedupe: ['react', 'react-dom'],
+  },
   build: { target: 'es2022', assetsInlineLimit: 0, modulePreload: { polyfill: false } },
 })

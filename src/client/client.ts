@@ -18,11 +18,12 @@ import { createWire } from './wire.ts'
 export type { Part } from '../core/chunk.ts'
 export type { KnownPart } from '../core/known-part.ts'
 export type { Message, Session, Turn } from '../core/message.ts'
-export type { Member } from '../core/view.ts'
+export { textOf } from '../core/parts.ts'
+export type { ChunkFrame, EventFrame, LogFrame, Member } from '../core/view.ts'
 export type { ConnectionState, Transport } from './connection.ts'
 export type { PassingFrame } from './feed.ts'
 export type { Locks } from './locks.ts'
-export type { SendOptions, SessionHandle, SessionState, Stand } from './session.ts'
+export type { EditedMessage, SendOptions, SessionHandle, SessionState, Stand } from './session.ts'
 export type { SessionsHandle, SessionsState } from './sessions.ts'
 export type { Delivery, ShownMessage } from './shown-message.ts'
 export { asyncStorage, indexedDbStorage, memoryStorage, mmkvStorage, type Storage } from './storage.ts'
@@ -154,9 +155,12 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     wire.wake(true)
     connection.wake()
   }
-  // A guest's first message makes the guest.
-  unsent.onTaken(() => {
-    if (connection.state.getSnapshot().phase === 'signed_out') wake()
+  // A guest's first message makes the guest, whichever tab has sent it.
+  let unsentBefore = 0
+  kept.subscribe(() => {
+    const now = kept.list().length
+    if (now < unsentBefore && connection.state.getSnapshot().phase === 'signed_out') wake()
+    unsentBefore = now
   })
   const unhear = connection.state.subscribe(() => {
     if (connection.state.getSnapshot().phase === 'live') unsent.reached()

@@ -133,12 +133,14 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   const key = `shown:${options.name}:${id}`
   /** The first who hears has it loaded and followed; when nobody hears any more, it is left. */
   const state = createStore<SessionState>(notLoaded, () => {
-    const deaf = unsent.subscribe(changed)
+    listed = []
+    const deaf = unsent.subscribe(listChanged)
     // What was so when it was left is not so any more.
     isLive = false
     error = null
     draw()
     isFollowed = true
+    listChanged()
     if (!isToBeMade()) void begin()
     return () => {
       deaf()
@@ -209,8 +211,10 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   }
 
   const take = (frame: LogFrame) => {
-    if (view?.take(frame) !== true) return void begin()
+    if (view?.now().cursor !== frame.after) return void begin()
     for (const hear of frameHearers) hear(frame)
+    // Heard, and not shown yet: what is shown from now on the snapshot tells.
+    if (!view.take(frame)) return void begin()
     if (outcomes.test(frame.type)) void keep()
     changed()
   }
@@ -335,6 +339,15 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     (await ask(`/${what}/${encodeURIComponent(askedId)}`, body)) as Stand
   /** A message here makes it, before which it is not there. */
   const isToBeMade = () => unsent.list().some(({ sessionId, makes }) => sessionId === id && makes !== null)
+  let listed: readonly string[] = []
+  const listChanged = () => {
+    const now = unsent.list().flatMap((each) => (each.sessionId === id ? [each.id] : []))
+    const isGone = listed.some((messageId) => !now.includes(messageId) && !acknowledged.has(messageId))
+    listed = now
+    // Another tab may have sent it, and its session is there by now.
+    if (isGone && view === null && !isToBeMade()) void begin()
+    changed()
+  }
   const isUnsent = (messageId: string) => unsent.list().some((each) => each.id === messageId)
 
   let readAt: string | undefined

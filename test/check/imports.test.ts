@@ -127,6 +127,18 @@ test('every import of src goes in a direction of DESIGN §7, without cycles, and
   expect(seen).toContainEqual({ from: 'index.ts', specifier: './reply/reply.ts', isReExport: true })
 })
 
+test('the web app imports of Holdfast what anybody can: its public entries, and none of its files', () => {
+  const web = fileURLToPath(new URL('../../web/src/', import.meta.url))
+  const files = readdirSync(web).filter((file) => /\.tsx?$/.test(file))
+  const imports = files.flatMap((file) => importsOf(file, readFileSync(join(web, file), 'utf8')))
+  const others = imports.filter(({ specifier }) => !specifier.startsWith('./')).map(({ specifier }) => specifier)
+  expect(others.filter((specifier) => specifier.startsWith('.'))).toEqual([])
+  const entries = new Set(Object.keys(manifest.exports).map((path) => path.replace(/^\./, 'holdfast')))
+  const ours = others.filter((specifier) => specifier.startsWith('holdfast'))
+  expect(ours).toEqual(expect.arrayContaining(['holdfast/client', 'holdfast/react']))
+  expect(ours.filter((specifier) => !entries.has(specifier))).toEqual([])
+})
+
 const violations: [string, Record<string, string>, RegExp][] = [
   ['a package in core', { 'core/turn.ts': "import { v7 } from 'uuid'" }, /core imports no such package/],
   [

@@ -377,6 +377,30 @@ test('a session that an unsent message makes is not asked for before it is there
   expect(ofIt).toEqual([`POST /v1/sessions`, `POST /v1/sessions/${id}/messages`, `GET /v1/sessions/${id}`])
 })
 
+test('a session whose first message another tab has sent is loaded then, and followed by who was not known before', async () => {
+  const scene = await openScene()
+  const storage = memoryStorage()
+  let token = 'expired'
+  const shared = { url: scene.through, storage, user: 'ann', transport: 'sse' } as const
+  const [shows, sends] = [
+    createClient({ ...shared, token: () => token }),
+    createClient({ ...shared, token: () => tokenOf('ann') }),
+  ]
+  onTestFinished(() => shows.close())
+  onTestFinished(() => sends.close())
+  onTestFinished(shows.sessions.subscribe(() => undefined))
+  await eventually(async () => shows.connection.getSnapshot().phase === 'signed_out')
+  const id = shows.newId()
+  const added = shows.unsent.add({ sessionId: id, parts: [{ type: 'text', text: 'first' }], makes: { title: null } })
+  const handle = shows.session(id)
+  watch(handle)
+  await added
+  await sends.unsent.resume()
+  token = await tokenOf('ann')
+  await eventually(async () => shownBy(handle)[1] === 'assistant: Re first')
+  await isLive(handle)
+})
+
 test('who rests leaves the connection, and follows on from where it was when woken (I5)', async () => {
   const scene = await openScene()
   const { asked, fetch } = meddling(() => undefined)

@@ -7,7 +7,7 @@
 import { setTimeout as pause } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
-import { takeFrame, type View, type Frame as ViewFrame, viewOf } from '../../web/src/view.ts'
+import { createView, type LogFrame, type Shown, type Snapshot } from '../../src/core/view.ts'
 import type { Frame } from '../support/client.ts'
 import { queryOnce } from '../support/postgres.ts'
 import { seeded } from '../support/random.ts'
@@ -115,14 +115,10 @@ const outcomes = new Set(['message.ai_response', 'message.error', 'message.stopp
 type Run = Awaited<ReturnType<typeof openRun>>
 
 /** What our own page shows when it has taken every frame. */
-function viewAfter({ snapshot, watcher }: Run): View | 'gap' {
-  const withCursor = watcher.frames.filter(({ cursor }) => cursor !== undefined) as unknown as ViewFrame[]
-  let view: View | 'gap' = viewOf({
-    ...(snapshot as never as Parameters<typeof viewOf>[0]),
-    cursor: withCursor[0]!.after,
-  })
-  for (const frame of withCursor) if (view !== 'gap') view = takeFrame(view, frame)
-  return view
+function viewAfter({ snapshot, watcher }: Run): Shown | 'gap' {
+  const withCursor = watcher.frames.filter(({ cursor }) => cursor !== undefined) as unknown as LogFrame[]
+  const view = createView({ ...(snapshot as never as Snapshot), cursor: withCursor[0]!.after })
+  return withCursor.every((frame) => view.take(frame)) ? view.now() : 'gap'
 }
 
 function problemsOf(run: Run): string[] {

@@ -256,15 +256,17 @@ test('a tab that nobody sees leaves its connection to others, and follows on fro
   await expectShownIsStored()
 })
 
-test('a snapshot that does not come is left when the network is back, and asked for anew', async () => {
+test('a session that does not come is left when the network is back, and asked for anew', async () => {
   await send('hello')
   await untilStatus('complete')
   let asked = 0
   await page.route(/\/v1\/sessions\/[^/?]+$/, (route) => (asked++ === 0 ? undefined : route.continue()))
   await page.reload()
   await eventually(async () => asked === 1)
-  await page.evaluate(() => window.dispatchEvent(new Event('online')))
+  // What was shown last is there meanwhile.
   await untilStatus('complete')
+  await page.evaluate(() => window.dispatchEvent(new Event('online')))
+  await untilLive()
 })
 
 test('the panel kills the server, and another process takes the reply over while the page watches (I9)', async () => {
@@ -320,11 +322,22 @@ test('what people and models write is text: in the message, its title, the list,
 })
 
 test('a chat that is not there says so, and keeps what is written in it', async () => {
+  provider.script([{ text: 'fine' }])
   await page.goto(`${site.origin}/#/nobody-knows-it`)
   await page.getByRole('heading', { name: 'No such chat' }).waitFor()
+  // To a guest who is nobody so far it is as good as a new one.
+  await send('the first of mine')
+  await untilStatus('complete')
+  await page.goto(`${site.origin}/#/nobody-knows-this-either`)
+  await page.getByRole('heading', { name: 'No such chat' }).waitFor()
   await send('is it kept')
-  await page.getByRole('alert').getByText('Not sent.').waitFor()
-  expect(await page.getByLabel('Message', { exact: true }).inputValue()).toBe('is it kept')
+  const own = page.locator('article.own').filter({ hasText: 'is it kept' })
+  await own.getByRole('alert').getByText('Not sent. There is nothing here that you may see.').waitFor()
+  await page.reload()
+  await own.getByRole('alert').waitFor()
+  await own.getByRole('button', { name: 'Withdraw' }).click()
+  await eventually(async () => (await page.getByLabel('Message', { exact: true }).inputValue()) === 'is it kept')
+  await own.waitFor({ state: 'detached' })
 })
 
 test('a message whose acknowledgement is lost is sent again with the same id and is there once (I1)', async () => {
@@ -341,23 +354,23 @@ test('a message whose acknowledgement is lost is sent again with the same id and
   await expectShownIsStored()
 })
 
-test('a message written while the server is away waits as sending, over a reload too, and arrives once (I16)', async () => {
+test('a message written while the server is away says that it waits, over a reload too, and arrives once (I16)', async () => {
   provider.script([{ text: words(0, 20) }])
   await send('before')
   await untilStatus('complete')
   site.setDown(true)
   await send('while it is away')
-  await page.getByText('Sending…').waitFor()
+  await page.getByText('Waits for the network').waitFor()
   site.setDown(false)
   await page.locator('article.reply[data-status="complete"]').nth(1).waitFor()
   await expectShownIsStored()
 
   await page.route('**/messages', (route) => route.abort())
   await send('and over a reload')
-  await page.getByText('Sending…').waitFor()
+  await page.getByText('Waits for the network').waitFor()
   await page.reload()
   await page.locator('article.own').getByText('and over a reload').waitFor()
-  await page.getByText('Sending…').waitFor()
+  await page.getByText('Waits for the network').waitFor()
   await page.unroute('**/messages')
   await page.locator('article.reply[data-status="complete"]').nth(2).waitFor()
   expect((await stored()).messages.filter(({ role }) => role === 'user')).toHaveLength(3)
@@ -373,7 +386,7 @@ test('two tabs that wait to send do not forget each other’s message, whichever
   await context.route('**/messages', (route) => route.abort())
   await send('from the first tab')
   await send('from the second tab', second)
-  await Promise.all([page.getByText('Sending…').waitFor(), second.getByText('Sending…').waitFor()])
+  for (const tab of [page, second]) await tab.getByText('Waits for the network').first().waitFor()
   await second.close()
   await page.reload()
   await page.locator('article.own').getByText('from the second tab').waitFor()
@@ -384,7 +397,7 @@ test('two tabs that wait to send do not forget each other’s message, whichever
   await expectShownIsStored()
 })
 
-test('a message that is refused when its chat is no longer shown is given back where its writer is (I16)', async () => {
+test('a message that is refused when its chat is no longer shown is in its chat, which the list names (I16)', async () => {
   let refuse!: () => void
   const gate = new Promise<void>((resolve) => {
     refuse = resolve
@@ -399,18 +412,20 @@ test('a message that is refused when its chat is no longer shown is given back w
   await page.getByRole('button', { name: 'New chat' }).click()
   await page.getByText('You are free to leave.').waitFor()
   refuse()
-  await page.getByRole('alert').getByText('A message of another chat was not sent').waitFor()
-  expect(await page.getByLabel('Message', { exact: true }).inputValue()).toBe(tooLong)
+  await page.locator('nav .session').getByText('Not sent').waitFor()
+  await page.locator('nav .session-open').click()
+  await page.locator('article.own').getByRole('alert').getByText('Not sent.').waitFor()
+  expect(await page.locator('article.own .own-text').textContent()).toBe(tooLong)
 })
 
 test('the first message of a chat waits over a reload while nothing answers, and makes the chat when it can (I16)', async () => {
   provider.script([{ text: words(0, 20) }])
   await page.route('**/v1/**', (route) => route.abort())
   await send('is anybody there')
-  await page.getByText('Sending…').waitFor()
+  await page.getByText('Waits for the network').waitFor()
   await page.reload()
   await page.locator('article.own').getByText('is anybody there').waitFor()
-  await page.getByText('Sending…').waitFor()
+  await page.getByText('Waits for the network').waitFor()
   await page.unroute('**/v1/**')
   await untilStatus('complete')
   expect((await stored()).messages).toHaveLength(2)
@@ -436,7 +451,7 @@ test('a failed attempt counts down to the next one; a failed reply says what hap
   await page.getByText('Change the message and send it as a new one. Your message is kept.').waitFor()
 })
 
-test('the composer: Shift+Enter is a new line, a draft stays per chat, a refused text is given back', async () => {
+test('the composer: Shift+Enter is a new line, a draft stays per chat, a refused text is changed or taken back', async () => {
   provider.script([{ text: 'fine' }])
   const composer = page.getByLabel('Message', { exact: true })
   await composer.fill('line one')
@@ -461,8 +476,18 @@ test('the composer: Shift+Enter is a new line, a draft stays per chat, a refused
   const tooLong = 'x'.repeat(300_000)
   await composer.fill(tooLong)
   await page.keyboard.press('Enter')
-  await page.getByRole('alert').getByText('Not sent.').waitFor()
-  expect(await composer.inputValue()).toBe(tooLong)
+  const refused = page.locator('article.own').filter({ has: page.getByRole('alert') })
+  await refused.getByText('Not sent.').waitFor()
+  await refused.getByRole('button', { name: 'Edit message' }).click()
+  await page.getByRole('textbox', { name: 'Edit message' }).fill('short enough')
+  await page.keyboard.press('Enter')
+  await untilStatus('complete')
+  await expectShownIsStored()
+
+  await composer.fill(tooLong)
+  await page.keyboard.press('Enter')
+  await refused.getByRole('button', { name: 'Withdraw' }).click()
+  await eventually(async () => (await composer.inputValue()) === tooLong)
 })
 
 test('who reads the end still reads it when the text grows or the phone is turned; who has scrolled up stays', async () => {
@@ -549,7 +574,9 @@ test('chats beyond the first page are listed when they are asked for, and stay w
   for (const title of titles) {
     await context.request.post(`${site.origin}/v1/sessions`, { data: { title } })
   }
-  await page.evaluate(() => window.dispatchEvent(new Event('focus')))
+  await page.getByText('Chat 39', { exact: true }).waitFor()
+  // Those that came to be meanwhile are all listed. A page that has just come has the first of them.
+  await page.reload()
   await page.getByText('Chat 39', { exact: true }).waitFor()
   const listed = () => page.locator('nav .session-open .font-medium').allTextContents()
   expect((await listed()).length).toBeLessThan(titles.length)

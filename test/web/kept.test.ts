@@ -201,7 +201,7 @@ test('a message that could not be sent is taken back, and if it had arrived all 
   await page.route('**/messages', (route) => route.abort())
   await sendOn(page, 'never sent')
   await ownOn(page, 'never sent').getByRole('button', { name: 'Withdraw' }).click()
-  expect(await composerOn(page).inputValue()).toBe('never sent')
+  await eventually(async () => (await composerOn(page).inputValue()) === 'never sent')
   await ownOn(page, 'never sent').waitFor({ state: 'detached' })
   await composerOn(page).fill('')
   await page.unroute('**/messages')
@@ -229,7 +229,7 @@ test('a message that could not be sent is taken back, and if it had arrived all 
   expect(await composerOn(page).inputValue()).toBe('it arrived')
 })
 
-test('what was to interrupt or to steer a reply waits its turn where it is sent by a later page (I16)', async () => {
+test('what was to interrupt or to steer a reply waits its turn where it is sent long after (I16)', async () => {
   await sendOn(page, 'wait')
   await untilStreamingOn(page)
   await page.route('**/messages', (route) => route.abort())
@@ -237,7 +237,9 @@ test('what was to interrupt or to steer a reply waits its turn where it is sent 
   await buttonOn(page, 'Send now').click()
   await ownOn(page, 'at once').getByRole('button', { name: 'Withdraw' }).waitFor()
   await page.close()
-  page = await newTab()
+  page = await context.newPage()
+  await page.clock.install({ time: Date.now() + 120_000 })
+  await page.goto(stage.site.origin)
   await ownOn(page, 'at once').getByText('Queued, next in line').waitFor()
   await untilStreamingOn(page)
   gates.of('wait').open()

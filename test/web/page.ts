@@ -2,9 +2,11 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { Page } from 'playwright-core'
 import { expect } from 'vitest'
-import { questionOf } from '../../web/src/asks.ts'
-import { possible } from '../../web/src/possible.ts'
-import { type Snapshot, textOf, turnOfReply, type View, viewOf } from '../../web/src/view.ts'
+import type { Message as AnyMessage } from '../../src/core/message.ts'
+import { textOf } from '../../src/core/parts.ts'
+import { createView, type Snapshot } from '../../src/core/view.ts'
+import { asksOf, questionOf } from '../../web/src/asks.ts'
+import { possibleIn } from '../../web/src/possible.ts'
 import { eventually } from '../support/eventually.ts'
 
 export const words = (from: number, to: number) =>
@@ -53,7 +55,7 @@ type Shown = { id: string; text: string; status: string | null; controls: string
 export async function expectShownIsStored(page: Page): Promise<void> {
   const look = async (): Promise<[Shown[], Shown[]]> => {
     const shown = await shownOn(page)
-    return [shown, wantedOf(viewOf((await storedOf(page)) as unknown as Snapshot))]
+    return [shown, wantedOf(seenIn((await storedOf(page)) as unknown as Snapshot))]
   }
   // A frame may be on its way.
   await eventually(async () => isDeepStrictEqual(...(await look())), 5_000).catch(() => undefined)
@@ -77,16 +79,25 @@ function shownOn(page: Page): Promise<Shown[]> {
   )
 }
 
-function questionsOf(view: View, replyId: string): string[] {
-  return (turnOfReply(view, replyId)?.asks ?? []).flatMap((ask) => {
+/** What a page that has just loaded it would show. */
+function seenIn(snapshot: Snapshot) {
+  const { messages, turns } = createView(snapshot).now()
+  return { turns, messages: messages.map((message) => ({ ...(message as AnyMessage), delivery: null })) }
+}
+type Seen = ReturnType<typeof seenIn>
+
+function questionsOf({ turns }: Seen, replyId: string): string[] {
+  const turn = turns.find((each) => each.replyId === replyId)
+  return (turn ? asksOf(turn) : []).flatMap((ask) => {
     const question = questionOf(ask)
     return question ? [question.yes, question.no, ''] : []
   })
 }
 
-function wantedOf(view: View): Shown[] {
+function wantedOf(view: Seen): Shown[] {
+  const possible = possibleIn(view)
   return view.messages.flatMap((message): Shown[] => {
-    const can = possible(view, message)
+    const can = possible(message)
     const { id, role, status, branch } = message
     const isBehind = (can.place ?? 0) > 0
     const isQueued = isBehind && !can.isUnderWay
@@ -102,7 +113,7 @@ function wantedOf(view: View): Shown[] {
       branch && `${noun} ${branch.index + 1} of ${branch.count}`,
     ]
     // A space at the end of a paragraph is nothing in markdown.
-    const text = role === 'user' ? textOf(message.parts).trimEnd() : textOf(message.parts).trimEnd()
+    const text = textOf(message.parts).trimEnd()
     const shown = { id, text, status: role === 'user' ? null : status }
     return [{ ...shown, controls: controls.filter((each) => typeof each === 'string').sort() }]
   })
@@ -112,13 +123,14 @@ function wantedOf(view: View): Shown[] {
 export async function expectNotOfferedIsRefused(page: Page): Promise<void> {
   const { origin, hash } = new URL(page.url())
   const snapshot = (await storedOf(page)) as unknown as Snapshot
-  const view = viewOf(snapshot)
+  const view = seenIn(snapshot)
+  const possible = possibleIn(view)
   const ask = async (id: string, command: string, data: object) => {
     const path = `${origin}/v1/sessions/${hash.slice(2)}/messages/${id}/${command}`
     return (await page.context().request.post(path, { data })).status()
   }
   for (const message of view.messages) {
-    const { edit, retry, another } = possible(view, message)
+    const { edit, retry, another } = possible(message)
     const { id, role } = message
     const newId = `not-offered-${id}`
     if (role === 'user' && !edit) expect([403, 409, 410]).toContain(await ask(id, 'edit', { id: newId, text: 'no' }))

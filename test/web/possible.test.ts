@@ -1,10 +1,14 @@
 import { expect, test } from 'vitest'
-import { type Possible, possible } from '../../web/src/possible.ts'
-import { type Branch, type Failure, type Message, type Snapshot, type Turn, viewOf } from '../../web/src/view.ts'
+import type { ShownMessage as Message, Turn } from '../../src/client/client.ts'
+import { type Failure, type Possible, possibleIn } from '../../web/src/possible.ts'
+
+type Branch = NonNullable<Message['branch']>
 
 const at = '2026-01-01T00:00:00.000Z'
 const later = '2026-01-01T00:00:05.000Z'
-const none = { parts: [], metadata: null, error: null, branch: null, model: null, createdAt: at, updatedAt: at }
+const counts = { inputTokens: null, outputTokens: null, createdAt: at, updatedAt: at }
+const where = { sessionId: 's', seq: 1, author: null, lane: 'main', delivery: null }
+const none = { parts: [], metadata: null, error: null, branch: null, model: null, ...counts, ...where }
 const failure = (canRetry: boolean): Failure => ({ code: 'provider_timeout', error: 'No answer.', canRetry })
 const alternative = (index: number, count: number): Branch => ({
   index,
@@ -32,13 +36,11 @@ function canOf(pairs: Pair[]): (id: string) => string {
   })
   const turns = pairs.flatMap(({ turn }, index): Turn[] => {
     const id = String(index + 1)
-    const open = { id: `t${id}`, messageId: `u${id}`, replyId: `r${id}`, state: 'queued', attempt: 0, round: 1 }
-    return turn ? [{ ...open, ...turn }] : []
+    const ids = { id: `t${id}`, messageId: `u${id}`, replyId: `r${id}` }
+    return turn ? [{ ...ids, state: 'queued', attempt: 0, round: 1, ...turn }] : []
   })
-  const session = { id: 's', title: null, updatedAt: at, lastPreview: null }
-  const snapshot: Snapshot = { session, messages, before: null, turns, open: [], cursor: 'c' }
-  const view = viewOf(snapshot)
-  return (id) => told(possible(view, messages.find((each) => each.id === id)!))
+  const possible = possibleIn({ messages, turns })
+  return (id) => told(possible(messages.find((each) => each.id === id)!))
 }
 
 function told({ place, edit, switch: isSwitch, failure: why, isSteered, isAsking, ...can }: Possible) {
@@ -48,9 +50,9 @@ function told({ place, edit, switch: isSwitch, failure: why, isSteered, isAsking
   return [...(place === null ? [] : [`place ${place}`]), ...(edit ? [`edit ${edit}`] : []), ...names].join(', ')
 }
 
-const running = { state: 'running', attempt: 1 }
-const question = { id: 'a1', toolCallId: 'k1', toolName: 'book', expiresAt: later }
-const waiting = { state: 'waiting', attempt: 1, approvals: [question], toolCalls: [] }
+const running: Partial<Turn> = { state: 'running', attempt: 1 }
+const question = { kind: 'approval' as const, id: 'a1', toolCallId: 'k1', toolName: 'book', expiresAt: later }
+const waiting: Partial<Turn> = { state: 'waiting', attempt: 1, approvals: [question], toolCalls: [] }
 const done: Pair = { reply: 'complete' }
 
 const states: { state: string; pairs: Pair[]; can: { [id: string]: string } }[] = [
@@ -177,10 +179,8 @@ test.each(states)('what may be done: $state', ({ pairs, can }) => {
 
 test('what the assistant has said by itself is answered by no other reply, and may be switched to (P38)', () => {
   const said: Message = { ...none, id: 's1', role: 'assistant', status: 'complete', repliesTo: null, round: null }
-  const session = { id: 's', title: null, updatedAt: at, lastPreview: null }
-  const view = (message: Message) =>
-    viewOf({ session, messages: [message], before: null, turns: [], open: [], cursor: 'c' })
-  expect(told(possible(view(said), said))).toBe('')
+  const alone = (message: Message) => possibleIn({ messages: [message], turns: [] })(message)
+  expect(told(alone(said))).toBe('')
   const beside = { ...said, branch: alternative(0, 2) }
-  expect(told(possible(view(beside), beside))).toBe('switch')
+  expect(told(alone(beside))).toBe('switch')
 })

@@ -1,14 +1,16 @@
+import { type Message, type Turn, textOf } from 'holdfast/client'
 import { useEffect, useRef, useState } from 'react'
-import { type Ask, questionOf } from './asks.ts'
-import { placeWords } from './message.tsx'
+import { type Ask, asksOf, questionOf } from './asks.ts'
+import { placeWords } from './own-message.tsx'
 import { plainText } from './plain-text.ts'
-import { type Message, type TurnView, textOf } from './view.ts'
+import { retryAtOf } from './turns.ts'
 
 type AnnouncerProps = {
+  /** None before the server has answered. */
   messages: readonly Message[]
   /** The reply that is being written, or was last. */
   replyId: string | null
-  line: readonly TurnView[]
+  line: readonly Turn[]
   clockAheadMs: number
   /** How often the text of a message was put back into the composer. */
   givenBack: number
@@ -79,11 +81,19 @@ export function Announcer({ messages, replyId, line, clockAheadMs, givenBack }: 
 
 const linesMax = 12
 
-const waitOf = ({ retryAt, asks }: TurnView, place: number) =>
-  retryAt ?? (asks.length > 0 ? asks.map(({ id }) => id).join(' ') : place > 0 ? 'queued' : 'begun')
+const waitOf = (turn: Turn, place: number) =>
+  retryAtOf(turn) ??
+  (turn.state === 'waiting'
+    ? asksOf(turn)
+        .map(({ id }) => id)
+        .join(' ')
+    : place > 0
+      ? 'queued'
+      : 'begun')
 
-function wordsOf(turn: TurnView, place: number, isNew: boolean, clockAheadMs: number): string[] {
-  const { retryAt, attempt, asks } = turn
+function wordsOf(turn: Turn, place: number, isNew: boolean, clockAheadMs: number): string[] {
+  const { attempt } = turn
+  const [retryAt, asks] = [retryAtOf(turn), asksOf(turn)]
   const seconds = retryAt === null ? 0 : Math.ceil((Date.parse(retryAt) + clockAheadMs - Date.now()) / 1000)
   if (seconds > 0) return [`Attempt ${attempt} failed, again in ${seconds} s.`]
   if (asks.length > 0) return asks.map(questionWords)

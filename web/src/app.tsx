@@ -1,40 +1,35 @@
-import { useCallback, useEffect, useState } from 'react'
+import { useChatSessions, useHoldfast, useUnsent } from 'holdfast/react'
+import { useCallback, useEffect, useMemo, useState } from 'react'
+import { chatsOf } from './chats.ts'
 import { ConversationPage } from './conversation.tsx'
+import { type DemoInfo, demoInfo } from './demo.ts'
 import { goTo, goToNew, restorePlace, usePlace } from './place.ts'
-import { type DemoInfo, demoInfo } from './session.ts'
-import { useSessions } from './sessions.ts'
+import { useRestWhenHidden } from './shown.ts'
 import { Sidebar } from './sidebar.tsx'
-import { unsent } from './unsent.ts'
 
 restorePlace()
 
 export function App() {
   const { sessionId, isNew } = usePlace()
   const [demo, setDemo] = useState<DemoInfo | null>(null)
-  const { sessions, loadOlder, refresh } = useSessions()
+  const { sessions, hasMore, loadMore } = useChatSessions()
+  const { unsent } = useUnsent()
+  const chats = useMemo(() => chatsOf(sessions, unsent), [sessions, unsent])
   const [isMenuOpen, setMenuOpen] = useState(false)
-
+  useRestWhenHidden(useHoldfast())
   useEffect(() => {
-    void demoInfo().then((answer) => answer.ok && setDemo(answer.value))
-    unsent.resume()
-    window.addEventListener('online', unsent.resume)
-    window.addEventListener('focus', unsent.resume)
-    return () => {
-      window.removeEventListener('online', unsent.resume)
-      window.removeEventListener('focus', unsent.resume)
-    }
+    void demoInfo().then(setDemo)
   }, [])
 
   const close = useCallback(() => setMenuOpen(false), [])
   return (
     <div className="app">
       <Sidebar
-        sessions={sessions}
+        chats={chats}
         currentId={sessionId}
         isOpen={isMenuOpen}
         onClose={close}
-        onOlder={loadOlder}
-        onChanged={refresh}
+        onOlder={hasMore ? loadMore : null}
         onNew={() => {
           goToNew()
           close()
@@ -45,7 +40,6 @@ export function App() {
         }}
         onDeleted={(id) => {
           if (id === sessionId) goToNew()
-          void refresh()
         }}
       />
       <ConversationPage
@@ -56,7 +50,6 @@ export function App() {
         isCovered={isMenuOpen}
         title={sessions.find(({ id }) => id === sessionId)?.title ?? null}
         onMenu={() => setMenuOpen(true)}
-        onChanged={refresh}
       />
     </div>
   )

@@ -1,5 +1,5 @@
 /** What a turn waits for people with, as the page shows and answers it. */
-import type { Turn } from './view.ts'
+import type { Turn } from 'holdfast/client'
 
 /**
  * `approval`: whether a call may run. `uncertain`: whether one that may have run is to run again. `budget`: whether a reply
@@ -17,34 +17,22 @@ export type Ask = {
   /** Of a budget: what is used up, and by how much. */
   spent: { what: string; used: number; max: number } | null
 }
-/** As a turn has it: without a kind it is about whether a call may run. */
-export type TurnAsk = {
-  id?: string
-  kind?: string
-  toolCallId?: string | null
-  toolName?: string | null
-  expiresAt: string
-  budget?: string
-  used?: number
-  max?: number
-}
 
-export function asksOf({ state, attempt, approvals = [], toolCalls = [] }: Turn): Ask[] {
+export function asksOf({ state, attempt, approvals = [], toolCalls = [] }: Turn): readonly Ask[] {
   if (state !== 'waiting') return []
   return [
-    ...approvals.map((ask) => askOf(ask, kindOf(ask), attempt)),
-    ...toolCalls.map((ask) => askOf(ask, 'tool', attempt)),
+    ...approvals.map((asked): Ask => {
+      const { kind, id, expiresAt } = asked
+      if (asked.kind !== 'budget') {
+        const { toolCallId, toolName } = asked
+        return { kind, id, attempt, toolCallId, toolName, expiresAt, spent: null }
+      }
+      const spent = { what: asked.budget, used: asked.used, max: asked.max }
+      return { kind, id, attempt, toolCallId: null, toolName: null, expiresAt, spent }
+    }),
+    ...toolCalls.map((asked): Ask => ({ kind: 'tool', id: asked.toolCallId, attempt, ...asked, spent: null })),
   ]
 }
-
-function askOf(asked: TurnAsk, kind: AskKind, attempt: number): Ask {
-  const { id, toolCallId = null, toolName = null, expiresAt, ...of } = asked
-  const spent = of.budget === undefined ? null : { what: of.budget, used: of.used ?? 0, max: of.max ?? 0 }
-  return { kind, id: id ?? toolCallId ?? '', attempt, toolCallId, toolName, expiresAt, spent }
-}
-
-const kindOf = ({ kind }: TurnAsk): AskKind => (kind === 'uncertain' || kind === 'budget' ? kind : 'approval')
-
 export type Question = { title: string; yes: string; no: string }
 
 export function questionOf({ kind, toolName, spent }: Ask): Question | null {

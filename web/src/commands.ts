@@ -1,81 +1,74 @@
 /**
  * What a person may do with what was sent: retry, stop, edit, another reply, another branch. What becomes of it comes as
- * frames, to this page as to every other; here only a refusal is told, where the command was given.
+ * frames, to this page as to every other; here only a refusal is told, where the command was given. The client asks again
+ * until there is an answer; what this page does not live to hear, the next one asks for.
  */
+import { type HoldfastClient, HoldfastError, type Message, type Turn, textOf } from 'holdfast/client'
 import { useCallback, useEffect, useRef, useState } from 'react'
 import { draftKeyOf, giveBack } from './drafts.ts'
 import { type EditBody, type Edits, editsOf } from './edits.ts'
-import {
-  type Answer,
-  type Approval,
-  approve,
-  command,
-  hurryCommands,
-  isUnknown,
-  type Problem,
-  type Stand,
-} from './session.ts'
-import { newId, recall, recallAll, remember } from './storage.ts'
-import { type Message, type Part, type TurnView, textOf } from './view.ts'
+import { recall, recallAll, remember } from './storage.ts'
 
+/** Each rejects with the server's refusal. */
 export type Commands = {
-  retry(reply: Message): Promise<Problem | null>
+  retry(reply: Message): Promise<unknown>
   /** A message of one's own that nobody has begun to answer is withdrawn by it: its text is given back. */
-  stop(turn: Stoppable): Promise<Problem | null>
-  /** A message was taken back before it was acknowledged, and may have been stored all the same: then it is stopped. */
-  disown(messageId: string): void
-  edit(message: Message, text: string): Promise<Problem | null>
+  stop(turn: Stoppable): Promise<unknown>
+  /** Of one that was not sent so far: its text is given back. */
+  takeBack(messageId: string): Promise<unknown>
+  /** One that could not be sent. */
+  sendAgain(messageId: string): void
+  edit(message: Message, text: string): Promise<unknown>
   edits: Edits
   /** Another reply beside this one. */
-  regenerate(reply: Message): Promise<Problem | null>
-  select(messageId: string): Promise<Problem | null>
+  regenerate(reply: Message): Promise<unknown>
+  select(messageId: string): Promise<unknown>
   /** Of the question with this id. Whoever answers first is heard. */
-  answer(approvalId: string, body: Approval): Promise<Problem | null>
-  /** The server answers again: goes on with what waits to be given again, and with what an earlier page left. */
+  answer(approvalId: string, body: Approval): Promise<unknown>
+  /** Goes on with what an earlier page left without an answer. */
   resume(): void
 }
-type Stoppable = Pick<TurnView, 'messageId' | 'round'>
-/** `hasText`: the writer has the text already. */
-type Stop = Stoppable & { hasText?: boolean }
+type Stoppable = Pick<Turn, 'messageId' | 'round'>
+export type Approval = { approved: boolean; reason?: string; turnId: string; attempt: number }
 
 /** Of all sessions: who leaves one and comes back finds it under way. */
-const stops = new Map<string, Promise<Problem | null>>()
+const stops = new Map<string, Promise<void>>()
 
-export function commandsOf(sessionId: string): Commands {
+export function commandsOf(client: HoldfastClient, sessionId: string): Commands {
+  const session = client.session(sessionId)
   const edits = editsOf(sessionId)
-  const give = (messageId: string, name: Parameters<typeof command>[2], body: object) =>
-    command(sessionId, messageId, name, body)
-  const problemIn = async (answer: Promise<Answer<Stand>>) => {
-    const given = await answer
-    return given.ok ? null : given.problem
-  }
 
   const editing = new Set<string>()
   const edit = async (messageId: string, body: EditBody) => {
     editing.add(body.id)
     edits.set(messageId, { text: '', isOpen: true, ...edits.of(messageId), asked: body })
-    const problem = await problemIn(give(messageId, 'edit', body))
-    editing.delete(body.id)
-    const now = edits.of(messageId)
-    // Meanwhile it was given up, or something else was written: that stays.
-    if (now?.asked !== body) return problem
-    if (problem === null) edits.set(messageId, null)
-    else if (!isUnknown(problem)) edits.set(messageId, { ...now, asked: null })
-    return problem
+    // Meanwhile it may have been given up, or something else was written: that stays.
+    const isStillAsked = () => edits.of(messageId)?.asked === body
+    try {
+      const { id, ...message } = body
+      await untilTried(messageId)
+      await session.edit(messageId, message, id)
+      if (isStillAsked()) edits.set(messageId, null)
+    } catch (error) {
+      const now = edits.of(messageId)
+      if (now && isStillAsked() && isRefused(error)) edits.set(messageId, { ...now, asked: null })
+      throw error
+    } finally {
+      editing.delete(body.id)
+    }
   }
 
   /** Ids of what regenerations make: the same one that is asked for again makes nothing new. */
   const ids = new Map<string, string>()
   const regenerate = async (replyId: string) => {
-    const id = ids.get(replyId) ?? newId()
+    const id = ids.get(replyId) ?? client.newId()
     ids.set(replyId, id)
-    const problem = await problemIn(give(replyId, 'regenerate', { id }))
-    if (problem === null) ids.delete(replyId)
-    return problem
+    await session.regenerate(replyId, id)
+    ids.delete(replyId)
   }
 
   const prefix = `stopping:${encodeURIComponent(sessionId)}:`
-  const stop = (asked: Stop): Promise<Problem | null> => {
+  const stop = (asked: Stoppable): Promise<void> => {
     const key = `${prefix}${asked.messageId}:${asked.round}`
     const there = stops.get(key)
     if (there) return there
@@ -83,47 +76,76 @@ export function commandsOf(sessionId: string): Commands {
     stops.set(key, stopped)
     return stopped
   }
-  const stopOnce = (key: string, { messageId, round, hasText = false }: Stop) => {
+  const stopOnce = async (key: string, { messageId, round }: Stoppable) => {
     // The server has the text no more when it has answered; should this page be gone by then, the next one asks again.
-    remember(key, JSON.stringify({ messageId, round, hasText }))
+    remember(key, JSON.stringify({ messageId, round }))
     const isKept = recall(key) !== null
-    return locked(key, async () => {
+    await locked(key, async () => {
       // Another tab has had the answer, and the text. What it has stored may be seen late here, its lock is not.
-      if ((isKept && recall(key) === null) || (await isHeld(givenBack(key)))) return null
-      const answer = await give(messageId, 'stop', { round })
-      if (answer.ok && answer.value.withdrawn === true && !hasText) {
-        giveBack(draftKeyOf(sessionId), textOf(answer.value.message.parts))
-        await hold(givenBack(key))
+      if ((isKept && recall(key) === null) || (await isHeld(givenBack(key)))) return
+      try {
+        const [stand] = await session.stop(messageId, round)
+        if (stand?.withdrawn === true) {
+          giveBack(draftKeyOf(sessionId), textOf(stand.message.parts))
+          await hold(givenBack(key))
+        }
+        remember(key, null)
+      } catch (error) {
+        if (isRefused(error)) remember(key, null)
+        throw error
       }
-      if (answer.ok || !isUnknown(answer.problem)) remember(key, null)
-      return answer.ok ? null : answer.problem
     })
+  }
+
+  /** What is being sent right now changes when that try is over. */
+  const untilTried = (messageId: string) => {
+    const isSending = () => client.unsent.list().some((each) => each.id === messageId && each.isSending)
+    return new Promise<void>((resolve) => {
+      if (!isSending()) return resolve()
+      const deaf = client.unsent.subscribe(() => {
+        if (isSending()) return
+        deaf()
+        resolve()
+      })
+    })
+  }
+  const takeBack = async (messageId: string) => {
+    while (client.unsent.list().some(({ id }) => id === messageId)) {
+      const parts = await client.unsent.withdraw(messageId)
+      if (parts !== null) return giveBack(draftKeyOf(sessionId), textOf(parts))
+      await untilTried(messageId)
+    }
+    // It was taken meanwhile.
+    await stop({ messageId, round: 1 })
   }
 
   return {
     stop,
-    disown: (messageId) => void stop({ messageId, round: 1, hasText: true }),
-    retry: ({ repliesTo, round }) => problemIn(give(repliesTo ?? '', 'retry', { round })),
+    takeBack,
+    sendAgain: (messageId) => client.unsent.retry(messageId),
+    retry: ({ repliesTo }) => session.retry(repliesTo ?? ''),
     edit(message, text) {
       const content = contentOf(message, text)
-      const { id, ...asked } = edits.of(message.id)?.asked ?? { id: newId() }
+      const { id, ...asked } = edits.of(message.id)?.asked ?? { id: client.newId() }
       const isSame = JSON.stringify(asked) === JSON.stringify(content)
-      return edit(message.id, { id: isSame ? id : newId(), ...content })
+      return edit(message.id, { id: isSame ? id : client.newId(), ...content })
     },
     edits,
     regenerate: ({ id }) => regenerate(id),
-    answer: async (approvalId, body) => {
-      const given = await approve(sessionId, approvalId, body)
-      return given.ok ? null : given.problem
-    },
-    select: (messageId) => problemIn(give(messageId, 'select', {})),
+    answer: session.approve,
+    select: session.select,
     resume() {
-      hurryCommands()
-      for (const text of recallAll(prefix)) void stop(JSON.parse(text) as Stop)
-      for (const { messageId, body } of edits.asked()) if (!editing.has(body.id)) void edit(messageId, body)
+      // What is refused by now was told to nobody, and needs no telling.
+      for (const text of recallAll(prefix)) stop(JSON.parse(text) as Stoppable).catch(() => undefined)
+      for (const { messageId, body } of edits.asked()) {
+        if (!editing.has(body.id)) edit(messageId, body).catch(() => undefined)
+      }
     },
   }
 }
+
+/** Else nobody can tell whether it has happened. */
+const isRefused = (error: unknown) => error instanceof HoldfastError && error.kind !== 'network' && error.status < 500
 
 /** One tab at a time. Where the browser has no locks (plain http from another machine) two may ask. */
 function locked<T>(name: string, work: () => Promise<T>): Promise<T> {
@@ -153,11 +175,18 @@ async function isHeld(name: string): Promise<boolean> {
 /** The new text in the old one's place; what else the message holds stays. */
 function contentOf({ parts, metadata }: Message, text: string) {
   const others = parts.filter(({ type }) => type !== 'text')
-  const said = others.length === 0 ? { text } : { parts: [{ type: 'text', text } as Part, ...others] }
-  return metadata === null ? said : { ...said, metadata }
+  const edited = { parts: [{ type: 'text', text }, ...others] }
+  return metadata === null ? edited : { ...edited, metadata }
 }
 
-/** One command at a time, and why the last one was refused. Answers whether it was done. */
+/** So long a command may take before the page says that no answer comes. It is asked on. */
+const unansweredMs = 6_000
+export const unanswered = 'The server does not answer. It is asked again until it does.'
+
+/** `until`: it is too early, and may be given again then, in ms. */
+export type Refusal = { detail: string; until: number | null }
+
+/** One command at a time, and why the last one was refused, or is not answered so far. Answers whether it was done. */
 export function useCommand() {
   const [isBusy, setBusy] = useState(false)
   const [refusal, setRefusal] = useState<Refusal | null>(null)
@@ -169,42 +198,52 @@ export function useCommand() {
     return () => clearTimeout(timer)
   }, [until])
   const give = useCallback(
-    async (ask: () => Promise<Problem | null>): Promise<boolean> => {
+    async (ask: () => Promise<unknown>): Promise<boolean> => {
       if (isUnderWay.current || until !== null) return false
       isUnderWay.current = true
       setRefusal(null)
       setBusy(true)
-      const problem = await ask()
+      const late = setTimeout(() => setRefusal({ detail: unanswered, until: null }), unansweredMs)
+      const refused = await refusalOf(ask())
+      clearTimeout(late)
       isUnderWay.current = false
       setBusy(false)
-      setRefusal(problem && refusalOf(problem))
-      return problem === null
+      setRefusal(refused)
+      return refused === null
     },
     [until],
   )
   return { isBusy: isBusy || until !== null, refusal, give }
 }
 
-/** `until`: it is too early, and may be given again then, in ms. */
-export type Refusal = { detail: string; until: number | null }
-
-const refusalOf = ({ code, detail, retryAfterMs }: Problem): Refusal => ({
-  detail,
-  until: code === 'rate_limited' && retryAfterMs !== undefined ? Date.now() + retryAfterMs : null,
-})
+/** Null: it was done. */
+async function refusalOf(asked: Promise<unknown>): Promise<Refusal | null> {
+  try {
+    await asked
+    return null
+  } catch (error) {
+    if (!(error instanceof HoldfastError)) throw error
+    const { kind, message, retryAfterMs } = error
+    const isLater = kind === 'rate_limit' && retryAfterMs !== undefined
+    return { detail: message, until: isLater ? Date.now() + retryAfterMs : null }
+  }
+}
 
 /** The stop of the turn that is being answered: what became of another one's says nothing of this one's. */
-export function useStop(commands: Commands, turn: TurnView | undefined) {
-  const [last, setLast] = useState<{ turnId: string; round: number; problem: Problem | null; isBusy: boolean } | null>(
-    null,
-  )
+export function useStop(commands: Commands, turn: Turn | undefined) {
+  type Last = { turnId: string; round: number; problem: string | null; isBusy: boolean }
+  const [last, setLast] = useState<Last | null>(null)
   const own = last && turn && last.turnId === turn.id && last.round === turn.round ? last : null
   const stop = async () => {
     if (!turn || own?.isBusy) return
-    const asked = { turnId: turn.id, round: turn.round, problem: null, isBusy: true }
-    setLast(asked)
-    const problem = await commands.stop(turn)
-    setLast((now) => (now === asked ? { ...asked, problem, isBusy: false } : now))
+    const { id: turnId, round } = turn
+    const tell = (problem: string | null, isBusy: boolean) =>
+      setLast((now) => (now?.turnId === turnId && now.round === round ? { turnId, round, problem, isBusy } : now))
+    setLast({ turnId, round, problem: null, isBusy: true })
+    const late = setTimeout(() => tell(unanswered, true), unansweredMs)
+    const refused = await refusalOf(commands.stop(turn))
+    clearTimeout(late)
+    tell(refused?.detail ?? null, false)
   }
   return { stop, isBusy: own?.isBusy ?? false, problem: own?.problem ?? null }
 }

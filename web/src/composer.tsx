@@ -1,3 +1,4 @@
+import type { WhenBusy } from 'holdfast/client'
 import {
   type FormEvent,
   type KeyboardEvent,
@@ -10,9 +11,8 @@ import {
   useState,
 } from 'react'
 import { behind, composerOf } from './drafts.ts'
+import { useFit } from './editor.tsx'
 import { AlertIcon, BoltIcon, SendIcon, SteerIcon, StopIcon } from './icons.tsx'
-import { useFit } from './message.tsx'
-import type { WhenBusy } from './session.ts'
 import { recall, remember } from './storage.ts'
 
 export type ComposerHandle = {

@@ -2,6 +2,7 @@
  * What is written in place of a message. It stays until the server has it or its writer gives it up: over a reload,
  * another chat, a branch that another device shows, and Escape.
  */
+import type { EditedMessage } from 'holdfast/client'
 import { recall, recallAll, remember } from './storage.ts'
 
 export type Edit = {
@@ -11,7 +12,7 @@ export type Edit = {
   /** Under way to the server, or nobody knows whether it came there: then it is asked again, with the same id. */
   asked: EditBody | null
 }
-export type EditBody = { id: string; [key: string]: unknown }
+export type EditBody = EditedMessage & { id: string }
 
 export type Edits = {
   of(messageId: string): Edit | null

@@ -31,6 +31,7 @@ export const CopyIcon = icon(
   </>,
 )
 export const CheckIcon = icon(<path d="M4.5 10.500l3.5 3.5 7.5-8" />)
+export const ReadIcon = icon(<path d="M2.5 10.500l3.5 3.5 7-8M9.5 13.500l.5.5 7-8" />)
 export const ClockIcon = icon(
   <>
     <circle cx="10" cy="10" r="6.5" />

@@ -1,10 +1,14 @@
+import { HoldfastProvider } from 'holdfast/react'
 import { StrictMode } from 'react'
 import { createRoot } from 'react-dom/client'
 import { App } from './app.tsx'
+import { client } from './client.ts'
 import './style.css'
 
 createRoot(document.getElementById('root') as HTMLElement).render(
   <StrictMode>
-    <App />
+    <HoldfastProvider client={client}>
+      <App />
+    </HoldfastProvider>
   </StrictMode>,
 )

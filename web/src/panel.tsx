@@ -1,25 +1,21 @@
 import { type CSSProperties, type ReactNode, useEffect, useRef, useState } from 'react'
+import { type DemoInfo, isDemoModel } from './demo.ts'
 import { BoltIcon, CutIcon, ReloadIcon } from './icons.tsx'
-import type { DemoInfo } from './session.ts'
-import { type Absence, type Step, type StepKind, stepsOf } from './timeline.ts'
+import { type Absence, type Life, type Step, type StepKind, stepsOf } from './timeline.ts'
 import { useNow } from './times.ts'
-import type { TurnView } from './view.ts'
 
 type PanelProps = {
   demo: DemoInfo
   isCovered: boolean
-  turn: TurnView | undefined
+  life: Life | undefined
   absences: readonly Absence[]
   clockAheadMs: number
   onCut(): void
   onKill(): Promise<void>
 }
 
-/** It answers while no key is set, and names itself so. */
-export const isDemoModel = ({ model }: DemoInfo) => model.startsWith('demo')
-
 /** For trying what the server promises, and for seeing it keep it. */
-export function Panel({ demo, isCovered, turn, absences, clockAheadMs, onCut, onKill }: PanelProps) {
+export function Panel({ demo, isCovered, life, absences, clockAheadMs, onCut, onKill }: PanelProps) {
   const [isKilling, setKilling] = useState(false)
   const kill = async () => {
     setKilling(true)
@@ -41,7 +37,7 @@ export function Panel({ demo, isCovered, turn, absences, clockAheadMs, onCut, on
           isDanger
         />
       </div>
-      <Timeline turn={turn} absences={absences} clockAheadMs={clockAheadMs} />
+      <Timeline life={life} absences={absences} clockAheadMs={clockAheadMs} />
       <p className="panel-hint">
         {isDemoModel(demo) ? (
           <>
@@ -78,13 +74,13 @@ const TryButton = ({ onClick, icon, label, isBusy = false, isDanger = false }: T
   </button>
 )
 
-type TimelineProps = Pick<PanelProps, 'turn' | 'absences' | 'clockAheadMs'>
+type TimelineProps = Pick<PanelProps, 'life' | 'absences' | 'clockAheadMs'>
 
 /** Each step a knot on a rope; the rope between two is longer the more time passed. The picture is its own list. */
-function Timeline({ turn, absences, clockAheadMs }: TimelineProps) {
-  const isRunning = turn?.isOpen === true
+function Timeline({ life, absences, clockAheadMs }: TimelineProps) {
+  const isRunning = life?.isOpen === true
   const now = useNow(100, isRunning) - clockAheadMs
-  const steps = turn ? stepsOf(turn, absences) : []
+  const steps = life ? stepsOf(life, absences) : []
   const origin = steps[0]?.at ?? null
   const list = useRef<HTMLOListElement>(null)
   // Where it lies on its side, its end is what is looked for.

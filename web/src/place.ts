@@ -1,6 +1,7 @@
 /** Which session the page shows: `#/<id>` in its address; without one a new chat, which has its id already. */
 import { useSyncExternalStore } from 'react'
-import { newId, recall, remember } from './storage.ts'
+import { client } from './client.ts'
+import { recall, remember } from './storage.ts'
 
 export type Place = { sessionId: string; isNew: boolean }
 
@@ -11,7 +12,7 @@ let place = read()
 
 function read(): Place {
   const sessionId = pattern.exec(location.hash)?.[1]
-  return sessionId === undefined ? { sessionId: newId(), isNew: true } : { sessionId, isNew: false }
+  return sessionId === undefined ? { sessionId: client.newId(), isNew: true } : { sessionId, isNew: false }
 }
 
 function set(next: Place): void {
@@ -36,7 +37,7 @@ export function goTo(sessionId: string): void {
 export function goToNew(): void {
   remember(lastKey, null)
   history.pushState(null, '', location.pathname)
-  set({ sessionId: newId(), isNew: true })
+  set({ sessionId: client.newId(), isNew: true })
 }
 
 /** The new chat has its first message: from now on it has an address. It stays the same chat. */

@@ -5,7 +5,10 @@
  * The server knows two things more: how often a turn may be answered, and what is still to be written in branches that
  * are not shown. Where one of them matters it refuses what is offered here, and says why.
  */
-import { type Failure, isUnderWay, lineOf, type Message, type TurnView, type View } from './view.ts'
+import type { Message, SessionState, Turn } from 'holdfast/client'
+import { hasBegun, isUnderWay, lineOf } from './turns.ts'
+
+export type Failure = NonNullable<Message['error']>
 
 export type Possible = {
   /** Its turn has no outcome yet: how many others are answered before it. */
@@ -44,23 +47,23 @@ const nothing: Possible = {
   isSteered: false,
 }
 
-export const possible = (view: View, message: Message): Possible => possibleIn(view)(message)
+type Shown = Pick<SessionState, 'messages' | 'turns'>
 
-/** For all messages of a view. */
-export function possibleIn(view: View): (message: Message) => Possible {
-  const line = lineOf(view)
+/** For all messages that are shown. */
+export function possibleIn({ messages, turns }: Shown): (message: Message) => Possible {
+  const line = lineOf(turns, messages)
   const placeOf = new Map(line.map(({ messageId }, place) => [messageId, place]))
-  const indexOf = new Map(view.messages.map(({ id }, index) => [id, index]))
-  const lastOpen = view.messages.findLastIndex(({ id }) => placeOf.has(id))
-  const answered = new Set(view.messages.map(({ repliesTo }) => repliesTo))
+  const indexOf = new Map(messages.map(({ id }, index) => [id, index]))
+  const lastOpen = messages.findLastIndex(({ id }) => placeOf.has(id))
+  const answered = new Set(messages.map(({ repliesTo }) => repliesTo))
   return (message) => {
     const ownId = message.repliesTo ?? message.id
-    const own = view.messages[indexOf.get(ownId) ?? -1]
+    const own = messages[indexOf.get(ownId) ?? -1]
     const place = placeOf.get(ownId) ?? null
     const turn = place === null ? undefined : line[place]
     const asked = {
       isUnderWay: turn !== undefined && isUnderWay(turn),
-      isAsking: turn !== undefined && turn.asks.length > 0,
+      isAsking: turn?.state === 'waiting',
     }
     const shared = { ...nothing, ...asked, place, switch: message.branch !== null }
     // Said by the assistant to nobody: it has no turn that could be answered again.
@@ -73,8 +76,8 @@ export function possibleIn(view: View): (message: Message) => Possible {
   }
 }
 
-function ofOwn(turn: TurnView | undefined, isBusy: boolean, hasReply: boolean): Partial<Possible> {
-  const isUntouched = turn !== undefined && !turn.hasBegun && turn.attempt === 0 && turn.round === 1
+function ofOwn(turn: Turn | undefined, isBusy: boolean, hasReply: boolean): Partial<Possible> {
+  const isUntouched = turn !== undefined && !hasBegun(turn) && turn.attempt === 0 && turn.round === 1
   const isSteered = turn === undefined && !hasReply
   return {
     edit: isUntouched ? 'in place' : isBusy || isSteered ? null : 'beside',
@@ -87,7 +90,7 @@ function ofOwn(turn: TurnView | undefined, isBusy: boolean, hasReply: boolean): 
 function ofReply(
   { status, branch }: Message,
   own: Message | undefined,
-  turn: TurnView | undefined,
+  turn: Turn | undefined,
   isBusy: boolean,
 ): Partial<Possible> {
   // Of several replies the last is its turn's, the others are over.

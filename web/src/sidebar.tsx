@@ -1,20 +1,19 @@
+import { HoldfastError } from 'holdfast/client'
+import { useHoldfast } from 'holdfast/react'
 import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from 'react'
+import type { Chat } from './chats.ts'
 import { CloseIcon, Mark, PencilIcon, PlusIcon, TrashIcon } from './icons.tsx'
-import { plainText } from './plain-text.ts'
-import { deleteSession, renameSession } from './session.ts'
 import { agoOf } from './times.ts'
-import type { Session } from './view.ts'
 
 type SidebarProps = {
-  sessions: readonly Session[]
+  chats: readonly Chat[]
   currentId: string
   isOpen: boolean
   onClose(): void
   /** Null: all are in the list. */
-  onOlder: (() => Promise<void>) | null
+  onOlder: (() => Promise<unknown>) | null
   onNew(): void
   onOpen(id: string): void
-  onChanged(): Promise<void>
   onDeleted(id: string): void
 }
 
@@ -61,12 +60,12 @@ export function Sidebar(props: SidebarProps) {
             <PlusIcon /> New chat
           </button>
         </div>
-        {props.sessions.length === 0 && (
+        {props.chats.length === 0 && (
           <p className="px-4 pt-2 text-sm text-mute">Your chats will be listed here. They are kept on the server.</p>
         )}
         <ul className="min-h-0 flex-1 overflow-y-auto px-3 pt-0.5 pb-4">
-          {props.sessions.map((session) => (
-            <Row key={session.id} session={session} {...props} />
+          {props.chats.map((chat) => (
+            <Row key={chat.id} chat={chat} {...props} />
           ))}
           {props.onOlder && (
             <li className="pt-2">
@@ -81,65 +80,73 @@ export function Sidebar(props: SidebarProps) {
   )
 }
 
-type RowProps = SidebarProps & { session: Session }
+type RowProps = SidebarProps & { chat: Chat }
 
-function Row({ session, currentId, onOpen, onChanged, onDeleted }: RowProps) {
+function Row({ chat, currentId, onOpen, onDeleted }: RowProps) {
   const [mode, setMode] = useState<'shown' | 'renaming' | 'deleting' | 'back'>('shown')
-  const preview = plainText(session.lastPreview ?? '')
-  const title = session.title ?? (preview || 'New chat')
+  /** The one that was just given, until the list has heard of it. */
+  const [given, setGiven] = useState<string | null>(null)
+  const title = given ?? chat.title
   const onDone = () => setMode('back')
   const open = useRef<HTMLButtonElement>(null)
+  // biome-ignore lint/correctness/useExhaustiveDependencies: what the list says now is what counts
+  useEffect(() => setGiven(null), [chat.title])
   // The field or button that had the keyboard is gone. Who went elsewhere by the mouse stays there.
   useEffect(() => {
     if (mode === 'back' && document.activeElement === document.body) open.current?.focus()
   }, [mode])
-  if (mode === 'renaming') return <Rename session={session} title={title} onDone={onDone} onChanged={onChanged} />
-  if (mode === 'deleting') return <Delete session={session} title={title} onDone={onDone} onDeleted={onDeleted} />
-  const isCurrent = session.id === currentId
+  if (mode === 'renaming') return <Rename id={chat.id} title={title} onDone={onDone} onRenamed={setGiven} />
+  if (mode === 'deleting') return <Delete id={chat.id} title={title} onDone={onDone} onDeleted={onDeleted} />
+  const isCurrent = chat.id === currentId
   return (
     <li className={isCurrent ? 'session is-current' : 'session'}>
       <button
         ref={open}
         type="button"
         className="session-open"
-        onClick={() => onOpen(session.id)}
+        onClick={() => onOpen(chat.id)}
         aria-current={isCurrent ? 'page' : undefined}
       >
         <span className="flex items-baseline gap-2">
           <span className="min-w-0 flex-1 truncate text-sm font-medium" dir="auto">
             {title}
           </span>
-          <time className="session-time" dateTime={session.updatedAt}>
-            {agoOf(session.updatedAt)}
+          <time className="session-time" dateTime={chat.updatedAt}>
+            {agoOf(chat.updatedAt)}
           </time>
         </span>
-        <span className="block truncate text-[0.8125rem] text-mute">{preview || 'Nothing yet'}</span>
+        <span className="block truncate text-[0.8125rem] text-mute">
+          {chat.unsent && <span className="text-clay">{chat.unsent}. </span>}
+          {chat.preview || (chat.unsent ? '' : 'Nothing yet')}
+        </span>
       </button>
-      <span className="session-tools">
-        <button
-          type="button"
-          className="quiet-button"
-          onClick={() => setMode('renaming')}
-          aria-label={`Rename “${title}”`}
-          title="Rename"
-        >
-          <PencilIcon />
-        </button>
-        <button
-          type="button"
-          className="quiet-button"
-          onClick={() => setMode('deleting')}
-          aria-label={`Delete “${title}”`}
-          title="Delete"
-        >
-          <TrashIcon />
-        </button>
-      </span>
+      {chat.isStored && (
+        <span className="session-tools">
+          <button
+            type="button"
+            className="quiet-button"
+            onClick={() => setMode('renaming')}
+            aria-label={`Rename “${title}”`}
+            title="Rename"
+          >
+            <PencilIcon />
+          </button>
+          <button
+            type="button"
+            className="quiet-button"
+            onClick={() => setMode('deleting')}
+            aria-label={`Delete “${title}”`}
+            title="Delete"
+          >
+            <TrashIcon />
+          </button>
+        </span>
+      )}
     </li>
   )
 }
 
-type AskedProps = { session: Session; title: string; onDone(): void }
+type AskedProps = { id: string; title: string; onDone(): void }
 
 /** It means this alone: nothing else is closed or stopped by it. */
 function onEscape(event: KeyboardEvent, act: () => void): void {
@@ -155,12 +162,25 @@ const Problem = ({ children }: { children: string | null }) =>
     </p>
   )
 
-function Delete({ session, title, onDone, onDeleted }: AskedProps & Pick<SidebarProps, 'onDeleted'>) {
+const answerMs = 6_000
+
+/** Null: it was done. It is not asked for any more where no answer came: who asked for it may have changed their mind. */
+async function whyNot(asked: Promise<unknown>): Promise<string | null> {
+  try {
+    await asked
+    return null
+  } catch (error) {
+    return error instanceof HoldfastError ? error.message : 'The server does not answer.'
+  }
+}
+
+function Delete({ id, title, onDone, onDeleted }: AskedProps & Pick<SidebarProps, 'onDeleted'>) {
   const [problem, setProblem] = useState<string | null>(null)
+  const client = useHoldfast()
   const remove = async () => {
-    const answer = await deleteSession(session.id)
-    if (answer.ok) onDeleted(session.id)
-    else setProblem(`Not deleted. ${answer.problem.detail}`)
+    const why = await whyNot(client.deleteSession(id, AbortSignal.timeout(answerMs)))
+    if (why === null) onDeleted(id)
+    else setProblem(`Not deleted. ${why}`)
   }
   return (
     <li className="rounded-xl bg-sunken px-3 py-2.5 text-sm">
@@ -190,16 +210,17 @@ function Delete({ session, title, onDone, onDeleted }: AskedProps & Pick<Sidebar
   )
 }
 
-function Rename({ session, title, onDone, onChanged }: AskedProps & Pick<SidebarProps, 'onChanged'>) {
+function Rename({ id, title, onDone, onRenamed }: AskedProps & { onRenamed(title: string): void }) {
   const [text, setText] = useState(title)
   const [problem, setProblem] = useState<string | null>(null)
+  const client = useHoldfast()
   const save = async (event: FormEvent) => {
     event.preventDefault()
     const next = text.trim()
     if (next && next !== title) {
-      const answer = await renameSession(session.id, next)
-      if (!answer.ok) return setProblem(`Not renamed. ${answer.problem.detail}`)
-      await onChanged()
+      const why = await whyNot(client.session(id).rename(next, AbortSignal.timeout(answerMs)))
+      if (why !== null) return setProblem(`Not renamed. ${why}`)
+      onRenamed(next)
     }
     onDone()
   }

@@ -1,4 +1,4 @@
-/** The browser's storage, which may be full or forbidden: then the page works, and forgets. */
+/** The browser's storage, for what is being written. It may be full or forbidden: then the page works, and forgets. */
 
 export function recall(key: string): string | null {
   try {
@@ -27,10 +27,4 @@ export function remember(key: string, value: string | null): void {
   } catch {
     // Nothing is lost that was not written here alone; what the server has acknowledged it has.
   }
-}
-
-/** A random id. `crypto.randomUUID` is missing where the page comes over plain http from another machine. */
-export function newId(): string {
-  const bytes = crypto.getRandomValues(new Uint8Array(16))
-  return [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join('')
 }

@@ -1,8 +1,34 @@
 /** A turn's life as steps to be drawn: the server's events, and the gaps in which this page could not reach it. */
-import { outcomes, type TurnEvent, type TurnView } from './view.ts'
+import type { EventFrame, Turn } from 'holdfast/client'
 
 /** Server time in ms; `to` is null while it lasts. `cut` and `killed`: by the page itself, the connection or the server. */
 export type Absence = { from: number; to: number | null; reason: 'cut' | 'killed' | 'lost' }
+
+/** A turn as its events tell it, in its latest round. */
+export type Life = { replyId: string; attempt: number; isOpen: boolean; events: readonly EventFrame[] }
+
+/** By turn. `events`: of one session, in their order, from its beginning. */
+export function livesOf(events: readonly EventFrame[]): ReadonlyMap<string, Life> {
+  const lives = new Map<string, Life>()
+  for (const event of events) {
+    const { turnId, type, data } = event
+    if (turnId === undefined) continue
+    const turn = data.turn as Turn | undefined
+    const known = lives.get(turnId) ?? { replyId: '', attempt: 0, isOpen: true, events: [] }
+    const replyId = turn?.replyId ?? known.replyId
+    const attempt = type === 'attempt.started' ? Number(data.attempt) : known.attempt
+    const isOpen = turn === undefined ? known.isOpen && !(type in outcomes) : true
+    lives.set(turnId, { replyId, attempt, isOpen, events: [...known.events, event] })
+  }
+  return lives
+}
+
+/** What ends a turn's round, and how. */
+const outcomes: { [type: string]: 'complete' | 'failed' | 'stopped' } = {
+  'message.ai_response': 'complete',
+  'message.error': 'failed',
+  'message.stopped': 'stopped',
+}
 
 export type StepKind =
   | 'stored'
@@ -29,19 +55,19 @@ const outcomeLabels = { complete: 'Complete', failed: 'Failed', stopped: 'Stoppe
 
 const endings: { [reason: string]: string } = { error: 'Broke off', handover: 'Handed over' }
 
-export function stepsOf(turn: TurnView, absences: readonly Absence[]): Step[] {
+export function stepsOf({ events }: Life, absences: readonly Absence[]): Step[] {
   const steps: Step[] = []
   let gaps = absences
   /** Of the attempt that is running: when it began. */
   let since: number | null = null
   // Of its latest round.
-  const first = turn.events.findLastIndex(({ type }) => type === 'turn.queued')
-  for (const event of turn.events.slice(Math.max(0, first))) {
+  const first = events.findLastIndex(({ type }) => type === 'turn.queued')
+  for (const event of events.slice(Math.max(0, first))) {
     const at = Date.parse(event.at)
     const begun = since ?? Number.POSITIVE_INFINITY
     const passed = gaps.filter(({ from }) => from >= begun && from <= at)
     gaps = gaps.filter((gap) => !passed.includes(gap))
-    const wasKilled = since !== null && (event.type === 'attempt.started' || event.reason === 'crashed')
+    const wasKilled = since !== null && (event.type === 'attempt.started' || event.data.reason === 'crashed')
     const lost = wasKilled ? passed.findLast(({ reason }) => reason !== 'cut') : undefined
     steps.push(...passed.filter((gap) => gap !== lost).map(away))
     if (wasKilled) steps.push(killed(lost))
@@ -69,7 +95,7 @@ function away(absence: Absence): Step {
   return { kind: 'away', label: reason === 'cut' ? 'Connection cut' : 'Connection lost', at: from, note }
 }
 
-function stepsOfEvent({ type, attempt, reason, code, approved }: TurnEvent, at: number): Step[] {
+function stepsOfEvent({ type, data }: EventFrame, at: number): Step[] {
   const outcome = outcomes[type]
   if (outcome) return [{ kind: outcome, label: outcomeLabels[outcome], at }]
   if (type === 'message.created') {
@@ -79,9 +105,10 @@ function stepsOfEvent({ type, attempt, reason, code, approved }: TurnEvent, at: 
     ]
   }
   if (type === 'turn.queued') return [{ kind: 'queued', label: 'Queued', at }]
-  if (type === 'attempt.started') return [{ kind: 'attempt', label: `Attempt ${attempt}`, at }]
+  if (type === 'attempt.started') return [{ kind: 'attempt', label: `Attempt ${Number(data.attempt)}`, at }]
   if (type === 'turn.waiting') return [{ kind: 'asked', label: 'Waits', at }]
-  if (type === 'approval.answered') return [{ kind: 'answered', label: approved ? 'Approved' : 'Refused', at }]
+  if (type === 'approval.answered') return [{ kind: 'answered', label: data.approved ? 'Approved' : 'Refused', at }]
   if (type !== 'attempt.ended') return []
+  const { reason, code } = data as { reason?: string; code?: string }
   return [{ kind: 'ended', label: endings[reason ?? ''] ?? 'Ended', at, ...(code ? { note: code } : {}) }]
 }

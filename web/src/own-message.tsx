@@ -1,0 +1,164 @@
+/** A message of a person: where it stands on its way, and what may be done with it. */
+import { type Turn, textOf } from 'holdfast/client'
+import { memo, useRef, useSyncExternalStore } from 'react'
+import { Branches } from './branches.tsx'
+import { useCommand } from './commands.ts'
+import { Editor } from './editor.tsx'
+import { subscribeEdits } from './edits.ts'
+import { AlertIcon, CheckIcon, ClockIcon, PencilIcon, ReadIcon, ReloadIcon, StopIcon, UndoIcon } from './icons.tsx'
+import type { Possible } from './possible.ts'
+import { Cooldown, Refused, tooMany } from './refused.tsx'
+import { isSame, type Shared } from './shared.ts'
+import { clockOf } from './times.ts'
+
+type OwnProps = Shared & {
+  /** Its own, while it has no outcome. */
+  turn: Turn | undefined
+  /** Of those that wait to be sent in this chat: a try could not reach the server. */
+  isHeld: boolean
+  /** The server takes none of them before this time, because there were too many of them, or it cannot. */
+  retryAt: string | null
+  isLimited: boolean
+}
+
+export const OwnMessage = memo((props: OwnProps) => {
+  const { message, turn, can, commands, onDone, onSelect } = props
+  const { isBusy: isGiving, refusal, give } = useCommand()
+  const { edits } = commands
+  const edit = useSyncExternalStore(subscribeEdits, () => edits.of(message.id))
+  /** One that an earlier page left open takes the keyboard from nobody. */
+  const wasAskedFor = useRef(false)
+  const editButton = useRef<HTMLButtonElement>(null)
+  const text = textOf(message.parts)
+  const isUnsent = message.seq === 0
+  const hasFailed = message.delivery?.state === 'failed'
+  const isBehind = can.place !== null && can.place > 0
+  const isQueued = isBehind && !can.isUnderWay
+  const isLate = isUnsent ? !props.isHeld && !hasFailed : can.withdraw && !isQueued
+  const open = () => {
+    wasAskedFor.current = true
+    edits.set(message.id, { text, asked: null, ...edit, isOpen: true })
+  }
+  const close = (isKept: boolean) => {
+    edits.set(message.id, isKept && edit && edit.text !== text ? { ...edit, isOpen: false } : null)
+    requestAnimationFrame(() => editButton.current?.focus())
+  }
+  const save = async (edited: string) => {
+    if (edited === text) close(false)
+    else if (await give(() => commands.edit(message, edited))) onDone()
+  }
+  const takeBack = async () => {
+    if (isUnsent ? await give(() => commands.takeBack(message.id)) : turn && (await give(() => commands.stop(turn)))) {
+      onDone()
+    }
+  }
+  return (
+    <article className={isQueued ? 'own is-queued' : 'own'} aria-label="You" data-message={message.id}>
+      {edit?.isOpen ? (
+        <Editor
+          edited={edit.text}
+          takesFocus={wasAskedFor.current}
+          isBusy={isGiving}
+          hint={isUnsent ? 'It is sent as it stands here.' : editHints[can.edit ?? 'later']}
+          onChange={(edited) => edits.set(message.id, { text: edited, isOpen: true, asked: null })}
+          onSave={() => void save(edit.text)}
+          onPutAside={() => close(true)}
+          onCancel={() => close(false)}
+        />
+      ) : (
+        <>
+          <p className="own-text" dir="auto">
+            {text}
+          </p>
+          {message.delivery?.state === 'failed' && (
+            <p className="failure" role="alert">
+              <AlertIcon /> <span>Not sent. {message.delivery.failure.message}</span>
+            </p>
+          )}
+          <div className="status">
+            {isUnsent ? (
+              <UnsentStatus {...props} />
+            ) : isQueued ? (
+              <>
+                <ClockIcon /> <span>{placeWords(can.place ?? 0)}</span>
+              </>
+            ) : (
+              <Delivered message={message} can={can} />
+            )}
+            {hasFailed && (
+              <button type="button" className="text-button" onClick={() => commands.sendAgain(message.id)}>
+                <ReloadIcon /> Retry
+              </button>
+            )}
+            {(can.edit !== null || isUnsent) && (
+              <button
+                ref={editButton}
+                type="button"
+                className={isLate ? 'quiet-button is-late' : 'quiet-button'}
+                aria-label="Edit message"
+                onClick={open}
+              >
+                <PencilIcon />
+              </button>
+            )}
+            {(can.withdraw || isUnsent) && (
+              <button
+                type="button"
+                className={isLate ? 'text-button is-late' : 'text-button'}
+                aria-disabled={isGiving}
+                onClick={() => void takeBack()}
+              >
+                <UndoIcon /> Withdraw
+              </button>
+            )}
+            {can.stop && isBehind && (
+              <button type="button" className="text-button" aria-disabled={isGiving} onClick={() => void takeBack()}>
+                <StopIcon /> Stop
+              </button>
+            )}
+            <Branches message={message} noun="version" onSelect={(id, by) => void give(() => onSelect(id, by))} />
+          </div>
+        </>
+      )}
+      <Refused refusal={refusal} />
+    </article>
+  )
+}, isSame)
+
+const editHints = {
+  'in place': 'It keeps its place.',
+  beside: 'The old text stays, in a branch of its own.',
+  later: 'It can be saved when no reply is written here.',
+}
+
+export const placeWords = (place: number) => `Queued, ${place === 1 ? 'next' : ordinal(place)} in line`
+const ordinal = (place: number) => `${place}${place === 2 ? 'nd' : place === 3 ? 'rd' : 'th'}`
+
+function Delivered({ message: { createdAt, delivery }, can }: { message: OwnProps['message']; can: Possible }) {
+  const state = delivery?.state
+  return (
+    <>
+      <span className={state === 'read' ? 'text-kelp' : undefined} title={ticks[state ?? 'sent']}>
+        {state === 'sent' ? <CheckIcon /> : <ReadIcon />}
+      </span>
+      <span className="sr-only">{ticks[state ?? 'sent']}.</span>
+      {can.isSteered ? 'Taken into the reply above' : 'Sent'} <time dateTime={createdAt}>{clockOf(createdAt)}</time>
+      {can.withdraw && <span className="is-late">· Its reply has not begun</span>}
+    </>
+  )
+}
+
+const ticks: { [state: string]: string } = { sent: 'Stored', delivered: 'Delivered', read: 'Read' }
+
+function UnsentStatus({ message: { delivery }, isHeld, retryAt, isLimited }: OwnProps) {
+  if (delivery?.state === 'failed') return null
+  if (retryAt !== null) {
+    const why = isLimited ? tooMany : 'The server cannot take it now.'
+    return <Cooldown until={Date.parse(retryAt)} why={why} then="Sent by itself" />
+  }
+  return (
+    <>
+      <ClockIcon /> {isHeld ? 'Waits for the network' : 'Sending…'}
+    </>
+  )
+}

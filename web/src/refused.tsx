@@ -1,0 +1,37 @@
+/** Why something was not done, and when it may be. */
+import type { Refusal } from './commands.ts'
+import { AlertIcon, ClockIcon } from './icons.tsx'
+import { useNow } from './times.ts'
+
+type CooldownProps = { until: number; why: string; then: 'Sent by itself' | 'You can try again' }
+
+/** Counts down for the eye; said once to a screen reader. */
+export function Cooldown({ until, why, then }: CooldownProps) {
+  const seconds = Math.max(0, Math.ceil((until - useNow(250, true)) / 1000))
+  return (
+    <span className="cooldown">
+      <ClockIcon />
+      <span role="status">
+        {why} <span className="sr-only">{then}, in a moment.</span>
+      </span>
+      <span aria-hidden="true">
+        {then} in {seconds} s
+      </span>
+    </span>
+  )
+}
+
+export const tooMany = 'Too many at once.'
+
+/** Why a command was not done, in the server's words, where it was given. */
+export const Refused = ({ refusal }: { refusal: Refusal | null }) =>
+  refusal &&
+  (refusal.until === null ? (
+    <p className="failure" role="alert">
+      <AlertIcon /> <span>{refusal.detail}</span>
+    </p>
+  ) : (
+    <p className="status">
+      <Cooldown until={refusal.until} why={tooMany} then="You can try again" />
+    </p>
+  ))

@@ -1,0 +1,59 @@
+/** What stands where no messages are. */
+import { type DemoInfo, isDemoModel } from './demo.ts'
+import { Mark } from './icons.tsx'
+
+type Suggestion = { text: string; note?: string }
+
+const demoSuggestions: Suggestion[] = [
+  { text: 'long', note: 'Headings, code and tables' },
+  { text: 'slow', note: 'A minute, to reload or kill the server in' },
+  { text: 'fail once', note: 'An attempt that fails, and the one after it' },
+  { text: 'roll the dice', note: 'A tool that runs once, whatever dies' },
+  { text: 'send an email', note: 'A tool that asks you first (it only pretends)' },
+  { text: 'What happens to my message if the server crashes now?' },
+]
+const modelSuggestions: Suggestion[] = [
+  { text: 'Tell me a long story about a lighthouse keeper.' },
+  { text: 'Explain write-ahead logging, with an example in code.' },
+  { text: 'Compare three ways to make coffee in a table.' },
+  { text: 'What is a holdfast?' },
+]
+
+export function Welcome({ demo, onSend }: { demo: DemoInfo | null; onSend(text: string): void }) {
+  const suggestions = demo && isDemoModel(demo) ? demoSuggestions : modelSuggestions
+  return (
+    <div className="welcome">
+      <div className="column">
+        <Mark />
+        <h2 className="mt-4 text-2xl font-semibold tracking-tight text-balance">
+          Say something. You are free to leave.
+        </h2>
+        <p className="mt-2 max-w-[34rem] text-pretty text-mute">
+          Your message is stored before it is acknowledged, and each word of the reply before you see it. Reload, go
+          offline, come back tomorrow: it will be here.
+        </p>
+        <ul className="suggestions">
+          {suggestions.map(({ text, note }) => (
+            <li key={text}>
+              <button type="button" className="suggestion" onClick={() => onSend(text)}>
+                <span className="font-medium">{text}</span>
+                {note && <span className="text-[0.8125rem] text-mute">{note}</span>}
+              </button>
+            </li>
+          ))}
+        </ul>
+      </div>
+    </div>
+  )
+}
+
+export const Missing = () => (
+  <div className="welcome">
+    <div className="column">
+      <h2 className="text-xl font-semibold">This chat is not here.</h2>
+      <p className="mt-2 text-mute">
+        It was deleted, or it belongs to somebody else. Your other chats are in the list.
+      </p>
+    </div>
+  </div>
+)
