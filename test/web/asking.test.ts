@@ -1,5 +1,4 @@
 /** Calls of tools on the page, and turns that wait for people there: asked on every device, answered once (P110–P116). */
-import { mkdir } from 'node:fs/promises'
 import pg from 'pg'
 import type { BrowserContext, Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest'
@@ -15,7 +14,7 @@ import {
   storedOf,
   untilStatusOn,
 } from './page.ts'
-import { faultsOf, openStage, openTab, type Stage } from './stage.ts'
+import { faultsOf, openStage, openTab, picture, type Stage } from './stage.ts'
 import { type Site, startSite } from './support.ts'
 
 let stage: Stage
@@ -72,20 +71,6 @@ async function begunCalls(session: string): Promise<number> {
   ])
   await client.end()
   return rowCount ?? 0
-}
-
-/** Into a folder, for people to look at, where one is named. */
-async function picture(tab: Page, name: string): Promise<void> {
-  const dir = process.env.HOLDFAST_TEST_PICTURES
-  if (dir === undefined) return
-  await mkdir(dir, { recursive: true })
-  for (const colorScheme of ['light', 'dark'] as const) {
-    for (const width of [390, 1280]) {
-      await tab.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
-      await tab.setViewportSize({ width, height: 844 })
-      await tab.screenshot({ path: `${dir}/${name}-${width}-${colorScheme}.png` })
-    }
-  }
 }
 
 test('a call is shown with its input and output, folded, by keyboard, and as it is stored after a reload', async () => {

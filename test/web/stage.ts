@@ -1,4 +1,5 @@
 /** What the tests of the app share: everything that one needs is up, tabs that complain, and what axe finds. */
+import { mkdir } from 'node:fs/promises'
 import axe from 'axe-core'
 import type { Browser, BrowserContext, Page } from 'playwright-core'
 import { gate } from '../faults/scene.ts'
@@ -55,6 +56,20 @@ export function gatesOf() {
       return there
     },
     clear: () => gates.clear(),
+  }
+}
+
+/** Into a folder, for people to look at, where one is named. */
+export async function picture(tab: Page, name: string): Promise<void> {
+  const dir = process.env.HOLDFAST_TEST_PICTURES
+  if (dir === undefined) return
+  await mkdir(dir, { recursive: true })
+  for (const colorScheme of ['light', 'dark'] as const) {
+    for (const width of [390, 1280]) {
+      await tab.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
+      await tab.setViewportSize({ width, height: 844 })
+      await tab.screenshot({ path: `${dir}/${name}-${width}-${colorScheme}.png` })
+    }
   }
 }
 

@@ -9,6 +9,8 @@ export type Chat = {
   updatedAt: string
   /** False: its first message has not been sent yet. */
   isStored: boolean
+  /** So many were not read on any device. */
+  unread: number
   /** Of messages in it that are here only. */
   unsent: 'Not sent' | 'Not sent yet' | null
 }
@@ -16,10 +18,10 @@ export type Chat = {
 export function chatsOf(sessions: readonly Session[], unsent: readonly UnsentView[]): readonly Chat[] {
   const unsentIn = new Map<string, UnsentView[]>()
   for (const each of unsent) unsentIn.set(each.sessionId, [...(unsentIn.get(each.sessionId) ?? []), each])
-  const stored = sessions.map(({ id, title, lastPreview, updatedAt }): Chat => {
+  const stored = sessions.map(({ id, title, lastPreview, updatedAt, unread }): Chat => {
     const preview = plainText(lastPreview ?? '')
     const shown = { id, title: title ?? (preview || 'New chat'), preview, updatedAt }
-    return { ...shown, isStored: true, unsent: hasFailed(unsentIn.get(id)) ? 'Not sent' : null }
+    return { ...shown, unread, isStored: true, unsent: hasFailed(unsentIn.get(id)) ? 'Not sent' : null }
   })
   const known = new Set(sessions.map(({ id }) => id))
   const others = [...unsentIn].filter(([id]) => !known.has(id))
@@ -27,7 +29,12 @@ export function chatsOf(sessions: readonly Session[], unsent: readonly UnsentVie
     ...others.map(([id, [first, ...more]]): Chat => {
       const preview = plainText(textOf(first!.parts)).slice(0, previewLength)
       const shown = { id, title: first!.makes?.title ?? 'Chat', preview, updatedAt: first!.writtenAt }
-      return { ...shown, isStored: false, unsent: hasFailed([first!, ...more]) ? 'Not sent' : 'Not sent yet' }
+      return {
+        ...shown,
+        unread: 0,
+        isStored: false,
+        unsent: hasFailed([first!, ...more]) ? 'Not sent' : 'Not sent yet',
+      }
     }),
     ...stored,
   ]
@@ -36,3 +43,9 @@ export function chatsOf(sessions: readonly Session[], unsent: readonly UnsentVie
 const previewLength = 140
 
 const hasFailed = (unsent: readonly UnsentView[] = []) => unsent.some(({ state }) => state === 'failed')
+
+/** Those whose title has these words in it, in any order. */
+export function matching(chats: readonly Chat[], wanted: string): readonly Chat[] {
+  const words = wanted.toLowerCase().split(/\s+/)
+  return chats.filter(({ title }) => words.every((word) => title.toLowerCase().includes(word)))
+}

@@ -1,10 +1,11 @@
-import type { SessionState, WhenBusy } from 'holdfast/client'
+import type { SessionHandle, SessionState, WhenBusy } from 'holdfast/client'
 import { useConnection, useHoldfast, useUnsent } from 'holdfast/react'
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react'
 import { Announcer } from './announcer.tsx'
 import { cutNetwork } from './client.ts'
 import { commandsOf, useStop } from './commands.ts'
 import { Composer, type ComposerHandle } from './composer.tsx'
+import { ConnectionSign, NoConnection } from './connection.tsx'
 import { type DemoInfo, killServer } from './demo.ts'
 import { draftKeyOf } from './drafts.ts'
 import { MenuIcon } from './icons.tsx'
@@ -12,6 +13,7 @@ import { useAbsences, useClockAhead, useLives } from './lives.ts'
 import { Messages } from './messages.tsx'
 import { Panel } from './panel.tsx'
 import { keepPlace } from './place.ts'
+import { useIsShown } from './shown.ts'
 import { lineOf } from './turns.ts'
 import { Missing, Welcome } from './welcome.tsx'
 
@@ -57,6 +59,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
     client.unsent.retry()
   }, [isLive, commands, client])
   const isEmpty = messages.length === 0
+  useMarkRead(handle, state, useIsShown())
   const line = useMemo(() => lineOf(turns, messages), [turns, messages])
   const running = line[0]
   const stopping = useStop(commands, running)
@@ -83,6 +86,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
             <ConnectionSign isLive={isLive} hasFailed={connection.phase === 'waiting'} />
           )}
         </header>
+        <NoConnection isDown={isFollowed && phase !== 'missing' && !isLive} />
         {isMissing ? (
           <Missing />
         ) : isEmpty && (phase !== 'loading' || !isFollowed) ? (
@@ -138,6 +142,16 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   )
 }
 
+/** Said once for each message that is over, not for each piece of it. */
+function useMarkRead(handle: SessionHandle, { isLive, messages }: SessionState, isShown: boolean): void {
+  const over = messages.filter(({ status, seq }) => seq > 0 && status !== 'pending' && status !== 'streaming').length
+  // biome-ignore lint/correctness/useExhaustiveDependencies: each that is over is read
+  useEffect(() => {
+    // Where it cannot be told now, the next one tells of all before it.
+    if (isLive && isShown) handle.markRead().catch(() => undefined)
+  }, [handle, isLive, isShown, over])
+}
+
 const noMessages: SessionState['messages'] = []
 
 /** As `useChatSession`, but for a new chat, which no server knows before its first message is written. */
@@ -173,28 +187,4 @@ function useEscape(act: () => void, isOn: boolean): void {
     window.addEventListener('keydown', onKey)
     return () => window.removeEventListener('keydown', onKey)
   }, [isOn])
-}
-
-const connectionWords = { connecting: 'Connecting', live: 'Live', reconnecting: 'Reconnecting', offline: 'Offline' }
-
-function ConnectionSign({ isLive, hasFailed }: { isLive: boolean; hasFailed: boolean }) {
-  const isOnline = useSyncExternalStore(subscribeOnline, () => navigator.onLine)
-  const [wasLive, setWasLive] = useState(false)
-  if (isLive && !wasLive) setWasLive(true)
-  const sign = !isOnline ? 'offline' : isLive ? 'live' : wasLive || hasFailed ? 'reconnecting' : 'connecting'
-  return (
-    <p className={`connection is-${sign}`} role="status">
-      <span className="connection-dot" />
-      {connectionWords[sign]}
-    </p>
-  )
-}
-
-function subscribeOnline(hear: () => void): () => void {
-  window.addEventListener('online', hear)
-  window.addEventListener('offline', hear)
-  return () => {
-    window.removeEventListener('online', hear)
-    window.removeEventListener('offline', hear)
-  }
 }

@@ -1,6 +1,13 @@
 /** Whether somebody looks at this page. */
 import type { HoldfastClient } from 'holdfast/client'
-import { useEffect } from 'react'
+import { useEffect, useSyncExternalStore } from 'react'
+
+export const useIsShown = () => useSyncExternalStore(onShownChanged, () => !document.hidden)
+
+function onShownChanged(hear: () => void): () => void {
+  document.addEventListener('visibilitychange', hear)
+  return () => document.removeEventListener('visibilitychange', hear)
+}
 
 /** A browser has six connections to a server for all its tabs: those that nobody sees leave theirs. */
 const hiddenMs = 30_000

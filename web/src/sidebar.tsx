@@ -1,8 +1,9 @@
 import { HoldfastError } from 'holdfast/client'
 import { useHoldfast } from 'holdfast/react'
 import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from 'react'
-import type { Chat } from './chats.ts'
+import { type Chat, matching } from './chats.ts'
 import { CloseIcon, Mark, PencilIcon, PlusIcon, TrashIcon } from './icons.tsx'
+import { useIsShown } from './shown.ts'
 import { agoOf } from './times.ts'
 
 type SidebarProps = {
@@ -20,6 +21,10 @@ type SidebarProps = {
 /** Beside the conversation where there is room; on a phone it slides over it. */
 export function Sidebar(props: SidebarProps) {
   const { isOpen, onClose } = props
+  const isShown = useIsShown()
+  const [wanted, setWanted] = useState('')
+  const found = matching(props.chats, wanted)
+  const isSearching = wanted.trim() !== ''
   const close = useRef<HTMLButtonElement>(null)
   useEffect(() => {
     if (!isOpen) return
@@ -60,17 +65,35 @@ export function Sidebar(props: SidebarProps) {
             <PlusIcon /> New chat
           </button>
         </div>
+        {(props.chats.length >= searchedFrom || props.onOlder || isSearching) && (
+          <div className="px-3 pb-2">
+            <input
+              type="search"
+              className="search"
+              value={wanted}
+              placeholder="Search titles"
+              aria-label="Search the titles of chats"
+              onChange={(event) => setWanted(event.currentTarget.value)}
+              onKeyDown={(event) => {
+                if (isSearching) onEscape(event, () => setWanted(''))
+              }}
+            />
+          </div>
+        )}
+        <p className={isSearching ? 'px-4 pb-1 text-[0.8125rem] text-mute' : 'sr-only'} role="status">
+          {isSearching && foundWords(found.length, props.onOlder !== null)}
+        </p>
         {props.chats.length === 0 && (
           <p className="px-4 pt-2 text-sm text-mute">Your chats will be listed here. They are kept on the server.</p>
         )}
         <ul className="min-h-0 flex-1 overflow-y-auto px-3 pt-0.5 pb-4">
-          {props.chats.map((chat) => (
-            <Row key={chat.id} chat={chat} {...props} />
+          {found.map((chat) => (
+            <Row key={chat.id} chat={chat} isShown={isShown} {...props} />
           ))}
           {props.onOlder && (
             <li className="pt-2">
               <button type="button" className="small-button mx-auto" onClick={() => void props.onOlder?.()}>
-                Older chats
+                {isSearching ? 'Search older chats' : 'Older chats'}
               </button>
             </li>
           )}
@@ -80,9 +103,17 @@ export function Sidebar(props: SidebarProps) {
   )
 }
 
-type RowProps = SidebarProps & { chat: Chat }
+/** So few are seen at a glance. */
+const searchedFrom = 8
 
-function Row({ chat, currentId, onOpen, onDeleted }: RowProps) {
+function foundWords(count: number, areMore: boolean): string {
+  const words = count === 0 ? 'No chat' : count === 1 ? '1 chat' : `${count} chats`
+  return areMore ? `${words} of those listed so far` : words
+}
+
+type RowProps = SidebarProps & { chat: Chat; isShown: boolean }
+
+function Row({ chat, currentId, isShown, onOpen, onDeleted }: RowProps) {
   const [mode, setMode] = useState<'shown' | 'renaming' | 'deleting' | 'back'>('shown')
   /** The one that was just given, until the list has heard of it. */
   const [given, setGiven] = useState<string | null>(null)
@@ -98,6 +129,8 @@ function Row({ chat, currentId, onOpen, onDeleted }: RowProps) {
   if (mode === 'renaming') return <Rename id={chat.id} title={title} onDone={onDone} onRenamed={setGiven} />
   if (mode === 'deleting') return <Delete id={chat.id} title={title} onDone={onDone} onDeleted={onDeleted} />
   const isCurrent = chat.id === currentId
+  // What is looked at is read in a moment.
+  const isUnread = chat.unread > 0 && !(isCurrent && isShown)
   return (
     <li className={isCurrent ? 'session is-current' : 'session'}>
       <button
@@ -111,6 +144,12 @@ function Row({ chat, currentId, onOpen, onDeleted }: RowProps) {
           <span className="min-w-0 flex-1 truncate text-sm font-medium" dir="auto">
             {title}
           </span>
+          {isUnread && (
+            <span className="unread">
+              {chat.unread}
+              <span className="sr-only"> unread</span>
+            </span>
+          )}
           <time className="session-time" dateTime={chat.updatedAt}>
             {agoOf(chat.updatedAt)}
           </time>
