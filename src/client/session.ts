@@ -148,7 +148,8 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       leave?.()
       leave = null
       isLive = false
-      changed()
+      // Whoever looks before it is followed again sees that it is not.
+      draw()
     }
   })
   const typing = new Map<string, ReturnType<typeof setTimeout>>()

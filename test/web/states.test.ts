@@ -228,7 +228,7 @@ test('earlier messages that were loaded stay, and an open editor among them, whe
   await repliedOn(page, /Re message 29/).waitFor()
   const shown = () => page.locator('article').count()
   expect(await shown()).toBe(50)
-  await buttonOn(page, 'Earlier messages').click()
+  await page.locator('.messages').evaluate((it) => it.scrollTo({ top: 0 }))
   await eventually(async () => (await shown()) === 2 * count)
   await buttonOn(page, 'Edit message').first().click()
   const editor = page.getByRole('textbox', { name: 'Edit message' })

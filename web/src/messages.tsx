@@ -1,13 +1,16 @@
 /** The messages of a chat, and where in them the reader is. */
 import type { SessionState, ShownMessage, Turn, UnsentView } from 'holdfast/client'
-import { type RefObject, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from 'react'
+import { Fragment, type RefObject, useCallback, useEffect, useLayoutEffect, useMemo, useRef } from 'react'
 import type { Direction } from './branches.tsx'
+import { useCame } from './came.ts'
 import { type Commands, useCommand } from './commands.ts'
 import { DownIcon } from './icons.tsx'
 import { OwnMessage } from './own-message.tsx'
 import { possibleIn } from './possible.ts'
 import { Refused } from './refused.tsx'
 import { Reply } from './reply.tsx'
+import { useAnchor, useEnd } from './scrolling.ts'
+import { useIsShown } from './shown.ts'
 
 type MessagesProps = {
   state: SessionState
@@ -22,7 +25,13 @@ type MessagesProps = {
 
 export function Messages({ state, line, unsent, clockAheadMs, commands, onEarlier, onDone }: MessagesProps) {
   const { messages, turns } = state
-  const { scroller, isAway, toEnd } = useEnd(state.session === null, unsent.at(-1)?.id)
+  const lastSent = unsent.at(-1)?.id
+  const { scroller, isAway, toEnd, goUpTo } = useEnd(state.session === null, lastSent)
+  useAnchor(scroller, messages)
+  const firstThatCame = useCame(state, useIsShown(), lastSent)
+  useLayoutEffect(() => {
+    if (firstThatCame !== null) goUpTo('.came')
+  }, [firstThatCame, goUpTo])
   const possible = useMemo(() => possibleIn({ messages, turns }), [messages, turns])
   const outlook = useOutlook(unsent)
 
@@ -39,7 +48,7 @@ export function Messages({ state, line, unsent, clockAheadMs, commands, onEarlie
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
       <section ref={scroller} className="messages" tabIndex={0} aria-label="Messages">
         <div className="column">
-          {state.hasEarlier && <Earlier onEarlier={onEarlier} />}
+          {state.hasEarlier && <Earlier key={messages[0]?.id} onEarlier={onEarlier} />}
           {messages.map((message) => {
             const can = possible(message)
             const turn = can.place === null ? undefined : line[can.place]
@@ -47,12 +56,10 @@ export function Messages({ state, line, unsent, clockAheadMs, commands, onEarlie
             return message.role === 'user' ? (
               <OwnMessage key={message.id} {...shared} turn={turn} {...(message.seq === 0 ? outlook : settled)} />
             ) : (
-              <Reply
-                key={message.id}
-                {...shared}
-                turn={turn?.replyId === message.id ? turn : undefined}
-                clockAheadMs={clockAheadMs}
-              />
+              <Fragment key={message.id}>
+                {message.id === firstThatCame && <p className="came">You were away: here is what came</p>}
+                <Reply {...shared} turn={turn?.replyId === message.id ? turn : undefined} clockAheadMs={clockAheadMs} />
+              </Fragment>
             )
           })}
         </div>
@@ -103,10 +110,22 @@ function useSelect(scroller: RefObject<HTMLElement | null>, messages: readonly S
   )
 }
 
+/** Loaded when the reader comes near; the button is for the keyboard, and for where that failed. */
 function Earlier({ onEarlier }: { onEarlier(): Promise<unknown> }) {
   const { isBusy, refusal, give } = useCommand()
+  const place = useRef<HTMLDivElement>(null)
+  useEffect(() => {
+    const { current } = place
+    if (!current) return
+    const near = ([entry]: IntersectionObserverEntry[]) => {
+      if (entry?.isIntersecting) void give(onEarlier)
+    }
+    const watcher = new IntersectionObserver(near, { root: current.closest('.messages'), rootMargin: '400px 0px 0px' })
+    watcher.observe(current)
+    return () => watcher.disconnect()
+  }, [give, onEarlier])
   return (
-    <div>
+    <div ref={place}>
       <button
         type="button"
         className="small-button mx-auto"
@@ -118,49 +137,4 @@ function Earlier({ onEarlier }: { onEarlier(): Promise<unknown> }) {
       <Refused refusal={refusal} />
     </div>
   )
-}
-
-const nearEndPx = 80
-
-/** Stays at the end while the reader is there, and leaves alone who has scrolled up to read. */
-function useEnd(isEmpty: boolean, lastSent: string | undefined) {
-  const scroller = useRef<HTMLElement>(null)
-  const follows = useRef(true)
-  const [isAway, setAway] = useState(false)
-  useEffect(() => {
-    const { current } = scroller
-    if (!current) return
-    let height = 0
-    let room = 0
-    const look = () => {
-      const isAtEnd = current.scrollHeight - current.scrollTop - current.clientHeight < nearEndPx
-      // A phone that is turned, or its keyboard, moves the text as well; only the reader leaves the end.
-      const isMoved = current.scrollHeight !== height || current.clientHeight !== room
-      if (isMoved && follows.current && !isAtEnd) return
-      follows.current = isAtEnd
-      setAway(!isAtEnd)
-    }
-    current.addEventListener('scroll', look, { passive: true })
-    const watcher = new ResizeObserver(() => {
-      height = current.scrollHeight
-      room = current.clientHeight
-      if (follows.current) current.scrollTo({ top: height })
-    })
-    if (current.firstElementChild) watcher.observe(current.firstElementChild)
-    watcher.observe(current)
-    return () => {
-      current.removeEventListener('scroll', look)
-      watcher.disconnect()
-    }
-  }, [])
-  // biome-ignore lint/correctness/useExhaustiveDependencies: who has just sent something wants to see it
-  useLayoutEffect(() => {
-    follows.current = true
-    scroller.current?.scrollTo({ top: scroller.current.scrollHeight })
-  }, [lastSent, isEmpty])
-  const toEnd = useCallback(() => {
-    follows.current = true
-    scroller.current?.scrollTo({ top: scroller.current.scrollHeight })
-  }, [])
-  return { scroller, isAway, toEnd }
 }
