@@ -107,12 +107,13 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     silentMs,
   })
   const locks: Locks = locksHere()
-  const isPage = typeof document !== 'undefined'
+  // React Native has one, too.
+  const isApp = typeof window !== 'undefined'
   // Tabs of one user only: what comes over it is what the server shows to whoever leads.
   const isOneUser = options.user !== undefined || (token === undefined && headers === undefined)
-  const sharedAs = isPage && isOneUser && canShare() ? `holdfast ${url} ${user}` : null
+  const sharedAs = isApp && isOneUser && canShare() ? `holdfast ${url} ${user}` : null
   const connection = createConnection({ wire, transport, WebSocket: Socket, locks, newId, sharedAs })
-  /** What begins by itself. A page's module does so at once; one that a server loads, too, only when somebody looks. */
+  /** What begins by itself: in an app at once, in a module that a server loads, too, only when somebody looks. */
   const starts = new Set<() => void>()
   const start = () => {
     for (const begin of starts) begin()
@@ -165,7 +166,7 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
   const unhear = connection.state.subscribe(() => {
     if (connection.state.getSnapshot().phase === 'live') unsent.reached()
   })
-  if (isPage) start()
+  if (isApp) start()
 
   const closing = new AbortController()
   const close = () => {
