@@ -7,11 +7,10 @@ import type { JsonObject } from '../core/json.ts'
 import type { Session } from '../core/message.ts'
 import { type ConnectionState, createConnection, type Transport } from './connection.ts'
 import { canShare, type Locks, locksHere } from './locks.ts'
-import { createSession, type SessionHandle } from './session.ts'
+import { createSession, type SessionHandle, type ShownStorage } from './session.ts'
 import { createSessions, type SessionsHandle } from './sessions.ts'
 import { indexedDbStorage, memoryStorage, type Storage } from './storage.ts'
 import type { Readable } from './store.ts'
-import { type Tabs, tabsHere } from './tabs.ts'
 import { createUnsent, type UnsentList } from './unsent.ts'
 import { createWire } from './wire.ts'
 
@@ -88,19 +87,32 @@ const silentMs = 40_000
 const expiresMs = 86_400_000
 /** As often as is worth drawing. */
 const frameMs = 16
+/** A page that was hidden meanwhile draws no frame. */
+const notDrawnMs = 100
 
 export function createClient(options: ClientOptions = {}): HoldfastClient {
   const { url = '', token, headers, user = 'me', transport = 'auto' } = options
   const storage = options.storage ?? (typeof indexedDB === 'undefined' ? memoryStorage() : indexedDbStorage())
+  const closing = new AbortController()
+  /** In the names of what is kept and shared: neither another server's nor another user's. */
+  const name = `${encodeURIComponent(url)}:${encodeURIComponent(user)}`
+  const shownOf = `shown:${name}:`
   const Socket = options.WebSocket ?? (globalThis as { WebSocket?: typeof WebSocket }).WebSocket ?? null
   const wire = createWire({
     api: url.replace(/\/+$/, ''),
     async headers(isRenewal) {
-      const all = new Headers(typeof headers === 'function' ? await headers() : headers)
-      const bearer = typeof token === 'function' ? await token(isRenewal) : token
-      if (bearer) all.set('authorization', `Bearer ${bearer}`)
-      return all
+      try {
+        const all = new Headers(typeof headers === 'function' ? await headers() : headers)
+        const bearer = typeof token === 'function' ? await token(isRenewal) : token
+        if (bearer) all.set('authorization', `Bearer ${bearer}`)
+        return all
+      } catch (error) {
+        // The app's own server may be away: it is asked again.
+        console.error(error)
+        return null
+      }
     },
+    closed: closing.signal,
     headersMayChange: typeof token === 'function',
     credentials: options.credentials,
     fetch: options.fetch ?? ((input, init) => fetch(input, init)),
@@ -110,68 +122,55 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
   // React Native has one, too.
   const isApp = typeof window !== 'undefined'
   // Tabs of one user only: what comes over it is what the server shows to whoever leads.
-  const isOneUser = options.user !== undefined || (token === undefined && headers === undefined)
-  const sharedAs = isApp && isOneUser && canShare() ? `holdfast ${url} ${user}` : null
+  const isOneUser = options.user !== undefined || (token ?? headers ?? options.fetch) === undefined
+  const sharedAs = isApp && isOneUser && canShare() ? `holdfast 1 ${name}` : null
   const connection = createConnection({ wire, transport, WebSocket: Socket, locks, newId, sharedAs })
-  /** What begins by itself: in an app at once, in a module that a server loads, too, only when somebody looks. */
-  const starts = new Set<() => void>()
-  const start = () => {
-    for (const begin of starts) begin()
-    starts.clear()
-  }
-  const kept = createUnsent({
+  const unsent = createUnsent({
     wire,
     storage,
     locks,
-    name: user,
+    name,
     newId,
     expiresMs: options.unsentExpiresMs ?? expiresMs,
     waitsWhenLimited: options.waitsWhenLimited ?? true,
-    onOtherTab(hear) {
-      let tabs: Tabs | null = null
-      starts.add(() => {
-        tabs = tabsHere(`holdfast:${user}`, hear)
-      })
-      return { tell: () => tabs?.tell(), close: () => tabs?.close() }
-    },
+    onLoggedOut: () => close(),
     onStorageFailed: options.onStorageFailed ?? (() => undefined),
   })
-  starts.add(() => void kept.resume())
-  const unsent: UnsentList = {
-    ...kept,
-    subscribe(hear) {
-      start()
-      return kept.subscribe(hear)
+  let keeping: Promise<unknown> = Promise.resolve()
+  const shown: ShownStorage = {
+    async get(id) {
+      const [entry] = await storage.entries(shownOf + id).catch(() => [])
+      return entry?.[0] === shownOf + id ? entry[1] : null
     },
-    add(message) {
-      start()
-      return kept.add(message)
+    set(id, text) {
+      if (!closing.signal.aborted) keeping = Promise.allSettled([keeping, storage.set(shownOf + id, text)])
+    },
+    remove: (id) => storage.remove(shownOf + id),
+    async wipe() {
+      await keeping
+      for (const [key] of await storage.entries(shownOf)) await storage.remove(key)
     },
   }
-  const listed = createSessions(wire, connection, soon)
+  const listed = createSessions(wire, connection, soon, closing.signal, unsent.start)
   const handles = new Map<string, SessionHandle>()
-  const unwake = wire.onWake(() => unsent.retry())
+  const unwake = wire.onWake(() => unsent.reached())
   const wake = () => {
-    start()
+    unsent.start()
     wire.wake(true)
     connection.wake()
   }
   // A guest's first message makes the guest, whichever tab has sent it.
-  let unsentBefore = 0
-  kept.subscribe(() => {
-    const now = kept.list().length
-    if (now < unsentBefore && connection.state.getSnapshot().phase === 'signed_out') wake()
-    unsentBefore = now
+  unsent.onTaken(() => {
+    if (connection.state.getSnapshot().phase === 'signed_out') wake()
   })
   const unhear = connection.state.subscribe(() => {
     if (connection.state.getSnapshot().phase === 'live') unsent.reached()
   })
-  if (isApp) start()
+  // In a module that a server loads, too, nothing begins before somebody looks.
+  if (isApp) unsent.start()
 
-  const closing = new AbortController()
   const close = () => {
     closing.abort()
-    starts.clear()
     unwake()
     unhear()
     unsent.close()
@@ -184,8 +183,7 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
         wire,
         feed: connection,
         unsent,
-        storage,
-        name: user,
+        shownIn: shown,
         newId,
         soon,
         closed: closing.signal,
@@ -194,13 +192,7 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
       // What it tells is JSON of the server, whose types the app has declared.
       return handle as SessionHandle as SessionHandle<Chat>
     },
-    sessions: {
-      ...listed,
-      subscribe(hear) {
-        start()
-        return listed.subscribe(hear)
-      },
-    },
+    sessions: listed,
     unsent,
     connection: connection.state,
     createSession: async ({ id = newId(), ...session } = {}) => {
@@ -210,7 +202,7 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     async deleteSession(id, signal) {
       await wire.askSurely(`/v1/sessions/${encodeURIComponent(id)}`, { method: 'DELETE' }, signal)
       listed.forget(id)
-      await storage.remove(`shown:${user}:${id}`)
+      await shown.remove(id)
     },
     newId,
     wake,
@@ -218,20 +210,26 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     async logout() {
       closing.abort()
       // Other tabs are told.
-      start()
+      unsent.start()
       await unsent.wipe()
       close()
-      for (const [key] of await storage.entries(`shown:${user}:`)) await storage.remove(key)
+      await shown.wipe()
     },
     close,
   }
 }
 
+/** When the page is drawn next; and where it is not drawn any more, a moment later. */
 function soon(act: () => void): void {
   const here = globalThis as { requestAnimationFrame?: typeof requestAnimationFrame; document?: Document }
-  if (here.requestAnimationFrame !== undefined && here.document?.visibilityState === 'visible') {
-    here.requestAnimationFrame(act)
-  } else setTimeout(act, frameMs)
+  const isDrawn = here.requestAnimationFrame !== undefined && here.document?.visibilityState === 'visible'
+  let isDone = false
+  const once = () => {
+    if (!isDone) act()
+    isDone = true
+  }
+  if (isDrawn) here.requestAnimationFrame?.(once)
+  setTimeout(once, isDrawn ? notDrawnMs : frameMs)
 }
 
 /** `crypto.randomUUID` is missing where the page comes over plain http from another machine, and in React Native. */

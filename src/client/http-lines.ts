@@ -1,6 +1,7 @@
 /** The two lines over HTTP: a stream of server-sent events, and long polls. Both name what they follow when they are opened. */
-import { endBy, type LineEnd, type LineFrame, type LineStart, type NamedLine, type Wanted } from './line.ts'
-import { parsed, unlessAborted, type Wire } from './wire.ts'
+import type { LineEnd, LineFrame, LineStart, NamedLine, Wanted } from './line.ts'
+// Types only: what this file shared with the others would make a bundler cut a third file out of both.
+import type { HoldfastError, Wire } from './wire.ts'
 
 /** When the page is back, a stream that was silent for longer than a heartbeat takes is not trusted. */
 const heartbeatMs = 16_000
@@ -28,7 +29,7 @@ function createLine(wire: Wire, start: LineStart, run: (opened: Opened) => Promi
   const silentForMs = () => Date.now() - heardAtMs
   heard()
   run({ signal: control.signal, heard, end, silentForMs }).then(end, (error: unknown) =>
-    end(endBy(error, 'refused', refusedMs)),
+    end(endBy(error as Partial<HoldfastError>)),
   )
   return {
     check() {
@@ -38,6 +39,12 @@ function createLine(wire: Wire, start: LineStart, run: (opened: Opened) => Promi
   }
 }
 
+/** What broke it: whatever is no answer of the server, as a text that is no JSON, is an end like any other. */
+function endBy({ kind, retryable, retryAfterMs }: Partial<HoldfastError>): LineEnd {
+  if (kind === 'auth') return { how: 'signed_out', afterMs: 0 }
+  if (kind === undefined || retryable) return { how: 'ended', afterMs: retryAfterMs ?? 0 }
+  return { how: 'refused', afterMs: retryAfterMs ?? refusedMs }
+}
 /** A refusal that would be said again. */
 const refusedMs = 10_000
 
@@ -55,9 +62,10 @@ export function openStream(wire: Wire, start: LineStart): NamedLine {
     const decoder = new TextDecoder()
     let text = ''
     const body = response.body.getReader()
+    const aborted = new Promise<null>((resolve) => signal.addEventListener('abort', () => resolve(null)))
     while (!signal.aborted) {
       // A connection that breaks is an end like any other. Some fetches never settle a read that is aborted.
-      const read = await unlessAborted(signal, body.read()).catch(() => null)
+      const read = await Promise.race([body.read(), aborted]).catch(() => null)
       if (read === null || read.done) break
       heard()
       // One line of data is a frame (P42). Comments keep it open.
@@ -94,7 +102,7 @@ export function openPolls(wire: Wire, start: LineStart): NamedLine {
       if (text === null || signal.aborted) return { how: 'ended', afterMs: 0 }
       heard()
       type Answer = { frames: LineFrame[]; cursors: { [ref: string]: string } }
-      const answer = parsed(text, response.status) as unknown as Answer
+      const answer = JSON.parse(text) as Answer
       if (wait === 0) start.opened()
       for (const frame of answer.frames) {
         if (signal.aborted) return { how: 'ended', afterMs: 0 }

@@ -1,7 +1,7 @@
 /** One connection, of whichever kind, as `connection.ts` opens it and hears of it. */
 import type { LogFrame } from '../core/view.ts'
 import type { PassingFrame } from './feed.ts'
-import { HoldfastError, type ProblemDocument } from './wire.ts'
+import type { ProblemDocument } from './wire.ts'
 
 /** What a server says on any line. */
 export type LineFrame =
@@ -15,13 +15,6 @@ export type LineFrame =
   | PassingFrame
 /** How a line ended. `never`: it never came to be one. */
 export type LineEnd = { how: 'ended' | 'never' | 'signed_out' | 'refused'; afterMs: number }
-
-/** By what kept it from being one, or broke it. A refusal ends it as `refused`, and would be said again at once. */
-export function endBy(error: unknown, refused: 'never' | 'refused', refusedMs: number): LineEnd {
-  if (!(error instanceof HoldfastError)) return { how: 'ended', afterMs: 0 }
-  if (error.kind === 'auth') return { how: 'signed_out', afterMs: 0 }
-  return { how: error.retryable ? 'ended' : refused, afterMs: error.retryAfterMs ?? refusedMs }
-}
 
 /** `ref`: another one for each time that it is asked for. It comes back with the `following` that answers it. */
 export type Wanted = { sessionId: string; cursor: string; ref: string }

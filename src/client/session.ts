@@ -6,14 +6,12 @@
  *      └────────────── not there, or not for this user ──▶ missing
  */
 import type { Part } from '../core/chunk.ts'
-import { decodeCursor } from '../core/cursor.ts'
 import type { Json, JsonObject } from '../core/json.ts'
 import type { Message, Session, Turn } from '../core/message.ts'
 import { createView, type LogFrame, type Member, type Shown, type Snapshot, type View } from '../core/view.ts'
 import { withQuestion } from './asked.ts'
 import type { Feed, PassingFrame } from './feed.ts'
 import { deliveryOf, optimistic, type ShownMessage, withDelivery } from './shown-message.ts'
-import type { Storage } from './storage.ts'
 import { createStore, type Readable } from './store.ts'
 import type { MessageOf } from './typed.ts'
 import type { Taken, UnsentList, UnsentView, WhenBusy } from './unsent.ts'
@@ -107,13 +105,19 @@ type Drawn = { shown: Shown | null; rest: readonly (Taken | UnsentView)[]; messa
 export type EditedMessage = { parts: Part[]; metadata?: JsonObject }
 export type SendOptions = { id?: string; metadata?: JsonObject; whenBusy?: WhenBusy }
 
+/** What was shown last, of each session of this user. */
+export type ShownStorage = {
+  get(id: string): Promise<string | null>
+  set(id: string, text: string): void
+  remove(id: string): Promise<void>
+  wipe(): Promise<void>
+}
+
 export type SessionOptions = {
   wire: Wire
   feed: Feed
   unsent: UnsentList
-  storage: Storage
-  /** Of the user, in the storage's keys. */
-  name: string
+  shownIn: ShownStorage
   newId(): string
   /** Calls `act` soon, at most so often as is worth drawing. */
   soon(act: () => void): void
@@ -128,9 +132,8 @@ const refusedMs = 60_000
 const keptMax = 50
 
 export function createSession(id: string, options: SessionOptions): SessionHandle {
-  const { wire, feed, unsent, storage, newId, closed } = options
+  const { wire, feed, unsent, shownIn, newId, closed } = options
   const path = `/v1/sessions/${encodeURIComponent(id)}`
-  const key = `shown:${options.name}:${id}`
   /** The first who hears has it loaded and followed; when nobody hears any more, it is left. */
   const state = createStore<SessionState>(notLoaded, () => {
     listed = []
@@ -172,7 +175,6 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   })
   let isFollowed = false
   let leave: (() => void) | null = null
-  closed.addEventListener('abort', () => leave?.())
 
   const messagesOf = (shown: Shown | null): readonly ShownMessage[] => {
     const waiting = unsent.list().filter(({ sessionId }) => sessionId === id)
@@ -194,13 +196,17 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     drawn = { shown, rest, messages }
     return messages
   }
+  const turnsNow = (): readonly Turn[] => {
+    const told = view?.now().turns ?? []
+    const between = [...acknowledged.values()].flatMap(({ turn }) => (isOver(turn) ? [] : [turn]))
+    return between.length === 0 ? told : [...told, ...between]
+  }
   const draw = () => {
     isDrawing = false
     const shown = view?.now() ?? null
     const { session = null, members = [], before = null } = shown ?? {}
     const messages = messagesOf(shown)
-    const told = shown?.turns ?? []
-    const turns = acknowledged.size === 0 ? told : [...told, ...[...acknowledged.values()].map(({ turn }) => turn)]
+    const turns = turnsNow()
     const isBusy = turns.some((turn) => turn.state !== 'waiting')
     const rest = { isBusy, hasEarlier: before !== null, typing: [...typing.keys()], error }
     state.set({ phase, isLive, session, members, messages, turns, ...rest })
@@ -227,7 +233,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     // Where a page ends that is cut here nobody knows; the snapshot will tell.
     const before = messages.length < shown.messages.length ? null : shown.before
     const kept: Snapshot = { ...shown, messages, before, open: [] }
-    await storage.set(key, JSON.stringify(kept)).catch(() => undefined)
+    shownIn.set(id, JSON.stringify(kept))
   }
 
   /** Loads, and follows from what was loaded, until it is left. */
@@ -267,7 +273,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       // What was heard meanwhile may have ended it.
       if (signal.aborted) unfollow()
     } catch (caught) {
-      if (signal.aborted) return
+      if (signal.aborted || closed.aborted) return
       if (!(caught instanceof HoldfastError)) throw caught
       refused(caught)
       // Somebody may sign in, make it, or mend the server: it is asked again when the app says so, and now and then.
@@ -300,16 +306,16 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     if (caught.code === 'not_found' || caught.code === 'gone') {
       view = null
       phase = 'missing'
-      void storage.remove(key).catch(() => undefined)
+      void shownIn.remove(id).catch(() => undefined)
     }
     changed()
   }
 
   const recall = async (signal: AbortSignal) => {
-    const [entry] = await storage.entries(key).catch(() => [])
-    if (entry === undefined || entry[0] !== key || signal.aborted || view !== null) return
+    const kept = await shownIn.get(id)
+    if (kept === null || signal.aborted || view !== null) return
     try {
-      view = createView(JSON.parse(entry[1]) as Snapshot)
+      view = createView(JSON.parse(kept) as Snapshot)
       phase = 'kept'
       changed()
     } catch {
@@ -339,7 +345,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   const answer = async (what: string, askedId: string, body: object) =>
     (await ask(`/${what}/${encodeURIComponent(askedId)}`, body)) as Stand
   /** A message here makes it, before which it is not there. */
-  const isToBeMade = () => unsent.list().some(({ sessionId, makes }) => sessionId === id && makes !== null)
+  const isToBeMade = () => unsent.list().some(({ sessionId, makesSession }) => sessionId === id && makesSession)
   let listed: readonly string[] = []
   const listChanged = () => {
     const now = unsent.list().flatMap((each) => (each.sessionId === id ? [each.id] : []))
@@ -371,8 +377,15 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     async send(message, { id: messageId, metadata, whenBusy } = {}) {
       const parts = 'parts' in message ? message.parts : [{ type: 'text', text: message.text }]
       // It may be the first of a session that is made with it. One that is there already is left as it is.
-      const makes = phase === 'missing' || phase === 'loading' ? { title: null } : null
-      const { taken } = await unsent.add({ sessionId: id, parts, id: messageId ?? newId(), metadata, whenBusy, makes })
+      const makesSession = phase === 'missing' || phase === 'loading'
+      const { taken } = await unsent.add({
+        sessionId: id,
+        parts,
+        id: messageId ?? newId(),
+        metadata,
+        whenBusy,
+        makesSession,
+      })
       return await taken
     },
     async retry(messageId) {
@@ -384,8 +397,8 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       return await command(messageId, 'retry', round === undefined ? {} : { round })
     },
     async stop(messageId, round) {
-      const turns = view?.now().turns ?? []
-      const all = messageId === undefined ? runningIn(turns) : [messageId]
+      const turns = turnsNow()
+      const all = messageId === undefined ? stoppedIn(turns) : [messageId]
       const stands: Stand[] = []
       for (const each of all) {
         if (isUnsent(each) && (await unsent.withdraw(each)) !== null) continue
@@ -409,8 +422,8 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     async markRead() {
       const cursor = view?.now().cursor
       if (cursor === undefined || phase !== 'ready' || cursor === readAt) return
-      readAt = cursor
       await ask('/receipts', { read: cursor })
+      readAt = cursor
     },
     async setTyping(isTyping) {
       // What nobody hears is not said again.
@@ -431,13 +444,17 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
 
 const outcomes = /^(message\.(ai_response|error|stopped|said|changed)|branch\.selected|session\.updated)$/
 
-const runningIn = (turns: readonly Turn[]) =>
-  turns.flatMap(({ state, messageId }) => (state === 'running' || state === 'waiting' ? [messageId] : []))
+/** What is being written or waits; where that is nothing, the one that stands first in line, or is tried again. */
+function stoppedIn(turns: readonly Turn[]): string[] {
+  const begun = turns.filter(({ state }) => state !== 'queued')
+  return (begun.length > 0 ? begun : turns.slice(0, 1)).map(({ messageId }) => messageId)
+}
+const isOver = ({ state }: Turn) => state !== 'queued' && state !== 'running' && state !== 'waiting'
 
-/** Whether what is shown holds all up to this `seq` of the log of `other`, or is of another log. */
+/** Whether what is shown holds all up to this `seq` of the log of `other`, or is of another log: `epoch.seq…` (src/core/cursor.ts). */
 function isPast(cursor: string, other: string, seq: number): boolean {
-  const [here, there] = [decodeCursor(cursor), decodeCursor(other)]
-  return here === null || here.epoch !== there?.epoch || here.seq >= seq
+  const [epoch, at] = cursor.split('.')
+  return epoch !== other.split('.')[0] || Number(at) >= seq
 }
 
 function sameList(a: readonly unknown[], b: readonly unknown[]): boolean {

@@ -32,8 +32,15 @@ const marginMs = 10_000
 /** `forget`: it was deleted here, of which a hint may be lost. */
 export type SessionsList = SessionsHandle & { forget(sessionId: string): void }
 
-export function createSessions(wire: Wire, connection: Connection, soon: (act: () => void) => void): SessionsList {
+export function createSessions(
+  wire: Wire,
+  connection: Connection,
+  soon: (act: () => void) => void,
+  closed: AbortSignal,
+  start: () => void,
+): SessionsList {
   const state = createStore<SessionsState>(notListed, () => {
+    start()
     control = new AbortController()
     const unlist = connection.list(changed)
     const timer = setInterval(() => void lookSoon(), everyMs)
@@ -53,6 +60,9 @@ export function createSessions(wire: Wire, connection: Connection, soon: (act: (
   /** What was deleted meanwhile no list of changes tells: all that is shown is loaded anew. */
   let isWhole = true
   let control: AbortController | null = null
+  closed.addEventListener('abort', () => control?.abort())
+  /** Deleted while a list was on its way that may still have them. */
+  const gone = new Set<string>()
 
   const draw = (error: HoldfastError | null = null) => {
     const list = [...sessions.values()].sort((a, b) => (a.updatedAt > b.updatedAt ? -1 : 1))
@@ -75,12 +85,14 @@ export function createSessions(wire: Wire, connection: Connection, soon: (act: (
       )
       const query = whole ? '' : `changedSince=${new Date(last - marginMs).toISOString()}&`
       const found = new Map<string, Session>()
+      gone.clear()
       let place: string | null = ''
       do {
         const page: Page = await pageBefore(query, place, signal)
         for (const session of page.data) found.set(session.id, session)
         place = page.before
       } while (place !== null && (!whole || found.size < sessions.size))
+      for (const id of gone) found.delete(id)
       sessions = whole ? found : new Map([...sessions, ...found])
       if (whole) before = place
       phase = 'ready'
@@ -109,11 +121,12 @@ export function createSessions(wire: Wire, connection: Connection, soon: (act: (
       if (isDue) void lookSoon()
     }
   }
+  const forget = (sessionId: string) => {
+    gone.add(sessionId)
+    if (sessions.delete(sessionId)) draw()
+  }
   const changed = (hint: SessionHint | null) => {
-    if (hint?.updatedAt === null) {
-      sessions.delete(hint.sessionId)
-      return soon(draw)
-    }
+    if (hint?.updatedAt === null) return forget(hint.sessionId)
     // What was only read no list of changes tells either.
     isWhole ||= hint === null || sessions.get(hint.sessionId)?.updatedAt === hint.updatedAt
     void lookSoon()
@@ -122,9 +135,7 @@ export function createSessions(wire: Wire, connection: Connection, soon: (act: (
   return {
     getSnapshot: state.getSnapshot,
     subscribe: state.subscribe,
-    forget(sessionId) {
-      if (sessions.delete(sessionId)) draw()
-    },
+    forget,
     async loadMore() {
       if (before === null) return false
       const page = await pageBefore('', before, undefined)

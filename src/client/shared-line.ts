@@ -63,8 +63,24 @@ export function shareLines({ name, locks, newId, open }: ShareOptions): Shared {
   })
 
   const begin = () => {
-    hub = createHub(open, tell, (line, gone) => {
-      if (name !== null) void locks.hold(`${name} ${line}`, async () => gone())
+    hub = createHub(open, tell, {
+      watch(line, gone) {
+        if (name !== null) void locks.hold(`${name} ${line}`, async () => gone())
+      },
+      // The server does not know this tab's user, or refuses them something: another tab may be let in.
+      refused(all, ended) {
+        const own = all.filter((line) => line === mine?.id)
+        tell(own, { ended })
+        if (name !== null) {
+          end()
+          release()
+          void lead(false)
+        }
+        tell(
+          all.filter((line) => !own.includes(line)),
+          { ended: { how: 'ended', afterMs: ended.afterMs } },
+        )
+      },
     })
     tell('all', { led: true })
   }
@@ -180,20 +196,38 @@ type Hub = { take(word: Word): void; leave(line: string): void; close(): void }
 type Follow = { sessionId: string; cursor: string; ref: string }
 type Tab = { list: boolean; follows: Map<string, Follow> }
 
+type HubOptions = {
+  /** Calls `gone` when the tab of this line is there no more. */
+  watch(line: string, gone: () => void): void
+  /** Ends all these lines. */
+  refused(lines: string[], ended: LineEnd): void
+}
+
+/** So many are named in one request: what is on its way lets through 8 KB of an address (P130). */
+const namedMax = 40
+/** What changes within it is one change. */
+const gatherMs = 20
+
 function createHub(
   open: (start: LineStart) => NamedLine,
   tell: (to: readonly string[], told: Told) => void,
-  watch: (line: string, gone: () => void) => void,
+  { watch, refused }: HubOptions,
 ): Hub {
   const tabs = new Map<string, Tab>()
-  let line: NamedLine | null = null
-  /** Of the line: what an earlier one still tells is not heard. */
+  /** One, or where much is followed several. */
+  let lines: NamedLine[] = []
+  /** Of the lines: what an earlier one still tells is not heard. */
   let opening = 0
 
   const close = () => {
     opening++
-    line?.close()
-    line = null
+    clearTimeout(due)
+    due = undefined
+    for (const line of lines.splice(0)) line.close()
+  }
+  let due: ReturnType<typeof setTimeout> | undefined
+  const renewSoon = () => {
+    due ??= setTimeout(renew, gatherMs)
   }
   /** Opened anew from where each stands: what it follows it names when it is opened. */
   const renew = () => {
@@ -202,35 +236,42 @@ function createHub(
     const followed = [...tabs].flatMap(([id, { follows }]) => [...follows.values()].map((follow) => ({ id, follow })))
     const lists = () => [...tabs].flatMap(([id, { list }]) => (list ? [id] : []))
     if (followed.length + lists().length === 0) return
-    const take = (frame: LineFrame) => {
+    const takeOf = (part: typeof followed) => (frame: LineFrame) => {
+      if (mine !== opening) return
       if (!('sessionId' in frame)) return tell(frame.type === 'reconnect' ? [...tabs.keys()] : lists(), { frame })
       const { ref, ...told } = frame as LineFrame & { sessionId: string; ref?: string }
-      const { id, follow } = followed[Number(ref)]!
+      const { id, follow } = part[Number(ref)]!
       const follows = tabs.get(id)?.follows
       if (follows?.get(follow.sessionId) !== follow) return
       if ('after' in frame) follow.cursor = frame.cursor as string
       else if (frame.type === 'reset' || frame.type === 'problem') follows.delete(follow.sessionId)
       tell([id], { frame: told as LineFrame })
     }
-    line = open({
-      list: () => lists().length > 0,
-      follows: () => followed.map(({ follow }, at) => ({ ...follow, ref: String(at) })),
-      take(frame) {
-        if (mine === opening) take(frame)
-      },
-      opened() {
-        if (mine === opening) tell([...tabs.keys()], { opened: true })
-      },
-      ended(end) {
-        if (mine !== opening) return
-        const all = [...tabs.keys()]
-        tabs.clear()
-        tell(all, { ended: end })
-      },
+    const ended = (end: LineEnd) => {
+      if (mine !== opening) return
+      const all = [...tabs.keys()]
+      close()
+      tabs.clear()
+      if (end.how === 'signed_out' || end.how === 'refused') refused(all, end)
+      else tell(all, { ended: end })
+    }
+    let opened = 0
+    const parts = Math.max(1, Math.ceil(followed.length / namedMax))
+    lines = Array.from({ length: parts }, (_, at) => {
+      const part = followed.slice(at * namedMax, (at + 1) * namedMax)
+      return open({
+        list: () => at === 0 && lists().length > 0,
+        follows: () => part.map(({ follow }, ref) => ({ ...follow, ref: String(ref) })),
+        take: takeOf(part),
+        opened() {
+          if (mine === opening && ++opened === parts) tell([...tabs.keys()], { opened: true })
+        },
+        ended,
+      })
     })
   }
   const leave = (id: string) => {
-    if (tabs.delete(id)) renew()
+    if (tabs.delete(id)) renewSoon()
   }
 
   return {
@@ -238,7 +279,7 @@ function createHub(
       if ('check' in word) {
         // Of one that it does not know it has told the end.
         tell([word.check], tabs.has(word.check) ? { here: true } : { ended: { how: 'ended', afterMs: 0 } })
-        if (word.isBack) line?.check()
+        if (word.isBack) for (const line of lines) line.check()
         return
       }
       const { line: id, list, follows } = word.want
@@ -254,7 +295,7 @@ function createHub(
       for (const follow of next.values()) {
         if (before?.follows.get(follow.sessionId) !== follow) tell([id], { frame: { type: 'following', ...follow } })
       }
-      renew()
+      renewSoon()
     },
     leave,
     close,

@@ -1,6 +1,6 @@
 /** One WebSocket of `/v1/realtime`: all sessions on it, each followed and left as it comes. */
-import { endBy, type Line, type LineEnd, type LineFrame, type LineStart } from './line.ts'
-import type { Wire } from './wire.ts'
+import type { Line, LineEnd, LineFrame, LineStart } from './line.ts'
+import { HoldfastError, type Wire } from './wire.ts'
 
 /** A handshake that takes longer is none. */
 const handshakeMs = 10_000
@@ -13,6 +13,7 @@ export function openSocket(wire: Wire, Socket: typeof WebSocket, start: LineStar
   let socket: WebSocket | null = null
   let isOver = false
   let isOpen = false
+  let hasHeard = false
   let watch: ReturnType<typeof setTimeout> | undefined
   const asking = new AbortController()
 
@@ -71,11 +72,13 @@ export function openSocket(wire: Wire, Socket: typeof WebSocket, start: LineStar
     }
     opening.onmessage = ({ data }: MessageEvent) => {
       if (isOver) return
+      hasHeard = true
       heard()
       start.take(JSON.parse(String(data)) as LineFrame)
     }
     opening.onclose = ({ code }: CloseEvent) => {
-      if (code === 4401) end({ how: 'signed_out', afterMs: 0 })
+      // One that has told something ends so with its token: the next ticket finds out whether there is another.
+      if (code === 4401 && !hasHeard) end({ how: 'signed_out', afterMs: 0 })
       else if (isOpen || code === 1012 || code === 4429) end({ how: 'ended', afterMs: code === 4429 ? slowMs : 0 })
       else end({ how: 'never', afterMs: 0 })
     }
@@ -93,11 +96,14 @@ const slowMs = 500
 async function ticketFor(wire: Wire, signal: AbortSignal): Promise<{ url: string } | LineEnd> {
   try {
     const response = await wire.ask('/v1/realtime/tickets', { method: 'POST', body: {} }, signal)
-    if (response === null) return { how: 'never', afterMs: 0 }
+    // Nothing is reached at the moment: of sockets that says nothing.
+    if (response === null) return { how: 'ended', afterMs: 0 }
     const { ticket } = (await response.json()) as { ticket: string }
     return { url: `${wire.socketUrl('/v1/realtime')}?ticket=${encodeURIComponent(ticket)}` }
   } catch (error) {
     // A server that answers is reached; that it has no sockets another kind of line shows.
-    return endBy(error, 'never', 0)
+    if (!(error instanceof HoldfastError)) return { how: 'ended', afterMs: 0 }
+    if (error.kind === 'auth') return { how: 'signed_out', afterMs: 0 }
+    return { how: error.retryable ? 'ended' : 'never', afterMs: error.retryAfterMs ?? 0 }
   }
 }

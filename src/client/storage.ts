@@ -36,7 +36,10 @@ export function indexedDbStorage(name = 'holdfast'): Storage {
       request.onsuccess = () => {
         const database = request.result
         // Another tab deletes it, or the browser takes it away: the next one opens it again.
-        database.onversionchange = () => database.close()
+        database.onversionchange = () => {
+          database.close()
+          opening = undefined
+        }
         database.onclose = () => {
           opening = undefined
         }

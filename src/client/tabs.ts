@@ -1,16 +1,16 @@
-/** What tabs of one origin tell each other: that something changed. Where there are none, nobody is told. */
-export type Tabs = { tell(): void; close(): void }
+/** What tabs of one origin tell each other. Where there are none, nobody is told. */
+export type Tabs<Word> = { tell(word: Word): void; close(): void }
 
-export function tabsHere(name: string, hear: () => void): Tabs {
+export function tabsHere<Word>(name: string, hear: (word: Word) => void): Tabs<Word> {
   if (typeof BroadcastChannel === 'undefined') return { tell: () => undefined, close: () => undefined }
   const channel = new BroadcastChannel(name)
-  channel.addEventListener('message', hear)
+  channel.addEventListener('message', ({ data }: MessageEvent<Word>) => hear(data))
   // Node would not end while it listens.
   ;(channel as { unref?: () => void }).unref?.()
   let isOpen = true
   return {
-    tell() {
-      if (isOpen) channel.postMessage(null)
+    tell(word) {
+      if (isOpen) channel.postMessage(word)
     },
     close() {
       isOpen = false

@@ -16,6 +16,7 @@ import type { Json, JsonObject } from '../core/json.ts'
 import type { Message, Turn } from '../core/message.ts'
 import type { Locks } from './locks.ts'
 import type { Storage } from './storage.ts'
+import { type Tabs, tabsHere } from './tabs.ts'
 import { backoffMs, type ErrorKind, HoldfastError, type Wire } from './wire.ts'
 
 export type WhenBusy = 'queue' | 'interrupt' | 'steer' | 'reject'
@@ -28,7 +29,7 @@ export type Unsent = {
   metadata: JsonObject | null
   whenBusy: WhenBusy
   /** Its session may not be there yet, and is made before it. */
-  makes: { title: string | null } | null
+  makesSession: boolean
   writtenAt: string
   /** `failed`: it is not tried again by itself, and `failure` says why. */
   state: 'waiting' | 'failed'
@@ -49,7 +50,7 @@ export type UnsentView = Unsent & {
 export type Taken = { message: Message; reply: { id: string; status: string }; turn: Turn; cursor: string }
 
 export type NewMessage = Pick<Unsent, 'sessionId' | 'parts'> &
-  Partial<Pick<Unsent, 'id' | 'metadata' | 'whenBusy' | 'makes'>>
+  Partial<Pick<Unsent, 'id' | 'metadata' | 'whenBusy' | 'makesSession'>>
 
 export type UnsentList = {
   /** In the order in which they were written. The same array as long as nothing changed. */
@@ -59,7 +60,7 @@ export type UnsentList = {
   onTaken(hear: (taken: Taken) => void): () => void
   /** Resolves when it is kept on this device. `taken`: when the server has it; rejects when it has failed or was taken back. */
   add(message: NewMessage): Promise<{ id: string; taken: Promise<Taken> }>
-  /** False: it is being sent right now, or is not here any more. One that may be stored is replaced by one with a new id. */
+  /** False: it is not here any more. One that is being sent is waited for; one that may be stored is replaced by one with a new id. */
   edit(id: string, parts: Part[]): Promise<boolean>
   /** What was written, to be given back. Null as above. */
   withdraw(id: string): Promise<Part[] | null>
@@ -67,12 +68,15 @@ export type UnsentList = {
   retry(id?: string): void
   /** The server is reached: what waits for the network is tried at once, what the server asked to wait is not. */
   reached(): void
-  /** What an earlier page, or a tab that was closed, has left is sent, too. */
-  resume(): Promise<void>
+  /** What an earlier page, or a tab that was closed, has left is sent, too. Whoever subscribes or adds begins it as well. */
+  start(): void
   /** Nothing of it is kept, and nothing more is sent: the user has logged out. */
   wipe(): Promise<void>
   close(): void
 }
+
+/** The list has changed; the server has taken one; the user has logged out. */
+export type TabWord = 'changed' | Taken | 'out'
 
 export type UnsentOptions = {
   wire: Wire
@@ -85,8 +89,8 @@ export type UnsentOptions = {
   expiresMs: number
   /** Where the server takes no more of this user's at the moment: it waits, and is sent by itself. Else it fails. */
   waitsWhenLimited: boolean
-  /** Another tab is told that something changed, and this one hears it of them. Answers what ends that. */
-  onOtherTab(hear: () => void): { tell(): void; close(): void }
+  /** In another tab: nothing of this user is to be shown or kept here any more. */
+  onLoggedOut(): void
   /** The storage cannot be written: messages live as long as this page. */
   onStorageFailed(error: unknown): void
 }
@@ -97,6 +101,7 @@ const triesMax = 12
 const answerMs = 30_000
 
 type Entry = Unsent & { key: string; isWithdrawn?: boolean }
+type Promised = { taken?: Promise<Taken>; resolve(taken: Taken): void; reject(error: Error): void }
 
 export function createUnsent(options: UnsentOptions): UnsentList {
   const { wire, storage, locks, newId } = options
@@ -104,7 +109,7 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   const closing = new AbortController()
   const hearers = new Set<() => void>()
   const takenHearers = new Set<(taken: Taken) => void>()
-  const promises = new Map<string, { resolve(taken: Taken): void; reject(error: Error): void }>()
+  const promises = new Map<string, Promised>()
   const sending = new Set<string>()
   const retryAt = new Map<string, number>()
   const loops = new Set<string>()
@@ -151,13 +156,13 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     const { key, ...kept } = entry
     if (await write(() => storage.set(key, JSON.stringify(kept)))) unkept.delete(key)
     else unkept.add(key)
-    tabs.tell()
+    tabs?.tell('changed')
   }
   const drop = async ({ key }: Entry) => {
     show(entries.filter((each) => each.key !== key))
     unkept.delete(key)
     await write(() => storage.remove(key))
-    tabs.tell()
+    tabs?.tell('changed')
   }
   const read = async () => {
     let kept: [string, string][] | null = null
@@ -178,12 +183,30 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     show(there)
     for (const { id } of gone) settleElsewhere(id)
   }
+  /** Where it was sent, that tab says so; its word may be on its way. */
   const settleElsewhere = (id: string) => {
-    if (sending.has(id)) return
-    promises.get(id)?.reject(new HoldfastError('It was sent or taken back in another tab.', 'elsewhere', 0, false))
+    if (sending.has(id) || !promises.has(id)) return
+    setTimeout(() => {
+      promises.get(id)?.reject(new HoldfastError('It was taken back in another tab.', 'elsewhere', 0, false))
+      promises.delete(id)
+    }, elsewhereMs)
+  }
+  let tabs: Tabs<TabWord> | null = null
+  const start = () => {
+    if (tabs !== null) return
+    tabs = tabsHere<TabWord>(`holdfast 1 ${prefix}`, (word) => {
+      if (word === 'out') options.onLoggedOut()
+      else if (word !== 'changed') wasTaken(word)
+      void read().then(sendAll)
+    })
+    void read().then(sendAll)
+  }
+  const wasTaken = (taken: Taken) => {
+    const { id } = taken.message
+    for (const hear of takenHearers) hear(taken)
+    promises.get(id)?.resolve(taken)
     promises.delete(id)
   }
-  const tabs = options.onOtherTab(() => void read().then(sendAll))
 
   const sleep = async (ms: number, forNetwork: boolean) => {
     const control = new AbortController()
@@ -244,10 +267,11 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     try {
       const taken = await (isWithdrawn === true ? stop(entry) : send(entry))
       if (taken === null) return networkMs
-      if (taken !== 'stopped') for (const hear of takenHearers) hear(taken)
+      if (taken !== 'stopped') {
+        tabs?.tell(taken)
+        wasTaken(taken)
+      }
       await drop(entry)
-      if (taken !== 'stopped') promises.get(id)?.resolve(taken)
-      promises.delete(id)
       return 0
     } catch (error) {
       if (closing.signal.aborted) return null
@@ -273,7 +297,9 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     const tries = error.kind === 'service' ? entry.tries + 1 : entry.tries
     const isLimited = error.kind === 'rate_limit' && !options.waitsWhenLimited
     // Who chose that it be refused where a reply is written is told so.
-    if (!error.retryable || error.code === 'busy' || isLimited || tries >= triesMax) {
+    const isOver = isLimited || tries >= triesMax
+    // What was taken back is asked for until the server has heard it: its writer has it back already.
+    if (!error.retryable || error.code === 'busy' || (isOver && entry.isWithdrawn !== true)) {
       await fail({ ...entry, tries, mayBeStored: mayBeStored || error.kind === 'service' }, error)
       return 0
     }
@@ -291,12 +317,16 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   }
 
   /** Null: no answer came. */
-  async function send({ sessionId, id, parts, metadata, whenBusy, makes, writtenAt }: Entry): Promise<Taken | null> {
-    if (makes !== null) {
-      const title = makes.title === null ? {} : { title: makes.title }
-      const made = await asked('/v1/sessions', { id: sessionId, ...title })
-      if (made === null) return null
-    }
+  async function send({
+    sessionId,
+    id,
+    parts,
+    metadata,
+    whenBusy,
+    makesSession,
+    writtenAt,
+  }: Entry): Promise<Taken | null> {
+    if (makesSession && (await asked('/v1/sessions', { id: sessionId })) === null) return null
     // What runs by now is not what it was to interrupt.
     const isFresh = Date.now() - Date.parse(writtenAt) < freshMs
     const busy = isFresh || whenBusy === 'reject' ? whenBusy : 'queue'
@@ -319,11 +349,11 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     (await wire.askOnce(path, { method: 'POST', body }, closing.signal, answerMs)) ?? null
 
   const find = (id: string) => entries.find((each) => each.id === id && each.isWithdrawn !== true)
-  /** Holds what sends it, so that it does not change under way. */
+  /** When what sends it has had its answer, or none: it does not change under way. */
   const change = async <T>(id: string, act: (entry: Entry) => Promise<T>): Promise<T | null> => {
     const entry = find(id)
     if (entry === undefined) return null
-    const done = await locks.tryHold(lockOf(id), async () => {
+    const done = await locks.hold(lockOf(id), async () => {
       await read()
       const now = find(id)
       return now === undefined ? null : await act(now)
@@ -338,12 +368,17 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     if (entry.mayBeStored) await put({ ...entry, state: 'waiting', isWithdrawn: true })
     else await drop(entry)
   }
-  const nextKey = () =>
-    `${prefix}${String(Date.now()).padStart(15, '0')}-${String(written++).padStart(6, '0')}-${newId()}`
+  /** After all that are there, also where the clock was set back. */
+  const nextKey = () => {
+    const last = Number(entries.at(-1)?.key.slice(prefix.length).slice(0, 15) ?? 0)
+    const ms = String(Math.max(Date.now(), last + 1)).padStart(15, '0')
+    return `${prefix}${ms}-${String(written++).padStart(6, '0')}-${newId()}`
+  }
 
   return {
     list: () => views,
     subscribe(hear) {
+      start()
       hearers.add(hear)
       return () => hearers.delete(hear)
     },
@@ -351,18 +386,20 @@ export function createUnsent(options: UnsentOptions): UnsentList {
       takenHearers.add(hear)
       return () => takenHearers.delete(hear)
     },
-    async add({ sessionId, parts, id = newId(), metadata = null, whenBusy = 'queue', makes = null }) {
+    async add({ sessionId, parts, id = newId(), metadata = null, whenBusy = 'queue', makesSession = false }) {
+      start()
       if (isWiped) throw loggedOut()
-      if (!idPattern.test(id))
-        throw new HoldfastError(
-          'The id of a message has a character that is not allowed.',
-          'invalid_request',
-          400,
-          false,
-        )
+      const there = promises.get(id)?.taken
+      if (there !== undefined) return { id, taken: there }
+      if (!idPattern.test(id)) throw unfit('The id of a message has a character that is not allowed.')
+      if (!parts.some(saysSomething)) throw unfit('There is nothing in this message.')
+      if (JSON.stringify({ parts, metadata }).length > charactersMax) {
+        throw unfit('This message is too long.', 'too_large', 413)
+      }
       const writtenAt = new Date().toISOString()
-      const about = { sessionId, id, parts, metadata, whenBusy, makes, writtenAt }
+      const about = { sessionId, id, parts, metadata, whenBusy, makesSession, writtenAt }
       const taken = new Promise<Taken>((resolve, reject) => promises.set(id, { resolve, reject }))
+      promises.get(id)!.taken = taken
       taken.catch(() => undefined)
       await put({ ...about, key: nextKey(), state: 'waiting', failure: null, mayBeStored: false, tries: 0 })
       void sendSession(sessionId)
@@ -370,7 +407,8 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     },
     edit: async (id, parts) =>
       (await change(id, async (entry) => {
-        const again = { ...entry, parts, state: 'waiting' as const, failure: null, tries: 0 }
+        const writtenAt = new Date().toISOString()
+        const again = { ...entry, parts, state: 'waiting' as const, failure: null, tries: 0, writtenAt }
         if (!entry.mayBeStored) await put(again)
         else {
           await put({ ...again, id: newId(), key: `${entry.key}~`, mayBeStored: false })
@@ -396,11 +434,7 @@ export function createUnsent(options: UnsentOptions): UnsentList {
       )
     },
     reached: () => wake(true),
-    async resume() {
-      await read()
-      wake()
-      sendAll()
-    },
+    start,
     async wipe() {
       isWiped = true
       closing.abort()
@@ -408,25 +442,30 @@ export function createUnsent(options: UnsentOptions): UnsentList {
       show([])
       for (const { reject } of promises.values()) reject(loggedOut())
       promises.clear()
+      await writing
+      tabs?.tell('out')
       // Also what an earlier page has left and this one has not read yet.
-      await write(async () => {
-        for (const [key] of await storage.entries(prefix)) await storage.remove(key)
-      })
-      tabs.tell()
+      for (const [key] of await storage.entries(prefix)) await storage.remove(key)
     },
     close() {
       closing.abort()
       wake()
-      tabs.close()
+      tabs?.close()
     },
   }
 }
 
+const unfit = (message: string, code = 'invalid_request', status = 400) =>
+  new HoldfastError(message, code, status, false)
+/** As the server's bodies are bounded, with room for what goes with it. */
+const charactersMax = 250_000
+const saysSomething = ({ type, text }: Part) => type !== 'text' || String(text).trim() !== ''
 const loggedOut = () => new HoldfastError('The user has logged out.', 'withdrawn', 0, false)
 
 type Expired = { kind: 'expired'; code: string; message: string }
 
 const networkMs = -1
+const elsewhereMs = 1_000
 /** So long what was running when it was written may be what is meant by it. */
 const freshMs = 60_000
 const tooOld = 'It could not be sent for too long. Send it again if it is still to be said.'

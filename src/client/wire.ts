@@ -7,12 +7,14 @@ import type { Json } from '../core/json.ts'
 export type WireOptions = {
   api: string
   /** Asked at each request, and again (`isRenewal`) when a server did not know the user by what it said. */
-  headers: (isRenewal: boolean) => Promise<Headers>
+  headers: (isRenewal: boolean) => Promise<Headers | null>
   /** What they say may be another thing the next time: a token that was renewed. */
   headersMayChange: boolean
   credentials: RequestCredentials | undefined
   fetch: typeof fetch
   silentMs: number
+  /** From then on nothing is asked any more. */
+  closed?: AbortSignal
 }
 
 /**
@@ -79,6 +81,8 @@ export type Ask = {
 /** Of a server that answers that it cannot, or a proxy before one that is away: about a minute. */
 const triesMax = 12
 const backoff = { firstMs: 500, mostMs: 10_000 }
+/** What was asked for less long ago may come, also where the network is said to be another. */
+const tardyMs = 3_000
 
 /** At once the first time, then longer and longer, each client differently (PROTOCOL.md, P50). */
 export function backoffMs(failures: number): number {
@@ -142,6 +146,8 @@ export function createWire(options: WireOptions): Wire {
     isRenewal = false,
   ): Promise<Response | null> => {
     const headers = await headersNow(isRenewal)
+    // Who has logged out asks for nothing with the rights of who comes next.
+    if (options.closed?.aborted) throw abortError()
     if (headers === null || signal?.aborted) return null
     new Headers(request.headers).forEach((value, name) => {
       headers.set(name, value)
@@ -188,7 +194,8 @@ export function createWire(options: WireOptions): Wire {
     const control = new AbortController()
     const timer = setTimeout(() => control.abort(), ms)
     // By a network that is left for another nothing comes.
-    const unwake = onWake((isOther) => isOther && control.abort())
+    const sinceMs = Date.now()
+    const unwake = onWake((isOther) => isOther && Date.now() - sinceMs > tardyMs && control.abort())
     try {
       return await unlessAborted(signal, read(path, request, control.signal))
     } catch (error) {
@@ -201,7 +208,7 @@ export function createWire(options: WireOptions): Wire {
     }
   }
 
-  const askSurely: Wire['askSurely'] = async (path, request, signal, onFailure) => {
+  const askSurely: Wire['askSurely'] = async (path, request, signal = options.closed, onFailure) => {
     for (let failures = 0, refusals = 0; ; failures++) {
       let retryAfterMs = 0
       try {

@@ -369,11 +369,10 @@ test('a session that an unsent message makes is not asked for before it is there
   const { asked, fetch } = meddling(() => undefined)
   const client = clientOf(scene, { transport: 'sse', fetch })
   const id = client.newId()
-  void client.unsent.add({ sessionId: id, parts: [{ type: 'text', text: 'first' }], makes: { title: 'A title' } })
+  void client.unsent.add({ sessionId: id, parts: [{ type: 'text', text: 'first' }], makesSession: true })
   const handle = client.session(id)
   watch(handle)
   await eventually(async () => shownBy(handle)[1] === 'assistant: Re first')
-  expect(handle.getSnapshot().session?.title).toBe('A title')
   const ofIt = asked.filter((line) => /sessions(\/[^/]+(\/messages)?)?$/.test(line))
   expect(ofIt).toEqual([`POST /v1/sessions`, `POST /v1/sessions/${id}/messages`, `GET /v1/sessions/${id}`])
 })
@@ -392,11 +391,11 @@ test('a session whose first message another tab has sent is loaded then, and fol
   onTestFinished(shows.sessions.subscribe(() => undefined))
   await eventually(async () => shows.connection.getSnapshot().phase === 'signed_out')
   const id = shows.newId()
-  const added = shows.unsent.add({ sessionId: id, parts: [{ type: 'text', text: 'first' }], makes: { title: null } })
+  const added = shows.unsent.add({ sessionId: id, parts: [{ type: 'text', text: 'first' }], makesSession: true })
   const handle = shows.session(id)
   watch(handle)
   await added
-  await sends.unsent.resume()
+  sends.unsent.start()
   token = await tokenOf('ann')
   await eventually(async () => shownBy(handle)[1] === 'assistant: Re first')
   await isLive(handle)
@@ -491,8 +490,79 @@ test('a request that hangs is asked anew when the app is back', async () => {
   const handle = client.session(scene.session)
   watch(handle)
   await eventually(async () => hung === 1)
-  client.wake()
+  await eventually(async () => {
+    client.wake()
+    return handle.getSnapshot().isLive
+  })
+})
+
+test('after a logout nothing is asked any more, also not what had no answer before', async () => {
+  const scene = await openScene()
+  let isAway = false
+  const asked: string[] = []
+  const client = clientOf(scene, {
+    async fetch(input, init) {
+      if (isAway) throw new TypeError('The network is away.')
+      if (init?.method === 'PATCH') asked.push(String(input))
+      return await fetch(input, init)
+    },
+  })
+  const handle = client.session(scene.session)
+  watch(handle)
   await isLive(handle)
+  isAway = true
+  const renamed = handle.rename('of who has left')
+  await client.logout()
+  isAway = false
+  client.wake()
+  await expect(renamed).rejects.toMatchObject({ name: 'AbortError' })
+  expect(asked).toEqual([])
+})
+
+test('a network that is away for some seconds, and a token that ends, leave it a WebSocket', async () => {
+  const scene = await openScene()
+  const client = clientOf(scene, { token: () => tokenOf('ann', { expiresIn: '4s' }) })
+  const handle = client.session(scene.session)
+  const phases: string[] = []
+  client.connection.subscribe(() => phases.push(client.connection.getSnapshot().phase))
+  watch(handle)
+  await isLive(handle)
+  scene.proxy.refuse()
+  await eventually(async () => {
+    // Also what requests keep open.
+    scene.proxy.cutAll()
+    return phases.filter((phase) => phase === 'waiting').length >= 3
+  })
+  scene.proxy.accept()
+  await eventually(async () => client.connection.getSnapshot().phase === 'live')
+  expect(client.connection.getSnapshot().transport).toBe('websocket')
+  const lives = () => phases.filter((phase) => phase === 'live').length
+  const before = lives()
+  await eventually(async () => lives() >= before + 2)
+  expect(phases).not.toContain('signed_out')
+})
+
+test('a token that cannot be had at first is asked for again', async () => {
+  const scene = await openScene()
+  let asked = 0
+  const client = clientOf(scene, {
+    token: () => (++asked < 3 ? Promise.reject(new Error('The app’s own server is away.')) : tokenOf('ann')),
+  })
+  const handle = client.session(scene.session)
+  watch(handle)
+  await isLive(handle)
+})
+
+test('over one stream more sessions are followed than one address has room for', async () => {
+  const scene = await openScene()
+  const client = clientOf(scene, { transport: 'sse' })
+  const ids = await Promise.all(Array.from({ length: 110 }, () => scene.ann.createSession()))
+  const handles = ids.map((id) => client.session(id))
+  for (const handle of handles) watch(handle)
+  for (const handle of handles) await isLive(handle)
+  const { message } = await handles.at(-1)!.send({ text: 'hi' })
+  await eventually(async () => shownBy(handles.at(-1)!).join('|') === 'user: hi|assistant: Re hi')
+  expect(message.sessionId).toBe(ids.at(-1))
 })
 
 test('the app’s handlers are told of a frame that leads to a new snapshot, too', async () => {

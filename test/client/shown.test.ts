@@ -109,7 +109,7 @@ test('who logs out while a session is being loaded leaves nothing of it on the d
   const storage = memoryStorage()
   const parts = [{ type: 'text', text: 'of an earlier page' }]
   const old = { id: 'old', sessionId: scene.session, parts, state: 'failed', writtenAt: new Date().toISOString() }
-  await storage.set('unsent:ann:000-old', JSON.stringify(old))
+  await storage.set(`unsent:${encodeURIComponent(scene.through)}:ann:000-old`, JSON.stringify(old))
   let answered: (() => void) | undefined
   const client = clientOf(scene, {
     storage,

@@ -2,7 +2,6 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { type Locks, processLocks } from '../../src/client/locks.ts'
 import { memoryStorage, type Storage } from '../../src/client/storage.ts'
-import { tabsHere } from '../../src/client/tabs.ts'
 import { createUnsent, type UnsentList, type UnsentOptions } from '../../src/client/unsent.ts'
 import { createWire } from '../../src/client/wire.ts'
 import { textOf } from '../../src/core/parts.ts'
@@ -49,7 +48,7 @@ function openTab(
     newId: () => `id-${++made}`,
     expiresMs: 86_400_000,
     waitsWhenLimited: true,
-    onOtherTab: (hear) => tabsHere('test', hear),
+    onLoggedOut: () => undefined,
     onStorageFailed(error) {
       throw error
     },
@@ -124,8 +123,14 @@ test('what a page left that has crashed, before or after the server had it, the 
   heal()
   const next = openTab(scene)
   expect(next.list()).toEqual([])
-  await next.resume()
-  expect(next.list().map(({ parts }) => textOf(parts))).toEqual(['arrived', 'never sent'])
+  next.start()
+  await eventually(
+    async () =>
+      next
+        .list()
+        .map(({ parts }) => textOf(parts))
+        .join() === 'arrived,never sent',
+  )
   await settled(next)
   expect((await storedBy(scene)).map((each) => each.split(': ')[1])).toEqual(['arrived', 'never sent'])
 })
@@ -134,21 +139,21 @@ test('of two tabs one sends, the other sees what becomes of it, and both their m
   const scene = await openScene()
   const [left, right] = [openTab(scene), openTab(scene)]
   scene.proxy.refuse()
-  await say(left, scene, 'one')
-  await say(right, scene, 'two')
-  await say(left, scene, 'three')
+  const written = [await say(left, scene, 'one'), await say(right, scene, 'two'), await say(left, scene, 'three')]
   for (const tab of [left, right]) await eventually(async () => tab.list().length === 3)
   scene.proxy.accept()
   left.retry()
   right.retry()
   await Promise.all([settled(left), settled(right)])
+  // Whichever of them has sent it.
+  for (const { id, taken } of written) expect((await taken).message.id).toBe(id)
   expect((await storedBy(scene)).map((each) => each.split(': ')[1])).toEqual(['one', 'two', 'three'])
 })
 
 test('what is refused stays, with the reason, and lets the others pass; edited it is sent with its id', async () => {
   const scene = await openScene()
   const unsent = openTab(scene)
-  const bad = await say(unsent, scene, '')
+  const bad = await say(unsent, scene, 'what no text may hold: \0')
   const good = await say(unsent, scene, 'good')
   await expect(bad.taken).rejects.toMatchObject({ kind: 'validation' })
   await good.taken
@@ -156,6 +161,25 @@ test('what is refused stays, with the reason, and lets the others pass; edited i
   expect(await unsent.edit(bad.id, textPart('better'))).toBe(true)
   await settled(unsent)
   expect(await storedBy(scene)).toEqual([`${good.id}: good`, `${bad.id}: better`])
+})
+
+test('what cannot be sent is refused before it is kept or sent, with what to change (R2.3)', async () => {
+  const scene = await openScene()
+  const unsent = openTab(scene)
+  for (const [parts, code] of [
+    [textPart('  '), 'invalid_request'],
+    [[], 'invalid_request'],
+    [textPart('x'.repeat(300_000)), 'too_large'],
+  ] as const) {
+    const added = unsent.add({ sessionId: scene.session, parts: [...parts] })
+    await expect(added).rejects.toMatchObject({ kind: 'validation', code })
+  }
+  expect(unsent.list()).toEqual([])
+  const twice = await Promise.all(
+    [1, 2].map(() => unsent.add({ sessionId: scene.session, id: 'm', parts: textPart('hi') })),
+  )
+  for (const { taken } of twice) expect((await taken).message.id).toBe('m')
+  expect(await storedBy(scene)).toEqual(['m: hi'])
 })
 
 test('one too many in a minute waits for its time, shows until when, and costs no try; or fails, if the app wants it so (R2.3)', async () => {
@@ -180,7 +204,8 @@ test('what could not be sent for too long fails, and is sent when its writer say
   await expect(taken).rejects.toMatchObject({ code: 'expired' })
   expect(unsent.list()).toMatchObject([{ state: 'failed', failure: { kind: 'expired' } }])
   const later = openTab(scene)
-  await later.resume()
+  later.start()
+  await eventually(async () => later.list().length === 1)
   later.retry(later.list()[0]!.id)
   await settled(later)
   expect(await storedBy(scene)).toHaveLength(1)
@@ -228,9 +253,9 @@ test('its session is made before it, once, and a user who logs out leaves nothin
   const scene = await openScene()
   const unsent = openTab(scene)
   const sessionId = `new-${made}`
-  const { taken } = await unsent.add({ sessionId, parts: textPart('hello'), makes: { title: 'Mine' } })
+  const { taken } = await unsent.add({ sessionId, parts: textPart('hello'), makesSession: true })
   await taken
-  expect((await scene.ann.snapshot(sessionId)).session.title).toBe('Mine')
+  expect((await scene.ann.snapshot(sessionId)).messages).toHaveLength(2)
   scene.proxy.refuse()
   const left = await say(unsent, scene, 'left')
   await unsent.wipe()
