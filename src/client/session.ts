@@ -345,7 +345,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   const answer = async (what: string, askedId: string, body: object) =>
     (await ask(`/${what}/${encodeURIComponent(askedId)}`, body)) as Stand
   /** A message here makes it, before which it is not there. */
-  const isToBeMade = () => unsent.list().some(({ sessionId, makesSession }) => sessionId === id && makesSession)
+  const isToBeMade = () => unsent.list().some(({ sessionId, makes }) => sessionId === id && makes !== null)
   let listed: readonly string[] = []
   const listChanged = () => {
     const now = unsent.list().flatMap((each) => (each.sessionId === id ? [each.id] : []))
@@ -377,14 +377,14 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     async send(message, { id: messageId, metadata, whenBusy } = {}) {
       const parts = 'parts' in message ? message.parts : [{ type: 'text', text: message.text }]
       // It may be the first of a session that is made with it. One that is there already is left as it is.
-      const makesSession = phase === 'missing' || phase === 'loading'
+      const makes = phase === 'missing' || phase === 'loading' ? { title: null } : null
       const { taken } = await unsent.add({
         sessionId: id,
         parts,
         id: messageId ?? newId(),
         metadata,
         whenBusy,
-        makesSession,
+        makes,
       })
       return await taken
     },

@@ -29,7 +29,7 @@ export type Unsent = {
   metadata: JsonObject | null
   whenBusy: WhenBusy
   /** Its session may not be there yet, and is made before it. */
-  makesSession: boolean
+  makes: { title: string | null } | null
   writtenAt: string
   /** `failed`: it is not tried again by itself, and `failure` says why. */
   state: 'waiting' | 'failed'
@@ -50,7 +50,7 @@ export type UnsentView = Unsent & {
 export type Taken = { message: Message; reply: { id: string; status: string }; turn: Turn; cursor: string }
 
 export type NewMessage = Pick<Unsent, 'sessionId' | 'parts'> &
-  Partial<Pick<Unsent, 'id' | 'metadata' | 'whenBusy' | 'makesSession'>>
+  Partial<Pick<Unsent, 'id' | 'metadata' | 'whenBusy' | 'makes'>>
 
 export type UnsentList = {
   /** In the order in which they were written. The same array as long as nothing changed. */
@@ -317,16 +317,11 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   }
 
   /** Null: no answer came. */
-  async function send({
-    sessionId,
-    id,
-    parts,
-    metadata,
-    whenBusy,
-    makesSession,
-    writtenAt,
-  }: Entry): Promise<Taken | null> {
-    if (makesSession && (await asked('/v1/sessions', { id: sessionId })) === null) return null
+  async function send({ sessionId, id, parts, metadata, whenBusy, makes, writtenAt }: Entry): Promise<Taken | null> {
+    if (makes !== null) {
+      const title = makes.title === null ? {} : { title: makes.title }
+      if ((await asked('/v1/sessions', { id: sessionId, ...title })) === null) return null
+    }
     // What runs by now is not what it was to interrupt.
     const isFresh = Date.now() - Date.parse(writtenAt) < freshMs
     const busy = isFresh || whenBusy === 'reject' ? whenBusy : 'queue'
@@ -386,7 +381,7 @@ export function createUnsent(options: UnsentOptions): UnsentList {
       takenHearers.add(hear)
       return () => takenHearers.delete(hear)
     },
-    async add({ sessionId, parts, id = newId(), metadata = null, whenBusy = 'queue', makesSession = false }) {
+    async add({ sessionId, parts, id = newId(), metadata = null, whenBusy = 'queue', makes = null }) {
       start()
       if (isWiped) throw loggedOut()
       const there = promises.get(id)?.taken
@@ -397,7 +392,7 @@ export function createUnsent(options: UnsentOptions): UnsentList {
         throw unfit('This message is too long.', 'too_large', 413)
       }
       const writtenAt = new Date().toISOString()
-      const about = { sessionId, id, parts, metadata, whenBusy, makesSession, writtenAt }
+      const about = { sessionId, id, parts, metadata, whenBusy, makes, writtenAt }
       const taken = new Promise<Taken>((resolve, reject) => promises.set(id, { resolve, reject }))
       promises.get(id)!.taken = taken
       taken.catch(() => undefined)

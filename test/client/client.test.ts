@@ -369,10 +369,11 @@ test('a session that an unsent message makes is not asked for before it is there
   const { asked, fetch } = meddling(() => undefined)
   const client = clientOf(scene, { transport: 'sse', fetch })
   const id = client.newId()
-  void client.unsent.add({ sessionId: id, parts: [{ type: 'text', text: 'first' }], makesSession: true })
+  void client.unsent.add({ sessionId: id, parts: [{ type: 'text', text: 'first' }], makes: { title: 'A title' } })
   const handle = client.session(id)
   watch(handle)
   await eventually(async () => shownBy(handle)[1] === 'assistant: Re first')
+  expect(handle.getSnapshot().session?.title).toBe('A title')
   const ofIt = asked.filter((line) => /sessions(\/[^/]+(\/messages)?)?$/.test(line))
   expect(ofIt).toEqual([`POST /v1/sessions`, `POST /v1/sessions/${id}/messages`, `GET /v1/sessions/${id}`])
 })
@@ -391,7 +392,11 @@ test('a session whose first message another tab has sent is loaded then, and fol
   onTestFinished(shows.sessions.subscribe(() => undefined))
   await eventually(async () => shows.connection.getSnapshot().phase === 'signed_out')
   const id = shows.newId()
-  const added = shows.unsent.add({ sessionId: id, parts: [{ type: 'text', text: 'first' }], makesSession: true })
+  const added = shows.unsent.add({
+    sessionId: id,
+    parts: [{ type: 'text', text: 'first' }],
+    makes: { title: 'A title' },
+  })
   const handle = shows.session(id)
   watch(handle)
   await added

@@ -253,9 +253,9 @@ test('its session is made before it, once, and a user who logs out leaves nothin
   const scene = await openScene()
   const unsent = openTab(scene)
   const sessionId = `new-${made}`
-  const { taken } = await unsent.add({ sessionId, parts: textPart('hello'), makesSession: true })
+  const { taken } = await unsent.add({ sessionId, parts: textPart('hello'), makes: { title: 'Mine' } })
   await taken
-  expect((await scene.ann.snapshot(sessionId)).messages).toHaveLength(2)
+  expect((await scene.ann.snapshot(sessionId)).session.title).toBe('Mine')
   scene.proxy.refuse()
   const left = await say(unsent, scene, 'left')
   await unsent.wipe()
