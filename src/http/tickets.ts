@@ -44,7 +44,6 @@ export const ticketRoutes: Route[] = [
     path: '/v1/realtime/tickets',
     right: 'none',
     judgedBy: 'statement',
-    makesGuests: true,
     handle: issue,
   },
 ]

@@ -318,6 +318,12 @@ test('a guest is made by the handshake, and is the same one with its cookie, ove
   expect((await fetch(`${scene.url}/v1/sessions/${id}`, { headers: { cookie } })).status).toBe(200)
 })
 
+test('a ticket makes nobody a guest: beside the request that does, the browser would be another than its socket (P11, P101)', async () => {
+  const scene = await listening(guests)
+  const byNobody = await ticketOf(scene, { origin: scene.url })
+  expect([byNobody.status, byNobody.headers.getSetCookie()]).toEqual([401, []])
+})
+
 test('a page whose own name was pointed at this machine has no guest, though its origin is the host (P11)', async () => {
   const scene = await listening(guests)
   const settings = { origin: 'http://evil.example', headers: { host: 'evil.example' } }
