@@ -39,6 +39,20 @@ afterEach(async () => {
 
 const newTab = (path = '/') => openTab(context, site.origin + path, complaints)
 
+/** What the client begins with, and what stands for it where it does not get through. */
+const transports = { websocket: '/v1/realtime?', sse: '/v1/events?' }
+const over = test.each(Object.keys(transports) as (keyof typeof transports)[])
+
+async function beginOver(transport: keyof typeof transports): Promise<void> {
+  await page.goto(`${site.origin}/?transport=${transport}`)
+}
+/** It was that one all the time. */
+function expectOnly(transport: keyof typeof transports): void {
+  for (const [each, path] of Object.entries(transports)) {
+    expect([each, site.passed.some((line) => line.startsWith(`GET ${path}`))]).toEqual([each, each === transport])
+  }
+}
+
 /** A reply in two halves; the second comes when the test says so. */
 function inTwoHalves(): { open(): void } {
   let open!: () => void
@@ -176,85 +190,98 @@ test('two tabs show the same reply, and what one sends the other shows (I5)', as
   await expectShownIsStored()
 })
 
-test('after a cut in the middle the page comes back by its cursor and nothing is missing or double (I5)', async () => {
-  const snapshots: string[] = []
-  page.on('request', (request) => {
-    if (/\/v1\/sessions\/[^/?]+$/.test(request.url())) snapshots.push(request.url())
-  })
-  const half = inTwoHalves()
-  await watchTexts()
-  await send('cut me')
-  await untilShown('word39')
-  await untilLive()
-  expect(site.setDown(true)).toBe(1)
-  await page.getByRole('status').getByText('Reconnecting').waitFor()
-  half.open()
-  site.setDown(false)
-  await untilStatus('complete')
-  await expectShownIsStored()
-  await expectOnlyPrefixesShown()
-  await untilLive()
+over(
+  '%s: after a cut in the middle the page comes back by its cursor and nothing is missing or double (I5, R2.7)',
+  async (transport) => {
+    await beginOver(transport)
+    const snapshots: string[] = []
+    page.on('request', (request) => {
+      if (/\/v1\/sessions\/[^/?]+$/.test(request.url())) snapshots.push(request.url())
+    })
+    const half = inTwoHalves()
+    await watchTexts()
+    await send('cut me')
+    await untilShown('word39')
+    await untilLive()
+    expect(site.setDown(true)).toBe(1)
+    await page.getByRole('status').getByText('Reconnecting').waitFor()
+    half.open()
+    site.setDown(false)
+    await untilStatus('complete')
+    await expectShownIsStored()
+    await expectOnlyPrefixesShown()
+    await untilLive()
 
-  const again = inTwoHalves()
-  await send('and by the panel')
-  await page.locator('article.reply').nth(1).locator('.reply-text').getByText('word39').waitFor()
-  await page.getByRole('button', { name: 'Cut the connection' }).click()
-  await page.getByRole('status').getByText('Reconnecting').waitFor()
-  again.open()
-  await untilStatus('complete')
-  await page.locator('article.reply[data-status="complete"]').nth(1).waitFor()
-  await expectShownIsStored()
-  await page.getByRole('listitem').filter({ hasText: 'Connection cut' }).filter({ hasText: 'back after' }).waitFor()
-  expect(snapshots).toHaveLength(1)
-})
+    const again = inTwoHalves()
+    await send('and by the panel')
+    await page.locator('article.reply').nth(1).locator('.reply-text').getByText('word39').waitFor()
+    await page.getByRole('button', { name: 'Cut the connection' }).click()
+    await page.getByRole('status').getByText('Reconnecting').waitFor()
+    again.open()
+    await untilStatus('complete')
+    await page.locator('article.reply[data-status="complete"]').nth(1).waitFor()
+    await expectShownIsStored()
+    await page.getByRole('listitem').filter({ hasText: 'Connection cut' }).filter({ hasText: 'back after' }).waitFor()
+    expect(snapshots).toHaveLength(1)
+    expectOnly(transport)
+  },
+)
 
-test('a connection that is dead without a word is left after three missed comments, and comes back by its cursor (I5)', async () => {
-  await page.clock.install()
-  await page.reload()
-  const half = inTwoHalves()
-  await watchTexts()
-  await send('half open')
-  await untilShown('word39')
-  await untilLive()
-  expect(site.silence()).toBe(1)
-  half.open()
-  await eventually(async () => (await stored()).messages.at(-1)?.status === 'complete')
-  expect(await reply().getAttribute('data-status')).toBe('streaming')
-  await page.clock.fastForward(46_000)
-  await untilStatus('complete')
-  await untilLive()
-  await expectShownIsStored()
-  await expectOnlyPrefixesShown()
-})
+over(
+  '%s: a connection that is dead without a word is left, and comes back by its cursor (I5, R2.7)',
+  async (transport) => {
+    await page.clock.install()
+    await beginOver(transport)
+    const half = inTwoHalves()
+    await watchTexts()
+    await send('half open')
+    await untilShown('word39')
+    await untilLive()
+    expect(site.silence()).toBe(1)
+    half.open()
+    await eventually(async () => (await stored()).messages.at(-1)?.status === 'complete')
+    expect(await reply().getAttribute('data-status')).toBe('streaming')
+    // After three missed comments, or when it was asked whether it lives and did not say.
+    await page.clock.fastForward(46_000)
+    await untilStatus('complete')
+    await untilLive()
+    await expectShownIsStored()
+    await expectOnlyPrefixesShown()
+    expectOnly(transport)
+  },
+)
 
-test('a tab that nobody sees leaves its connection to others, and follows on from its cursor when it is seen again (I5)', async () => {
-  await page.clock.install()
-  await page.reload()
-  const half = inTwoHalves()
-  await send('behind another tab')
-  await untilShown('word39')
-  await untilLive()
-  const show = (isHidden: boolean) =>
-    page.evaluate((hidden) => {
-      Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden })
-      document.dispatchEvent(new Event('visibilitychange'))
-    }, isHidden)
-  await show(true)
-  await page.clock.fastForward(10_000)
-  await show(false)
-  expect(site.openStreams()).toBe(1)
-  await show(true)
-  await page.clock.fastForward(31_000)
-  await eventually(async () => site.openStreams() === 0)
-  half.open()
-  await eventually(async () => (await stored()).messages.at(-1)?.status === 'complete')
-  expect(await reply().getAttribute('data-status')).toBe('streaming')
-  const loaded = site.passed.filter((line) => /^GET \/v1\/sessions\/[^/?]+$/.test(line)).length
-  await show(false)
-  await untilStatus('complete')
-  expect(site.passed.filter((line) => /^GET \/v1\/sessions\/[^/?]+$/.test(line))).toHaveLength(loaded)
-  await expectShownIsStored()
-})
+over(
+  '%s: a tab that nobody sees leaves its connection to others, and follows on from its cursor when it is seen again (I5)',
+  async (transport) => {
+    await page.clock.install()
+    await beginOver(transport)
+    const half = inTwoHalves()
+    await send('behind another tab')
+    await untilShown('word39')
+    await untilLive()
+    const show = (isHidden: boolean) =>
+      page.evaluate((hidden) => {
+        Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden })
+        document.dispatchEvent(new Event('visibilitychange'))
+      }, isHidden)
+    await show(true)
+    await page.clock.fastForward(10_000)
+    await show(false)
+    expect(site.openStreams()).toBe(1)
+    await show(true)
+    await page.clock.fastForward(31_000)
+    await eventually(async () => site.openStreams() === 0)
+    half.open()
+    await eventually(async () => (await stored()).messages.at(-1)?.status === 'complete')
+    expect(await reply().getAttribute('data-status')).toBe('streaming')
+    const loaded = site.passed.filter((line) => /^GET \/v1\/sessions\/[^/?]+$/.test(line)).length
+    await show(false)
+    await untilStatus('complete')
+    expect(site.passed.filter((line) => /^GET \/v1\/sessions\/[^/?]+$/.test(line))).toHaveLength(loaded)
+    await expectShownIsStored()
+  },
+)
 
 test('a session that does not come is left when the network is back, and asked for anew', async () => {
   await send('hello')
@@ -269,25 +296,31 @@ test('a session that does not come is left when the network is back, and asked f
   await untilLive()
 })
 
-test('the panel kills the server, and another process takes the reply over while the page watches (I9)', async () => {
-  const half = inTwoHalves()
-  await watchTexts()
-  await send('kill it')
-  await untilShown('word39')
-  const asked = provider.nextRequest()
-  await page.getByRole('button', { name: 'Kill the server' }).click()
-  await asked
-  half.open()
-  await untilStatus('complete')
-  expect(site.kills).toBe(1)
-  await expectShownIsStored()
-  await expectOnlyPrefixesShown()
-  const steps = page.getByRole('list', { name: 'What happened to the last message' }).locator('.knot-label')
-  expect(await steps.allTextContents()).toEqual(['Stored', 'Queued', 'Attempt 1', 'Killed', 'Attempt 2', 'Complete'])
-  await page.reload()
-  await steps.getByText('Complete').waitFor()
-  expect(await steps.allTextContents()).toEqual(['Stored', 'Queued', 'Attempt 1', 'Killed', 'Attempt 2', 'Complete'])
-})
+over(
+  '%s: the panel kills the server, and another process takes the reply over while the page watches (I9)',
+  async (transport) => {
+    await beginOver(transport)
+    const { kills } = site
+    const half = inTwoHalves()
+    await watchTexts()
+    await send('kill it')
+    await untilShown('word39')
+    const asked = provider.nextRequest()
+    await page.getByRole('button', { name: 'Kill the server' }).click()
+    await asked
+    half.open()
+    await untilStatus('complete')
+    expect(site.kills).toBe(kills + 1)
+    await expectShownIsStored()
+    await expectOnlyPrefixesShown()
+    const steps = page.getByRole('list', { name: 'What happened to the last message' }).locator('.knot-label')
+    expect(await steps.allTextContents()).toEqual(['Stored', 'Queued', 'Attempt 1', 'Killed', 'Attempt 2', 'Complete'])
+    await page.reload()
+    await steps.getByText('Complete').waitFor()
+    expect(await steps.allTextContents()).toEqual(['Stored', 'Queued', 'Attempt 1', 'Killed', 'Attempt 2', 'Complete'])
+    expectOnly(transport)
+  },
+)
 
 test('while a message waits behind another the timeline is that of the one being answered', async () => {
   const half = inTwoHalves()
@@ -432,7 +465,7 @@ test('the first message of a chat waits over a reload while nothing answers, and
   await expectShownIsStored()
 })
 
-test('a failed attempt counts down to the next one; a failed reply says what happened and keeps the message (R0.4)', async () => {
+test('a failed attempt counts down to the next one; a failed reply says what happened and keeps the message (R0.4, R2.6)', async () => {
   // By what it is asked, not by the number of the request: another test's attempt may still be under way.
   let asked = 0
   const failsTwice = ({ body }: ProviderRequest) =>

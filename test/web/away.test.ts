@@ -135,7 +135,7 @@ test('earlier messages come as the reader goes up, and what is looked at does no
 
 test('a hidden tab that has the stream of all tabs leaves it to the one that is seen, which misses nothing (I5)', async () => {
   await page.clock.install()
-  await page.reload()
+  await page.goto(`${stage.site.origin}/?transport=sse`)
   await sendOn(page, 'wait')
   await untilStreamingOn(page)
   const second = await openTab(context, page.url(), complaints)

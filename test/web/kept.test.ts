@@ -211,7 +211,7 @@ test('a message that could not be sent is taken back, and if it had arrived all 
     await route.fetch()
     await route.abort()
   })
-  await page.route('**/events?*', async (route) => {
+  await page.route('**/tickets', async (route) => {
     await cut.passed
     await route.continue()
   })

@@ -125,7 +125,7 @@ test('titles are searched by keyboard, in older chats, too, and Escape ends the 
   await untilStatusOn(page, 'complete')
 })
 
-test('a server that is not reached is told with what becomes of what is written, and tried when asked (R2.5)', async () => {
+test('a server that is not reached is told with what becomes of what is written, and tried when asked (R2.3, R2.5)', async () => {
   await sendOn(page, 'hello')
   await untilStatusOn(page, 'complete')
   await ownOn(page, 'hello').getByText('Read.').waitFor({ state: 'attached' })

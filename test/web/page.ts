@@ -73,7 +73,7 @@ function shownOn(page: Page): Promise<Shown[]> {
         .map((it) =>
           it.className === 'question' ? '' : (it.getAttribute('aria-label') ?? it.textContent?.trim() ?? ''),
         )
-        .filter((label) => !/^Copy|^Previous|^Next/.test(label))
+        .filter((label) => !/^Copy|^Previous|^Next|^What happened/.test(label))
       return { id: message ?? reply ?? '', text, status, controls: controls.sort() }
     }),
   )

@@ -1,5 +1,7 @@
 /** What the tests of the app share: everything that one needs is up, tabs that complain, and what axe finds. */
-import { mkdir } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { mkdir, readdir } from 'node:fs/promises'
+import { promisify } from 'node:util'
 import axe from 'axe-core'
 import type { Browser, BrowserContext, Page } from 'playwright-core'
 import { gate } from '../faults/scene.ts'
@@ -70,6 +72,17 @@ export async function picture(tab: Page, name: string): Promise<void> {
       await tab.setViewportSize({ width, height: 844 })
       await tab.screenshot({ path: `${dir}/${name}-${width}-${colorScheme}.png` })
     }
+  }
+}
+
+/** The pictures as they are kept: in few colours, where ImageMagick is there to choose them. */
+export async function smaller(): Promise<void> {
+  const dir = process.env.HOLDFAST_TEST_PICTURES
+  if (dir === undefined) return
+  for (const name of await readdir(dir)) {
+    if (!name.endsWith('.png')) continue
+    const path = `${dir}/${name}`
+    await promisify(execFile)('convert', [path, '-strip', '+dither', '-colors', '64', `PNG8:${path}`]).catch(() => null)
   }
 }
 

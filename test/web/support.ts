@@ -3,7 +3,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { createServer, type IncomingMessage, request, type ServerResponse } from 'node:http'
-import type { AddressInfo, Socket } from 'node:net'
+import { type AddressInfo, connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { extname, join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -72,12 +72,12 @@ export type Site = {
   passed: string[]
   /**
    * While on, the network is gone: every connection is ended now, and every request without an answer. Answers how many
-   * streams of events were ended.
+   * sockets and streams of events were ended.
    */
   setDown(isDown: boolean): number
-  /** How many streams of events are open. */
+  /** How many sockets and streams of events are open. */
   openStreams(): number
-  /** The open streams of events bring nothing more, and nothing tells their readers so. Answers how many there were. */
+  /** The open sockets and streams bring nothing more, and nothing tells their readers so. Answers how many there were. */
   silence(): number
   /** The next message, or command of that name, is carried out, and its answer lost. Resolves when that happened. */
   loseAnswer(command?: string): Promise<void>
@@ -188,12 +188,34 @@ export async function startSite(settings: SiteSettings): Promise<Site> {
     incoming.pipe(upstream)
   }
 
+  /** A handshake and all after it, as bytes. */
+  const passUpgrade = (incoming: IncomingMessage, socket: Socket, head: Buffer) => {
+    passed.push(`${incoming.method} ${incoming.url}`)
+    const upstream = connect({ port, host: '127.0.0.1' })
+    const { rawHeaders } = incoming
+    const headers = rawHeaders.flatMap((name, at) => (at % 2 === 0 ? [`${name}: ${rawHeaders[at + 1]}`] : []))
+    upstream.write([`GET ${incoming.url} HTTP/1.1`, ...headers, '', ''].join('\r\n'))
+    upstream.write(head)
+    streams.set(socket, () => upstream.unpipe(socket).resume())
+    socket.on('close', () => {
+      streams.delete(socket)
+      upstream.destroy()
+    })
+    upstream.on('close', () => socket.destroy())
+    for (const each of [socket, upstream]) each.on('error', () => each.destroy())
+    socket.pipe(upstream).pipe(socket)
+  }
+
   const front = createServer((incoming, outgoing) => {
     const path = incoming.url ?? '/'
     if (isDown) incoming.socket.destroy()
     else if (path.startsWith('/demo/')) demo(incoming, outgoing)
     else if (path.startsWith('/v1/')) pass(incoming, outgoing)
     else void serveFile(dir, incoming, outgoing)
+  })
+  front.on('upgrade', (incoming, socket: Socket, head) => {
+    if (isDown) socket.destroy()
+    else passUpgrade(incoming, socket, head)
   })
   front.on('connection', (socket) => {
     sockets.add(socket)

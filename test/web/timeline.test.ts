@@ -51,14 +51,15 @@ test('questions of each kind, and calls of a client, are told apart, and only a 
 
 type Told = { type: string; second?: number; data?: object; of?: string }
 
-const lifeOf = (told: Told[], of = 't-u1') =>
+const lifeOf = (told: Told[], of = 'r-u1') =>
   livesOf(
     told.map(({ type, second = 0, data = {}, of: turnId = 't-u1' }, at): EventFrame => {
       const ends = { after: `c${at}`, cursor: `c${at + 1}` }
       return { ...ends, type, seq: at + 1, at: timeOf(second), turnId, data: data as EventFrame['data'] }
     }),
   ).get(of)!
-const labels = (told: Told[], absences: Absence[] = []) => stepsOf(lifeOf(told), absences).map(({ label }) => label)
+const labels = (told: Told[], absences: Absence[] = [], of?: string) =>
+  stepsOf(lifeOf(told, of), absences).map(({ label }) => label)
 const at = (second: number) => Date.parse(timeOf(second))
 
 const created = { type: 'message.created', data: { turn: turnOf('u1') } }
@@ -71,10 +72,13 @@ test('a turn is open until its outcome, and again in a new round, which has anot
   expect(lifeOf([created])).toMatchObject({ isOpen: true, replyId: 'r-u1', attempt: 0 })
   const other = { type: 'message.created', of: 't-u2', data: { turn: turnOf('u2') } }
   expect(lifeOf([created, other, started(1), complete])).toMatchObject({ isOpen: false, attempt: 1 })
-  expect(lifeOf([created, other, started(1), complete], 't-u2')).toMatchObject({ isOpen: true, replyId: 'r-u2' })
+  expect(lifeOf([created, other, started(1), complete], 'r-u2')).toMatchObject({ isOpen: true, replyId: 'r-u2' })
   const retried = [created, started(1, 1), failed, queuedAgain, started(2, 9)]
-  expect(lifeOf(retried)).toMatchObject({ isOpen: true, replyId: 'r2', attempt: 2 })
-  expect(labels(retried)).toEqual(['Queued', 'Attempt 2'])
+  expect(lifeOf(retried, 'r2')).toMatchObject({ isOpen: true, replyId: 'r2', attempt: 2 })
+  expect(labels(retried, [], 'r2')).toEqual(['Queued', 'Attempt 2'])
+  // What happened to the first one is still known.
+  expect(lifeOf(retried)).toMatchObject({ isOpen: false, attempt: 1 })
+  expect(labels(retried)).toEqual(['Stored', 'Queued', 'Attempt 1', 'Failed'])
 })
 
 test('the timeline tells a killed attempt from one that ended by itself, and from a page that was merely away', () => {

@@ -3,6 +3,7 @@ import { useCallback, useEffect, useMemo, useState } from 'react'
 import { chatsOf } from './chats.ts'
 import { ConversationPage } from './conversation.tsx'
 import { type DemoInfo, demoInfo } from './demo.ts'
+import { useKeptFocus } from './focus.ts'
 import { goTo, goToNew, restorePlace, usePlace } from './place.ts'
 import { useRestWhenHidden } from './shown.ts'
 import { Sidebar } from './sidebar.tsx'
@@ -17,6 +18,7 @@ export function App() {
   const chats = useMemo(() => chatsOf(sessions, unsent), [sessions, unsent])
   const [isMenuOpen, setMenuOpen] = useState(false)
   useRestWhenHidden(useHoldfast())
+  useKeptFocus()
   useEffect(() => {
     void demoInfo().then(setDemo)
   }, [])

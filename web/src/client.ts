@@ -1,5 +1,5 @@
 /** The page's client, and the network that it has, which the trying panel can cut. */
-import { createClient } from 'holdfast/client'
+import { createClient, type Transport } from 'holdfast/client'
 
 let cut = new AbortController()
 let isCut = false
@@ -11,8 +11,31 @@ const network: typeof fetch = (input, init) => {
   return fetch(input, { ...init, signal: AbortSignal.any(signals) })
 }
 
-/** By server-sent events, which pass wherever the page itself did; a tab that nobody sees leaves its stream to others. */
-export const client = createClient({ transport: 'sse', fetch: network })
+/** A socket that is ended by the cut: at once, as a server that is out of reach cannot say goodbye. */
+class NetworkSocket extends WebSocket {
+  constructor(url: string | URL, protocols?: string | string[]) {
+    super(url, protocols)
+    const end = () => {
+      this.dispatchEvent(new CloseEvent('close', { code: 1006 }))
+      this.close()
+    }
+    const { signal } = cut
+    if (signal.aborted) queueMicrotask(end)
+    else signal.addEventListener('abort', end, { once: true })
+    this.addEventListener('close', () => signal.removeEventListener('abort', end))
+  }
+}
+
+const transports: readonly Transport[] = ['websocket', 'sse', 'poll']
+
+/** `?transport=sse` in the page's address tries one that the client would not begin with. */
+const asked = new URLSearchParams(location.search).get('transport')
+
+export const client = createClient({
+  transport: transports.find((each) => each === asked) ?? 'auto',
+  fetch: network,
+  WebSocket: NetworkSocket,
+})
 
 export function cutNetwork(ms: number): void {
   isCut = true

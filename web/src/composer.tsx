@@ -33,11 +33,13 @@ type ComposerProps = {
   onGivenBack(): void
   onSend(text: string, whenBusy: WhenBusy): void
   onStop(): void
+  /** What is written has changed: whether there is anything. */
+  onTyping(isWriting: boolean): void
 }
 
 /** What is written stays, per session, until the page has taken charge of sending it. */
 export function Composer({ ref, draftKey, notice, isRunning, isAsking, isStopping, ...on }: ComposerProps) {
-  const { onGivenBack, onSend, onStop } = on
+  const { onGivenBack, onSend, onStop, onTyping } = on
   const [text, setText] = useState(() => recall(draftKey) ?? '')
   const area = useRef<HTMLTextAreaElement>(null)
   const isEmpty = text.trim() === ''
@@ -118,7 +120,10 @@ export function Composer({ ref, draftKey, notice, isRunning, isAsking, isStoppin
           placeholder="Write a message"
           aria-label="Message"
           enterKeyHint="send"
-          onChange={(event) => setText(event.currentTarget.value)}
+          onChange={(event) => {
+            setText(event.currentTarget.value)
+            onTyping(event.currentTarget.value.trim() !== '')
+          }}
           onKeyDown={onKeyDown}
         />
         {isRunning && (

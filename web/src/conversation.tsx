@@ -8,6 +8,7 @@ import { Composer, type ComposerHandle } from './composer.tsx'
 import { ConnectionSign, NoConnection } from './connection.tsx'
 import { type DemoInfo, killServer } from './demo.ts'
 import { draftKeyOf } from './drafts.ts'
+import { HappenedContext } from './happened.tsx'
 import { MenuIcon } from './icons.tsx'
 import { useAbsences, useClockAhead, useLives } from './lives.ts'
 import { Messages } from './messages.tsx'
@@ -15,6 +16,7 @@ import { Panel } from './panel.tsx'
 import { keepPlace } from './place.ts'
 import { useIsShown } from './shown.ts'
 import { lineOf } from './turns.ts'
+import { Typing, useSayTyping } from './typing.tsx'
 import { Missing, Welcome } from './welcome.tsx'
 
 type PageProps = {
@@ -41,10 +43,15 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   const composer = useRef<ComposerHandle>(null)
   const clockAheadMs = useClockAhead(handle)
   const { absences, expect } = useAbsences(isLive, connection.phase, clockAheadMs)
-  const lives = useLives(handle, state, demo !== null)
+  const [isHistoryWanted, setHistoryWanted] = useState(false)
+  const lives = useLives(handle, state, demo !== null || isHistoryWanted)
+  const want = useCallback(() => setHistoryWanted(true), [])
+  const happened = useMemo(() => ({ lives, absences, clockAheadMs, want }), [lives, absences, clockAheadMs, want])
+  const typing = useSayTyping(handle, state)
 
   const send = (text: string, whenBusy: WhenBusy = 'queue') => {
     keepPlace()
+    typing.sent()
     const makes = (isNew || isNobody) && session === null ? { title: titleOf(text) } : null
     void client.unsent.add({ sessionId, parts: [{ type: 'text', text }], whenBusy, makes })
     follow()
@@ -81,7 +88,9 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
           <button type="button" className="quiet-button md:hidden" onClick={onMenu} aria-label="Show chats">
             <MenuIcon />
           </button>
-          <h1 className="min-w-0 flex-1 truncate text-[0.9375rem] font-semibold">{heading}</h1>
+          <h1 className="min-w-0 flex-1 truncate text-[0.9375rem] font-semibold" dir="auto">
+            {heading}
+          </h1>
           {isFollowed && phase !== 'missing' && (
             <ConnectionSign isLive={isLive} hasFailed={connection.phase === 'waiting'} />
           )}
@@ -92,16 +101,19 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
         ) : isEmpty && (phase !== 'loading' || !isFollowed) ? (
           <Welcome demo={demo} onSend={send} />
         ) : (
-          <Messages
-            state={state}
-            line={line}
-            unsent={unsent}
-            clockAheadMs={clockAheadMs}
-            commands={commands}
-            onEarlier={handle.loadEarlier}
-            onDone={() => composer.current?.focus()}
-          />
+          <HappenedContext value={happened}>
+            <Messages
+              state={state}
+              line={line}
+              unsent={unsent}
+              clockAheadMs={clockAheadMs}
+              commands={commands}
+              onEarlier={handle.loadEarlier}
+              onDone={() => composer.current?.focus()}
+            />
+          </HappenedContext>
         )}
+        <Typing typing={state.typing} />
         <Composer
           ref={composer}
           draftKey={draftKeyOf(isNew && isEmpty && session === null ? 'new' : sessionId)}
@@ -112,6 +124,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
           onGivenBack={onGivenBack}
           onSend={send}
           onStop={stop}
+          onTyping={typing.say}
         />
         <Announcer
           messages={phase === 'ready' || isNew ? messages : noMessages}
@@ -125,7 +138,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
         <Panel
           demo={demo}
           isCovered={isCovered}
-          life={told && [...lives.values()].find(({ replyId }) => replyId === told.id)}
+          life={told && lives.get(told.id)}
           absences={absences}
           clockAheadMs={clockAheadMs}
           onCut={() => {

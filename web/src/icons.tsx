@@ -58,6 +58,12 @@ export const ToolIcon = icon(
   <path d="M12.300 4.200a3.600 3.600 0 0 0-3.500 4.900L4.300 13.600a1.500 1.500 0 0 0 2.100 2.100l4.500-4.500a3.600 3.600 0 0 0 4.700-4.400l-2.100 2.100-2.100-.3-.3-2.100 2.100-2.100a3.600 3.600 0 0 0-.9-.2z" />,
 )
 export const BackIcon = icon(<path d="M12 5l-5 5 5 5" />)
+export const HistoryIcon = icon(
+  <>
+    <path d="M4 10a6 6 0 1 0 2-4.500M3.500 4.500V8H7" />
+    <path d="M10 7v3l2 1.300" />
+  </>,
+)
 export const ForwardIcon = icon(<path d="M8 5l5 5-5 5" />)
 export const UndoIcon = icon(<path d="M4 8.500h8a3.750 3.750 0 0 1 0 7.500H8M7 5.200L3.700 8.500 7 11.800" />)
 export const DownIcon = icon(<path d="M10 4.500v11M5 10.700l5 5 5-5" />)

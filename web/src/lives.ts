@@ -4,7 +4,7 @@ import { useCallback, useEffect, useRef, useState } from 'react'
 import { readLog } from './demo.ts'
 import { type Absence, type Life, livesOf } from './timeline.ts'
 
-/** By turn. What came before the page did, or while it loaded, is read from the log. */
+/** By reply. What came before the page did, or while it loaded, is read from the log. */
 export function useLives(handle: SessionHandle, { turns, phase }: SessionState, isOn: boolean) {
   const [lives, setLives] = useState<ReadonlyMap<string, Life>>(new Map())
   const log = useRef({ events: [] as EventFrame[], cursor: '', isReading: false })
@@ -32,7 +32,7 @@ export function useLives(handle: SessionHandle, { turns, phase }: SessionState, 
       setLives(livesOf(current.events))
     })
   }, [handle, isOn, read])
-  const isBehind = turns.some(({ id, attempt }) => lives.get(id)?.attempt !== attempt)
+  const isBehind = turns.some(({ replyId, attempt }) => lives.get(replyId)?.attempt !== attempt)
   useEffect(() => {
     if (isOn && phase === 'ready') void read()
   }, [isOn, phase, read])

@@ -85,7 +85,7 @@ export const OwnMessage = memo((props: OwnProps) => {
             ) : (
               <Delivered message={message} can={can} />
             )}
-            {hasFailed && (
+            {(hasFailed || (isUnsent && props.isHeld)) && (
               <button type="button" className="text-button" onClick={() => commands.sendAgain(message.id)}>
                 <ReloadIcon /> Retry
               </button>

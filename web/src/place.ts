@@ -36,7 +36,7 @@ export function goTo(sessionId: string): void {
 
 export function goToNew(): void {
   remember(lastKey, null)
-  history.pushState(null, '', location.pathname)
+  history.pushState(null, '', location.pathname + location.search)
   set({ sessionId: client.newId(), isNew: true })
 }
 

@@ -25,6 +25,12 @@ function subscribe(hear: () => void): () => void {
 
 export function ReplyText({ text, isStreaming }: { text: string; isStreaming: boolean }) {
   const Markdown = useSyncExternalStore(subscribe, () => loaded)
-  if (Markdown === null) return <div className="reply-text whitespace-pre-wrap">{text}</div>
+  if (Markdown === null) {
+    return (
+      <div className="reply-text whitespace-pre-wrap" dir="auto">
+        {text}
+      </div>
+    )
+  }
   return <Markdown text={text} isStreaming={isStreaming} />
 }

@@ -5,6 +5,7 @@ import { type Ask, asksOf, waitWords } from './asks.ts'
 import { Branches } from './branches.tsx'
 import { CopyButton } from './code-block.tsx'
 import { useCommand } from './commands.ts'
+import { WhatHappened } from './happened.tsx'
 import { AlertIcon, CheckIcon, ReloadIcon } from './icons.tsx'
 import type { Failure } from './possible.ts'
 import { Refused } from './refused.tsx'
@@ -83,6 +84,7 @@ export const Reply = memo(({ message, turn, can, commands, clockAheadMs, onDone,
         )}
         {status === 'stopped' && can.retry && retry}
         <Branches message={message} noun="reply" onSelect={(id, by) => void give(() => onSelect(id, by))} />
+        {message.repliesTo !== null && <WhatHappened replyId={message.id} />}
       </div>
       <Refused refusal={refusal} />
     </article>

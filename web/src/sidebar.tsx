@@ -26,6 +26,19 @@ export function Sidebar(props: SidebarProps) {
   const found = matching(props.chats, wanted)
   const isSearching = wanted.trim() !== ''
   const close = useRef<HTMLButtonElement>(null)
+  const list = useRef<HTMLUListElement>(null)
+  const newChat = useRef<HTMLButtonElement>(null)
+  /** The keyboard goes on with the chat after it, else with the one before. */
+  const onDeleted = (id: string) => {
+    const at = found.findIndex((chat) => chat.id === id)
+    const next = found[at + 1] ?? found[at - 1]
+    props.onDeleted(id)
+    // When all is drawn: a new chat's field would take it.
+    requestAnimationFrame(() => {
+      const row = rowsIn(list.current).find(({ dataset }) => dataset.chat === next?.id)
+      ;(row ?? newChat.current)?.focus()
+    })
+  }
   useEffect(() => {
     if (!isOpen) return
     const before = document.activeElement
@@ -61,7 +74,7 @@ export function Sidebar(props: SidebarProps) {
           </button>
         </div>
         <div className="px-3 pb-2">
-          <button type="button" className="new-chat" onClick={props.onNew}>
+          <button ref={newChat} type="button" className="new-chat" onClick={props.onNew}>
             <PlusIcon /> New chat
           </button>
         </div>
@@ -71,11 +84,13 @@ export function Sidebar(props: SidebarProps) {
               type="search"
               className="search"
               value={wanted}
+              dir="auto"
               placeholder="Search titles"
               aria-label="Search the titles of chats"
               onChange={(event) => setWanted(event.currentTarget.value)}
               onKeyDown={(event) => {
                 if (isSearching) onEscape(event, () => setWanted(''))
+                if (event.key === 'ArrowDown') rowsIn(list.current)[0]?.focus()
               }}
             />
           </div>
@@ -86,9 +101,13 @@ export function Sidebar(props: SidebarProps) {
         {props.chats.length === 0 && (
           <p className="px-4 pt-2 text-sm text-mute">Your chats will be listed here. They are kept on the server.</p>
         )}
-        <ul className="min-h-0 flex-1 overflow-y-auto px-3 pt-0.5 pb-4">
+        <ul
+          ref={list}
+          className="min-h-0 flex-1 overflow-y-auto px-3 pt-0.5 pb-4"
+          onKeyDown={(event) => onArrow(event, rowsIn(list.current))}
+        >
           {found.map((chat) => (
-            <Row key={chat.id} chat={chat} isShown={isShown} {...props} />
+            <Row key={chat.id} chat={chat} isShown={isShown} {...props} onDeleted={onDeleted} />
           ))}
           {props.onOlder && (
             <li className="pt-2">
@@ -101,6 +120,18 @@ export function Sidebar(props: SidebarProps) {
       </nav>
     </>
   )
+}
+
+const rowsIn = (list: HTMLElement | null) => [...(list?.querySelectorAll<HTMLElement>('.session-open') ?? [])]
+
+/** From chat to chat; their buttons are reached by Tab. */
+function onArrow(event: KeyboardEvent, rows: readonly HTMLElement[]): void {
+  const at = rows.indexOf(event.target as HTMLElement)
+  const places: { [key: string]: number } = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1 }
+  const next = at < 0 ? undefined : rows[places[event.key] ?? -1]
+  if (!next) return
+  event.preventDefault()
+  next.focus()
 }
 
 /** So few are seen at a glance. */
@@ -137,6 +168,7 @@ function Row({ chat, currentId, isShown, onOpen, onDeleted }: RowProps) {
         ref={open}
         type="button"
         className="session-open"
+        data-chat={chat.id}
         onClick={() => onOpen(chat.id)}
         aria-current={isCurrent ? 'page' : undefined}
       >
@@ -154,7 +186,7 @@ function Row({ chat, currentId, isShown, onOpen, onDeleted }: RowProps) {
             {agoOf(chat.updatedAt)}
           </time>
         </span>
-        <span className="block truncate text-[0.8125rem] text-mute">
+        <span className="block truncate text-[0.8125rem] text-mute" dir="auto">
           {chat.unsent && <span className="text-clay">{chat.unsent}. </span>}
           {chat.preview || (chat.unsent ? '' : 'Nothing yet')}
         </span>
@@ -223,7 +255,9 @@ function Delete({ id, title, onDone, onDeleted }: AskedProps & Pick<SidebarProps
   }
   return (
     <li className="rounded-xl bg-sunken px-3 py-2.5 text-sm">
-      <p className="truncate">Delete “{title}” for good?</p>
+      <p className="truncate">
+        Delete “<bdi>{title}</bdi>” for good?
+      </p>
       <div className="mt-2 flex gap-2">
         <button
           type="button"
@@ -269,6 +303,7 @@ function Rename({ id, title, onDone, onRenamed }: AskedProps & { onRenamed(title
         <input
           className="rename"
           value={text}
+          dir="auto"
           maxLength={200}
           aria-label="Title"
           // biome-ignore lint/a11y/noAutofocus: it was just asked for

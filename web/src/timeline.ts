@@ -4,21 +4,27 @@ import type { EventFrame, Turn } from 'holdfast/client'
 /** Server time in ms; `to` is null while it lasts. `cut` and `killed`: by the page itself, the connection or the server. */
 export type Absence = { from: number; to: number | null; reason: 'cut' | 'killed' | 'lost' }
 
-/** A turn as its events tell it, in its latest round. */
+/** One round of a turn, as its events tell it. */
 export type Life = { replyId: string; attempt: number; isOpen: boolean; events: readonly EventFrame[] }
 
-/** By turn. `events`: of one session, in their order, from its beginning. */
+/** By reply: each round has its own. `events`: of one session, in their order, from its beginning. */
 export function livesOf(events: readonly EventFrame[]): ReadonlyMap<string, Life> {
   const lives = new Map<string, Life>()
+  /** Of each turn, the reply that it owes now. */
+  const replies = new Map<string, string>()
   for (const event of events) {
     const { turnId, type, data } = event
     if (turnId === undefined) continue
     const turn = data.turn as Turn | undefined
-    const known = lives.get(turnId) ?? { replyId: '', attempt: 0, isOpen: true, events: [] }
-    const replyId = turn?.replyId ?? known.replyId
+    const before = replies.get(turnId)
+    const replyId = turn?.replyId ?? before
+    if (replyId === undefined) continue
+    replies.set(turnId, replyId)
+    const begun = { replyId, attempt: lives.get(before ?? replyId)?.attempt ?? 0, isOpen: true, events: [] }
+    const known = type === 'turn.queued' ? begun : (lives.get(replyId) ?? begun)
     const attempt = type === 'attempt.started' ? Number(data.attempt) : known.attempt
     const isOpen = turn === undefined ? known.isOpen && !(type in outcomes) : true
-    lives.set(turnId, { replyId, attempt, isOpen, events: [...known.events, event] })
+    lives.set(replyId, { replyId, attempt, isOpen, events: [...known.events, event] })
   }
   return lives
 }
@@ -60,9 +66,7 @@ export function stepsOf({ events }: Life, absences: readonly Absence[]): Step[] 
   let gaps = absences
   /** Of the attempt that is running: when it began. */
   let since: number | null = null
-  // Of its latest round.
-  const first = events.findLastIndex(({ type }) => type === 'turn.queued')
-  for (const event of events.slice(Math.max(0, first))) {
+  for (const event of events) {
     const at = Date.parse(event.at)
     const begun = since ?? Number.POSITIVE_INFINITY
     const passed = gaps.filter(({ from }) => from >= begun && from <= at)

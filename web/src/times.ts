@@ -16,6 +16,10 @@ export function agoOf(iso: string): string {
 export const clockOf = (iso: string) =>
   new Date(iso).toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' })
 
+/** To the second, with its date. */
+export const momentOf = (ms: number) =>
+  new Date(ms).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'medium' })
+
 /** A time to come: of today the clock, of this week also the day, else the date. */
 export function untilOf(iso: string): string {
   const at = new Date(iso)
