@@ -64,7 +64,8 @@ function findings(): void {
     button: ['type', 'class', 'aria-label', 'title'],
     div: ['class', 'dir', 'style'],
     figure: ['class', 'aria-label'],
-    ol: ['start'],
+    ol: ['start', 'dir'],
+    ...Object.fromEntries(['blockquote', 'h3', 'h4', 'h5', 'h6', 'ul'].map((name) => [name, ['dir']])),
     path: ['d'],
     pre: ['tabindex'],
     rect: ['x', 'y', 'width', 'height', 'rx'],
@@ -77,7 +78,7 @@ function findings(): void {
     td: ['style'],
     th: ['style'],
   }
-  const plain = 'b blockquote br code del em figcaption h3 h4 h5 h6 hr li p strong sub sup table tbody thead tr ul'
+  const plain = 'b br code del em figcaption hr li p strong sub sup table tbody thead tr'
   for (const name of plain.split(' ')) allowed[name] = []
   const judge = ({ localName, attributes }: Element): string[] => {
     const names = allowed[localName]

@@ -77,7 +77,11 @@ const cell = (tag: 'td' | 'th') => (props: Drawn) => {
 
 function OrderedList({ children, node }: Drawn) {
   const start = Number(node?.properties?.start ?? 1)
-  return <ol start={Number.isSafeInteger(start) ? start : 1}>{children}</ol>
+  return (
+    <ol dir="auto" start={Number.isSafeInteger(start) ? start : 1}>
+      {children}
+    </ol>
+  )
 }
 
 /** A task list's box: a sign, not a control. */
@@ -87,6 +91,11 @@ const only =
   (tag: keyof JSX.IntrinsicElements) =>
   ({ children }: Drawn) =>
     createElement(tag, null, children)
+/** What stands at its side goes where its text begins. A paragraph does so by style: with a direction of its own it would not count here. */
+const directed =
+  (tag: 'ul' | 'blockquote' | 'h3' | 'h4' | 'h5' | 'h6') =>
+  ({ children }: Drawn) =>
+    createElement(tag, { dir: 'auto' }, children)
 const nothing = (tag: keyof JSX.IntrinsicElements) => () => createElement(tag)
 const Inside = ({ children }: Drawn) => <span>{children}</span>
 
@@ -102,19 +111,19 @@ const components = {
   td: cell('td'),
   ol: OrderedList,
   input: Box,
-  h1: only('h3'),
-  h2: only('h4'),
-  h3: only('h5'),
-  h4: only('h6'),
-  h5: only('h6'),
-  h6: only('h6'),
+  h1: directed('h3'),
+  h2: directed('h4'),
+  h3: directed('h5'),
+  h4: directed('h6'),
+  h5: directed('h6'),
+  h6: directed('h6'),
+  ul: directed('ul'),
+  blockquote: directed('blockquote'),
   hr: nothing('hr'),
   br: nothing('br'),
   section: only('div'),
   ...Object.fromEntries(
-    (['p', 'ul', 'li', 'blockquote', 'strong', 'em', 'del', 'sup', 'sub', 'thead', 'tbody', 'tr'] as const).map(
-      (tag) => [tag, only(tag)],
-    ),
+    (['p', 'li', 'strong', 'em', 'del', 'sup', 'sub', 'thead', 'tbody', 'tr'] as const).map((tag) => [tag, only(tag)]),
   ),
 } as unknown as Components
 
