@@ -1,7 +1,5 @@
 /** What the tests of the app share: everything that one needs is up, tabs that complain, and what axe finds. */
-import { execFile } from 'node:child_process'
-import { mkdir, readdir } from 'node:fs/promises'
-import { promisify } from 'node:util'
+import { mkdir } from 'node:fs/promises'
 import axe from 'axe-core'
 import type { Browser, BrowserContext, Page } from 'playwright-core'
 import { gate } from '../faults/scene.ts'
@@ -61,28 +59,20 @@ export function gatesOf() {
   }
 }
 
+type Shot = { width: 390 | 1280; colorScheme: 'light' | 'dark' }
+const allShots = (['light', 'dark'] as const).flatMap((colorScheme) =>
+  ([390, 1280] as const).map((width): Shot => ({ width, colorScheme })),
+)
+
 /** Into a folder, for people to look at, where one is named. */
-export async function picture(tab: Page, name: string): Promise<void> {
+export async function picture(tab: Page, name: string, shots: readonly Shot[] = allShots): Promise<void> {
   const dir = process.env.HOLDFAST_TEST_PICTURES
   if (dir === undefined) return
   await mkdir(dir, { recursive: true })
-  for (const colorScheme of ['light', 'dark'] as const) {
-    for (const width of [390, 1280]) {
-      await tab.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
-      await tab.setViewportSize({ width, height: 844 })
-      await tab.screenshot({ path: `${dir}/${name}-${width}-${colorScheme}.png` })
-    }
-  }
-}
-
-/** The pictures as they are kept: in few colours, where ImageMagick is there to choose them. */
-export async function smaller(): Promise<void> {
-  const dir = process.env.HOLDFAST_TEST_PICTURES
-  if (dir === undefined) return
-  for (const name of await readdir(dir)) {
-    if (!name.endsWith('.png')) continue
-    const path = `${dir}/${name}`
-    await promisify(execFile)('convert', [path, '-strip', '+dither', '-colors', '64', `PNG8:${path}`]).catch(() => null)
+  for (const { width, colorScheme } of shots) {
+    await tab.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
+    await tab.setViewportSize({ width, height: 844 })
+    await tab.screenshot({ path: `${dir}/${name}-${width}-${colorScheme}.png` })
   }
 }
 

@@ -45,6 +45,12 @@ function OfReply({ replyId }: { replyId: string }) {
   const want = happened?.want
   useEffect(() => want?.(), [want])
   const life = happened?.lives.get(replyId)
-  if (!happened || !life) return <p role="status">It is looked up.</p>
+  if (!happened || !life) {
+    return (
+      <p className="timeline" role="status">
+        It is looked up.
+      </p>
+    )
+  }
   return <Timeline {...happened} life={life} className="timeline" label="What happened to this reply" />
 }
