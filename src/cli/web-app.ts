@@ -21,13 +21,13 @@ const types: Record<string, string> = {
 
 /**
  * No inline script, no plugin, no frame, nothing from elsewhere but images, which the page itself asks for only after
- * a click. What a model writes is shown on this page.
+ * a click. `blob:` is an image that its reader has just chosen to send. What a model writes is shown on this page.
  */
 export const contentSecurityPolicy = [
   "default-src 'none'",
   "script-src 'self'",
   "style-src 'self'",
-  "img-src 'self' data: https: http:",
+  "img-src 'self' data: blob: https: http:",
   "connect-src 'self'",
   "font-src 'self'",
   "manifest-src 'self'",

@@ -29,6 +29,7 @@ export { asyncStorage, indexedDbStorage, memoryStorage, mmkvStorage, type Storag
 export type { Readable } from './store.ts'
 export type { EventData, Handlers, MessageOf, MetadataOf, PartOf } from './typed.ts'
 export type { Taken, Unsent, UnsentList, UnsentView, WhenBusy } from './unsent.ts'
+export { type FilePart, type Upload, uploadFile } from './upload.ts'
 export { type ErrorKind, HoldfastError } from './wire.ts'
 
 export type ClientOptions = {

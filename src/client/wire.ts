@@ -263,7 +263,7 @@ export function unreachable(status: number, retryable: boolean): HoldfastError {
   return new HoldfastError(sentence, 'unreachable', status, retryable)
 }
 
-async function errorOf(response: Response): Promise<HoldfastError> {
+export async function errorOf(response: Response): Promise<HoldfastError> {
   const { status } = response
   const problem = (await response.json().catch(() => null)) as ProblemDocument | null
   if (typeof problem?.code !== 'string' || typeof problem.detail !== 'string') {

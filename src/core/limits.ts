@@ -1,3 +1,6 @@
+/** UTF-16 units of the id of a call or an approval: with 2.7 KB it would not fit an index, nor some proxies' paths. */
+const askedIdLengthMax = 512
+
 /** Every bound that a client can meet, in one place. Bytes unless the name says otherwise. */
 export const limits = {
   requestBytesMax: 256 * 1024,
@@ -46,8 +49,7 @@ export const limits = {
   replyBytesMax: 1024 * 1024,
   /** An attempt whose provider failed waits so long for the results of tools that run still. */
   callsEndWithinMs: 5_000,
-  /** UTF-16 units of the id of a call or an approval: with 2.7 KB it would not fit an index, nor some proxies' paths. */
-  askedIdLengthMax: 512,
+  askedIdLengthMax,
   fileBytesMax: 8 * 1024 * 1024,
   filenameCharactersMax: 255,
   /** Of one session. */
@@ -57,5 +59,8 @@ export const limits = {
   promptFileBytesMax: 24 * 1024 * 1024,
 } as const
 
-/** Ids made by a model's provider or an app's reply: of calls and approvals, whatever they look like. */
-export const askedIdPattern = new RegExp(`^\\P{C}{1,${limits.askedIdLengthMax}}$`, 'u')
+/**
+ * Ids made by a model's provider or an app's reply: of calls and approvals, whatever they look like. What bundles a page sees
+ * that nothing happens here, and leaves this file out where a page needs nothing of it.
+ */
+export const askedIdPattern = /* @__PURE__ */ new RegExp(`^\\P{C}{1,${askedIdLengthMax}}$`, 'u')

@@ -37,6 +37,9 @@ export const client = createClient({
   WebSocket: NetworkSocket,
 })
 
+/** Until the network is cut: of what does not go through `fetch`. */
+export const whileConnected = (): AbortSignal => cut.signal
+
 export function cutNetwork(ms: number): void {
   isCut = true
   cut.abort()

@@ -3,8 +3,9 @@
  * frames, to this page as to every other; here only a refusal is told, where the command was given. The client asks again
  * until there is an answer; what this page does not live to hear, the next one asks for.
  */
-import { type HoldfastClient, HoldfastError, type Message, type Turn, textOf } from 'holdfast/client'
+import { type HoldfastClient, HoldfastError, type Message, type Part, type Turn, textOf } from 'holdfast/client'
 import { useCallback, useEffect, useRef, useState } from 'react'
+import { giveBackFiles } from './attachments.ts'
 import { draftKeyOf, giveBack } from './drafts.ts'
 import { type EditBody, type Edits, editsOf } from './edits.ts'
 import { recall, recallAll, remember } from './storage.ts'
@@ -37,6 +38,12 @@ const stops = new Map<string, Promise<void>>()
 export function commandsOf(client: HoldfastClient, sessionId: string): Commands {
   const session = client.session(sessionId)
   const edits = editsOf(sessionId)
+
+  const giveAllBack = (parts: readonly Part[]) => {
+    const text = textOf(parts)
+    if (text !== '') giveBack(draftKeyOf(sessionId), text)
+    giveBackFiles(sessionId, parts)
+  }
 
   const editing = new Set<string>()
   const edit = async (messageId: string, body: EditBody) => {
@@ -86,7 +93,7 @@ export function commandsOf(client: HoldfastClient, sessionId: string): Commands 
       try {
         const [stand] = await session.stop(messageId, round)
         if (stand?.withdrawn === true) {
-          giveBack(draftKeyOf(sessionId), textOf(stand.message.parts))
+          giveAllBack(stand.message.parts)
           await hold(givenBack(key))
         }
         remember(key, null)
@@ -112,7 +119,7 @@ export function commandsOf(client: HoldfastClient, sessionId: string): Commands 
   const takeBack = async (messageId: string) => {
     while (client.unsent.list().some(({ id }) => id === messageId)) {
       const parts = await client.unsent.withdraw(messageId)
-      if (parts !== null) return giveBack(draftKeyOf(sessionId), textOf(parts))
+      if (parts !== null) return giveAllBack(parts)
       await untilTried(messageId)
     }
     // It was taken meanwhile.

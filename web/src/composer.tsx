@@ -1,5 +1,6 @@
-import type { WhenBusy } from 'holdfast/client'
+import type { FilePart, WhenBusy } from 'holdfast/client'
 import {
+  type ClipboardEvent,
   type FormEvent,
   type KeyboardEvent,
   type Ref,
@@ -9,10 +10,14 @@ import {
   useLayoutEffect,
   useRef,
   useState,
+  useSyncExternalStore,
 } from 'react'
+import { AttachmentList, obstacleOf } from './attachment-list.tsx'
+import { attachmentsOf, subscribeAttachments, taken } from './attachments.ts'
 import { behind, composerOf } from './drafts.ts'
+import { pastedFiles } from './dropping.ts'
 import { useFit } from './editor.tsx'
-import { AlertIcon, BoltIcon, SendIcon, SteerIcon, StopIcon } from './icons.tsx'
+import { AlertIcon, BoltIcon, ClipIcon, SendIcon, SteerIcon, StopIcon } from './icons.tsx'
 import { recall, remember } from './storage.ts'
 
 export type ComposerHandle = {
@@ -22,6 +27,7 @@ export type ComposerHandle = {
 }
 type ComposerProps = {
   ref: Ref<ComposerHandle>
+  sessionId: string
   draftKey: string
   /** Why the last message was not taken, or not stopped. */
   notice: string | null
@@ -31,18 +37,22 @@ type ComposerProps = {
   isStopping: boolean
   /** Something was put behind what is written. */
   onGivenBack(): void
-  onSend(text: string, whenBusy: WhenBusy): void
+  onFiles(files: File[]): void
+  onSend(text: string, whenBusy: WhenBusy, files: FilePart[]): void
   onStop(): void
   /** What is written has changed: whether there is anything. */
   onTyping(isWriting: boolean): void
 }
 
 /** What is written stays, per session, until the page has taken charge of sending it. */
-export function Composer({ ref, draftKey, notice, isRunning, isAsking, isStopping, ...on }: ComposerProps) {
-  const { onGivenBack, onSend, onStop, onTyping } = on
+export function Composer({ ref, sessionId, draftKey, notice, isRunning, isAsking, isStopping, ...on }: ComposerProps) {
+  const { onGivenBack, onFiles, onSend, onStop, onTyping } = on
   const [text, setText] = useState(() => recall(draftKey) ?? '')
   const area = useRef<HTMLTextAreaElement>(null)
-  const isEmpty = text.trim() === ''
+  const attachments = useSyncExternalStore(subscribeAttachments, () => attachmentsOf(sessionId))
+  const chooser = useRef<HTMLInputElement>(null)
+  const obstacle = obstacleOf(attachments)
+  const isEmpty = text.trim() === '' && attachments.length === 0
 
   // Where there is a keyboard already. On a phone it would slide in over the chat that was just opened.
   useEffect(() => {
@@ -50,6 +60,12 @@ export function Composer({ ref, draftKey, notice, isRunning, isAsking, isStoppin
   }, [])
   useFit(area, text)
   useEffect(() => remember(draftKey, text === '' ? null : text), [text, draftKey])
+  // The draft of a new chat that got its session is that session's from now on.
+  const draftKeyBefore = useRef(draftKey)
+  useEffect(() => {
+    if (draftKeyBefore.current !== draftKey) remember(draftKeyBefore.current, null)
+    draftKeyBefore.current = draftKey
+  }, [draftKey])
 
   const take = useCallback(
     (given: string) => {
@@ -66,8 +82,8 @@ export function Composer({ ref, draftKey, notice, isRunning, isAsking, isStoppin
 
   const send = (whenBusy: WhenBusy) => {
     area.current?.focus()
-    if (isEmpty) return
-    onSend(text, whenBusy)
+    if (isEmpty || obstacle !== null) return
+    onSend(text, whenBusy, taken(sessionId))
     remember(draftKey, null)
     setText('')
   }
@@ -80,6 +96,12 @@ export function Composer({ ref, draftKey, notice, isRunning, isAsking, isStoppin
     if (event.key !== 'Enter' || event.shiftKey || event.nativeEvent.isComposing) return
     event.preventDefault()
     send(isRunning && (event.ctrlKey || event.metaKey) ? 'interrupt' : 'queue')
+  }
+  const onPaste = (event: ClipboardEvent) => {
+    const files = pastedFiles(event.clipboardData)
+    if (files.length === 0) return
+    event.preventDefault()
+    onFiles(files)
   }
   return (
     <form className="composer" onSubmit={onSubmit}>
@@ -111,7 +133,32 @@ export function Composer({ ref, draftKey, notice, isRunning, isAsking, isStoppin
           </button>
         </div>
       )}
+      <p id="obstacle" className="obstacle" role="status">
+        {obstacle}
+      </p>
       <div className="composer-box">
+        <AttachmentList sessionId={sessionId} attachments={attachments} field={area} />
+        <input
+          ref={chooser}
+          type="file"
+          multiple
+          hidden
+          onChange={({ currentTarget }) => {
+            onFiles([...(currentTarget.files ?? [])])
+            // The same one may be chosen again.
+            currentTarget.value = ''
+            area.current?.focus()
+          }}
+        />
+        <button
+          type="button"
+          className="attach-button"
+          aria-label="Attach files"
+          title="Attach files"
+          onClick={() => chooser.current?.click()}
+        >
+          <ClipIcon />
+        </button>
         <textarea
           ref={area}
           rows={1}
@@ -125,6 +172,7 @@ export function Composer({ ref, draftKey, notice, isRunning, isAsking, isStoppin
             onTyping(event.currentTarget.value.trim() !== '')
           }}
           onKeyDown={onKeyDown}
+          onPaste={onPaste}
         />
         {isRunning && (
           <button
@@ -142,7 +190,8 @@ export function Composer({ ref, draftKey, notice, isRunning, isAsking, isStoppin
           type="submit"
           className="send-button"
           aria-label={isRunning ? 'Queue' : 'Send'}
-          aria-describedby={isRunning && !isEmpty ? 'busy-choice' : undefined}
+          aria-describedby={obstacle !== null ? 'obstacle' : isRunning && !isEmpty ? 'busy-choice' : undefined}
+          aria-disabled={obstacle !== null}
           disabled={isEmpty}
         >
           <SendIcon />

@@ -1,13 +1,15 @@
-import type { SessionHandle, SessionState, WhenBusy } from 'holdfast/client'
+import type { FilePart, SessionHandle, SessionState, WhenBusy } from 'holdfast/client'
 import { useConnection, useHoldfast, useUnsent } from 'holdfast/react'
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react'
 import { Announcer } from './announcer.tsx'
+import { attach, uploadBrokenOff } from './attachments.ts'
 import { cutNetwork } from './client.ts'
 import { commandsOf, useStop } from './commands.ts'
 import { Composer, type ComposerHandle } from './composer.tsx'
 import { ConnectionSign, NoConnection } from './connection.tsx'
 import { type DemoInfo, killServer } from './demo.ts'
 import { draftKeyOf } from './drafts.ts'
+import { useDrop } from './dropping.ts'
 import { HappenedContext } from './happened.tsx'
 import { MenuIcon } from './icons.tsx'
 import { useAbsences, useClockAhead, useLives } from './lives.ts'
@@ -49,13 +51,39 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   const happened = useMemo(() => ({ lives, absences, clockAheadMs, want }), [lives, absences, clockAheadMs, want])
   const typing = useSayTyping(handle, state)
 
-  const send = (text: string, whenBusy: WhenBusy = 'queue') => {
+  const hasNoSession = (isNew || isNobody) && session === null
+  const send = (text: string, whenBusy: WhenBusy = 'queue', files: readonly FilePart[] = []) => {
     keepPlace()
     typing.sent()
-    const makes = (isNew || isNobody) && session === null ? { title: titleOf(text) } : null
-    void client.unsent.add({ sessionId, parts: [{ type: 'text', text }], whenBusy, makes })
+    const title = titleOf(text) || titleOf(files[0]?.filename ?? 'Files')
+    const makes = hasNoSession ? { title } : null
+    const parts = text.trim() === '' ? [...files] : [{ type: 'text', text }, ...files]
+    void client.unsent.add({ sessionId, parts, whenBusy, makes })
+    // Its first files have made it. Where it cannot be told, the chat is called by what was said last.
+    if (session?.title === null && messages.length === 0) handle.rename(title).catch(() => undefined)
     follow()
   }
+  const isHere = useRef(true)
+  useEffect(() => {
+    isHere.current = true
+    return () => {
+      isHere.current = false
+    }
+  }, [])
+  /** A file is its session's: a new chat gets its own before the first one is uploaded. */
+  const makeSession = async () => {
+    await client.createSession({ id: sessionId })
+    // Who was nobody is somebody now.
+    if (connection.phase === 'signed_out') client.wake()
+    if (!isHere.current) return
+    keepPlace()
+    follow()
+  }
+  const takeFiles = (files: File[]) => {
+    attach(sessionId, files, hasNoSession ? makeSession : null)
+    composer.current?.focus()
+  }
+  const isOver = useDrop(takeFiles)
   const [commands] = useState(() => commandsOf(client, sessionId))
   const [givenBack, setGivenBack] = useState(0)
   const onGivenBack = useCallback(() => setGivenBack((count) => count + 1), [])
@@ -64,7 +92,8 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
     commands.resume()
     // The server is there again: what waits for it is sent now.
     client.unsent.retry()
-  }, [isLive, commands, client])
+    uploadBrokenOff(sessionId)
+  }, [isLive, commands, client, sessionId])
   const isEmpty = messages.length === 0
   useMarkRead(handle, state, useIsShown())
   const line = useMemo(() => lineOf(turns, messages), [turns, messages])
@@ -98,7 +127,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
         <NoConnection isDown={isFollowed && phase !== 'missing' && !isLive} />
         {isMissing ? (
           <Missing />
-        ) : isEmpty && (phase !== 'loading' || !isFollowed) ? (
+        ) : isEmpty && (phase !== 'loading' || isNew) ? (
           <Welcome demo={demo} onSend={send} />
         ) : (
           <HappenedContext value={happened}>
@@ -116,16 +145,23 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
         <Typing typing={state.typing} />
         <Composer
           ref={composer}
-          draftKey={draftKeyOf(isNew && isEmpty && session === null ? 'new' : sessionId)}
+          sessionId={sessionId}
+          draftKey={draftKeyOf(isFollowed ? sessionId : 'new')}
           notice={stopping.problem === null ? null : `Not stopped. ${stopping.problem}`}
           isRunning={running !== undefined}
           isAsking={running?.state === 'waiting'}
           isStopping={stopping.isBusy}
           onGivenBack={onGivenBack}
+          onFiles={takeFiles}
           onSend={send}
           onStop={stop}
           onTyping={typing.say}
         />
+        {isOver && (
+          <p className="drop-here" aria-hidden="true">
+            <span>Drop files to send them here</span>
+          </p>
+        )}
         <Announcer
           messages={phase === 'ready' || isNew ? messages : noMessages}
           replyId={told?.id ?? null}

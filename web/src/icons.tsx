@@ -24,6 +24,12 @@ export const CloseIcon = icon(<path d="M5 5l10 10M15 5L5 15" />)
 export const SendIcon = icon(<path d="M10 16V4.500M5 9.300l5-5 5 5" />)
 export const SteerIcon = icon(<path d="M5 4.500v5a3 3 0 0 0 3 3h7M11.500 9l3.500 3.500-3.500 3.500" />)
 export const StopIcon = icon(<rect x="6" y="6" width="8" height="8" rx="1.5" fill="currentColor" />)
+export const ClipIcon = icon(
+  <path d="M15.8 9.300l-5.900 5.900a3.700 3.700 0 0 1-5.200-5.200l6.300-6.300a2.500 2.500 0 0 1 3.500 3.500l-6.200 6.200a1.200 1.200 0 0 1-1.800-1.700l5.600-5.600" />,
+)
+export const FileIcon = icon(
+  <path d="M11.500 3H6.500A1.500 1.500 0 0 0 5 4.500v11A1.500 1.500 0 0 0 6.500 17h7a1.500 1.500 0 0 0 1.500-1.500V6.500L11.500 3zM11.500 3v3.500H15" />,
+)
 export const CopyIcon = icon(
   <>
     <rect x="7" y="7" width="9" height="9" rx="2" />

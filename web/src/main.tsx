@@ -4,6 +4,7 @@ import { createRoot } from 'react-dom/client'
 import { App } from './app.tsx'
 import { client } from './client.ts'
 import './style.css'
+import './files.css'
 
 createRoot(document.getElementById('root') as HTMLElement).render(
   <StrictMode>

@@ -5,6 +5,7 @@ import { Branches } from './branches.tsx'
 import { useCommand } from './commands.ts'
 import { Editor } from './editor.tsx'
 import { subscribeEdits } from './edits.ts'
+import { FileList } from './file-list.tsx'
 import { AlertIcon, CheckIcon, ClockIcon, PencilIcon, ReadIcon, ReloadIcon, StopIcon, UndoIcon } from './icons.tsx'
 import type { Possible } from './possible.ts'
 import { Cooldown, Refused, tooMany } from './refused.tsx'
@@ -54,6 +55,7 @@ export const OwnMessage = memo((props: OwnProps) => {
   }
   return (
     <article className={isQueued ? 'own is-queued' : 'own'} aria-label="You" data-message={message.id}>
+      <FileList parts={message.parts} />
       {edit?.isOpen ? (
         <Editor
           edited={edit.text}
@@ -67,9 +69,11 @@ export const OwnMessage = memo((props: OwnProps) => {
         />
       ) : (
         <>
-          <p className="own-text" dir="auto">
-            {text}
-          </p>
+          {text !== '' && (
+            <p className="own-text" dir="auto">
+              {text}
+            </p>
+          )}
           {message.delivery?.state === 'failed' && (
             <p className="failure" role="alert">
               <AlertIcon /> <span>Not sent. {message.delivery.failure.message}</span>

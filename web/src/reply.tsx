@@ -5,12 +5,14 @@ import { type Ask, asksOf, waitWords } from './asks.ts'
 import { Branches } from './branches.tsx'
 import { CopyButton } from './code-block.tsx'
 import { useCommand } from './commands.ts'
+import { FileList } from './file-list.tsx'
 import { WhatHappened } from './happened.tsx'
 import { AlertIcon, CheckIcon, ReloadIcon } from './icons.tsx'
 import type { Failure } from './possible.ts'
 import { Refused } from './refused.tsx'
 import { ReplyText } from './reply-text.tsx'
 import { isSame, type Shared } from './shared.ts'
+import { Sources } from './sources.tsx'
 import { clockOf, untilOf, useNow } from './times.ts'
 import { type AnswerTo, Question, ToolCall } from './tool-call.tsx'
 import { type CallPart, isCall } from './tool-parts.ts'
@@ -61,6 +63,8 @@ export const Reply = memo(({ message, turn, can, commands, clockAheadMs, onDone,
           void run(() => commands.answer(ask.id, { ...answer, turnId: turn?.id ?? '', attempt: ask.attempt }))
         }
       />
+      <FileList parts={message.parts} />
+      <Sources parts={message.parts} />
       {isOpen && !isWaiting && text === '' && !message.parts.some(isCall) && <Dots />}
       {status === 'failed' && (
         <Failed failure={can.failure} message={message} hasText={text !== ''}>
