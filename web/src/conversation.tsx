@@ -73,8 +73,8 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   /** A file is its session's: a new chat gets its own before the first one is uploaded. */
   const makeSession = async () => {
     await client.createSession({ id: sessionId })
-    // Who was nobody is somebody now.
-    if (connection.phase === 'signed_out') client.wake()
+    // Who was nobody is somebody now, and what was asked before may be refused still.
+    client.wake()
     if (!isHere.current) return
     keepPlace()
     follow()

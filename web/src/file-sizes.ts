@@ -25,8 +25,11 @@ export function useSize(url: string | null): number | null {
   return size
 }
 
+/** As the server counts, whose limit is said beside it. */
+const kb = 1024
+
 export function sizeWords(bytes: number): string {
-  if (bytes < 1_000) return `${bytes} bytes`
-  if (bytes < 1_000_000) return `${Math.round(bytes / 1_000)} KB`
-  return `${(bytes / 1_000_000).toFixed(1)} MB`
+  if (bytes < kb) return `${bytes} bytes`
+  if (bytes < kb * kb) return `${Math.round(bytes / kb)} KB`
+  return `${(bytes / kb / kb).toFixed(1)} MB`
 }
