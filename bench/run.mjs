@@ -1,6 +1,7 @@
 /** `npm run bench` runs all, `npm run bench -- stream accept` some. Loopback only; each ends by itself. */
 import { accept } from './accept.mjs'
 import { embedded } from './embedded.mjs'
+import { page } from './page.mjs'
 import { resume } from './resume.mjs'
 import { stream } from './stream.mjs'
 import { machineLine } from './support.mjs'
@@ -13,6 +14,7 @@ const all = {
   stream2: () => stream(500, 2),
   stream100: () => stream(100),
   resume,
+  page,
   takeover,
 }
 const chosen = process.argv.slice(2)

@@ -11,7 +11,7 @@ import type { Message, Session, Turn } from '../core/message.ts'
 import { createView, type LogFrame, type Member, type Shown, type Snapshot, type View } from '../core/view.ts'
 import { withQuestion } from './asked.ts'
 import type { Feed, PassingFrame } from './feed.ts'
-import { deliveryOf, optimistic, type ShownMessage, withDelivery } from './shown-message.ts'
+import { optimistic, type ShownMessage, withDelivery } from './shown-message.ts'
 import { createStore, type Readable } from './store.ts'
 import type { MessageOf } from './typed.ts'
 import type { Taken, UnsentList, UnsentView, WhenBusy } from './unsent.ts'
@@ -186,12 +186,10 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     const between = [...acknowledged.values()]
     const rest = [...between, ...waiting]
     if (drawn !== null && drawn.shown === shown && sameList(drawn.rest, rest)) return drawn.messages
-    const known = new Map((drawn?.messages ?? []).map((message) => [message.id, message]))
     const stored = [...(shown?.messages ?? []), ...between.map(({ message }) => message)]
-    const there = new Set(stored.map((message) => message.id))
     const messages = [
-      ...stored.map((message) => withDelivery(message, deliveryOf(message, shown), known.get(message.id))),
-      ...waiting.filter((each) => !there.has(each.id)).map(optimistic),
+      ...stored.map((message, at) => withDelivery(message, shown, at)),
+      ...waiting.filter((each) => !stored.some((message) => message.id === each.id)).map(optimistic),
     ]
     drawn = { shown, rest, messages }
     return messages

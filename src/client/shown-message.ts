@@ -17,19 +17,20 @@ export type Delivery =
 export type ShownMessage<Chat = unknown> = MessageOf<Chat> & { delivery: Delivery | null }
 
 /** The same object where it is of the same message, so that only what changed is drawn again. */
-export function withDelivery(
-  message: Message,
-  delivery: Delivery | null,
-  known: ShownMessage | undefined,
-): ShownMessage {
-  if (known !== undefined && sources.get(known) === message && known.delivery?.state === delivery?.state) return known
-  const shown: ShownMessage = { ...message, delivery }
-  sources.set(shown, message)
-  return shown
+export function withDelivery(message: Message, shown: Shown | null, at: number): ShownMessage {
+  const known = drawn.get(message)
+  // A reply's, and one that was read: it stays so, and of thousands nothing is looked for.
+  if (known && (known.delivery === null || known.delivery.state === 'read')) return known
+  const delivery = deliveryOf(message, shown, at)
+  if (known?.delivery?.state === delivery?.state && known) return known
+  const next: ShownMessage = { ...message, delivery }
+  drawn.set(message, next)
+  return next
 }
-const sources = new WeakMap<ShownMessage, Message>()
+const drawn = new WeakMap<Message, ShownMessage>()
 
-export function deliveryOf({ id, role, seq, author }: Message, shown: Shown | null): Delivery | null {
+/** `at`: where it stands. Its reply stands right behind it. */
+function deliveryOf({ id, role, seq, author }: Message, shown: Shown | null, at: number): Delivery | null {
   if (role !== 'user') return null
   if (shown === null) return { state: 'sent' }
   const { members, messages, turns } = shown
@@ -37,8 +38,8 @@ export function deliveryOf({ id, role, seq, author }: Message, shown: Shown | nu
   if (others.some(({ read }) => read >= seq)) return { state: 'read' }
   if (others.some(({ delivered }) => delivered >= seq)) return { state: 'delivered' }
   if (others.length > 0) return { state: 'sent' }
-  const reply = messages.find(({ repliesTo }) => repliesTo === id)
-  if (reply !== undefined && (reply.status !== 'pending' || reply.parts.length > 0)) return { state: 'read' }
+  const reply = messages[at + 1]
+  if (reply?.repliesTo === id && (reply.status !== 'pending' || reply.parts.length > 0)) return { state: 'read' }
   const turn = turns.find(({ messageId }) => messageId === id)
   if (turn === undefined || turn.attempt === 0) return { state: 'sent' }
   // What was read stays so where the reply is begun anew.

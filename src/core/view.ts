@@ -242,7 +242,8 @@ export function createView(snapshot: Snapshot): View {
       return isTaken
     },
     takeEarlier(page) {
-      messages = [...page.data.filter(({ id }) => !has(id)), ...messages]
+      const known = new Set(messages.map(({ id }) => id))
+      messages = [...page.data.filter(({ id }) => !known.has(id)), ...messages]
       before = page.before
       shown = null
     },

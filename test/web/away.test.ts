@@ -115,16 +115,16 @@ test('earlier messages come as the reader goes up, and what is looked at does no
   const held = page.locator(`[data-message="${oldest}"]`)
   const top = () => held.evaluate((it) => it.getBoundingClientRect().top)
   await page.locator('.messages').evaluate((it) => it.scrollTo({ top: 0 }))
-  // Written down in each picture that is drawn from here on.
-  await held.evaluate((it) => {
-    const tops: number[] = []
-    ;(window as unknown as { tops: number[] }).tops = tops
+  // Written down in each picture that is drawn from here on; it may be drawn anew.
+  await page.evaluate((id) => {
+    const tops: (number | undefined)[] = []
+    ;(window as unknown as { tops: typeof tops }).tops = tops
     const look = () => {
-      tops.push(it.getBoundingClientRect().top)
+      tops.push(document.querySelector(`[data-message="${id}"]`)?.getBoundingClientRect().top)
       requestAnimationFrame(look)
     }
     look()
-  })
+  }, oldest)
   const start = await top()
   await eventually(async () => (await shown()) === 82)
   const tops = await page.evaluate(() => (window as unknown as { tops: number[] }).tops)

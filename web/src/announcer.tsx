@@ -23,7 +23,7 @@ type AnnouncerProps = {
 export function Announcer({ messages, replyId, line, clockAheadMs, givenBack }: AnnouncerProps) {
   const [said, setSaid] = useState<readonly { id: number; text: string }[]>([])
   /** Of the reply that is read. */
-  const progress = useRef({ replyId: null as string | null, paragraphs: 0, next: 0 })
+  const progress = useRef({ replyId: null as string | null, paragraphs: 0, ends: -2, next: 0 })
   /** Of each turn that waits: what was last said of it. */
   const waits = useRef<Map<string, string> | null>(null)
   const lastGivenBack = useRef(givenBack)
@@ -43,8 +43,13 @@ export function Announcer({ messages, replyId, line, clockAheadMs, givenBack }: 
     if (givenBack > lastGivenBack.current) lines.push('Its text is back in the field.')
     lastGivenBack.current = givenBack
     const read = (reply: Message) => {
-      const paragraphs = spokenParagraphs(textOf(reply.parts))
+      const text = textOf(reply.parts)
       const outcome = outcomeOf(reply, messages)
+      // Most of what comes ends no paragraph.
+      const ends = Math.max(text.lastIndexOf('\n\n'), text.lastIndexOf('\n```'))
+      if (outcome === null && ends === current.ends && reply.id === current.replyId) return
+      current.ends = ends
+      const paragraphs = spokenParagraphs(text)
       const finished = outcome === null ? paragraphs.slice(0, -1) : paragraphs
       // A later attempt may begin again: then it is read from its beginning.
       if (finished.length < current.paragraphs) current.paragraphs = 0
@@ -62,6 +67,7 @@ export function Announcer({ messages, replyId, line, clockAheadMs, givenBack }: 
     if (reply && reply.id !== current.replyId && outcomeOf(reply, messages) === null) {
       current.replyId = reply.id
       current.paragraphs = 0
+      current.ends = -2
       lines.push('A reply is on its way.')
       read(reply)
     }

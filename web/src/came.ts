@@ -12,7 +12,7 @@ const awayMs = 10_000
 export function useCame(state: SessionState, isShown: boolean, lastSent: string | undefined): string | null {
   const { phase, isLive, messages, session } = state
   const [first, setFirst] = useState<string | null>(null)
-  const seen = useRef<{ ids: ReadonlySet<string>; at: number } | null>(null)
+  const seen = useRef<{ over: readonly string[]; at: number } | null>(null)
   const hasSent = useRef(false)
   const isLooking = isShown && isLive
   useEffect(() => {
@@ -26,11 +26,11 @@ export function useCame(state: SessionState, isShown: boolean, lastSent: string 
       // Of a chat that was begun here the first reply may be there before its log is followed.
       if (unread > 0 && !hasSent.current) setFirst(over.at(-Math.min(unread, over.length)) ?? null)
     } else if (Date.now() - seen.current.at > awayMs) {
-      const { ids } = seen.current
+      const ids = new Set(seen.current.over)
       const came = over.find((id) => !ids.has(id))
       if (came !== undefined) setFirst(came)
     }
-    seen.current = { ids: new Set(over), at: Date.now() }
+    seen.current = { over, at: Date.now() }
     // What follows came while somebody looked, until they look away.
     return () => {
       if (seen.current) seen.current = { ...seen.current, at: Date.now() }

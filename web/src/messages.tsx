@@ -1,14 +1,15 @@
 /** The messages of a chat, and where in them the reader is. */
 import type { SessionState, ShownMessage, Turn, UnsentView } from 'holdfast/client'
-import { Fragment, type RefObject, useCallback, useEffect, useLayoutEffect, useMemo, useRef } from 'react'
+import { type RefObject, useCallback, useEffect, useLayoutEffect, useMemo, useRef } from 'react'
 import type { Direction } from './branches.tsx'
 import { useCame } from './came.ts'
 import { type Commands, useCommand } from './commands.ts'
+import { type Group, groupsOf } from './groups.ts'
 import { DownIcon } from './icons.tsx'
-import { OwnMessage } from './own-message.tsx'
+import { MessageGroup } from './message-group.tsx'
+import { useNear } from './near.ts'
 import { possibleIn } from './possible.ts'
 import { Refused } from './refused.tsx'
-import { Reply } from './reply.tsx'
 import { useAnchor, useEnd } from './scrolling.ts'
 import { useIsShown } from './shown.ts'
 
@@ -32,7 +33,10 @@ export function Messages({ state, line, unsent, clockAheadMs, commands, onEarlie
   useLayoutEffect(() => {
     if (firstThatCame !== null) goUpTo('.came')
   }, [firstThatCame, goUpTo])
-  const possible = useMemo(() => possibleIn({ messages, turns }), [messages, turns])
+  const groups = useGroups(messages)
+  const near = useNear(scroller, groups)
+  const steadyLine = useSame(line, sameList)
+  const possible = usePossible(messages, turns)
   const outlook = useOutlook(unsent)
 
   // On a phone the keyboard would slide in over what was just changed.
@@ -49,19 +53,17 @@ export function Messages({ state, line, unsent, clockAheadMs, commands, onEarlie
       <section ref={scroller} className="messages" tabIndex={0} aria-label="Messages">
         <div className="column">
           {state.hasEarlier && <Earlier key={messages[0]?.id} onEarlier={onEarlier} />}
-          {messages.map((message) => {
-            const can = possible(message)
-            const turn = can.place === null ? undefined : line[can.place]
-            const shared = { message, can, commands, onDone: done, onSelect: select }
-            return message.role === 'user' ? (
-              <OwnMessage key={message.id} {...shared} turn={turn} {...(message.seq === 0 ? outlook : settled)} />
-            ) : (
-              <Fragment key={message.id}>
-                {message.id === firstThatCame && <p className="came">You were away: here is what came</p>}
-                <Reply {...shared} turn={turn?.replyId === message.id ? turn : undefined} clockAheadMs={clockAheadMs} />
-              </Fragment>
-            )
-          })}
+          {groups.map((group) => (
+            <MessageGroup
+              key={group.key}
+              group={group}
+              isNear={near.has(group) || group.messages.some(({ id }) => id === firstThatCame)}
+              height={near.heightOf(group)}
+              onDone={done}
+              onSelect={select}
+              {...{ possible, line: steadyLine, commands, clockAheadMs, firstThatCame, outlook }}
+            />
+          ))}
         </div>
       </section>
       {isAway && (
@@ -73,7 +75,31 @@ export function Messages({ state, line, unsent, clockAheadMs, commands, onEarlie
   )
 }
 
-const settled = { isHeld: false, retryAt: null, isLimited: false }
+function useGroups(messages: readonly ShownMessage[]): readonly Group[] {
+  const known = useRef<readonly Group[]>([])
+  const groups = useMemo(() => groupsOf(messages, known.current), [messages])
+  known.current = groups
+  return groups
+}
+
+/** The same function while a reply only grows: nothing of what may be done with it, or with another, changes by that. */
+function usePossible(messages: readonly ShownMessage[], turns: readonly Turn[]) {
+  const steadyMessages = useSame(messages, sameButForReplies)
+  const steadyTurns = useSame(turns, sameList)
+  return useMemo(() => possibleIn({ messages: steadyMessages, turns: steadyTurns }), [steadyMessages, steadyTurns])
+}
+
+function useSame<Value>(value: Value, isSame: (a: Value, b: Value) => boolean): Value {
+  const known = useRef(value)
+  if (!isSame(known.current, value)) known.current = value
+  return known.current
+}
+
+const sameList = <Item,>(a: readonly Item[], b: readonly Item[]) =>
+  a.length === b.length && a.every((each, at) => each === b[at])
+/** What may be done with a reply is told by itself, and by whether others are there. */
+const sameButForReplies = (a: readonly ShownMessage[], b: readonly ShownMessage[]) =>
+  a.length === b.length && a.every((each, at) => each === b[at] || (each.role === 'assistant' && each.id === b[at]?.id))
 
 /** When those that are not sent so far may be: they go one after the other, so what holds one holds those behind it. */
 function useOutlook(unsent: readonly UnsentView[]) {

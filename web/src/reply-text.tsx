@@ -1,5 +1,7 @@
 /** A reply's text: plain until the renderer of markdown has come, which is loaded after the page. */
-import { type ComponentType, useSyncExternalStore } from 'react'
+import { type ComponentType, memo, useEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react'
+import { drawSoon } from './drawing.ts'
+import { noSections, sectionsOf } from './sections.ts'
 
 type Markdown = ComponentType<{ text: string; isStreaming: boolean }>
 
@@ -24,13 +26,30 @@ function subscribe(hear: () => void): () => void {
 }
 
 export function ReplyText({ text, isStreaming }: { text: string; isStreaming: boolean }) {
+  const known = useRef(noSections)
+  const sections = useMemo(() => sectionsOf(text, known.current), [text])
+  known.current = sections
+  return [...sections.done, sections.rest].map((section, at, { length }) =>
+    // biome-ignore lint/suspicious/noArrayIndexKey: sections are only ever added at the end
+    section === '' ? null : <Section key={at} text={section} isStreaming={isStreaming && at === length - 1} />,
+  )
+}
+
+/** Its words are there at once, and their look when there is time for it; what is being written has it from the start. */
+const Section = memo(({ text, isStreaming }: { text: string; isStreaming: boolean }) => {
   const Markdown = useSyncExternalStore(subscribe, () => loaded)
-  if (Markdown === null) {
+  const [isDrawn, setDrawn] = useState(isStreaming)
+  const plain = useRef<HTMLDivElement>(null)
+  const isWaiting = Markdown !== null && !isDrawn
+  useEffect(() => {
+    if (isWaiting && plain.current) return drawSoon(plain.current, () => setDrawn(true))
+  }, [isWaiting])
+  if (Markdown === null || !isDrawn) {
     return (
-      <div className="reply-text whitespace-pre-wrap" dir="auto">
+      <div ref={plain} className="reply-text whitespace-pre-wrap" dir="auto">
         {text}
       </div>
     )
   }
   return <Markdown text={text} isStreaming={isStreaming} />
-}
+})

@@ -1,0 +1,227 @@
+/**
+ * The web app's main thread with a long conversation: opened, loaded back to its beginning, scrolled through, and while
+ * a reply of 1,000 chunks/s is shown. A task of the main thread is what stands between two frames: its own time on the
+ * processor is counted, because what else runs on the machine is no work of the page.
+ */
+
+import pg from 'pg'
+import { chromium } from 'playwright-core'
+import { startProvider } from '../test/support/provider.mjs'
+import { figures, guest, ms, send, withMachine } from './support.mjs'
+
+const frameMs = 16
+const chunksPerSecond = 1_000
+const replySeconds = 10
+const chunksAtOnce = 5
+const viewport = { width: 1280, height: 800 }
+const browserArgs = ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking']
+
+/** `PAGE_MESSAGES=2000 npm run bench -- page`: a shorter one. */
+const messages = Number(process.env.PAGE_MESSAGES ?? 10_000)
+
+export async function page() {
+  return withMachine(async (machine) => {
+    const provider = await startProvider()
+    provider.script(fastReply())
+    const { url } = await machine.server({ OPENAI_API_KEY: 'none', OPENAI_BASE_URL: provider.url })
+    const { cookie, session } = await guest(url)
+    await fill(await machine.databaseUrl(), session)
+    const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args: browserArgs })
+    try {
+      const context = await browser.newContext({ viewport })
+      const [name, value] = cookie.split('=')
+      await context.addCookies([{ name, value, url }])
+      const tab = await context.newPage()
+      const watch = await watchOf(browser)
+      const lines = []
+
+      const opened = await watch(async () => {
+        await tab.goto(`${url}/#/${session}`)
+        await tab.locator(`[data-reply="m${messages}"]`).waitFor()
+      })
+      lines.push(`page, opens a session of ${messages} messages: shown after ${ms(opened.tookMs)}; ${told(opened)}`)
+      await tab.waitForTimeout(2_000)
+
+      const loaded = await watch(() => loadAll(tab))
+      lines.push(`page, loads all ${messages} by going up, ${ms(loaded.tookMs)}: ${told(loaded)}`)
+
+      const cdp = await context.newCDPSession(tab)
+      const scrolled = await watch(() => wheel(tab, cdp))
+      lines.push(`page, ${messages} messages, scrolled by ${wheels} wheel events: ${told(scrolled)}`)
+
+      const jumped = await watch(() => jump(tab))
+      lines.push(`page, ${messages} messages, ${jumps} jumps anywhere: ${told(jumped)}`)
+
+      await tab.getByLabel('To the latest message').click()
+      await tab.waitForTimeout(1_000)
+      const replied = await watch(async () => {
+        // Asked of the server: what looks into the page for it would be work of the page.
+        const path = `/v1/sessions/${session}/messages?wait=55`
+        const { status, text } = await send(url, 'POST', path, { id: 'the-fast-one', text: 'go' }, cookie)
+        if (status >= 300) throw new Error(`not sent: ${text}`)
+        await tab.waitForTimeout(1_000)
+      })
+      lines.push(
+        `page, a reply of ${chunksPerSecond} chunks/s after ${messages} messages, ${ms(replied.tookMs)}: ${told(replied)}`,
+      )
+      await tab.getByLabel('Messages').getByText('And that was all of it.').waitFor()
+      const elements = await tab.evaluate(() => document.querySelectorAll('*').length)
+      lines.push(`page, elements at the end: ${elements}`)
+      return lines
+    } finally {
+      await browser.close()
+      await provider.stop()
+    }
+  })
+}
+
+const told = ({ work }) => {
+  const { p50, p99, max, count } = figures(work)
+  const over = work.filter((each) => each > frameMs)
+  const sum = work.reduce((all, each) => all + each, 0)
+  return `${count} tasks, p50 ${ms(p50)}, p99 ${ms(p99)}, max ${ms(max)}, ${over.length} over ${frameMs} ms; all ${ms(sum)}`
+}
+
+/** In one statement, by the function with which the assistant says something; every other one is made a person's. */
+async function fill(databaseUrl, session) {
+  const client = new pg.Client(databaseUrl)
+  await client.connect()
+  try {
+    await client.query('begin')
+    await client.query(
+      `select count(holdfast.say(s.tenant_id, s.id, 'm' || n,
+          jsonb_build_array(jsonb_build_object('type', 'text', 'text', replace(($2::text[])[n % 2 + 1], '#', n::text))),
+          null, md5(n::text), null, 'main'))
+         from holdfast.sessions s, generate_series(1, $3::int) n where s.id = $1`,
+      [session, [replyText, 'Question #: how does it hold, and what when the network is gone?'], messages],
+    )
+    await client.query(
+      `update holdfast.messages set role = 'user', author = (select user_id from holdfast.members where session_id = $1)
+        where session_id = $1 and substr(id, 2)::int % 2 = 1`,
+      [session],
+    )
+    await client.query(
+      `update holdfast.messages set replies_to = 'm' || (substr(id, 2)::int - 1) where session_id = $1 and role = 'assistant'`,
+      [session],
+    )
+    await client.query('commit')
+    await client.query('analyze holdfast.messages')
+  } finally {
+    await client.end()
+  }
+}
+
+const code = ['```ts', 'const held = await store.append(chunk, { attempt, index })', 'if (!held) return "stale"', '```']
+const replyText = [
+  '## Reply # in short',
+  'It is **stored before it is shown**, and a [link](https://example.org) says `more`. What was lost is asked for again.',
+  ['- The message is kept', '- The turn is *claimed*', '- Each chunk has an `index`'].join('\n'),
+  code.join('\n'),
+  '| State | Means |\n|---|---|\n| queued | waits |\n| running | is written |',
+  'A last paragraph, long enough that it is broken into lines, tells what becomes of it when the process dies: another one takes it over, from what was stored.',
+].join('\n\n')
+
+/** Markdown, in pieces of a word. */
+function fastReply() {
+  const pieces = []
+  for (let n = 1; pieces.length < chunksPerSecond * replySeconds; n++) {
+    pieces.push(...`${replyText.replace('#', `part ${n}`)}\n\n`.match(/\S+\s*/g))
+  }
+  const steps = []
+  for (let at = 0; at < pieces.length; at += chunksAtOnce) {
+    steps.push(...pieces.slice(at, at + chunksAtOnce).map((text) => ({ text })))
+    steps.push({ pauseMs: (chunksAtOnce * 1_000) / chunksPerSecond })
+  }
+  return [...steps, { text: 'And that was all of it.' }]
+}
+
+async function loadAll(tab) {
+  for (let pages = messages / 25; pages > 0; pages--) {
+    const left = await tab.evaluate(async () => {
+      const button = document.querySelector('.messages .earlier-messages, .messages .column > div > .small-button')
+      document.querySelector('.messages').scrollTo({ top: 0 })
+      const first = document.querySelector('main article')?.getAttribute('data-message')
+      for (let frame = 0; frame < 600; frame++) {
+        await new Promise((resolve) => requestAnimationFrame(resolve))
+        if (!document.contains(button))
+          return document.querySelector('.messages .column > div > .small-button') !== null
+        if (document.querySelector('main article')?.getAttribute('data-message') !== first) return true
+      }
+      return true
+    })
+    if (!left) return
+  }
+}
+
+const wheels = 400
+
+/** As a hand on a wheel does it: up, then down. */
+async function wheel(tab, cdp) {
+  const at = { x: viewport.width / 2, y: viewport.height / 2 }
+  await tab.mouse.move(at.x, at.y)
+  for (let n = 0; n < wheels; n++) {
+    const deltaY = n < wheels / 2 ? 240 : -240
+    await cdp.send('Input.dispatchMouseEvent', { type: 'mouseWheel', ...at, deltaX: 0, deltaY })
+    await tab.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))))
+  }
+}
+
+const jumps = 40
+
+/** As who drags the bar. */
+async function jump(tab) {
+  for (let n = 0; n < jumps; n++) {
+    await tab.locator('.messages').evaluate(
+      async (it, part) => {
+        it.scrollTo({ top: it.scrollHeight * part })
+        for (let frame = 0; frame < 12; frame++) await new Promise((resolve) => requestAnimationFrame(resolve))
+      },
+      ((n * 61) % 100) / 100,
+    )
+  }
+}
+
+/** What the tasks of the page's main thread took of the processor, in ms. */
+async function watchOf(browser) {
+  const cdp = await browser.newBrowserCDPSession()
+  return async (work) => {
+    const events = []
+    const collect = ({ value }) => events.push(...value.filter(isWanted))
+    cdp.on('Tracing.dataCollected', collect)
+    const includedCategories = ['toplevel', 'devtools.timeline', 'disabled-by-default-devtools.timeline', '__metadata']
+    await cdp.send('Tracing.start', {
+      transferMode: 'ReportEvents',
+      traceConfig: { recordMode: 'recordContinuously', includedCategories, excludedCategories: ['*'] },
+    })
+    const began = performance.now()
+    await work()
+    const tookMs = performance.now() - began
+    const done = new Promise((resolve) => cdp.once('Tracing.tracingComplete', resolve))
+    await cdp.send('Tracing.end')
+    await done
+    cdp.off('Tracing.dataCollected', collect)
+    return { tookMs, ...tasksOf(events) }
+  }
+}
+
+const isWanted = ({ name }) => name === 'RunTask' || name === 'thread_name'
+
+function tasksOf(events) {
+  const threads = new Set(
+    events.filter(({ args }) => args.name === 'CrRendererMain').map(({ pid, tid }) => `${pid} ${tid}`),
+  )
+  const byThread = new Map()
+  for (const { name, pid, tid, tdur } of events) {
+    const key = `${pid} ${tid}`
+    if (!threads.has(key)) continue
+    const thread = byThread.get(key) ?? { work: [], sum: 0 }
+    byThread.set(key, thread)
+    // One that does nothing to speak of stands for no frame.
+    if (name === 'RunTask' && tdur > 1_000) {
+      thread.work.push(tdur / 1_000)
+      thread.sum += tdur
+    }
+  }
+  const busiest = [...byThread.values()].sort((a, b) => b.sum - a.sum)[0]
+  return { work: busiest?.work ?? [] }
+}

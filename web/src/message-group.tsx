@@ -1,0 +1,92 @@
+/** Some messages one after the other: drawn whole where the reader is near, else their text alone. */
+import { type ShownMessage, type Turn, textOf } from 'holdfast/client'
+import { Fragment, memo } from 'react'
+import type { Group } from './groups.ts'
+import { OwnMessage } from './own-message.tsx'
+import type { Possible } from './possible.ts'
+import { Reply } from './reply.tsx'
+import type { Shared } from './shared.ts'
+
+type GroupProps = Omit<Shared, 'message' | 'can'> & {
+  group: Group
+  isNear: boolean
+  /** In px, where it is known. */
+  height: number | undefined
+  possible(message: ShownMessage): Possible
+  line: readonly Turn[]
+  clockAheadMs: number
+  firstThatCame: string | null
+  /** Of those that are not sent so far. */
+  outlook: { isHeld: boolean; retryAt: string | null; isLimited: boolean }
+}
+
+export const MessageGroup = memo((props: GroupProps) => {
+  const { group, isNear, height, possible, line, clockAheadMs, firstThatCame, outlook, ...rest } = props
+  if (!isNear) {
+    const px = height ?? group.messages.reduce((sum, message) => sum + guessedHeight(message), 0)
+    return (
+      <div className="group is-far" data-group={group.key} style={{ height: px }}>
+        {group.messages.map((message) => (
+          <Far key={message.id} message={message} />
+        ))}
+      </div>
+    )
+  }
+  return (
+    <div className="group" data-group={group.key}>
+      {group.messages.map((message) => {
+        const can = possible(message)
+        const turn = can.place === null ? undefined : line[can.place]
+        const shared = { message, can, ...rest }
+        return message.role === 'user' ? (
+          <OwnMessage key={message.id} {...shared} turn={turn} {...(message.seq === 0 ? outlook : settled)} />
+        ) : (
+          <Fragment key={message.id}>
+            {message.id === firstThatCame && <p className="came">You were away: here is what came</p>}
+            <Reply {...shared} turn={turn?.replyId === message.id ? turn : undefined} clockAheadMs={clockAheadMs} />
+          </Fragment>
+        )
+      })}
+    </div>
+  )
+}, isSameGroup)
+
+const settled = { isHeld: false, retryAt: null, isLimited: false }
+
+/** Of one that is far only its text is shown, whatever else may be done with it. */
+function isSameGroup(before: GroupProps, now: GroupProps): boolean {
+  if (!before.isNear && !now.isNear) return before.group === now.group && before.height === now.height
+  return (
+    (Object.keys(now) as (keyof GroupProps)[]).every(
+      (key) => key === 'height' || key === 'outlook' || Object.is(before[key], now[key]),
+    ) &&
+    Object.entries(now.outlook).every(([key, value]) => before.outlook[key as keyof typeof before.outlook] === value)
+  )
+}
+
+/** As the message that it stands for, to who searches the page or has it read out. */
+function Far({ message: { id, role, status, parts } }: { message: ShownMessage }) {
+  const text = textOf(parts)
+  return role === 'user' ? (
+    <article className="own" aria-label="You" data-message={id}>
+      <p className="own-text" dir="auto">
+        {text}
+      </p>
+    </article>
+  ) : (
+    <article className="reply" aria-label="Reply" data-status={status} data-reply={id}>
+      <div className="reply-text whitespace-pre-wrap" dir="auto">
+        {text}
+      </div>
+    </article>
+  )
+}
+
+const linePx = 26
+const lineLength = 80
+const aroundPx = 72
+
+function guessedHeight({ parts }: ShownMessage): number {
+  const lines = textOf(parts).split('\n')
+  return aroundPx + linePx * lines.reduce((sum, line) => sum + Math.max(0.5, Math.ceil(line.length / lineLength)), 0)
+}
