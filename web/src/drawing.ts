@@ -4,7 +4,7 @@
  */
 import { flushSync } from 'react-dom'
 
-const budgetMs = 4
+const budgetMs = 3
 
 type Piece = { element: Element; draw(): void }
 const pieces = new Set<Piece>()
@@ -17,6 +17,9 @@ export function drawSoon(element: Element, draw: () => void): () => void {
   if (frame === 0) frame = requestAnimationFrame(step)
   return () => pieces.delete(piece)
 }
+
+/** There is enough to draw for now. */
+export const isDrawing = () => pieces.size > 0
 
 function step(): void {
   frame = 0

@@ -3,6 +3,7 @@
  * frame waits for many; and some of those that were, up to a bound. Of the others the text alone is on the page.
  */
 import { type RefObject, startTransition, useEffect, useRef, useState } from 'react'
+import { isDrawing } from './drawing.ts'
 import type { Group } from './groups.ts'
 
 const nearMax = 12
@@ -29,6 +30,8 @@ export function useNear(scroller: RefObject<HTMLElement | null>, groups: readonl
     }
     const step = () => {
       frame = 0
+      // The words of those that came before are drawn first.
+      if (isDrawing()) return look()
       const now = latest.current
       const next = nextStep(wanted, root, now.state, now.groups)
       if (next !== null) startTransition(() => setState(next))

@@ -60,28 +60,19 @@ const marginPx = 8
 
 /** What the reader looks at stays where it is when earlier messages are put before it. */
 export function useAnchor(scroller: RefObject<HTMLElement | null>, messages: readonly { id: string }[]): void {
-  const fromEnd = useRef(0)
   const first = useRef<string | undefined>(undefined)
-  useEffect(() => {
-    const { current } = scroller
-    if (!current) return
-    const look = () => {
-      fromEnd.current = current.scrollHeight - current.scrollTop
-    }
-    look()
-    current.addEventListener('scroll', look, { passive: true })
-    const watcher = new ResizeObserver(look)
-    if (current.firstElementChild) watcher.observe(current.firstElementChild)
-    watcher.observe(current)
-    return () => {
-      current.removeEventListener('scroll', look)
-      watcher.disconnect()
-    }
-  }, [scroller])
+  const oldest = useRef<{ element: Element; top: number } | null>(null)
+  // Looked at before the page is changed: by what was drawn since the last frame it may stand elsewhere than in that.
+  if (first.current !== undefined && messages[0]?.id !== first.current) {
+    const element = scroller.current?.querySelector('.group')
+    oldest.current = element ? { element, top: element.getBoundingClientRect().top } : null
+  }
   useLayoutEffect(() => {
     const { current } = scroller
     const isEarlier = messages.findIndex(({ id }) => id === first.current) > 0
     first.current = messages[0]?.id
-    if (current && isEarlier) current.scrollTo({ top: current.scrollHeight - fromEnd.current })
+    const held = oldest.current
+    oldest.current = null
+    if (current && isEarlier && held) current.scrollBy({ top: held.element.getBoundingClientRect().top - held.top })
   }, [messages, scroller])
 }
