@@ -153,7 +153,7 @@ async function loadAll(tab) {
   }
 }
 
-const wheels = 400
+const wheels = 200
 
 /** As a hand on a wheel does it: up, then down. */
 async function wheel(tab, cdp) {
@@ -166,7 +166,7 @@ async function wheel(tab, cdp) {
   }
 }
 
-const jumps = 40
+const jumps = 20
 
 /** As who drags the bar. */
 async function jump(tab) {

@@ -230,7 +230,9 @@ test('earlier messages that were loaded stay, and an open editor among them, whe
   expect(await shown()).toBe(50)
   await page.locator('.messages').evaluate((it) => it.scrollTo({ top: 0 }))
   await eventually(async () => (await shown()) === 2 * count)
-  await buttonOn(page, 'Edit message').first().click()
+  // What may be done with a message is drawn where the reader is.
+  await page.locator('.messages').evaluate((it) => it.scrollTo({ top: 0 }))
+  await ownOn(page, 'message 0').getByRole('button', { name: 'Edit message' }).click()
   const editor = page.getByRole('textbox', { name: 'Edit message' })
   await editor.fill('written meanwhile')
   const second = await openTab(context, stage.site.origin, complaints)
