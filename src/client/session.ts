@@ -168,7 +168,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
   const acknowledged = new Map<string, Taken>()
   unsent.onTaken((taken) => {
     if (taken.message.sessionId !== id) return
-    if (isFollowed || view !== null) acknowledged.set(taken.message.id, taken)
+    if (isFollowed || drawn !== null) acknowledged.set(taken.message.id, taken)
     // It has made its session.
     if (view === null && isFollowed) void begin()
     changed()

@@ -171,6 +171,30 @@ test('what was read stays so when the reply is written anew, in another attempt 
   expect(seen.slice(first).filter((state) => state !== 'read')).toEqual([])
 })
 
+test('a message that is acknowledged while nobody looks is there at once when somebody does, before anything was loaded', async () => {
+  const scene = await openScene()
+  const client = clientOf(scene, {
+    // Nothing can be loaded, and what is written gets through when it may.
+    async fetch(input, init) {
+      if (init?.method !== 'POST' || !mayPass) throw new TypeError('The network is away.')
+      return await fetch(input, init)
+    },
+  })
+  let mayPass = false
+  const handle = client.session(scene.session)
+  const { leave } = watch(handle)
+  const sent = handle.send({ text: 'hello' })
+  await eventually(async () => shownBy(handle)[0] === 'user: hello')
+  leave()
+  mayPass = true
+  client.wake()
+  await sent
+  const seen: string[] = []
+  onTestFinished(handle.subscribe(() => seen.push(shownBy(handle).join())))
+  await eventually(async () => handle.getSnapshot().messages[0]?.delivery?.state === 'sent')
+  expect(seen.filter((each) => each !== 'user: hello')).toEqual([])
+})
+
 test('a message that an earlier page wrote makes its session, and stays in sight', async () => {
   const scene = await openScene()
   const storage = memoryStorage()

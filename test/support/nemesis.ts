@@ -11,7 +11,7 @@ export type Nemesis = {
   done: readonly string[]
   /** Resolves when it has done all that it does. */
   over: Promise<void>
-  /** From now on the network is well, but for a cut that is under way. */
+  /** From now on the network is well. */
   heal(): void
 }
 
@@ -25,7 +25,7 @@ export function startNemesis(proxy: TcpProxy, random: Random, faultsMax: number,
   const timers = new Set<NodeJS.Timeout>()
   let isOver = false
   let bytes = 0
-  let dueAt = 200 + random(3_000)
+  let dueAt = 250 + random(3_500)
 
   const after = (ms: number, act: () => void) => {
     const timer = setTimeout(() => {
@@ -85,7 +85,7 @@ export function startNemesis(proxy: TcpProxy, random: Random, faultsMax: number,
     bytes += data.length
     if (isOver || bytes < dueAt || done.length >= faultsMax) return 'pass' as const
     bytes = 0
-    dueAt = 200 + random(3_000)
+    dueAt = 250 + random(3_500)
     done.push(faults[random(faults.length)]!())
     if (back !== undefined) after(5 + random(250), back)
     if (done.length === faultsMax) end()
@@ -100,8 +100,10 @@ export function startNemesis(proxy: TcpProxy, random: Random, faultsMax: number,
       isOver = true
       unwatch()
       for (const timer of timers) clearTimeout(timer)
-      proxy.resume('up')
-      proxy.resume('down')
+      for (const way of ['up', 'down'] as const) {
+        proxy.resume(way)
+        proxy.cutAfter(way, Number.POSITIVE_INFINITY)
+      }
       proxy.accept()
     },
   }

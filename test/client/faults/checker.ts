@@ -43,6 +43,8 @@ export function createChecker(name: string, textOfAttempt: TextOf) {
   let seq = 0
   /** Of each reply that is being written. */
   const open = new Map<string, { attempt: number; next: number }>()
+  /** The last one that began, also after its outcome. */
+  const begun = new Map<string, number>()
   const ended = new Set<string>()
   const shown = new Map<string, Seen>()
 
@@ -57,7 +59,10 @@ export function createChecker(name: string, textOfAttempt: TextOf) {
     if (at < seq) wrong(`a snapshot of seq ${at} after ${seq}`)
     seq = at
     open.clear()
-    for (const { replyId, attempt, index } of snapshot.open) open.set(replyId, { attempt, next: index })
+    for (const { replyId, attempt, index } of snapshot.open) {
+      open.set(replyId, { attempt, next: index })
+      begun.set(replyId, attempt)
+    }
   }
 
   const takeFrame = (frame: LogFrame) => {
@@ -82,6 +87,7 @@ export function createChecker(name: string, textOfAttempt: TextOf) {
       const before = open.get(replyId)?.attempt ?? 0
       if (attempt <= before) wrong(`attempt ${attempt} began after ${before}`)
       open.set(replyId, { attempt, next: 0 })
+      begun.set(replyId, attempt)
     }
     if (!/^message\.(ai_response|error|stopped)$/.test(type)) return
     const { id } = data.message as { id: string }
@@ -147,7 +153,7 @@ export function createChecker(name: string, textOfAttempt: TextOf) {
       wrong(`reply ${id} is shown without its message`)
       return 0
     }
-    const present = pending === null ? open.get(id)?.attempt : undefined
+    const present = pending === null ? begun.get(id) : undefined
     const told = /^\[.*?#(\d+)\]/s.exec(text)?.[1]
     // Of which attempt it is cannot be said: that of the snapshot, or still that before it.
     if (told === undefined && pending !== null) return last?.attempt ?? 0

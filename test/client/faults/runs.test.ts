@@ -22,9 +22,11 @@ import { bytesOf, type Device, openDevice, problemsOf, shownBytes } from './devi
 
 const runsOfEach = Number(process.env.HOLDFAST_CLIENT_RUNS ?? 168)
 const onlySeed = process.env.HOLDFAST_CLIENT_SEED
-const atATime = 16
-const blockSize = 42
+const atATime = 12
+const paceMs = 5_000
+const blockSize = 21
 const faultsMax = 8
+const sentMax = 6
 
 const words = 'the river that runs below the old town – naïve, 漢字 and 🛶 – has been there for ever'.split(' ')
 const textOfAttempt: TextOf = (said, attempt) => {
@@ -49,6 +51,7 @@ const reply: Reply = async function* ({ message, attempt, signal }) {
   if (failsAt < whole.length) throw new ReplyError('provider_overloaded', 'as the run wants it')
 }
 
+type Sent = { id: string; text: string; by: 'phone' | 'laptop' }
 type Run = { transport: Transport; seed: number; server: string }
 /** `again`: messages whose reply fails once; `left`: devices that leave and come back. */
 type Totals = { faults: number; cuts: number; frames: number; states: number; again: number; left: number }
@@ -76,12 +79,9 @@ async function run({ transport, seed, server }: Run, totals: Totals): Promise<st
     devices.splice(devices.indexOf(device), 1)
     closed.push(device)
   }
-  /** Or nothing more is to come, or it was closed, or the network is well. */
+  /** Only the pace of a run: when nothing more comes, it goes on. */
   const framesOf = (device: Device, more: number) =>
-    eventually(async () => {
-      const isOver = isWell || !devices.includes(device) || (sent.length > 0 && isThrough(device, sent.length))
-      return isOver || device.checker.counts.frames >= more
-    })
+    eventually(async () => isWell || device.checker.counts.frames >= more, paceMs).catch(() => undefined)
 
   // Made beforehand, or with its first message.
   const isMade = random(5) > 0
@@ -101,21 +101,22 @@ async function run({ transport, seed, server }: Run, totals: Totals): Promise<st
   }
   void nemesis.over.then(heal)
 
-  const sent: { id: string; text: string }[] = []
+  const sent: Sent[] = []
   const send = async (device: Device) => {
     const id = `m${sent.length}`
     const text = `${random(4) === 0 ? 'fail' : 'say'} ${id} in ${2 + random(12)} words`
-    sent.push({ id, text })
+    sent.push({ id, text, by: device === laptop ? 'laptop' : 'phone' })
     if (!isMade) device.begins++
     await device.handle.send({ text }, { id })
   }
   const talk = async () => {
     const count = 2 + random(3)
-    for (let at = 0; at < count; at++) {
+    // Some more where little has befallen them.
+    for (let at = 0; at < count || (at < sentMax && nemesis.done.length < faultsMax / 2); at++) {
       const done = send(random(3) === 0 && isMade ? laptop : phone)
       // Closed under way: its next page sends it.
       done.catch(() => undefined)
-      const patience = random(3)
+      const patience = at < count ? random(3) : 2
       if (patience === 1) await Promise.race([done, pause(300)])
       if (patience === 2) await framesOf(phone, phone.checker.counts.frames + 1 + random(12))
     }
@@ -144,7 +145,11 @@ async function run({ transport, seed, server }: Run, totals: Totals): Promise<st
   try {
     await Promise.all([talk(), wander()])
     heal()
-    await eventually(async () => devices.every((device) => isThrough(device, sent.length)))
+    await eventually(async () => {
+      // It was made after that device had asked for it, which asks again each minute only.
+      for (const { client, handle } of devices) if (handle.getSnapshot().phase === 'missing') client.wake()
+      return devices.every((device) => isThrough(device, sent.length))
+    })
     const stored = await api.request(`/v1/sessions/${session}?limit=200`)
     await agree(JSON.parse(await stored.text()), sent, devices, wrong)
   } catch (error) {
@@ -181,12 +186,7 @@ function isThrough({ handle }: Device, count: number): boolean {
 type Stored = Awaited<ReturnType<Api['snapshot']>>
 
 /** What each device shows is what is stored, byte for byte; and each message is stored once, with one reply. */
-async function agree(
-  stored: Stored,
-  sent: { id: string; text: string }[],
-  devices: Device[],
-  wrong: (what: string) => void,
-): Promise<void> {
+async function agree(stored: Stored, sent: Sent[], devices: Device[], wrong: (what: string) => void): Promise<void> {
   const bytes = bytesOf(stored.messages)
   for (const device of devices) {
     const { name, checker } = device
@@ -199,6 +199,12 @@ async function agree(
     const replies = stored.messages.filter(({ repliesTo }) => repliesTo === id)
     if (own.length !== 1 || textOf(own[0]!.parts) !== text) wrong(`${id} is stored ${own.length} times`)
     if (replies.length !== 1) wrong(`${id} has ${replies.length} replies`)
+  }
+  // Of one device, also after its page was reloaded, in the order in which they were written.
+  for (const by of ['phone', 'laptop'] as const) {
+    const written = sent.filter((each) => each.by === by).map(({ id }) => id)
+    const order = stored.messages.filter(({ id }) => written.includes(id)).map(({ id }) => id)
+    if (order.join() !== written.join()) wrong(`${by} wrote ${written}, stored is ${order}`)
   }
   if (stored.messages.length !== 2 * sent.length) wrong(`${stored.messages.length} messages of ${sent.length} sent`)
 }
@@ -238,8 +244,8 @@ test.each(onlySeed === undefined ? blocks : only)(
     expect(await disorder({ query: (text) => queryOnce(database, text) })).toEqual([])
     if (seeds.length < blockSize) return
     // Else nothing was shown.
-    expect(totals.faults).toBeGreaterThan(4 * seeds.length)
-    expect(totals.cuts).toBeGreaterThan(4 * seeds.length)
+    expect(totals.faults).toBeGreaterThan(2 * seeds.length)
+    expect(totals.cuts).toBeGreaterThan(2 * seeds.length)
     expect(totals.frames).toBeGreaterThan(10 * seeds.length)
     expect(totals.again).toBeGreaterThan(seeds.length / 8)
     expect(totals.left).toBeGreaterThan(seeds.length / 8)
