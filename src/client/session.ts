@@ -143,8 +143,9 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     error = null
     draw()
     isFollowed = true
+    // What was loaded once is there, whatever waits to be sent.
+    if (view !== null) void begin()
     listChanged()
-    if (!isToBeMade()) void begin()
     return () => {
       deaf()
       isFollowed = false
@@ -342,15 +343,16 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     (await ask(`/messages/${encodeURIComponent(messageId)}/${name}`, body)) as Stand
   const answer = async (what: string, askedId: string, body: object) =>
     (await ask(`/${what}/${encodeURIComponent(askedId)}`, body)) as Stand
-  /** A message here makes it, before which it is not there. */
-  const isToBeMade = () => unsent.list().some(({ sessionId, makes }) => sessionId === id && makes !== null)
+  /** A message here makes it, before which it may not be there. One that has failed makes nothing. */
+  const isToBeMade = () =>
+    unsent.list().some(({ sessionId, makes, state: sent }) => sessionId === id && makes !== null && sent === 'waiting')
   let listed: readonly string[] = []
   const listChanged = () => {
     const now = unsent.list().flatMap((each) => (each.sessionId === id ? [each.id] : []))
     const isGone = listed.some((messageId) => !now.includes(messageId) && !acknowledged.has(messageId))
     listed = now
     // Another tab may have sent it, and its session is there by now.
-    if (isGone && view === null && !isToBeMade()) void begin()
+    if (isFollowed && view === null && (isGone || leave === null) && !isToBeMade()) void begin()
     changed()
   }
   const isUnsent = (messageId: string) => unsent.list().some((each) => each.id === messageId)

@@ -195,6 +195,41 @@ test('a message that is acknowledged while nobody looks is there at once when so
   expect(seen.filter((each) => each !== 'user: hello')).toEqual([])
 })
 
+test('who comes back to a session finds it, also where what was written before it was loaded still waits', async () => {
+  const scene = await openScene()
+  const client = clientOf(scene, {
+    async fetch(input, init) {
+      if (init?.method === 'POST' && /sessions(\/[^/]+\/messages)?$/.test(String(input))) throw new TypeError('Away.')
+      return await fetch(input, init)
+    },
+  })
+  const handle = client.session(scene.session)
+  const { leave } = watch(handle)
+  const sent = handle.send({ text: 'hello' })
+  const refused = expect(sent).rejects.toThrow('logged out')
+  await isLive(handle)
+  leave()
+  watch(handle)
+  await isLive(handle)
+  expect(shownBy(handle)).toEqual(['user: hello'])
+  await client.logout()
+  await refused
+})
+
+test('a message that the server refuses does not keep its session from being loaded', async () => {
+  const scene = await openScene()
+  await scene.ann.send(scene.session, 'before')
+  const client = clientOf(scene)
+  const handle = client.session(scene.session)
+  const sent = handle.send({ parts: [{ type: 'nothing-known' }] })
+  await eventually(async () => client.unsent.list().length > 0)
+  watch(handle)
+  await expect(sent).rejects.toThrow()
+  await isLive(handle)
+  expect(shownBy(handle)).toContain('user: before')
+  expect(handle.getSnapshot().messages.at(-1)!.delivery?.state).toBe('failed')
+})
+
 test('a message that an earlier page wrote makes its session, and stays in sight', async () => {
   const scene = await openScene()
   const storage = memoryStorage()
