@@ -86,6 +86,8 @@ export type HoldfastClient = {
 
 const silentMs = 40_000
 const expiresMs = 86_400_000
+/** An app may say often that it is in front: what was just asked for is not left for that. */
+const tardyMs = 3_000
 /** As often as is worth drawing. */
 const frameMs = 16
 /** A page that was hidden meanwhile draws no frame. */
@@ -157,7 +159,7 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
   const unwake = wire.onWake(() => unsent.reached())
   const wake = () => {
     unsent.start()
-    wire.wake(true)
+    wire.wake(true, tardyMs)
     connection.wake()
   }
   // A guest's first message makes the guest, whichever tab has sent it.

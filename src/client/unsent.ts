@@ -388,16 +388,17 @@ export function createUnsent(options: UnsentOptions): UnsentList {
       if (there !== undefined) return { id, taken: there }
       if (!idPattern.test(id)) throw unfit('The id of a message has a character that is not allowed.')
       if (!parts.some(saysSomething)) throw unfit('There is nothing in this message.')
-      if (JSON.stringify({ parts, metadata }).length > charactersMax) {
-        throw unfit('This message is too long.', 'too_large', 413)
-      }
       const writtenAt = new Date().toISOString()
       const about = { sessionId, id, parts, metadata, whenBusy, makes, writtenAt }
       const taken = new Promise<Taken>((resolve, reject) => promises.set(id, { resolve, reject }))
       promises.get(id)!.taken = taken
       taken.catch(() => undefined)
-      await put({ ...about, key: nextKey(), state: 'waiting', failure: null, mayBeStored: false, tries: 0 })
-      void sendSession(sessionId)
+      const entry = { ...about, key: nextKey(), failure: null, mayBeStored: false, tries: 0 }
+      await put({ ...entry, state: 'waiting' })
+      // It is shown with the reason, for its writer to change.
+      if (JSON.stringify({ parts, metadata }).length > charactersMax) {
+        await fail({ ...entry, state: 'failed' }, unfit('This message is too long.', 'too_large', 413))
+      } else void sendSession(sessionId)
       return { id, taken }
     },
     edit: async (id, parts) =>

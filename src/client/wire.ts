@@ -70,7 +70,8 @@ export type Wire = {
   onWake(woken: Woken): () => void
   wake: Woken
 }
-type Woken = (isOther: boolean) => void
+/** `tardyMs`: what was asked for less long ago may still come. */
+type Woken = (isOther: boolean, tardyMs?: number) => void
 export type Ask = {
   method?: 'GET' | 'POST' | 'PATCH' | 'DELETE'
   accept?: string
@@ -81,8 +82,6 @@ export type Ask = {
 /** Of a server that answers that it cannot, or a proxy before one that is away: about a minute. */
 const triesMax = 12
 const backoff = { firstMs: 500, mostMs: 10_000 }
-/** What was asked for less long ago may come, also where the network is said to be another. */
-const tardyMs = 3_000
 
 /** At once the first time, then longer and longer, each client differently (PROTOCOL.md, P50). */
 export function backoffMs(failures: number): number {
@@ -99,8 +98,8 @@ export function abortError(): Error {
 
 export function createWire(options: WireOptions): Wire {
   const sleepers = new Set<Woken>()
-  const wake = (isOther: boolean) => {
-    for (const woken of [...sleepers]) woken(isOther)
+  const wake: Woken = (isOther, tardyMs = 0) => {
+    for (const woken of [...sleepers]) woken(isOther, tardyMs)
   }
   const events = { online: () => wake(true), pageshow: () => wake(false), visibilitychange: () => wake(false) }
 
@@ -195,7 +194,7 @@ export function createWire(options: WireOptions): Wire {
     const timer = setTimeout(() => control.abort(), ms)
     // By a network that is left for another nothing comes.
     const sinceMs = Date.now()
-    const unwake = onWake((isOther) => isOther && Date.now() - sinceMs > tardyMs && control.abort())
+    const unwake = onWake((isOther, tardyMs = 0) => isOther && Date.now() - sinceMs >= tardyMs && control.abort())
     try {
       return await unlessAborted(signal, read(path, request, control.signal))
     } catch (error) {
