@@ -401,7 +401,9 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       const all = messageId === undefined ? stoppedIn(turns) : [messageId]
       const stands: Stand[] = []
       for (const each of all) {
-        if (isUnsent(each) && (await unsent.withdraw(each)) !== null) continue
+        // What the log has told is there, also where the answer to it was lost.
+        const isTold = view?.now().messages.some(({ id: told }) => told === each) === true
+        if (!isTold && isUnsent(each) && (await unsent.withdraw(each)) !== null) continue
         const of = round ?? turns.find((turn) => turn.messageId === each)?.round
         stands.push(await command(each, 'stop', of === undefined ? {} : { round: of }))
       }

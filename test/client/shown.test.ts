@@ -216,6 +216,32 @@ test('who comes back to a session finds it, also where what was written before i
   await refused
 })
 
+test('a reply is stopped, and its message not taken back, where the answer to the message was lost', async () => {
+  const scene = await openScene()
+  let isLost = true
+  const client = clientOf(scene, {
+    async fetch(input, init) {
+      const response = await fetch(input, init)
+      if (isLost && String(input).endsWith('/messages')) throw new TypeError('The answer is lost.')
+      return response
+    },
+  })
+  const handle = client.session(scene.session)
+  watch(handle)
+  await isLive(handle)
+  const sent = handle.send({ text: 'slow' })
+  scene.say(2)
+  await eventually(async () => shownBy(handle)[1] === 'assistant: 0 1 ')
+  // Between two of its tries.
+  await eventually(async () => client.unsent.list()[0]?.isSending === false)
+  await handle.stop()
+  await eventually(async () => handle.getSnapshot().messages[1]?.status === 'stopped')
+  isLost = false
+  client.wake()
+  expect((await sent).reply.status).toBe('stopped')
+  expect(shownBy(handle)).toEqual(await stored(scene))
+})
+
 test('a message that the server refuses does not keep its session from being loaded', async () => {
   const scene = await openScene()
   await scene.ann.send(scene.session, 'before')
