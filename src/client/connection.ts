@@ -123,7 +123,8 @@ export function createConnection(options: ConnectionOptions): Connection {
     if (entry === undefined) return
     const { reader } = entry
     entry.isAnswered ||= 'ref' in frame && frame.ref === entry.ref
-    if (!entry.isAnswered) return
+    // Where its cursor leads nowhere that alone is said.
+    if (!entry.isAnswered && frame.type !== 'reset') return
     if (frame.type === 'following') return
     if (isOfLog(frame)) {
       entry.cursor = frame.cursor
