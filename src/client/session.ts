@@ -184,7 +184,8 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
         if (isPast(shown.cursor, cursor, message.seq)) acknowledged.delete(taken)
       }
     }
-    const between = [...acknowledged.values()]
+    // Tabs hear of each other's later than of their own.
+    const between = [...acknowledged.values()].sort((a, b) => a.message.seq - b.message.seq)
     const rest = [...between, ...waiting]
     if (drawn !== null && drawn.shown === shown && sameList(drawn.rest, rest)) return drawn.messages
     const stored = [...(shown?.messages ?? []), ...between.map(({ message }) => message)]

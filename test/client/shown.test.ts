@@ -242,6 +242,38 @@ test('a reply is stopped, and its message not taken back, where the answer to th
   expect(shownBy(handle)).toEqual(await stored(scene))
 })
 
+test('messages of several tabs that are acknowledged while the connection is away stand in their order', async () => {
+  const scene = await openScene()
+  let answer: (() => void) | undefined
+  const tab = (isHeld: boolean) =>
+    clientOf(scene, {
+      async fetch(input, init) {
+        if (init?.method !== 'POST') return await fetch(input, init)
+        const response = await fetch(String(input).replace(scene.through, scene.url), init)
+        if (isHeld && String(input).endsWith('/messages')) {
+          await new Promise<void>((resolve) => {
+            answer = resolve
+          })
+        }
+        return response
+      },
+    }).session(scene.session)
+  const [one, other] = [tab(true), tab(false)]
+  for (const handle of [one, other]) {
+    watch(handle)
+    await isLive(handle)
+  }
+  scene.proxy.refuse()
+  scene.proxy.cutAll()
+  const first = one.send({ text: 'first' })
+  await eventually(async () => answer !== undefined)
+  await other.send({ text: 'second' })
+  answer!()
+  await first
+  await eventually(async () => other.getSnapshot().messages.length === 2)
+  expect(shownBy(other)).toEqual(['user: first', 'user: second'])
+})
+
 test('a message that the server refuses does not keep its session from being loaded', async () => {
   const scene = await openScene()
   await scene.ann.send(scene.session, 'before')

@@ -28,6 +28,7 @@ export type Device = {
 export type DeviceOptions = {
   name: string
   url: string
+  /** In whose name it keeps what it keeps. */
   user: string
   token: string
   session: string
@@ -37,7 +38,7 @@ export type DeviceOptions = {
 }
 
 export function openDevice({ name, url, user, token, session, transport, textOf, storage }: DeviceOptions): Device {
-  const checker = createChecker(`${user} ${name}`, textOf)
+  const checker = createChecker(name, textOf)
   const kept = storage ?? memoryStorage()
   const client = createClient({
     url,

@@ -70,7 +70,9 @@ async function run({ transport, seed, server }: Run, totals: Totals): Promise<st
 
   const url = `http://${proxy.host}:${proxy.port}`
   const open = (name: string, storage?: Storage): Device => {
-    const device = openDevice({ name, url, user, token, session, transport, textOf: textOfAttempt, storage })
+    // Each keeps its own: they are no tabs of one browser.
+    const keptAs = `${user} ${name.split(',')[0]}`
+    const device = openDevice({ name, url, user: keptAs, token, session, transport, textOf: textOfAttempt, storage })
     devices.push(device)
     return device
   }
@@ -136,8 +138,11 @@ async function run({ transport, seed, server }: Run, totals: Totals): Promise<st
       shut(phone)
       phone = open('phone, reloaded', storage)
       totals.left++
-    } else if (what === 2) await laptop.handle.stop()
-    else if (what === 3) open('tablet')
+    } else if (what === 2) {
+      // One that nobody has begun would be taken back.
+      const running = laptop.handle.getSnapshot().turns.find(({ state }) => state === 'running')
+      if (running !== undefined) await laptop.handle.stop(running.messageId)
+    } else if (what === 3) open('tablet')
   }
 
   const problems: string[] = []

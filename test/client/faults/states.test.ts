@@ -146,7 +146,7 @@ function opener(url: string, token: string, transport: Transport, whole: (said: 
   return {
     devices,
     open(name: string, at = url): Device {
-      const device = openDevice({ name, url: at, user: 'ann', token, session, transport, textOf: whole })
+      const device = openDevice({ name, url: at, user: `ann ${name}`, token, session, transport, textOf: whole })
       devices.push(device)
       return device
     },
