@@ -526,7 +526,7 @@ test('after a logout nothing is asked any more, also not what had no answer befo
 
 test('a network that is away for some seconds, and a token that ends, leave it a WebSocket', async () => {
   const scene = await openScene()
-  const client = clientOf(scene, { token: () => tokenOf('ann', { expiresIn: '4s' }) })
+  const client = clientOf(scene, { token: () => tokenOf('ann', { expiresIn: '7s' }) })
   const handle = client.session(scene.session)
   const phases: string[] = []
   client.connection.subscribe(() => phases.push(client.connection.getSnapshot().phase))
@@ -543,7 +543,7 @@ test('a network that is away for some seconds, and a token that ends, leave it a
   expect(client.connection.getSnapshot().transport).toBe('websocket')
   const lives = () => phases.filter((phase) => phase === 'live').length
   const before = lives()
-  await eventually(async () => lives() >= before + 2)
+  await eventually(async () => lives() > before)
   expect(phases).not.toContain('signed_out')
 })
 
