@@ -71,7 +71,8 @@ test('a reader of the long poll alone gets every frame once, in order (I5, I7)',
     cursor = answer.cursor
   }
   expect(polls).toBeGreaterThan(texts.length / 2)
-  expect(textOf(fold.parts())).toBe(texts.join(''))
+  // Of the last chunks the outcome may stand in their place, where both were stored between two polls (I5).
+  expect(texts.join('').startsWith(textOf(fold.parts()))).toBe(true)
   expect(frames.filter(({ seq }) => seq !== undefined).map(({ seq }) => seq)).toEqual([1, 2, 3])
   expect(textIn(frames.at(-1)!)).toBe(texts.join(''))
   expect(frames.at(-1)!.data.message.id).toBe(replyId)
