@@ -123,14 +123,18 @@ test('what a page left that has crashed, before or after the server had it, the 
   heal()
   const next = openTab(scene)
   expect(next.list()).toEqual([])
-  next.start()
-  await eventually(
-    async () =>
-      next
-        .list()
-        .map(({ parts }) => textOf(parts))
-        .join() === 'arrived,never sent',
+  const seen: string[] = []
+  onTestFinished(
+    next.subscribe(() =>
+      seen.push(
+        next
+          .list()
+          .map(({ parts }) => textOf(parts))
+          .join(),
+      ),
+    ),
   )
+  await eventually(async () => seen.includes('arrived,never sent'))
   await settled(next)
   expect((await storedBy(scene)).map((each) => each.split(': ')[1])).toEqual(['arrived', 'never sent'])
 })
