@@ -195,8 +195,10 @@ export function createUnsent(options: UnsentOptions): UnsentList {
   const start = () => {
     if (tabs !== null) return
     tabs = tabsHere<TabWord>(`holdfast 1 ${prefix}`, (word) => {
-      if (word === 'out') options.onLoggedOut()
-      else if (word !== 'changed') wasTaken(word)
+      if (word === 'out') {
+        endWiped()
+        options.onLoggedOut()
+      } else if (word !== 'changed') wasTaken(word)
       void read().then(sendAll)
     })
     void read().then(sendAll)
@@ -218,6 +220,15 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     for (const [control, forNetwork] of sleepers) if (forNetwork || !onlyForNetwork) control.abort()
   }
 
+  /** Nothing more is sent or written: the user has logged out, here or in another tab. */
+  const endWiped = () => {
+    isWiped = true
+    closing.abort()
+    wake()
+    show([])
+    for (const { reject } of promises.values()) reject(loggedOut())
+    promises.clear()
+  }
   const sendAll = () => {
     for (const { sessionId, state } of entries) if (state === 'waiting') void sendSession(sessionId)
   }
@@ -432,12 +443,7 @@ export function createUnsent(options: UnsentOptions): UnsentList {
     reached: () => wake(true),
     start,
     async wipe() {
-      isWiped = true
-      closing.abort()
-      wake()
-      show([])
-      for (const { reject } of promises.values()) reject(loggedOut())
-      promises.clear()
+      endWiped()
       await writing
       tabs?.tell('out')
       // Also what an earlier page has left and this one has not read yet.

@@ -216,6 +216,28 @@ test('who comes back to a session finds it, also where what was written before i
   await refused
 })
 
+test('who logs out in one tab has logged out in all: nothing is kept or sent from another one any more', async () => {
+  const scene = await openScene()
+  const storage = memoryStorage()
+  const here = clientOf(scene, { storage })
+  const there = clientOf(scene, {
+    storage,
+    async fetch(input, init) {
+      if (String(input).endsWith('/messages')) throw new TypeError('The network is away.')
+      return await fetch(input, init)
+    },
+  })
+  const handle = there.session(scene.session)
+  watch(handle)
+  await isLive(handle)
+  const refused = expect(handle.send({ text: 'not sent yet' })).rejects.toThrow('logged out')
+  await eventually(async () => (await storage.entries('unsent:')).length === 1)
+  await here.logout()
+  await refused
+  await expect(handle.send({ text: 'afterwards' })).rejects.toThrow('logged out')
+  expect(await storage.entries('')).toEqual([])
+})
+
 test('a reply is stopped, and its message not taken back, where the answer to the message was lost', async () => {
   const scene = await openScene()
   let isLost = true
