@@ -428,15 +428,16 @@ $$;
 -- ---------------------------------------------------------------------------------------------------------------
 -- Parts of transitions. Each expects the session's row to be locked by the caller.
 
--- Takes the session's next seq and writes one event, of a turn or (with a null turn) of the session. Answers its seq.
-create function holdfast.write_event(p_tenant text, p_session text, p_type text, t holdfast.turns, p_data json)
-  returns int language plpgsql as $$
+-- Takes the session's next seq and writes one event, of a turn or (with a null turn) of the session. Answers its seq. Who sees
+-- a turn sees its events; another audience is for those of the session.
+create function holdfast.write_event(p_tenant text, p_session text, p_type text, t holdfast.turns, p_data json,
+  p_audience text default null) returns int language plpgsql as $$
 declare v_seq int;
 begin
   update holdfast.sessions set next_seq = next_seq + 1, updated_at = clock_timestamp()
    where tenant_id = p_tenant and id = p_session returning next_seq - 1 into v_seq;
   insert into holdfast.events (tenant_id, session_id, seq, type, turn_id, position, attempt, audience, data)
-    values (p_tenant, p_session, v_seq, p_type, t.id, t.position, t.attempt, t.audience, p_data);
+    values (p_tenant, p_session, v_seq, p_type, t.id, t.position, t.attempt, coalesce(t.audience, p_audience), p_data);
   return v_seq;
 end $$;
 

@@ -12,6 +12,7 @@ import type { Json, JsonObject } from './core/json.ts'
 import { limits } from './core/limits.ts'
 import type { Message, MessageStatus, Turn } from './core/message.ts'
 import { askingForReply } from './http/app.ts'
+import { publishEvent, publishSchema } from './http/app-events.ts'
 import {
   approvalFields,
   approvalOf,
@@ -200,7 +201,24 @@ export type InCode<Metadata extends object = JsonObject> = {
   answerTool(sessionId: string, toolCallId: string, ask: ToolAnswerAsk): Promise<Stand<Metadata>>
   /** Answers a message again whose turn failed or was stopped; any other is left as it is. `round`: only that one. */
   retry(sessionId: string, messageId: string, ask?: InTenant & { round?: number }): Promise<Stand<Metadata>>
+  /**
+   * Publishes an event of the app's own in the session: every follower gets it live, and who was away when they are back. Its
+   * name has a dot (`partner.signed_compact`); its data are JSON of up to 64 KB.
+   */
+  publish(sessionId: string, event: string, data: Json, ask?: PublishAsk): Promise<Published>
 }
+
+export type PublishAsk = InTenant & {
+  /** Who gets it: one user (`user:ID`), or all but one (`not:ID`). Defaults to all members. */
+  audience?: `user:${string}` | `not:${string}`
+  /** As the audience `not:ID`. */
+  excludeUserId?: string
+  /** Makes a second try safe: the same id with the same event is one event. Defaults to a new one. */
+  id?: string
+}
+
+/** `cursor`: from where to follow what comes after the event. */
+export type Published = { seq: number; cursor: string }
 
 export type ToolAnswerAsk = InTenant & { userId?: string; turnId?: string; attempt?: number } & (
     | { output: Json; errorText?: undefined }
@@ -285,6 +303,7 @@ const stopSchema = z.strictObject({
   reason: reasonSchema.nullable().default(null),
 })
 const retrySchema = z.strictObject(ofMessage)
+const publishAskSchema = publishSchema.safeExtend(inSession)
 /** Whatever its provider calls it: no path has to hold it. */
 const askedId = z.string().min(1).max(1_000)
 const approveSchema = z.strictObject({ ...inSession, userId: nobodySchema, approvalId: askedId, ...approvalFields })
@@ -402,6 +421,12 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       const done = await askingForReply(own.parts, () => retryTurn(own, messageId, round))
       if ('refused' in done) throw new Problem('rate_limited')
       return standIn<Metadata>(own, done.pair)
+    }),
+    publish: failing(async (sessionId, event, data, ask) => {
+      const { tenantId, ...publishing } = readValue({ ...ask, sessionId, event, data }, publishAskSchema)
+      const own = await parts()
+      const { seq } = await publishEvent(own, { tenantId, sessionId }, publishing)
+      return { seq, cursor: cursorAfter({ parts: own }, seq) }
     }),
   }
 }

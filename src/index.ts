@@ -45,6 +45,8 @@ export type {
   Content,
   InCode,
   Page,
+  PublishAsk,
+  Published,
   Said,
   SayAsk,
   SendAsk,

@@ -8,6 +8,8 @@ export const limits = {
   chatRequestBytesMax: 16 * 1024 * 1024,
   /** Of all bodies that a process is reading: sixteen files of the largest size. */
   bodiesBytesMax: 128 * 1024 * 1024,
+  /** Of the data of an app's own event. */
+  eventBytesMax: 64 * 1024,
   jsonDepthMax: 32,
   idCharactersMax: 128,
   partsMax: 64,
