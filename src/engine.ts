@@ -197,6 +197,7 @@ function wire(
       expiresMs: options.expiresMs,
       sendsPerMinute: options.limits.sendsPerMinute,
       lane: (ask) => app().lane(ask),
+      events: () => app().events,
       roundsMax: options.roundsMax,
       isDraining: () => draining,
       hasNoRunner: options.hasNoRunner,

@@ -7,6 +7,7 @@
  */
 import { v7 as uuidv7 } from 'uuid'
 import * as z from 'zod'
+import type { AnyEvents, EventTypes } from './core/app-event.ts'
 import { type RequestCode, requestErrors } from './core/errors.ts'
 import type { Json, JsonObject } from './core/json.ts'
 import { limits } from './core/limits.ts'
@@ -128,7 +129,7 @@ export type UseChatMessage<Metadata extends object = JsonObject> = Omit<UserOrAs
 }
 
 /** Every function rejects with a `HoldfastError`. The first call starts the engine, as a request does. */
-export type InCode<Metadata extends object = JsonObject> = {
+export type InCode<Metadata extends object = JsonObject, Events extends EventTypes = AnyEvents> = {
   sessions: {
     /** Makes a session that the user owns. With an id that they are a member of already: what is there. */
     create(ask: InTenant & { id?: string; userId: string; title?: string; metadata?: JsonObject }): Promise<Session>
@@ -203,9 +204,15 @@ export type InCode<Metadata extends object = JsonObject> = {
   retry(sessionId: string, messageId: string, ask?: InTenant & { round?: number }): Promise<Stand<Metadata>>
   /**
    * Publishes an event of the app's own in the session: every follower gets it live, and who was away when they are back. Its
-   * name has a dot (`partner.signed_compact`); its data are JSON of up to 64 KB.
+   * name has a dot (`partner.signed_compact`); its data are JSON of up to 64 KB. Where the option `events` is given, the event
+   * is one of those, and its schema is asked about the data.
    */
-  publish(sessionId: string, event: string, data: Json, ask?: PublishAsk): Promise<Published>
+  publish<Name extends keyof Events & string>(
+    sessionId: string,
+    event: Name,
+    data: Events[Name]['input'],
+    ask?: PublishAsk,
+  ): Promise<Published>
 }
 
 export type PublishAsk = InTenant & {
@@ -218,7 +225,7 @@ export type PublishAsk = InTenant & {
 }
 
 /** `cursor`: from where to follow what comes after the event. */
-export type Published = { seq: number; cursor: string }
+export type Published = { id: string; seq: number; cursor: string }
 
 export type ToolAnswerAsk = InTenant & { userId?: string; turnId?: string; attempt?: number } & (
     | { output: Json; errorText?: undefined }
@@ -315,7 +322,7 @@ const answerToolSchema = z
 const server = 'server'
 
 /** `parts` starts the engine. What is answered is JSON of the store, whose metadata are what the app has declared. */
-export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>): InCode<Metadata> {
+export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>): InCode<Metadata, AnyEvents> {
   return {
     sessions: {
       create: failing(async (ask) => {
@@ -426,7 +433,7 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       const { tenantId, ...publishing } = readValue({ ...ask, sessionId, event, data }, publishAskSchema)
       const own = await parts()
       const { seq } = await publishEvent(own, { tenantId, sessionId }, publishing)
-      return { seq, cursor: cursorAfter({ parts: own }, seq) }
+      return { id: publishing.id, seq, cursor: cursorAfter({ parts: own }, seq) }
     }),
   }
 }

@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream'
 import { getRequestListener } from '@hono/node-server'
 import { pino } from 'pino'
 import { type Abandonable, abandon } from './abandon.ts'
+import type { AnyEvents, EventSchemas, EventsOf, EventTypes } from './core/app-event.ts'
 import type { JsonObject } from './core/json.ts'
 import type { AnyTools, ToolTypes } from './core/known-part.ts'
 import { type Engine, startEngine } from './engine.ts'
@@ -33,6 +34,7 @@ import {
 import type { Reply, ToolsOf } from './reply/reply.ts'
 import { DatabaseError } from './store/database.ts'
 
+export type { AnyEvents, EventSchema, EventSchemas, EventTypes } from './core/app-event.ts'
 export type { Chunk, Part } from './core/chunk.ts'
 export type { Failure, RequestCode, TurnCode } from './core/errors.ts'
 export { ReplyError } from './core/errors.ts'
@@ -78,11 +80,15 @@ export type { ServerSession, Session } from './store/sessions.ts'
 
 /**
  * `Metadata` is what `onReply` answers: messages have it, as far as `typeof chat` knows. `Tools` are those that `reply`
- * gave to `streamText`.
+ * gave to `streamText`, `Events` those of the option `events`.
  */
-export type Holdfast<Metadata extends object = object, Tools extends ToolTypes = AnyTools> = InCode<Metadata> & {
+export type Holdfast<
+  Metadata extends object = object,
+  Tools extends ToolTypes = AnyTools,
+  Events extends EventTypes = AnyEvents,
+> = InCode<Metadata, Events> & {
   /** Never a value: from here the types of clients are taken (`useChatSession<typeof chat>`). */
-  readonly '~types'?: { metadata: Metadata; tools: Tools }
+  readonly '~types'?: { metadata: Metadata; tools: Tools; events: Events }
   /** Answers a web request: for Next.js, Hono, Bun. Never rejects. */
   fetch(request: Request): Promise<Response>
   /** `fetch` by method: in Next.js `export const { GET, POST, PATCH, DELETE, HEAD, OPTIONS } = chat.handlers`. */
@@ -122,12 +128,15 @@ export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => bo
  * Makes the one Holdfast of this process and database. It is synchronous and starts nothing (no connection, no child,
  * no timer) until the first request, `start` or `listen`. Called again for the same database, as a reloaded module
  * does, it answers the one that is there, which from then on uses the newer `reply`, `onReply`,
- * `onUncertain`, `title` and `lane`. Throws an
+ * `onUncertain`, `title`, `lane` and `events`. Throws an
  * `OptionError` that names the option that is wrong. `Metadata` is what `onReply` answers.
  */
-export function createHoldfast<Metadata extends object = JsonObject, OwnReply extends Reply = Reply>(
-  options: HoldfastOptions<Metadata, OwnReply>,
-): Holdfast<Metadata, ToolsOf<OwnReply>> {
+export function createHoldfast<
+  Metadata extends object = JsonObject,
+  OwnReply extends Reply = Reply,
+  Schemas extends EventSchemas = EventSchemas,
+>(options: HoldfastOptions<Metadata, OwnReply, Schemas>): Holdfast<Metadata, ToolsOf<OwnReply>, EventsOf<Schemas>> {
+  type Own = Holdfast<Metadata, ToolsOf<OwnReply>, EventsOf<Schemas>>
   const { env } = process
   const resolved = resolveOptions(options, {
     production: env.NODE_ENV === 'production',
@@ -138,12 +147,12 @@ export function createHoldfast<Metadata extends object = JsonObject, OwnReply ex
   const running = registry().get(key)
   if (running) {
     running.app = resolved
-    return running.holdfast as Holdfast<Metadata, ToolsOf<OwnReply>>
+    return running.holdfast as unknown as Own
   }
   const entry: Entry = { app: resolved, holdfast: undefined as unknown as Holdfast }
   entry.holdfast = makeHoldfast(resolved, entry, () => registry().delete(key))
   registry().set(key, entry)
-  return entry.holdfast as Holdfast<Metadata, ToolsOf<OwnReply>>
+  return entry.holdfast as unknown as Own
 }
 
 /** `vercel env pull` and `vercel dev` set the variable on a developer's machine, where nothing is frozen. */
@@ -232,6 +241,7 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
   }
   const app = createApp({
     basePath: options.basePath,
+    serverKey: options.serverKey,
     authenticate,
     parts,
     isReady: () =>

@@ -1,11 +1,16 @@
 /** What an app may set, and what becomes of it: resolved once, at the edge, into a complete readonly object. */
+import { type EventSchema, type EventSchemas, wrongAppEvent } from './core/app-event.ts'
 import type { AppAuthenticate, TokenSettings } from './http/principal.ts'
 import type { LaneOf } from './http/route.ts'
 import type { OnReply, Title } from './reply/finished.ts'
 import type { Reply } from './reply/reply.ts'
 import type { OnUncertain } from './reply/uncertain.ts'
 
-export type HoldfastOptions<Metadata extends object = object, OwnReply extends Reply = Reply> = {
+export type HoldfastOptions<
+  Metadata extends object = object,
+  OwnReply extends Reply = Reply,
+  Schemas extends EventSchemas = EventSchemas,
+> = {
   /** Writes the reply of one attempt. See `Reply`. */
   reply: OwnReply
   /** Answers the app's own metadata of a finished reply. See `OnReply`. Defaults to none. */
@@ -16,6 +21,16 @@ export type HoldfastOptions<Metadata extends object = object, OwnReply extends R
    * Decides about a tool call of which nobody knows whether it ran. See `OnUncertain`. Defaults to none: a person is asked.
    */
   onUncertain?: OnUncertain
+  /**
+   * The app's own events: what may be published, by name, and what their data may be. See `EventSchema`. Defaults to any
+   * event with any data.
+   */
+  events?: Schemas
+  /**
+   * What the app's own servers bring to `POST /v1/sessions/:id/events`: at least 32 characters that nobody guesses. Defaults to
+   * none: there is no such route.
+   */
+  serverKey?: string
   /** Gives a session its title after its first complete reply. See `Title`. Defaults to none: titles are given by people. */
   title?: Title
   /** How long an answer of `title` is waited for; nothing else waits. 1–60,000. Defaults to 10,000. */
@@ -151,10 +166,12 @@ export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limit
       hasNoRunner: boolean
     }
   >
-type Optional = 'database' | 'authenticate' | 'tokens' | 'origins' | 'onReply' | 'onUncertain' | 'title' | 'waitUntil'
+type Optional =
+  | ('database' | 'authenticate' | 'tokens' | 'serverKey' | 'origins' | 'waitUntil')
+  | ('onReply' | 'onUncertain' | 'title' | 'events')
 
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
-export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane'>
+export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane' | 'events'>
 
 export class OptionError extends Error {
   override readonly name = 'OptionError'
@@ -196,6 +213,8 @@ export function resolveOptions(
     onReply: functionOrNone('onReply', options.onReply),
     onReplyMs: within(options, 'onReplyMs'),
     onUncertain: functionOrNone('onUncertain', options.onUncertain),
+    events: eventsOf(options.events),
+    serverKey: serverKeyOf(options.serverKey),
     title: functionOrNone('title', options.title),
     titleMs: within(options, 'titleMs'),
     database: databaseOf(database),
@@ -245,6 +264,23 @@ export function resolveOptions(
 export function databaseOf(url: string | undefined): string | undefined {
   if (url === undefined || /^postgres(ql)?:\/\//.test(url)) return url
   throw new OptionError('database (DATABASE_URL): expected a URL like postgres://user:password@host:5432/database.')
+}
+
+function eventsOf(events: EventSchemas | undefined): EventSchemas | undefined {
+  for (const [name, schema] of Object.entries(events ?? {})) {
+    const wrong = wrongAppEvent(name)
+    if (wrong !== null) throw new OptionError(`events["${name}"]: ${wrong}.`)
+    const standard: Partial<EventSchema['~standard']> | undefined = schema?.['~standard']
+    if (standard?.version !== 1 || typeof standard.validate !== 'function') {
+      throw new OptionError(`events["${name}"]: expected a Standard Schema, such as one of zod.`)
+    }
+  }
+  return events
+}
+
+function serverKeyOf(key: string | undefined): string | undefined {
+  if (key === undefined || key.length >= secretCharactersMin) return key
+  throw new OptionError(`serverKey (HOLDFAST_SERVER_KEY): expected at least ${secretCharactersMin} characters.`)
 }
 
 /** HS256 is as strong as its secret: RFC 7518, section 3.2 asks for 256 bits. */

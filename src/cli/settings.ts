@@ -39,6 +39,7 @@ export function readSettings(environment: Environment): Settings {
     takeover: choice(environment, 'HOLDFAST_TAKEOVER', ['continue', 'restart', 'fail']),
     wakeups: choice(environment, 'HOLDFAST_WAKEUPS', ['on', 'off']),
     limits: limitsOf(environment.HOLDFAST_SENDS_PER_MINUTE),
+    serverKey: environment.HOLDFAST_SERVER_KEY || undefined,
     roles: environment.HOLDFAST_ROLES ? rolesOf(environment.HOLDFAST_ROLES) : undefined,
   }
   for (const [variable, option] of Object.entries(numbers)) {

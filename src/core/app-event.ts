@@ -1,3 +1,5 @@
+import type { Json } from './json.ts'
+
 /**
  * What the app may call its own events: words joined by dots, as in `partner.signed_compact`. Names without a dot are kept for
  * frames that are no events (`chunk`, `typing`), of today and later; these beginnings and names are ours.
@@ -17,3 +19,40 @@ export function wrongAppEvent(name: string): string | null {
   }
   return null
 }
+
+/**
+ * Says what an event's data may be: a Standard Schema (https://standardschema.dev, `~standard` of version 1), as those of zod,
+ * Valibot and ArkType are. What it makes of the data is published, and has to be JSON.
+ */
+export type EventSchema<Input = unknown, Output = Input> = {
+  readonly '~standard': {
+    readonly version: 1
+    readonly vendor: string
+    readonly validate: (value: unknown) => SchemaResult<Output> | Promise<SchemaResult<Output>>
+    readonly types?: { readonly input: Input; readonly output: Output } | undefined
+  }
+}
+type SchemaResult<Output> =
+  | { readonly value: Output; readonly issues?: undefined }
+  | { readonly issues: readonly SchemaIssue[] }
+export type SchemaIssue = {
+  readonly message: string
+  readonly path?: readonly (PropertyKey | { readonly key: PropertyKey })[] | undefined
+}
+/** By the events' names. */
+export type EventSchemas = { readonly [name: string]: EventSchema }
+
+/** What is published as each event, and what those who follow get. */
+export type EventTypes = { [name: string]: { input: unknown; output: unknown } }
+export type AnyEvents = { [name: string]: { input: Json; output: Json } }
+/** Where none are declared, any may be published. */
+export type EventsOf<Schemas extends EventSchemas> = string extends keyof Schemas
+  ? AnyEvents
+  : { [Name in keyof Schemas & string]: TypesOf<Schemas[Name]> }
+type TypesOf<Schema extends EventSchema> =
+  NonNullable<Schema['~standard']['types']> extends {
+    input: infer Input
+    output: infer Output
+  }
+    ? { input: Input; output: Output }
+    : AnyEvents[string]

@@ -5,6 +5,7 @@ import { Hono } from 'hono'
 import { idPattern } from '../core/ids.ts'
 import { askedIdPattern } from '../core/limits.ts'
 import { DatabaseError } from '../store/database.ts'
+import { appEventRoutes } from './app-events.ts'
 import { approvalRoutes } from './approvals.ts'
 import { controlRoutes } from './control.ts'
 import { eventRoutes } from './events.ts'
@@ -16,6 +17,7 @@ import type { Authenticate } from './principal.ts'
 import { inWords, Problem, problemOf, problemResponse } from './problem.ts'
 import { mustHave } from './right.ts'
 import type { Call, HttpParts, Route } from './route.ts'
+import { mustBringKey, type ServerRoute } from './server-key.ts'
 import { sessionRoutes } from './sessions.ts'
 import { ticketRoutes } from './tickets.ts'
 import { useChatRoutes } from './use-chat.ts'
@@ -32,12 +34,16 @@ export const routes: readonly Route[] = [
   ...approvalRoutes,
   ...peopleRoutes,
 ]
+/** For the app's own servers. */
+export const serverRoutes: readonly ServerRoute[] = appEventRoutes
 
 export type HttpEnv = { Bindings: { outgoing?: ServerResponse } }
 
 export type AppOptions = {
   basePath: string
   authenticate: Authenticate
+  /** Undefined: there are no routes for servers. */
+  serverKey: string | undefined
   /** Parts are there once the engine has started. */
   parts(): Promise<HttpParts>
   isReady(): Promise<boolean>
@@ -55,6 +61,9 @@ export function createApp(options: AppOptions): Hono<HttpEnv> {
       return await answer(options, route, call)
     })
   }
+  for (const route of serverRoutes) {
+    app.on(route.method, route.path, ({ req }) => answerServer(options, route, req.raw, req.param()))
+  }
   app.get('/livez', () => new Response('ok\n'))
   app.get('/readyz', async () => {
     const ready = await options.isReady()
@@ -71,7 +80,7 @@ function methodsByPath(): Map<string, string> {
     ['/livez', ['GET', 'HEAD']],
     ['/readyz', ['GET', 'HEAD']],
   ])
-  for (const { path, method, endless } of routes) {
+  for (const { path, method, endless } of [...routes, ...serverRoutes]) {
     const known = methods.get(path) ?? []
     methods.set(path, [...known, method, ...(method === 'GET' && !endless ? ['HEAD'] : [])])
   }
@@ -114,10 +123,25 @@ async function answer(
   }
 }
 
+async function answerServer(
+  options: AppOptions,
+  route: ServerRoute,
+  request: Request,
+  params: Record<string, string>,
+): Promise<Response> {
+  try {
+    mustBringKey(request, options.serverKey)
+    if (!areWellFormed(params)) throw new Problem('not_found')
+    return await route.handle({ parts: await options.parts(), request, params })
+  } catch (error) {
+    return failed(options, route.name, error)
+  }
+}
+
 /** What holds for a request in whatever way it came, once it is known who asks. Rejects with a Problem. */
 export async function perform(route: Route, call: Call): Promise<Response> {
   // An id that cannot exist is answered like one that does not.
-  if (Object.entries(call.params).some(([name, id]) => !patternOf(name).test(id))) throw new Problem('not_found')
+  if (!areWellFormed(call.params)) throw new Problem('not_found')
   if (route.judgedBy === 'route') await mustHave(route.right, call)
   const handle = () => route.handle(call)
   return route.asksForReply ? await askingForReply(call.parts, handle) : await handle()
@@ -150,6 +174,10 @@ function paramsOf(pattern: string, path: string): Record<string, string> | null 
     }
   }
   return params
+}
+
+function areWellFormed(params: Record<string, string>): boolean {
+  return Object.entries(params).every(([name, id]) => patternOf(name).test(id))
 }
 
 const patternOf = (name: string) => (name === 'approvalId' || name === 'toolCallId' ? askedIdPattern : idPattern)

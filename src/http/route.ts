@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http'
+import type { EventSchemas } from '../core/app-event.ts'
 import type { Hub } from '../log/hub.ts'
 import type { Lists } from '../log/lists.ts'
 import type { Wakeups } from '../log/wakeups.ts'
@@ -27,6 +28,8 @@ export type HttpParts = {
   /** Of one user. 0: no limit. */
   sendsPerMinute: number
   lane: LaneOf
+  /** The app's own events that may be published. Undefined: any. */
+  events(): EventSchemas | undefined
   /** A turn has at most so many rounds: its first run, retries, regenerations. */
   roundsMax: number
   isDraining(): boolean

@@ -37,6 +37,15 @@ const with7 = () =>
       return streamText7({ model, prompt, tools: tools({ weather, ask }) })
     },
   })
+const withEvents = () =>
+  createHoldfast({
+    onReply,
+    reply: () => 'x',
+    events: {
+      'partner.signed_compact': z.object({ stage: z.coerce.number<string>() }),
+      'session.paused': z.null(),
+    },
+  })
 const plain = () => createHoldfast({ reply: () => 'x' })
 const ownObject = () =>
   createHoldfast({ reply: () => ({ toUIMessageStream: () => new ReadableStream<unknown>() }), onReply })
@@ -101,4 +110,34 @@ test('what is sent, commands, events and sessions without React know it, too', (
       // @ts-expect-error no such metadata
       'message.ai_response': ({ offerReady }) => offerReady,
     })
+})
+
+test('the app’s own events are known by name and data where they are declared', () => {
+  type WithEvents = ReturnType<typeof withEvents>
+  ;(chat: WithEvents) => chat.publish('s', 'partner.signed_compact', { stage: '1' }, { excludeUserId: 'ann' })
+  ;(chat: WithEvents) => chat.publish('s', 'session.paused', null)
+  // @ts-expect-error not declared
+  ;(chat: WithEvents) => chat.publish('s', 'partner.signed', null)
+  // @ts-expect-error other data
+  ;(chat: WithEvents) => chat.publish('s', 'partner.signed_compact', { stage: true })
+  ;(chat: ReturnType<typeof plain>) => chat.publish('s', 'any.thing', { any: ['data'] })
+  ;() =>
+    useRealtime<WithEvents>('s', {
+      'partner.signed_compact': ({ stage }) => {
+        expectTypeOf(stage).toEqualTypeOf<number>()
+      },
+      'message.error': ({ canRetry }) => {
+        expectTypeOf(canRetry).toEqualTypeOf<boolean>()
+      },
+      'member.joined': ({ member }) => {
+        expectTypeOf(member.userId).toEqualTypeOf<string>()
+      },
+    })
+  ;() =>
+    useRealtime<WithEvents>('s', {
+      // @ts-expect-error no such data
+      'partner.signed_compact': ({ step }) => step,
+    })
+  type Shown = ReturnType<typeof useChatSession<WithEvents>>['messages'][number]
+  expectTypeOf<Shown['metadata']>().toEqualTypeOf<Offers | null>()
 })

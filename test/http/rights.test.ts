@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto'
 import { SignJWT } from 'jose'
 import { Client } from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { routes } from '../../src/http/app.ts'
+import { routes, serverRoutes } from '../../src/http/app.ts'
 import type { Route } from '../../src/http/route.ts'
 import { createHoldfast, type Holdfast } from '../../src/index.ts'
 import { type Api, apiOf } from '../support/client.ts'
@@ -111,6 +111,12 @@ const may: Record<Route['right'], readonly string[]> = {
   write: ['owner', 'member'],
   own: ['owner'],
 }
+/** Of the app's servers, which bring a key. */
+const forServers: Record<string, { body(): object }> = {
+  'events.publish': { body: () => ({ event: 'a.b', data: 1 }) },
+}
+const serverKey = 'k'.repeat(32)
+
 type Caller = { name: string; headers: Record<string, string>; role: (typeof roles)[number] | null; known: boolean }
 
 let chat: Holdfast
@@ -125,6 +131,7 @@ beforeAll(async () => {
   chat = createHoldfast({
     database: database.url,
     tokens: { secret: jwtSecret },
+    serverKey,
     roles: ['http'],
     limits: { sendsPerMinute: 0 },
     reply: () => 'never asked',
@@ -235,7 +242,12 @@ async function makeWaiting(api: Api, sessionId: string): Promise<Pick<Place, 'ap
   return { approvalId, toolCallId }
 }
 
-async function ask(route: Route, { headers, query = '', body }: Row['asks'][number], caller: Caller, place: Place) {
+async function ask(
+  route: Pick<Route, 'path' | 'method'>,
+  { headers, query = '', body }: Row['asks'][number],
+  caller: Pick<Caller, 'headers'>,
+  place: Place,
+) {
   const path = Object.entries(place).reduce((path, [name, id]) => path.replace(`:${name}`, id), route.path)
   const control = new AbortController()
   const response = await fetch(`${url}${path}${query}`, {
@@ -300,6 +312,21 @@ test.each(routes.map((route) => [route.name, route] as const))(
     }
   },
 )
+
+test('routes for servers ask for their key, whoever asks: no user’s token is one (I15)', async () => {
+  expect(serverRoutes.map(({ name }) => name)).toEqual(Object.keys(forServers))
+  const { own } = await makePlaces()
+  const before = await rowsOf(own.sessionId)
+  for (const route of serverRoutes) {
+    const asked = { ...forServers[route.name]!, ok: 200 }
+    const asking = (headers: Caller['headers'], place = own) => ask(route, asked, { headers }, place)
+    for (const { headers } of callers) expect((await asking(headers)).status).toBe(401)
+    expect(await rowsOf(own.sessionId)).toEqual(before)
+    const headers = { authorization: `Bearer ${serverKey}` }
+    expect((await asking(headers, { ...own, sessionId: randomUUID() })).status).toBe(404)
+    expect((await asking(headers)).status).toBe(200)
+  }
+})
 
 function expected(
   caller: Caller,

@@ -1,6 +1,8 @@
 /** Events of the app's own: who gets them, that each is published once, and what may be published. */
+import { randomUUID } from 'node:crypto'
 import { expect, test } from 'vitest'
-import type { HoldfastError } from '../../src/index.ts'
+import * as z from 'zod'
+import { createHoldfast, type HoldfastError, type HoldfastOptions } from '../../src/index.ts'
 import { openChat } from '../support/chat.ts'
 import { apiOf } from '../support/client.ts'
 import { queryOnce } from '../support/postgres.ts'
@@ -72,4 +74,60 @@ test('names of Holdfast’s own, audiences that are none and data that is too la
   expect(await refusalOf(chat.publish(session, 'a.b', {}, both))).toBe('invalid_request')
   expect(await refusalOf(chat.publish(session, 'a.b', 'x'.repeat(65_536)))).toBe('too_large')
   expect(await refusalOf(chat.publish(session, 'a.b', {}, { tenantId: 'other' }))).toBe('not_found')
+})
+
+const declared = {
+  'partner.signed_compact': z.object({ stage: z.number(), by: z.string().default('nobody') }),
+  'agreement.proposed': z
+    .object({ terms: z.array(z.string()) })
+    .refine(async ({ terms }) => terms.length > 0, 'none given'),
+}
+
+test('declared events alone are published, with what their schema makes of the data; bad data says where it is bad', async () => {
+  const { chat, session, ann } = await openChat({ events: declared })
+  await chat.publish(session, 'partner.signed_compact', { stage: 1 })
+  await chat.publish(session, 'agreement.proposed', { terms: ['x'] })
+  const sentenceOf = (event: string, data: never) => chat.publish(session, event, data).catch(({ message }) => message)
+  expect(await sentenceOf('agreement.proposed', { terms: [] } as never)).toBe('"data": none given.')
+  expect(await sentenceOf('agreement.proposed', { terms: ['x', 1] } as never)).toMatch(/^"data\.terms\.1": .+\.$/)
+  expect(await sentenceOf('session.paused', null as never)).toMatch(/declares no "session.paused"/)
+  const { frames } = await ann.poll(session, {})
+  expect(frames.filter(({ cursor }) => cursor !== undefined).map(({ type, data }) => [type, data])).toEqual([
+    ['partner.signed_compact', { stage: 1, by: 'nobody' }],
+    ['agreement.proposed', { terms: ['x'] }],
+  ])
+})
+
+test('a name of Holdfast’s own, what is no schema, and a short key are refused at once', () => {
+  const refused = (options: Partial<HoldfastOptions>) => () => createHoldfast({ reply: () => '', ...options })
+  expect(refused({ events: { 'member.joined': z.null() } })).toThrow(/events\["member.joined"\]: .+ of your own/)
+  expect(refused({ events: { 'a.b': {} as never } })).toThrow(/events\["a.b"\]: expected a Standard Schema/)
+  expect(refused({ serverKey: 'short' })).toThrow(/serverKey \(HOLDFAST_SERVER_KEY\): expected at least 32/)
+})
+
+test('a server with the key publishes over HTTP, once for an id; without a key there is no such route', async () => {
+  const serverKey = randomUUID() + randomUUID()
+  const { session, ann, url } = await openChat({ serverKey, events: declared })
+  const ask = async (body: object, key = serverKey, to = session, from = url) => {
+    const headers = { 'content-type': 'application/json', authorization: `Bearer ${key}` }
+    const response = await fetch(`${from}/v1/sessions/${to}/events`, {
+      method: 'POST',
+      headers,
+      body: JSON.stringify(body),
+    })
+    return { status: response.status, body: (await response.json()) as { code?: string; seq?: number } }
+  }
+  const event = { event: 'agreement.proposed', data: { terms: ['x'] }, excludeUserId: 'bob', id: 'e1' }
+  const first = await ask(event)
+  expect(first).toMatchObject({ status: 200, body: { id: 'e1', seq: 1 } })
+  expect(await ask(event)).toEqual(first)
+  expect((await ann.poll(session, {})).frames.filter(({ type }) => type === 'agreement.proposed')).toHaveLength(1)
+  expect(await ask({ ...event, data: { terms: ['y'] } })).toMatchObject({ status: 422, body: { code: 'id_conflict' } })
+  expect(await ask({ ...event, data: {}, id: 'e2' })).toMatchObject({ status: 400, body: { code: 'invalid_request' } })
+  expect(await ask({ ...event, to: 'x' })).toMatchObject({ status: 400 })
+  expect(await ask({ event: 'agreement.proposed' })).toMatchObject({ status: 400 })
+  expect(await ask(event, serverKey, 'missing')).toMatchObject({ status: 404 })
+  for (const key of ['', 'x', `${serverKey}x`]) expect((await ask(event, key)).status).toBe(401)
+  const { url: keyless, session: other } = await openChat()
+  expect(await ask(event, serverKey, other, keyless)).toMatchObject({ status: 404 })
 })
