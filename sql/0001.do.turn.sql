@@ -30,10 +30,31 @@ create table holdfast.sessions (
   input_tokens bigint not null default 0,
   output_tokens bigint not null default 0,
   last_preview text,
+  -- The next seq of the log when it was written.
+  preview_seq int not null default 0,
   last_model text,
+  model_seq int not null default 0,
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
   primary key (tenant_id, id)
+) with (fillfactor = 80);
+
+-- What of a session one user alone sees, counted beside what all see: of their private lane. With it whatever is told of the
+-- session, when it changed last included, is another thing to its user than to the others.
+create table holdfast.asides (
+  tenant_id text not null,
+  session_id text not null,
+  user_id text not null,
+  message_count int not null default 0,
+  input_tokens bigint not null default 0,
+  output_tokens bigint not null default 0,
+  last_preview text,
+  preview_seq int not null default 0,
+  last_model text,
+  model_seq int not null default 0,
+  updated_at timestamptz not null default clock_timestamp(),
+  primary key (tenant_id, session_id, user_id),
+  foreign key (tenant_id, session_id) references holdfast.sessions (tenant_id, id) on delete cascade
 ) with (fillfactor = 80);
 
 -- Ids of deleted sessions, and nothing else of them. Such an id is not used again: a cursor of the old log would fit the
@@ -292,6 +313,16 @@ create function holdfast.may_see(p_audience text, p_user text) returns boolean l
     or p_audience like 'not:%' and p_audience <> 'not:' || p_user
 $$;
 
+-- The user who alone sees what has this audience; null: others do, too.
+create function holdfast.alone(p_audience text) returns text language sql immutable parallel safe as $$
+  select case when p_audience like 'user:%' then substr(p_audience, 6) end
+$$;
+
+-- Who sees what is said in a lane. `private:ID` is what one user says to the assistant alone.
+create function holdfast.audience_of(p_lane text) returns text language sql immutable parallel safe as $$
+  select case when p_lane like 'private:%' then 'user:' || substr(p_lane, 9) end
+$$;
+
 -- Whether a user may write in a session at this moment: transitions ask it under the session's lock.
 create function holdfast.may_write(p_tenant text, p_session text, p_user text) returns boolean language sql stable
   parallel safe as $$
@@ -384,11 +415,29 @@ create function holdfast.turn_json(t holdfast.turns) returns json language sql s
       'attempt', t.attempt, 'round', t.round) end
 $$;
 
-create function holdfast.session_json(s holdfast.sessions, unread int) returns json language sql stable as $$
+-- What of a session this member alone sees; null: nothing.
+create function holdfast.aside_of(m holdfast.members) returns holdfast.asides language sql stable as $$
+  select a from holdfast.asides a where a.tenant_id = m.tenant_id and a.session_id = m.session_id and a.user_id = m.user_id
+$$;
+
+-- What the server sees, which sees all that its users do.
+create function holdfast.all_asides_of(s holdfast.sessions) returns holdfast.asides language sql stable as $$
+  select row(s.tenant_id, s.id, '', coalesce(sum(message_count), 0)::int, coalesce(sum(input_tokens), 0)::bigint,
+      coalesce(sum(output_tokens), 0)::bigint, (array_agg(last_preview order by preview_seq desc))[1],
+      coalesce(max(preview_seq), 0), (array_agg(last_model order by model_seq desc))[1], coalesce(max(model_seq), 0),
+      max(updated_at))::holdfast.asides
+    from holdfast.asides where tenant_id = s.tenant_id and session_id = s.id
+$$;
+
+-- `a`: what only its reader sees of it, null for what all do.
+create function holdfast.session_json(s holdfast.sessions, unread int, a holdfast.asides) returns json
+  language sql stable as $$
   select json_build_object('id', s.id, 'title', s.title, 'metadata', s.metadata,
-    'createdAt', holdfast.iso(s.created_at), 'updatedAt', holdfast.iso(s.updated_at),
-    'messageCount', s.message_count, 'totalTokens', s.input_tokens + s.output_tokens,
-    'lastPreview', s.last_preview, 'lastModel', s.last_model, 'unread', unread)
+    'createdAt', holdfast.iso(s.created_at), 'updatedAt', holdfast.iso(greatest(s.updated_at, a.updated_at)),
+    'messageCount', s.message_count + coalesce(a.message_count, 0),
+    'totalTokens', s.input_tokens + s.output_tokens + coalesce(a.input_tokens + a.output_tokens, 0),
+    'lastPreview', case when a.preview_seq > s.preview_seq then a.last_preview else s.last_preview end,
+    'lastModel', case when a.model_seq > s.model_seq then a.last_model else s.last_model end, 'unread', unread)
 $$;
 
 -- How many messages a member has not read: others' and replies that are complete or have failed, as far as they are shown
@@ -432,13 +481,44 @@ $$;
 -- a turn sees its events; another audience is for those of the session.
 create function holdfast.write_event(p_tenant text, p_session text, p_type text, t holdfast.turns, p_data json,
   p_audience text default null) returns int language plpgsql as $$
-declare v_seq int;
+declare v_seq int; v_audience text := coalesce(t.audience, p_audience);
 begin
-  update holdfast.sessions set next_seq = next_seq + 1, updated_at = clock_timestamp()
+  update holdfast.sessions set next_seq = next_seq + 1,
+      updated_at = case when holdfast.alone(v_audience) is null then clock_timestamp() else updated_at end
    where tenant_id = p_tenant and id = p_session returning next_seq - 1 into v_seq;
+  if holdfast.alone(v_audience) is not null then
+    insert into holdfast.asides (tenant_id, session_id, user_id)
+      values (p_tenant, p_session, holdfast.alone(v_audience))
+      on conflict (tenant_id, session_id, user_id) do update set updated_at = clock_timestamp();
+  end if;
   insert into holdfast.events (tenant_id, session_id, seq, type, turn_id, position, attempt, audience, data)
-    values (p_tenant, p_session, v_seq, p_type, t.id, t.position, t.attempt, coalesce(t.audience, p_audience), p_data);
+    values (p_tenant, p_session, v_seq, p_type, t.id, t.position, t.attempt, v_audience, p_data);
   return v_seq;
+end $$;
+
+-- Counts messages and tokens where those look who may see them. `p_shows`: the preview is theirs from now on. A model that is
+-- null is none.
+create function holdfast.count_in(p_tenant text, p_session text, p_audience text, p_messages int, p_shows boolean,
+  p_preview text, p_input bigint default 0, p_output bigint default 0, p_model text default null) returns void
+  language plpgsql as $$
+declare v_user text := holdfast.alone(p_audience); v_seq int;
+begin
+  if v_user is null then
+    update holdfast.sessions set message_count = message_count + p_messages, input_tokens = input_tokens + p_input,
+        output_tokens = output_tokens + p_output, last_preview = case when p_shows then p_preview else last_preview end,
+        preview_seq = case when p_shows then next_seq else preview_seq end, last_model = coalesce(p_model, last_model),
+        model_seq = case when p_model is null then model_seq else next_seq end, updated_at = clock_timestamp()
+     where tenant_id = p_tenant and id = p_session;
+    return;
+  end if;
+  select next_seq into v_seq from holdfast.sessions where tenant_id = p_tenant and id = p_session;
+  if not found then return; end if;
+  insert into holdfast.asides (tenant_id, session_id, user_id) values (p_tenant, p_session, v_user) on conflict do nothing;
+  update holdfast.asides set message_count = message_count + p_messages, input_tokens = input_tokens + p_input,
+      output_tokens = output_tokens + p_output, last_preview = case when p_shows then p_preview else last_preview end,
+      preview_seq = case when p_shows then v_seq else preview_seq end, last_model = coalesce(p_model, last_model),
+      model_seq = case when p_model is null then model_seq else v_seq end, updated_at = clock_timestamp()
+   where tenant_id = p_tenant and session_id = p_session and user_id = v_user;
 end $$;
 
 -- Makes the head of a lane due, if nothing holds the lane.
@@ -462,7 +542,7 @@ $$;
 -- many rows were new. A settled row never changes.
 create function holdfast.record_usage(p_tenant text, p_session text, p_user text, p_turn uuid, p_attempt int,
   p_outcome text, p_usage json) returns int language plpgsql as $$
-declare v_rows int;
+declare v_rows int; v_input bigint; v_output bigint; v_model text;
 begin
   with added as (
     insert into holdfast.usage (tenant_id, turn_id, attempt, step, session_id, user_id, provider, model, input_tokens,
@@ -472,14 +552,14 @@ begin
       from json_to_recordset(p_usage) u(step int, provider text, model text, "inputTokens" int, "outputTokens" int,
         "cachedInputTokens" int, "reasoningTokens" int)
       on conflict do nothing
-      returning input_tokens, output_tokens, model),
-  totals as (select count(*)::int n, coalesce(sum(input_tokens), 0) i, coalesce(sum(output_tokens), 0) o,
-      max(model) m from added),
-  counted as (
-    update holdfast.sessions s set input_tokens = s.input_tokens + totals.i, output_tokens = s.output_tokens + totals.o,
-        last_model = coalesce(totals.m, s.last_model), updated_at = clock_timestamp()
-      from totals where s.tenant_id = p_tenant and s.id = p_session and totals.n > 0)
-  select n into v_rows from totals;
+      returning input_tokens, output_tokens, model)
+  select count(*)::int, coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), max(model)
+    into v_rows, v_input, v_output, v_model from added;
+  if v_rows > 0 then
+    perform holdfast.count_in(p_tenant, p_session,
+      (select audience from holdfast.turns where tenant_id = p_tenant and id = p_turn), 0, false, null, v_input, v_output,
+      v_model);
+  end if;
   -- What the message cost to read: the first step of the first attempt that reported, written once.
   update holdfast.messages m set input_tokens = u.input_tokens
     from holdfast.turns t, holdfast.usage u
@@ -525,9 +605,7 @@ begin
      where tenant_id = t.tenant_id and session_id = t.session_id and id = t.message_id;
   end if;
   if p_counts then
-    update holdfast.sessions set message_count = message_count + 1,
-        last_preview = case when v_reply.shown then coalesce(p_preview, last_preview) else last_preview end
-     where tenant_id = t.tenant_id and id = t.session_id;
+    perform holdfast.count_in(t.tenant_id, t.session_id, t.audience, 1, v_reply.shown and p_preview is not null, p_preview);
   end if;
   perform holdfast.promote(t.tenant_id, t.session_id, t.lane);
   return holdfast.message_json(v_reply);
@@ -592,9 +670,9 @@ begin
       return json_build_object('outcome', 'conflict');
     end if;
     insert into holdfast.members (tenant_id, session_id, user_id, role) values (p_tenant, p_session, p_user, 'owner');
-    return json_build_object('outcome', 'created', 'session', holdfast.session_json(s, 0));
+    return json_build_object('outcome', 'created', 'session', holdfast.session_json(s, 0, null));
   end if;
-  select holdfast.session_json(s2, holdfast.unread_of(m)) into v_there from holdfast.sessions s2
+  select holdfast.session_json(s2, holdfast.unread_of(m), holdfast.aside_of(m)) into v_there from holdfast.sessions s2
     join holdfast.members m on m.tenant_id = s2.tenant_id and m.session_id = s2.id and m.user_id = p_user
    where s2.tenant_id = p_tenant and s2.id = p_session;
   if not found then return json_build_object('outcome', 'conflict'); end if;
@@ -615,8 +693,9 @@ begin
    where tenant_id = p_tenant and id = p_session returning * into s;
   -- The event is for every member: what each has not read is not in it.
   v_seq := holdfast.write_event(p_tenant, p_session, 'session.updated', null,
-    json_build_object('session', holdfast.session_json(s, 0)));
-  return json_build_object('outcome', 'updated', 'session', holdfast.session_json(s, holdfast.unread_of(m)),
+    json_build_object('session', holdfast.session_json(s, 0, null)));
+  return json_build_object('outcome', 'updated', 'session',
+    holdfast.session_json(s, holdfast.unread_of(m), holdfast.aside_of(m)),
     'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
 end $$;
 
@@ -628,7 +707,7 @@ begin
    where tenant_id = p_tenant and id = p_session and title is null returning * into s;
   if not found then return null; end if;
   v_seq := holdfast.write_event(p_tenant, p_session, 'session.updated', null,
-    json_build_object('session', holdfast.session_json(s, 0)));
+    json_build_object('session', holdfast.session_json(s, 0, null)));
   return holdfast.answer('', p_tenant, p_session, v_seq) -> 'event';
 end $$;
 
@@ -643,6 +722,13 @@ begin
    where tenant_id = p_tenant and session_id = p_session and user_id = p_user;
   if not found then return 'not_found'; end if;
   if v_role <> 'owner' then return 'forbidden'; end if;
+  perform holdfast.erase_session(p_tenant, p_session);
+  return 'deleted';
+end $$;
+
+-- Expects the session's row to be locked by the caller.
+create function holdfast.erase_session(p_tenant text, p_session text) returns void language plpgsql as $$
+begin
   perform 1 from holdfast.turns where tenant_id = p_tenant and session_id = p_session order by id for no key update;
   delete from holdfast.chunks c using holdfast.turns t
    where t.tenant_id = p_tenant and t.session_id = p_session and c.tenant_id = p_tenant and c.turn_id = t.id;
@@ -652,7 +738,6 @@ begin
   delete from holdfast.members where tenant_id = p_tenant and session_id = p_session;
   delete from holdfast.sessions where tenant_id = p_tenant and id = p_session;
   insert into holdfast.deleted_sessions (tenant_id, id) values (p_tenant, p_session);
-  return 'deleted';
 end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -697,22 +782,22 @@ $$;
 create function holdfast.create_turn(p_tenant text, p_session text, p_user text, p_message text, p_turn uuid,
   p_reply text, p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_lane text, p_parent text,
   p_edit_of text, p_expires_ms bigint, p_steers boolean) returns json language plpgsql as $$
-declare v_message holdfast.messages; v_turn holdfast.turns; v_seq int;
+declare v_message holdfast.messages; v_turn holdfast.turns; v_seq int; v_audience text := holdfast.audience_of(p_lane);
 begin
-  update holdfast.sessions set message_count = message_count + 1, last_preview = p_preview
-   where tenant_id = p_tenant and id = p_session returning next_seq into v_seq;
+  perform holdfast.count_in(p_tenant, p_session, v_audience, 1, true, p_preview);
+  select next_seq into v_seq from holdfast.sessions where tenant_id = p_tenant and id = p_session;
   insert into holdfast.messages (tenant_id, session_id, id, seq, told_seq, position, role, author, parts, metadata,
-      status, lane, parent, turn_id, body_hash, edit_of)
+      status, lane, audience, parent, turn_id, body_hash, edit_of)
     values (p_tenant, p_session, p_message, v_seq, v_seq, v_seq, 'user', p_user, p_parts, p_metadata, 'complete', p_lane,
-      p_parent, p_turn, p_body_hash, p_edit_of);
-  insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, status, lane, replies_to, parent,
-      round, turn_id)
-    values (p_tenant, p_session, p_reply, v_seq, v_seq, 'assistant', '[]', 'pending', p_lane, p_message, p_message, 1,
-      p_turn);
+      v_audience, p_parent, p_turn, p_body_hash, p_edit_of);
+  insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, status, lane, audience, replies_to,
+      parent, round, turn_id)
+    values (p_tenant, p_session, p_reply, v_seq, v_seq, 'assistant', '[]', 'pending', p_lane, v_audience, p_message,
+      p_message, 1, p_turn);
   perform holdfast.choose(p_tenant, p_session, p_message);
-  insert into holdfast.turns (tenant_id, id, session_id, message_id, reply_id, user_id, position, lane, steers, state,
-      due_at, expires_at)
-    select p_tenant, p_turn, p_session, p_message, p_reply, p_user, v_seq, p_lane, p_steers, 'queued',
+  insert into holdfast.turns (tenant_id, id, session_id, message_id, reply_id, user_id, position, lane, audience, steers,
+      state, due_at, expires_at)
+    select p_tenant, p_turn, p_session, p_message, p_reply, p_user, v_seq, p_lane, v_audience, p_steers, 'queued',
       case when exists (select from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session
         and e.lane = p_lane and holdfast.is_in_line(e))
       then null else clock_timestamp() end,
@@ -775,18 +860,18 @@ begin
        order by chosen desc, (id = m.edit_of) is true desc, seq desc, id limit 1);
   perform holdfast.number_alternatives(m);
   perform holdfast.show_lane(t.tenant_id, t.session_id, t.lane);
-  update holdfast.sessions set message_count = message_count - 1 where tenant_id = t.tenant_id and id = t.session_id;
+  perform holdfast.count_in(t.tenant_id, t.session_id, t.audience, -1, false, null);
 end $$;
 
--- The beginning of the last message that is shown, of all lanes, is what lists show of the session: asked where that may be
--- another one than what came last. Long texts are cut before they are searched.
-create function holdfast.renew_preview(p_tenant text, p_session text) returns void language sql as $$
-  update holdfast.sessions set last_preview = (
+-- The beginning of the last message that is shown, of all lanes that are seen together, is what lists show of the session: asked
+-- where that may be another one than what came last. Long texts are cut before they are searched.
+create function holdfast.renew_preview(p_tenant text, p_session text, p_audience text) returns void language sql as $$
+  select holdfast.count_in(p_tenant, p_session, p_audience, 0, true, (
       select (select nullif(left(trim(regexp_replace(left(string_agg(p ->> 'text', ' '), 4000), '\s+', ' ', 'g')), 140), '')
           from jsonb_array_elements(m.parts) p where p ->> 'type' = 'text')
         from holdfast.messages m where m.tenant_id = p_tenant and m.session_id = p_session and m.shown and m.parts <> '[]'
-       order by m.position desc, m.role limit 1)
-   where tenant_id = p_tenant and id = p_session
+          and m.audience is not distinct from p_audience
+       order by m.position desc, m.role limit 1))
 $$;
 
 -- Shows what chosen messages lead to, and nothing else.
@@ -801,7 +886,7 @@ begin
   update holdfast.messages u set shown = u.id in (select id from way)
    where u.tenant_id = p_tenant and u.session_id = p_session and u.lane = p_lane
      and u.shown <> (u.id in (select id from way));
-  perform holdfast.renew_preview(p_tenant, p_session);
+  perform holdfast.renew_preview(p_tenant, p_session, holdfast.audience_of(p_lane));
 end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ begin
     update holdfast.messages set parts = p_parts, metadata = p_metadata, updated_at = clock_timestamp(),
         edits = edits || jsonb_build_object(p_new, p_body_hash)
      where tenant_id = p_tenant and session_id = p_session and id = p_message returning * into m;
-    perform holdfast.renew_preview(p_tenant, p_session);
+    perform holdfast.renew_preview(p_tenant, p_session, m.audience);
     v_seq := holdfast.write_event(p_tenant, p_session, 'message.changed', t,
       json_build_object('message', holdfast.message_json(m)));
     return json_build_object('outcome', 'changed', 'messageId', p_message,
@@ -205,7 +205,7 @@ begin
   select * into m from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message;
   v_seq := holdfast.write_event(p_tenant, p_session, 'branch.selected', (select t from holdfast.turns t
     where t.tenant_id = p_tenant and t.id = m.turn_id), json_build_object('messageId', m.id,
-    'index', m.branch_index, 'count', m.branch_count));
+    'index', m.branch_index, 'count', m.branch_count), m.audience);
   return holdfast.answer('selected', p_tenant, p_session, v_seq);
 end $$;
 

@@ -12,6 +12,8 @@ create table holdfast.files (
   size int not null generated always as (octet_length(bytes)) stored,
   bytes bytea not null,
   author text not null,
+  -- As a message's: who may see it.
+  audience text,
   created_at timestamptz not null default clock_timestamp(),
   primary key (tenant_id, session_id, id),
   -- Deleted with it. Who stores a file holds the session's lock, so the key's own lock waits for nobody.
@@ -23,7 +25,7 @@ alter table holdfast.files alter column bytes set storage external;
 -- Outcomes: created, same (it is there), full (no more files, or no more bytes, in this session), not_found, forbidden
 -- (readers). The session's lock makes the bounds exact.
 create function holdfast.store_file(p_tenant text, p_session text, p_user text, p_id text, p_media_type text,
-  p_filename text, p_bytes bytea, p_files_max int, p_bytes_max bigint) returns text language plpgsql as $$
+  p_filename text, p_bytes bytea, p_files_max int, p_bytes_max bigint, p_audience text) returns text language plpgsql as $$
 declare v_role text;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
@@ -38,7 +40,7 @@ begin
     having count(*) >= p_files_max or sum(size) + octet_length(p_bytes) > p_bytes_max) then
     return 'full';
   end if;
-  insert into holdfast.files (tenant_id, session_id, id, media_type, filename, bytes, author)
-    values (p_tenant, p_session, p_id, p_media_type, p_filename, p_bytes, p_user);
+  insert into holdfast.files (tenant_id, session_id, id, media_type, filename, bytes, author, audience)
+    values (p_tenant, p_session, p_id, p_media_type, p_filename, p_bytes, p_user, p_audience);
   return 'created';
 end $$;

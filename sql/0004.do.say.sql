@@ -13,7 +13,7 @@ alter table holdfast.messages alter column turn_id drop not null;
 -- (with another), not_found.
 create function holdfast.say(p_tenant text, p_session text, p_message text, p_parts jsonb, p_metadata jsonb,
   p_body_hash text, p_preview text, p_lane text) returns json language plpgsql as $$
-declare m holdfast.messages; v_seq int; v_parent text;
+declare m holdfast.messages; v_seq int; v_parent text; v_audience text := holdfast.audience_of(p_lane);
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
   if not found then return json_build_object('outcome', 'not_found'); end if;
@@ -25,15 +25,15 @@ begin
     return json_build_object('outcome', 'same', 'seq', m.seq, 'message', holdfast.message_json(m));
   end if;
   v_parent := holdfast.tip_of(p_tenant, p_session, p_lane);
-  update holdfast.sessions set message_count = message_count + 1, last_preview = coalesce(p_preview, last_preview)
-   where tenant_id = p_tenant and id = p_session returning next_seq into v_seq;
+  perform holdfast.count_in(p_tenant, p_session, v_audience, 1, p_preview is not null, p_preview);
+  select next_seq into v_seq from holdfast.sessions where tenant_id = p_tenant and id = p_session;
   insert into holdfast.messages (tenant_id, session_id, id, seq, told_seq, position, role, parts, metadata, status, lane,
-      parent, body_hash)
-    values (p_tenant, p_session, p_message, v_seq, v_seq, v_seq, 'assistant', p_parts, p_metadata, 'complete', p_lane, v_parent,
-      p_body_hash)
+      audience, parent, body_hash)
+    values (p_tenant, p_session, p_message, v_seq, v_seq, v_seq, 'assistant', p_parts, p_metadata, 'complete', p_lane,
+      v_audience, v_parent, p_body_hash)
     returning * into m;
   v_seq := holdfast.write_event(p_tenant, p_session, 'message.said', null,
-    json_build_object('message', holdfast.message_json(m)));
+    json_build_object('message', holdfast.message_json(m)), v_audience);
   return json_build_object('outcome', 'said', 'seq', v_seq, 'message', holdfast.message_json(m),
     'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
 end $$;
@@ -51,18 +51,16 @@ begin
   if not found then return json_build_object('outcome', 'not_found'); end if;
   -- The event is for every member: what each has not read is not in it.
   v_seq := holdfast.write_event(p_tenant, p_session, 'session.updated', null,
-    json_build_object('session', holdfast.session_json(s, 0)));
-  return json_build_object('outcome', 'updated', 'session', holdfast.session_json(s, null),
+    json_build_object('session', holdfast.session_json(s, 0, null)));
+  return json_build_object('outcome', 'updated', 'session', holdfast.session_json(s, null, holdfast.all_asides_of(s)),
     'event', holdfast.answer('', p_tenant, p_session, v_seq) -> 'event');
 end $$;
 
 -- With the owner's right. Outcomes: deleted, not_found.
 create function holdfast.delete_session(p_tenant text, p_session text) returns text language plpgsql as $$
-declare v_owner text;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
-  select user_id into v_owner from holdfast.members
-   where tenant_id = p_tenant and session_id = p_session and role = 'owner' limit 1;
   if not found then return 'not_found'; end if;
-  return holdfast.delete_session(p_tenant, p_session, v_owner);
+  perform holdfast.erase_session(p_tenant, p_session);
+  return 'deleted';
 end $$;

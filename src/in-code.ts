@@ -25,6 +25,7 @@ import {
 } from './http/approvals.ts'
 import { idSchema, metadataSchema, readValue } from './http/body.ts'
 import { retryTurn, stopReply, tell } from './http/control.ts'
+import { add, change, membersOf, remove, roleSchema } from './http/members.ts'
 import {
   contentOf,
   contentSchema,
@@ -45,11 +46,13 @@ import type { HttpParts, Within } from './http/route.ts'
 import { listSchema, sessionPage, tellCreated, titleSchema } from './http/sessions.ts'
 import { replyMessage, type UserOrAssistantMessage } from './reply/message.ts'
 import type { WhenBusy } from './store/accept.ts'
+import type { Member } from './store/log.ts'
 import { messagePage, type Pair } from './store/messages.ts'
 import { say } from './store/say.ts'
 import {
   createSession,
   deleteSessionAsServer,
+  type Role,
   readSession,
   type ServerSession,
   type Session,
@@ -96,8 +99,11 @@ export type SayAsk<Metadata extends object = JsonObject> = InTenant &
     /** Makes a second try safe, as in `SendAsk`. Defaults to a new one. */
     id?: string
     metadata?: Metadata
-    /** The line of turns that it is said in; `user:ID` where the option `lane` gives authors their own. Defaults to `main`. */
-    lane?: 'main' | `user:${string}`
+    /**
+     * The line of turns that it is said in; `user:ID` where the option `lane` gives authors their own, `private:ID` where that
+     * user alone is to see it. Defaults to `main`.
+     */
+    lane?: 'main' | `user:${string}` | `private:${string}`
   }
 
 export type Said<Metadata extends object = JsonObject> = { message: Message<Metadata>; cursor: string }
@@ -200,6 +206,18 @@ export type InCode<Metadata extends object = JsonObject, Events extends EventTyp
   ): Promise<Stand<Metadata>>
   /** Answers a call of a client's tool that a reply waits for, as `approve` does. `output` is JSON. */
   answerTool(sessionId: string, toolCallId: string, ask: ToolAnswerAsk): Promise<Stand<Metadata>>
+  /** Who may see and do what in a session; `forbidden` where it would have no owner left. */
+  members: {
+    list(sessionId: string, ask?: InTenant): Promise<Member[]>
+    /** With whom is a member already nothing changes. `role` defaults to `member`. A session has at most 100. */
+    add(sessionId: string, ask: InTenant & { userId: string; role?: Role }): Promise<Member>
+    change(sessionId: string, ask: InTenant & { userId: string; role: Role }): Promise<Member>
+    /**
+     * Their connections to the session end, what they have asked for is stopped, and what is private to them stays stored.
+     * False: they were no member.
+     */
+    remove(sessionId: string, ask: InTenant & { userId: string }): Promise<boolean>
+  }
   /** Answers a message again whose turn failed or was stopped; any other is left as it is. `round`: only that one. */
   retry(sessionId: string, messageId: string, ask?: InTenant & { round?: number }): Promise<Stand<Metadata>>
   /**
@@ -293,12 +311,15 @@ const sendAskSchema = z
   .refine(hasEither, eitherSentence)
 const laneSchema = z
   .string()
-  .refine((lane) => lane === 'main' || (lane.startsWith('user:') && isName(lane.slice(5))), 'expected main or user:ID')
+  .refine(
+    (lane) => lane === 'main' || isName(/^(?:user|private):(.*)$/s.exec(lane)?.[1]),
+    'expected main, user:ID or private:ID',
+  )
 const sayAskSchema = z
   .strictObject({ ...contentSchema.shape, ...inSession, id: newIdSchema, lane: laneSchema.default('main') })
   .refine(hasEither, eitherSentence)
 /** Clients take these for what the server means by them: by `withdrawn` the message goes away. */
-const ownReasons = ['withdrawn', 'steered', 'interrupted', 'budget']
+const ownReasons = ['withdrawn', 'steered', 'interrupted', 'budget', 'removed']
 const reasonSchema = z
   .string()
   .min(1)
@@ -310,6 +331,9 @@ const stopSchema = z.strictObject({
   reason: reasonSchema.nullable().default(null),
 })
 const retrySchema = z.strictObject(ofMessage)
+const memberListSchema = z.strictObject(inSession)
+const memberAskSchema = z.strictObject({ ...inSession, userId: nameSchema, role: roleSchema.default('member') })
+const memberRemoveSchema = z.strictObject({ ...inSession, userId: nameSchema })
 const publishAskSchema = publishSchema.safeExtend(inSession)
 /** Whatever its provider calls it: no path has to hold it. */
 const askedId = z.string().min(1).max(1_000)
@@ -422,6 +446,26 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       const answering = () => takeAnswer(own, toolResultOf(toolCallId, said), turnId ?? null, userId ?? server, attempt)
       return standIn<Metadata>(own, pairOf(await askingForReply(own.parts, answering)))
     }),
+    members: {
+      list: failing(async (sessionId, ask) => {
+        const { tenantId } = readValue({ ...ask, sessionId }, memberListSchema)
+        const own = await parts()
+        if ((await readSession(own.database, tenantId, sessionId, null)) === null) throw new Problem('not_found')
+        return await membersOf(within(own, tenantId, sessionId, null))
+      }),
+      add: failing(async (sessionId, ask) => {
+        const { tenantId, ...member } = readValue({ ...ask, sessionId }, memberAskSchema)
+        return (await add(within(await parts(), tenantId, sessionId, null), member)).member
+      }),
+      change: failing(async (sessionId, ask) => {
+        const { tenantId, ...member } = readValue({ ...ask, sessionId }, memberAskSchema)
+        return await change(within(await parts(), tenantId, sessionId, null), member)
+      }),
+      remove: failing(async (sessionId, ask) => {
+        const { tenantId, userId } = readValue({ ...ask, sessionId }, memberRemoveSchema)
+        return await remove(within(await parts(), tenantId, sessionId, null), userId)
+      }),
+    },
     retry: failing(async (sessionId, messageId, ask) => {
       const { tenantId, round } = readValue({ ...ask, sessionId, messageId }, retrySchema)
       const own = within(await parts(), tenantId, sessionId, null)

@@ -76,7 +76,8 @@ export { steerSteps } from './reply/steer-steps.ts'
 export type { WrapTools } from './reply/tools.ts'
 export type { OnUncertain, UncertainCall, Uncertainty } from './reply/uncertain.ts'
 export type { WhenBusy } from './store/accept.ts'
-export type { ServerSession, Session } from './store/sessions.ts'
+export type { Member } from './store/log.ts'
+export type { Role as MemberRole, ServerSession, Session } from './store/sessions.ts'
 
 /**
  * `Metadata` is what `onReply` answers: messages have it, as far as `typeof chat` knows. `Tools` are those that `reply`

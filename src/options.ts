@@ -332,7 +332,7 @@ function oneOf<T extends string | boolean>(name: string, value: T, allowed: read
 
 function laneOf(lane: LaneOf): LaneOf {
   if (typeof lane === 'function') return lane
-  throw new OptionError("lane: expected a function that answers 'main' or 'author'.")
+  throw new OptionError("lane: expected a function that answers 'main', 'author' or 'private'.")
 }
 
 /** As a browser writes it, or it would never be found equal. An app's own shell has a scheme of its own. */

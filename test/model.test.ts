@@ -155,7 +155,7 @@ async function sameNow(database: Database, sessionId: string, now: SomeCursor['a
 
 async function samePage(database: Database, model: store.Model, from: SomeCursor | undefined): Promise<void> {
   if (!from) return
-  const page = await readPage(database, tenantId, from.sessionId, from.at)
+  const page = await readPage(database, tenantId, from.sessionId, from.at, null)
   expect(plainPage(page)).toEqual(plainPage(store.readPage(model, from.sessionId, from.at, bounds)))
 }
 

@@ -4,7 +4,8 @@
  * is named by its position, which is shorter than its id and as unique within a session.
  */
 export type Cursor = { epoch: string; seq: number; open: ReadonlyMap<number, OpenAttempt> }
-export type OpenAttempt = { attempt: number; index: number }
+/** `audience`: of the turn, where not everybody sees it and that is known; not written into the cursor. */
+export type OpenAttempt = { attempt: number; index: number; audience?: string }
 
 /** Many more than a session has lanes, each with a turn open and some that back off; a longer cursor is not ours. */
 const openMax = 1_024

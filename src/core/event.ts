@@ -33,6 +33,14 @@ export function closesAttempt(event: Event): boolean {
   return closing.has(event.type)
 }
 
+/** The beginning of the lane in which a user talks with the assistant alone: its audience is that user. */
+export const privateLane = 'private:'
+
+/** As `holdfast.audience_of`. */
+export function audienceOf(lane: string): string | null {
+  return lane.startsWith(privateLane) ? `user:${lane.slice(privateLane.length)}` : null
+}
+
 export function maySee(audience: string | null, userId: string): boolean {
   if (audience === null) return true
   if (audience.startsWith('user:')) return audience.slice(5) === userId

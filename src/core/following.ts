@@ -19,6 +19,8 @@ export type Following = {
   reading: boolean
   wokenMeanwhile: boolean
   caughtUp: boolean
+  /** Whether it is told what has this audience. Of the rest nothing is in its cursors but that the log has grown. */
+  readonly sees: (audience: string | null) => boolean
 }
 
 /** What one statement read after a cursor: events in order and then, if they are all, the open attempts' chunks. */
@@ -47,7 +49,7 @@ export type FollowEffect =
   | { type: 'caught-up' }
   | { type: 'reset'; reason: 'epoch' | 'ahead' | 'gap' }
 
-export function createFollowing(cursor: Cursor): Following {
+export function createFollowing(cursor: Cursor, sees: Following['sees'] = () => true): Following {
   return {
     epoch: cursor.epoch,
     seq: cursor.seq,
@@ -55,6 +57,7 @@ export function createFollowing(cursor: Cursor): Following {
     reading: false,
     wokenMeanwhile: false,
     caughtUp: false,
+    sees,
   }
 }
 
@@ -116,8 +119,8 @@ function takePage(following: Following, page: Page, encode: Encode): FollowEffec
   }
   for (const run of page.runs) {
     // A cursor that does not know a turn which is open (it was given before the attempt began) starts at its index 0.
-    if (!following.open.has(run.position) && run.index === 0) {
-      following.open.set(run.position, { attempt: run.attempt, index: 0 })
+    if (!following.open.has(run.position) && run.index === 0 && following.sees(run.audience)) {
+      following.open.set(run.position, beginning(run.attempt, run.audience))
     }
     if (!addRun(following, run, items, encode)) return [{ type: 'reset', reason: 'gap' }]
   }
@@ -133,13 +136,20 @@ function takePage(following: Following, page: Page, encode: Encode): FollowEffec
   return effects
 }
 
+function beginning(attempt: number, audience: string | null): OpenAttempt {
+  return { attempt, index: 0, ...(audience === null ? {} : { audience }) }
+}
+
 /** False: something is missing before it. What the follower has already is passed over. */
 function addEvent(following: Following, event: Event, items: Item[], encode: Encode): boolean {
   if (event.seq <= following.seq) return true
   if (event.seq !== following.seq + 1) return false
   following.seq = event.seq
+  if (!following.sees(event.audience)) return true
   if (event.position !== null && event.attempt !== null) {
-    if (event.type === 'attempt.started') following.open.set(event.position, { attempt: event.attempt, index: 0 })
+    if (event.type === 'attempt.started') {
+      following.open.set(event.position, beginning(event.attempt, event.audience))
+    }
     if (closesAttempt(event)) following.open.delete(event.position)
   }
   items.push({ cursor: encode(following), event })
@@ -147,11 +157,12 @@ function addEvent(following: Following, event: Event, items: Item[], encode: Enc
 }
 
 function addRun(following: Following, run: ChunkRun, items: Item[], encode: Encode): boolean {
+  if (!following.sees(run.audience)) return true
   const mine = following.open.get(run.position)
   if (mine === undefined || mine.attempt < run.attempt) return false
   if (mine.attempt > run.attempt || run.index + run.n <= mine.index) return true
   if (run.index !== mine.index) return false
-  following.open.set(run.position, { attempt: run.attempt, index: run.index + run.n })
+  following.open.set(run.position, { ...mine, index: run.index + run.n })
   items.push({ cursor: encode(following), run })
   return true
 }

@@ -15,6 +15,12 @@ export const limits = {
   partsMax: 64,
   /** Of a message that waits for its turn. */
   editsMax: 64,
+  /** Of one session. */
+  membersMax: 100,
+  /** Of one session, that are good. */
+  invitesMax: 100,
+  inviteLastsMs: 7 * 86_400_000,
+  inviteLastsMsMax: 30 * 86_400_000,
   titleCharactersMax: 200,
   /** Of a refusal, and of a client's tool that failed. */
   reasonCharactersMax: 2_000,

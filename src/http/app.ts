@@ -11,9 +11,10 @@ import { controlRoutes } from './control.ts'
 import { eventRoutes } from './events.ts'
 import { fileRoutes } from './files.ts'
 import { manyEventsRoutes } from './many-events.ts'
+import { memberRoutes } from './members.ts'
 import { messageRoutes } from './messages.ts'
 import { peopleRoutes } from './people.ts'
-import type { Authenticate } from './principal.ts'
+import { type Authenticate, isName } from './principal.ts'
 import { inWords, Problem, problemOf, problemResponse } from './problem.ts'
 import { mustHave } from './right.ts'
 import type { Call, HttpParts, Route } from './route.ts'
@@ -33,6 +34,7 @@ export const routes: readonly Route[] = [
   ...ticketRoutes,
   ...approvalRoutes,
   ...peopleRoutes,
+  ...memberRoutes,
 ]
 /** For the app's own servers. */
 export const serverRoutes: readonly ServerRoute[] = appEventRoutes
@@ -177,7 +179,7 @@ function paramsOf(pattern: string, path: string): Record<string, string> | null 
 }
 
 function areWellFormed(params: Record<string, string>): boolean {
-  return Object.entries(params).every(([name, id]) => patternOf(name).test(id))
+  return Object.entries(params).every(([name, id]) => (name === 'userId' ? isName(id) : patternOf(name).test(id)))
 }
 
 const patternOf = (name: string) => (name === 'approvalId' || name === 'toolCallId' ? askedIdPattern : idPattern)

@@ -59,7 +59,10 @@ export async function stopReply(
 
 async function editRoute(call: Call): Promise<Response> {
   const body = await readBody(call.request, contentSchema)
-  const content = await contentOf(filePlaceOf(call), body)
+  // In the lane that its message has, whatever the app says by now.
+  const { tenantId, sessionId, userId, messageId } = keyOf(call)
+  const pair = await messagePair(call.parts.database, tenantId, sessionId, messageId, userId)
+  const content = await contentOf(filePlaceOf(call, pair?.message.lane ?? 'main'), body)
   const { expiresMs, sendsPerMinute: sendsMax } = call.parts
   const ask = { ...content, id: body.id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, sendsMax }
   const edited = await edit(call.parts.database, keyOf(call), ask)

@@ -7,6 +7,7 @@
 import { createHash } from 'node:crypto'
 import * as z from 'zod'
 import { point } from '#points'
+import { audienceOf } from '../core/event.ts'
 import { fileAt, filePath } from '../core/file-path.ts'
 import { limits } from '../core/limits.ts'
 import type { Database } from '../store/database.ts'
@@ -22,13 +23,20 @@ import {
 } from '../store/files.ts'
 import { filenameSchema, readBytes, readQuery, type UserPart } from './body.ts'
 import { mediaTypeOf, readDataUrl } from './data-url.ts'
+import { laneOf } from './lane.ts'
 import { Problem } from './problem.ts'
 import { type Call, json, type Route, sessionOf, type Within } from './route.ts'
 
 /** Whose files, for whom, and what lies before their paths. */
-export type FilePlace = { database: Database; basePath: string; tenantId: string; sessionId: string; userId: string }
+type Place = { database: Database; basePath: string; tenantId: string; sessionId: string; userId: string }
+/** Where they are said: only who may see that may see them. */
+export type FilePlace = Place & { audience: string | null }
 
-export function filePlaceOf(call: Within): FilePlace {
+export function filePlaceOf(call: Within, lane: string): FilePlace {
+  return { ...placeOf(call), audience: audienceOf(lane) }
+}
+
+function placeOf(call: Within): Place {
   const { database, basePath } = call.parts
   return { database, basePath, ...sessionOf(call) }
 }
@@ -39,7 +47,8 @@ type Content = { mediaType: string; bytes: Buffer; filename: string | null }
 /**
  * The parts with the path of a stored file in place of each `data:` URL, and each path of a file of this session as it is
  * now. What is stored by then stays, whatever becomes of the message. Throws a `Problem` that names the part: a URL that
- * cannot be read, a type that is not the content's, too much, another session's file; or says that the user may not write
+ * cannot be read, a type that is not the content's, too much, another session's file, or one that is more private than the
+ * message; or says that the user may not write
  * here. Parts with neither are passed on, and nothing is asked of the database where there are no others.
  */
 export async function takeOutFiles(place: FilePlace, parts: UserPart[]): Promise<UserPart[]> {
@@ -73,7 +82,7 @@ function fileIn(place: FilePlace, part: FilePart, at: number): Found | null {
     if (part.mediaType !== '' && mediaTypeOf(part.mediaType) !== data.mediaType) {
       throw bad(at, 'mediaType', 'expected the type that the data: URL has')
     }
-    return { fileId: fileIdOf(data), mediaType: data.mediaType, content: { ...data, filename } }
+    return { fileId: fileIdOf(data, place.audience), mediaType: data.mediaType, content: { ...data, filename } }
   }
   const own = fileAt(url)
   if (own === null) return null
@@ -100,18 +109,20 @@ function withPath({ basePath, sessionId }: FilePlace, part: UserPart, found: Fou
   return { ...part, mediaType, url: filePath(basePath, sessionId, found.fileId) }
 }
 
-/** By its type, too: else the second of two would be served as the first. */
-function fileIdOf({ mediaType, bytes }: { mediaType: string; bytes: Buffer }): string {
-  return createHash('sha256').update(`${mediaType}\n`).update(bytes).digest('base64url')
+/** By its type, too: else the second of two would be served as the first. What is private is another file than what is not. */
+function fileIdOf({ mediaType, bytes }: { mediaType: string; bytes: Buffer }, audience: string | null): string {
+  const hash = createHash('sha256')
+  if (audience !== null) hash.update(`${audience}\n`)
+  return hash.update(`${mediaType}\n`).update(bytes).digest('base64url')
 }
 
 const mb = (bytes: number) => `${bytes / 1024 / 1024} MB`
 const fileTooLarge = `A file may have at most ${mb(limits.fileBytesMax)}.`
 
 async function store(place: FilePlace, fileId: string, content: Content): Promise<'created' | 'same'> {
-  const { database, tenantId, sessionId, userId } = place
+  const { database, tenantId, sessionId, userId, audience } = place
   const bounds = { filesMax: limits.filesMax, bytesMax: limits.filesBytesMax }
-  const outcome = await storeFile(database, { tenantId, sessionId, userId, fileId, ...content, ...bounds })
+  const outcome = await storeFile(database, { tenantId, sessionId, userId, audience, fileId, ...content, ...bounds })
   if (outcome === 'full') {
     const most = `${limits.filesMax.toLocaleString('en-US')} files and ${mb(limits.filesBytesMax)} of them`
     throw new Problem('too_large', `A session may have at most ${most}. Start a new session.`)
@@ -127,8 +138,8 @@ async function upload(call: Call): Promise<Response> {
   const mediaType = uploadedType(call.request)
   const bytes = await readBytes(call.request, limits.fileBytesMax, fileTooLarge)
   if (bytes.length === 0) throw new Problem('invalid_request', 'The file is empty.')
-  const place = filePlaceOf(call)
-  const fileId = fileIdOf({ mediaType, bytes })
+  const place = filePlaceOf(call, await laneOf(call))
+  const fileId = fileIdOf({ mediaType, bytes }, place.audience)
   const outcome = await store(place, fileId, { mediaType, bytes, filename })
   const url = filePath(place.basePath, place.sessionId, fileId)
   const body = { id: fileId, url, mediaType, size: bytes.length }
@@ -147,14 +158,14 @@ function uploadedType({ headers }: Request): string {
 }
 
 async function list(call: Call): Promise<Response> {
-  const { database, basePath, sessionId, ...place } = filePlaceOf(call)
+  const { database, basePath, sessionId, ...place } = placeOf(call)
   const files = await listFiles(database, { ...place, sessionId })
   const shown = (file: ListedFile) => ({ ...file, url: filePath(basePath, sessionId, file.id) })
   return json(200, { data: files.map(shown), before: null, after: null })
 }
 
 async function serve(call: Call): Promise<Response> {
-  const place = filePlaceOf(call)
+  const place = placeOf(call)
   const fileId = call.params.fileId!
   const etag = `"${fileId}"`
   const isKnown = (call.request.headers.get('if-none-match') ?? '').split(/\s*,\s*(?:W\/)?|^W\//).includes(etag)
@@ -170,7 +181,7 @@ async function serve(call: Call): Promise<Response> {
  * `content-length`. Node's response is ended by itself: of an error in the stream its glue prints the whole.
  */
 function slices(call: Call, fileId: string, size: number): ReadableStream<Uint8Array> {
-  const { database, ...place } = filePlaceOf(call)
+  const { database, ...place } = placeOf(call)
   let from = 0
   return new ReadableStream({
     async pull(controller) {

@@ -15,6 +15,7 @@ import { type MessagePlace, messagePage, type Pair } from '../store/messages.ts'
 import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
 import { withinToken } from './events.ts'
 import { type FilePlace, filePlaceOf, takeOutFiles } from './files.ts'
+import { laneOf } from './lane.ts'
 import { Problem } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
 import { type Call, json, jsonText, locationOf, type Route, sessionOf, type Within } from './route.ts'
@@ -85,7 +86,7 @@ export async function takeMessage(
   const place = { ...sessionOf(call), lane, messageId: id }
   const acceptance = {
     ...place,
-    ...(await contentOf(filePlaceOf(call), body)),
+    ...(await contentOf(filePlaceOf(call, lane), body)),
     turnId: uuidv7(),
     replyId: uuidv7(),
     expiresMs: call.parts.expiresMs,
@@ -134,15 +135,6 @@ export function standOf(call: Pick<Within, 'parts'>, { message, reply, turn, seq
 /** From where to follow what comes after an event. */
 export function cursorAfter({ parts: { hub } }: Pick<Within, 'parts'>, seq: number): string {
   return encodeCursor({ epoch: hub.epoch(), seq, open: new Map() })
-}
-
-/** No user's id makes the name of another lane: `main` has no colon. */
-async function laneOf(call: Within): Promise<string> {
-  const { tenantId, sessionId, userId } = sessionOf(call)
-  const lane = await call.parts.lane({ session: { id: sessionId }, user: { id: userId, tenantId } })
-  if (lane === 'main') return 'main'
-  if (lane === 'author') return `user:${userId}`
-  throw new TypeError(`The option lane must answer 'main' or 'author', not ${String(lane)}.`)
 }
 
 /**

@@ -41,7 +41,8 @@ export type HttpParts = {
 
 /**
  * The app's function that says which lane a message of this user joins: `main` (one turn at a time in the session) or
- * `author` (the author's own, beside the others'). Called with every send, also a repeated one, and before rights are
+ * `author` (the author's own, beside the others'), or `private`: the author's own, of which nobody else sees anything, not the
+ * messages, the replies, or that there are any. Called with every send, also a repeated one, and before rights are
  * judged: the session need not be the user's, or there at all. The sender waits for it. An edit or a retry stays in the
  * lane that its message has.
  *
@@ -49,7 +50,7 @@ export type HttpParts = {
  * and the client sends again with the same id. So answer `main` where it does not matter.
  */
 export type LaneOf = (ask: { session: { id: string }; user: { id: string; tenantId: string } }) => Lane | Promise<Lane>
-export type Lane = 'main' | 'author'
+export type Lane = 'main' | 'author' | 'private'
 
 export type Call = {
   parts: HttpParts

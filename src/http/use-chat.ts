@@ -25,6 +25,7 @@ import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } fr
 import { goOn, storeAnswers } from './chat-answers.ts'
 import { pairNow, roundOf, type StateAfter, stateAfter, tell } from './control.ts'
 import { filePlaceOf, takeOutFiles } from './files.ts'
+import { laneOf } from './lane.ts'
 import { contentOf, takeMessage, type WhenBusy, whenBusySchema } from './messages.ts'
 import { inWords, Problem, wantsJson } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
@@ -131,7 +132,8 @@ const isData = (part: UserPart) => part.type === 'file' && /^data:/i.test(part.u
 
 /** Before anything is compared: what is stored has paths, and so has what the client means by the same files. */
 async function withoutData(call: Call, parts: UserPart[]): Promise<UserPart[]> {
-  const place = filePlaceOf(call)
+  if (!parts.some(({ type }) => type === 'file')) return parts
+  const place = filePlaceOf(call, await laneOf(call))
   try {
     return await takeOutFiles(place, parts)
   } catch (error) {
@@ -289,7 +291,7 @@ async function retryOf(call: Call, { message, turn }: Pair): Promise<StateAfter>
 async function editTo(call: Call, { message }: Pair, asked: Sending): Promise<StateAfter> {
   const { expiresMs, sendsPerMinute: sendsMax, database } = call.parts
   const id = editedId(asked)
-  const content = await contentOf(filePlaceOf(call), { id, parts: asked.parts, metadata: asked.metadata })
+  const content = await contentOf(filePlaceOf(call, message.lane), { id, parts: asked.parts, metadata: asked.metadata })
   const ask = { ...content, id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, sendsMax }
   const edited = await edit(database, keyOf(call, message.id), ask)
   return await stateAfter(call, edited, edited.messageId ?? message.id)

@@ -155,7 +155,12 @@ export function createHub(options: {
           const events: Event[] = []
           const runs: ChunkRun[] = []
           for (const item of effect.items) 'event' in item ? events.push(item.event) : runs.push(item.run)
-          for (const follower of feed.followers) followerOffered(follower, events, runs)
+          const left = usersLeft(events)
+          for (const follower of feed.followers) {
+            // It reads for itself, which is judged: they may be members again by now.
+            if (left.has(follower.userId)) followerNext(follower, { type: 'wake' })
+            else followerOffered(follower, events, runs)
+          }
           break
         }
         case 'reset':
@@ -196,7 +201,6 @@ export function createHub(options: {
       case 'show': {
         const frames: Frame[] = []
         for (const item of effect.items) {
-          if (!maySee('event' in item ? item.event.audience : item.run.audience, follower.userId)) continue
           frames.push(frameOf(item, follower.lastSent))
           follower.lastSent = item.cursor
         }
@@ -220,8 +224,10 @@ export function createHub(options: {
       try {
         await sink?.room()
         if ('stopped' in reader && reader.stopped) return
-        const page = await readPage(database, tenantId, sessionId, following)
+        const userId = 'userId' in reader ? reader.userId : null
+        const page = await readPage(database, tenantId, sessionId, following, userId)
         if (page) next({ type: 'page', page })
+        else if ('stopped' in reader) gone(reader)
         else sessionGone(tenantId, sessionId)
       } finally {
         over?.()
@@ -236,11 +242,15 @@ export function createHub(options: {
   function sessionGone(tenantId: string, sessionId: string): void {
     const feed = feeds.get(keyOf(tenantId, sessionId))
     if (!feed) return
-    for (const follower of [...feed.followers]) {
-      follower.sink.control({ type: 'reset', reason: 'gone' })
-      end(follower)
-    }
+    for (const follower of [...feed.followers]) gone(follower)
     forget(feed)
+  }
+
+  /** The session was deleted, or is not the user's any more. */
+  function gone(follower: Follower): void {
+    if (follower.stopped) return
+    follower.sink.control({ type: 'reset', reason: 'gone' })
+    end(follower)
   }
 
   function forget(feed: Feed): void {
@@ -325,9 +335,7 @@ export function createHub(options: {
     if (followers.length === 0) return
     const members = await stillMembers(database, followers)
     for (const follower of followers) {
-      if (members.has(follower)) continue
-      follower.sink.control({ type: 'reset', reason: 'gone' })
-      end(follower)
+      if (!members.has(follower)) gone(follower)
     }
   }
 
@@ -369,8 +377,9 @@ export function createHub(options: {
         if (feed === null) return null
         // It may have been forgotten while it was awaited; then it would never be woken.
       } while (feeds.get(keyOf(tenantId, sessionId)) !== feed)
-      const start = cursor ?? { epoch, seq: feed.following.seq, open: feed.following.open }
-      const following = createFollowing(start)
+      const sees = (audience: string | null) => maySee(audience, userId)
+      const start = cursor ?? { epoch, seq: feed.following.seq, open: seenOf(feed.following.open, sees) }
+      const following = createFollowing(start, sees)
       const lastSent = cursorOf(following)
       const follower: Follower = {
         tenantId,
@@ -451,6 +460,16 @@ function repeat(check: () => Promise<void>): () => void {
     stopped = true
     clearTimeout(timer)
   }
+}
+
+function seenOf(open: Cursor['open'], sees: (audience: string | null) => boolean): Cursor['open'] {
+  return new Map([...open].filter(([, { audience = null }]) => sees(audience)))
+}
+
+/** Whoever is no member from one of these on. */
+function usersLeft(events: Event[]): Set<string> {
+  const left = events.filter(({ type }) => type === 'member.left')
+  return new Set(left.map(({ json }) => (JSON.parse(json) as { userId: string }).userId))
 }
 
 function offerOf(note: Note): FollowInput {

@@ -10,11 +10,12 @@
  *
  * A session is told of at most once a second, and its last change always is.
  */
+import { maySee } from '../core/event.ts'
 import type { Database } from '../store/database.ts'
 import { changedSessions } from '../store/sessions.ts'
 import type { Note } from './wakeups.ts'
 
-/** `updatedAt`: null where it was deleted. */
+/** `updatedAt`: null where it was deleted, or is not the user's any more. */
 export type ChangedSession = { sessionId: string; updatedAt: string | null }
 
 export type ListLooker = {
@@ -39,8 +40,11 @@ const sessionsMax = 1_000
 const pendingMax = 10_000
 
 type Key = { tenantId: string; sessionId: string }
-/** `isChange` false: these users have read on, and nobody else is concerned. */
-type Pending = Key & { isChange: boolean; readers: ReadonlySet<string> }
+/**
+ * `isChange` false: these users have read on, and nobody else is concerned. `audiences`: whom what has changed concerns; a
+ * private message is no change to others.
+ */
+type Pending = Key & { isChange: boolean; audiences: ReadonlySet<string | null>; readers: ReadonlySet<string> }
 
 export function createLists(database: Database): Lists {
   /** By user. */
@@ -64,11 +68,12 @@ export function createLists(database: Database): Lists {
     timer = setTimeout(() => void ask(), Math.max(0, atMs - performance.now())).unref()
   }
 
-  function mark(key: string, { isChange, readers, ...session }: Pending): void {
+  function mark(key: string, { isChange, audiences, readers, ...session }: Pending): void {
     const there = pending.get(key)
     pending.set(key, {
       ...session,
       isChange: isChange || there?.isChange === true,
+      audiences: new Set([...(there?.audiences ?? []), ...audiences]),
       readers: there === undefined ? readers : new Set([...there.readers, ...readers]),
     })
   }
@@ -96,14 +101,17 @@ export function createLists(database: Database): Lists {
   }
 
   async function tell(sessions: Pending[]): Promise<void> {
-    for (const { session, updatedAt, nextSeq, members } of await changedSessions(database, sessions)) {
+    for (const { session, nextSeq, members } of await changedSessions(database, sessions)) {
       const key = keyOf(session.tenantId, session.sessionId)
       const last = told.get(key)?.nextSeq ?? null
       // A wakeup need not be about a change.
       const isNew = session.isChange && last !== nextSeq
       // To who has read alone nothing was told that the others need not hear.
       told.set(key, { atMs: askedAtMs, nextSeq: session.isChange ? nextSeq : last })
-      tellUsers(session, isNew ? members : members.filter((userId) => session.readers.has(userId)), updatedAt)
+      for (const [userId, updatedAt] of Object.entries(members ?? {})) {
+        const concerns = isNew && [...session.audiences].some((audience) => maySee(audience, userId))
+        if (concerns || session.readers.has(userId)) tellUsers(session, [userId], updatedAt)
+      }
     }
   }
 
@@ -125,14 +133,18 @@ export function createLists(database: Database): Lists {
     hear(note) {
       if (note === null || users.size === 0) return
       const isChange = mayBeChange(note)
-      const { tenantId, sessionId, members, readBy } = note
+      const { tenantId, sessionId, events, members, left, readBy } = note
+      if (left) tellUsers(note, left, null)
       if (!isChange && (readBy === undefined || !users.has(keyOf(tenantId, readBy)))) return
       const key = keyOf(tenantId, sessionId)
       if (members) {
         pending.delete(key)
         tellUsers(note, members, null)
       } else if (pending.size < pendingMax) {
-        mark(key, { tenantId, sessionId, isChange, readers: new Set(readBy === undefined ? [] : [readBy]) })
+        // One without events may be about any.
+        const audiences = new Set(events.length > 0 ? events.map(({ audience }) => audience) : [null])
+        const readers = new Set(readBy === undefined ? [] : [readBy])
+        mark(key, { tenantId, sessionId, isChange, audiences, readers })
         schedule(mayBeToldAtMs(key))
       }
     },

@@ -28,7 +28,8 @@ export async function readSnapshot(
 ): Promise<Snapshot | null> {
   const row = await snapshotRow(database, ask.tenantId, ask.sessionId, ask.userId, ask.limit)
   if (row === null) return null
-  const open = (row.open ?? []).map((each) => ({ ...each, chunks: joinDeltas((each.runs ?? []).flat() as Chunk[]) }))
+  const seen = (row.open ?? []).filter((each) => maySee(each.audience, ask.userId))
+  const open = seen.map((each) => ({ ...each, chunks: joinDeltas((each.runs ?? []).flat() as Chunk[]) }))
   const bases = new Map(open.map((each) => [each.replyId, each.base]))
   const messages = (row.messages ?? []).map(({ message }) => {
     const base = bases.get(message.id)
@@ -41,9 +42,7 @@ export async function readSnapshot(
     before: row.more && first ? { position: first.position, role: first.message.role } : null,
     members: row.members,
     turns: row.turns ?? [],
-    open: open
-      .filter((each) => maySee(each.audience, ask.userId))
-      .map(({ turnId, replyId, attempt, index, chunks }) => ({ turnId, replyId, attempt, index, chunks })),
+    open: open.map(({ turnId, replyId, attempt, index, chunks }) => ({ turnId, replyId, attempt, index, chunks })),
     cursor: encodeCursor({
       epoch,
       seq: row.seq,

@@ -27,6 +27,8 @@ export type Note = {
   readBy?: string
   /** Of a session that was deleted: the users who were its members, whom nothing else names any more. */
   members?: string[]
+  /** Users who are no members any more. */
+  left?: string[]
 }
 
 /** A frame for those who follow just now, as JSON text, encoded once for all. `notTo`: a user who is not told. */
@@ -281,12 +283,16 @@ function isBody(value: unknown): value is Body {
 
 function isNote(note: unknown): note is Note {
   if (!fits(note, { tenantId: 'string', sessionId: 'string', due: 'boolean' })) return false
-  const { events, runs, passing, readBy = '', members = [] } = note
+  const { events, runs, passing, readBy = '', members = [], left = [] } = note
   if (typeof readBy !== 'string') return false
   if (passing !== undefined && !fits(passing, passingShape)) return false
-  if (!Array.isArray(members) || !members.every((userId) => typeof userId === 'string')) return false
+  if (!areTexts(members) || !areTexts(left)) return false
   const areEvents = Array.isArray(events) && events.every((event) => fits(event, eventShape))
   return areEvents && Array.isArray(runs) && runs.every((run) => fits(run, runShape))
+}
+
+function areTexts(value: unknown): boolean {
+  return Array.isArray(value) && value.every((each) => typeof each === 'string')
 }
 
 const eventShape: Shape<Event> = {

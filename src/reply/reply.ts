@@ -29,7 +29,8 @@ export type ReplyContext = {
   message: UserOrAssistantMessage
   session: { id: string; title: string | null; metadata: JsonObject | null }
   user: { id: string; tenantId: string }
-  turn: { id: string; round: number }
+  /** `lane`: `main`, `user:ID`, or `private:ID`, where `messages` hold what nobody else is to be told. */
+  turn: { id: string; round: number; lane: string }
   /** 1, 2, 3… over the whole life of the turn. */
   attempt: number
   /** How many steps were kept from an earlier attempt: its finished ones, and one whose tools had begun. */

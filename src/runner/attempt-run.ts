@@ -116,7 +116,7 @@ function whenAborted(signal: AbortSignal, act: () => void): () => void {
 async function promptOf(options: AttemptOptions, attempt: Attempt): Promise<ReplyContext> {
   const { database } = options
   const { claimed, log, stop } = attempt
-  const { tenantId, sessionId, turnId, messageId, replyId, userId, round, checkpoint } = claimed
+  const { tenantId, sessionId, turnId, messageId, replyId, userId, round, lane, checkpoint } = claimed
   const [rows, session] = await Promise.all([
     askAgain(() => promptMessages(database, claimed), log.ended),
     askAgain(() => promptSession(database, tenantId, sessionId), log.ended),
@@ -136,7 +136,7 @@ async function promptOf(options: AttemptOptions, attempt: Attempt): Promise<Repl
     message,
     session,
     user: { id: userId, tenantId },
-    turn: { id: turnId, round },
+    turn: { id: turnId, round, lane },
     attempt: claimed.attempt,
     replyId,
   }

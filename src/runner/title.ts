@@ -21,9 +21,12 @@ export type TitleOptions = Pick<AttemptOptions, 'onEvent' | 'log'> & {
   titleMs: number
 }
 
-/** Whether there is anything to ask: the app gives titles, and there was none when the attempt began. */
-export function mayBeUntitled({ title }: Pick<TitleOptions, 'title'>, { asked }: Attempt): boolean {
-  return title() !== undefined && asked !== null && asked.session.title === null
+/**
+ * Whether there is anything to ask: the app gives titles, and there was none when the attempt began. All members see the
+ * title, so nothing private is told in it.
+ */
+export function mayBeUntitled({ title }: Pick<TitleOptions, 'title'>, { asked, claimed }: Attempt): boolean {
+  return title() !== undefined && asked !== null && asked.session.title === null && claimed.audience === null
 }
 
 /** Never rejects. `event`: by which the attempt's reply was stored as complete. */

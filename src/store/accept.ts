@@ -12,7 +12,7 @@
  * the locked row says. Who has no row yet, or is counted elsewhere at this moment, is left over, too.
  */
 import { point } from '#points'
-import type { Event } from '../core/event.ts'
+import { type Event, privateLane } from '../core/event.ts'
 import { type Database, DatabaseError, type Statement } from './database.ts'
 import { type EventJson, eventOf, eventOfRow, type LogRow } from './event-rows.ts'
 
@@ -110,7 +110,7 @@ const acceptMany: Statement = {
        where r.tenant_id = k.tenant and r.user_id = k.author),
     up as (
       update holdfast.sessions s set next_seq = s.next_seq + c.n, message_count = s.message_count + c.n,
-          last_preview = c.preview, updated_at = clock_timestamp()
+          last_preview = c.preview, preview_seq = s.next_seq + c.n - 1, updated_at = clock_timestamp()
         from (select tenant, sid, count(*)::int n, (array_agg(preview order by ord desc))[1] preview
           from f group by tenant, sid) c
        where s.tenant_id = c.tenant and s.id = c.sid),
@@ -234,7 +234,7 @@ export function createAcceptor(database: Database): Acceptor {
 
   async function take(batch: Waiting[]): Promise<void> {
     // What depends on the lane's state after the lock goes singly.
-    const plain = batch.filter(({ acceptance: { whenBusy, refusesBudget } }) => whenBusy === 'queue' && !refusesBudget)
+    const plain = batch.filter(({ acceptance }) => isPlain(acceptance))
     const rest = plain.length > 1 ? await takeTogether(batch, plain) : batch
     await Promise.all(rest.map((each) => one(each.acceptance).then(each.resolve, each.reject)))
   }
@@ -303,6 +303,11 @@ function acceptedOf(row: Row): Accepted {
   const { allowance } = row
   if (row.seq === null) return { outcome: 'rate_limited', allowance: allowance! }
   return { outcome: 'created', event: eventOfRow(row), allowance, interrupted: [] }
+}
+
+/** What depends on nothing but its session, and is counted where all see it. */
+function isPlain({ whenBusy, refusesBudget, lane }: Acceptance): boolean {
+  return whenBusy === 'queue' && !refusesBudget && !lane.startsWith(privateLane)
 }
 
 function refusal(why: string): DatabaseError {

@@ -6,7 +6,7 @@ type SessionKey = { tenantId: string; sessionId: string }
 
 const storeStatement: Statement = {
   name: 'store-file',
-  text: 'select holdfast.store_file($1, $2, $3, $4, $5, $6, $7::bytea, $8, $9) as outcome',
+  text: 'select holdfast.store_file($1, $2, $3, $4, $5, $6, $7::bytea, $8, $9, $10) as outcome',
 }
 
 /** Judged under the session's lock. `full`: the session has as many files, or bytes of them, as it may. Asked again it is `same`. */
@@ -14,6 +14,8 @@ export async function storeFile(
   database: Database,
   ask: SessionKey & {
     userId: string
+    /** Who may see it, as a message's. */
+    audience: string | null
     fileId: string
     mediaType: string
     filename: string | null
@@ -23,8 +25,8 @@ export async function storeFile(
   },
 ): Promise<'created' | 'same' | 'full' | 'not_found' | 'forbidden'> {
   type Row = { outcome: 'created' | 'same' | 'full' | 'not_found' | 'forbidden' }
-  const { tenantId, sessionId, userId, fileId, mediaType, filename, bytes, filesMax, bytesMax } = ask
-  const values = [tenantId, sessionId, userId, fileId, mediaType, filename, bytes, filesMax, bytesMax]
+  const { tenantId, sessionId, userId, audience, fileId, mediaType, filename, bytes, filesMax, bytesMax } = ask
+  const values = [tenantId, sessionId, userId, fileId, mediaType, filename, bytes, filesMax, bytesMax, audience]
   return (await database.query<Row>('files', storeStatement, values))[0]!.outcome
 }
 
@@ -32,17 +34,21 @@ const thereStatement: Statement = {
   name: 'files-there',
   text: `
     select m.role, coalesce((select json_object_agg(f.id, f.media_type) from holdfast.files f
-        where f.tenant_id = $1 and f.session_id = $2 and f.id = any($4::text[])), '{}') as types
+        where f.tenant_id = $1 and f.session_id = $2 and f.id = any($4::text[])
+          and (f.audience is null or f.audience = $5)), '{}') as types
       from holdfast.members m where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3`,
 }
 
-/** The media types of those of these files that are there, and what the user is to the session; null: nothing. */
+/**
+ * The media types of those of these files that are there and may be named in what has this audience, and what the user is to the
+ * session; null: nothing.
+ */
 export async function filesThere(
   database: Database,
-  ask: SessionKey & { userId: string; fileIds: string[] },
+  ask: SessionKey & { userId: string; audience: string | null; fileIds: string[] },
 ): Promise<{ role: Role; types: Map<string, string> } | null> {
   type Row = { role: Role; types: Record<string, string> }
-  const values = [ask.tenantId, ask.sessionId, ask.userId, ask.fileIds]
+  const values = [ask.tenantId, ask.sessionId, ask.userId, ask.fileIds, ask.audience]
   const row = (await database.query<Row>('read', thereStatement, values))[0]
   return row ? { role: row.role, types: new Map(Object.entries(row.types)) } : null
 }
@@ -53,7 +59,7 @@ const oneStatement: Statement = {
     select f.media_type as "mediaType", f.filename, f.size
       from holdfast.members m
       join holdfast.files f on f.tenant_id = m.tenant_id and f.session_id = m.session_id and f.id = $4
-     where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3`,
+     where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3 and holdfast.may_see(f.audience, $3)`,
 }
 
 export type StoredFile = { mediaType: string; filename: string | null; size: number }
@@ -79,7 +85,7 @@ const memberSliceStatement: Statement = {
     select substring(f.bytes from $5::int + 1 for ${fileSliceBytes}) as bytes
       from holdfast.members m
       join holdfast.files f on f.tenant_id = m.tenant_id and f.session_id = m.session_id and f.id = $4
-     where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3`,
+     where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3 and holdfast.may_see(f.audience, $3)`,
 }
 
 /** What stands from there on in the file. Null: it is gone, or the user may not read it any more. */
@@ -95,7 +101,8 @@ const listStatement: Statement = {
   name: 'list-files',
   text: `
     select id, media_type as "mediaType", filename, size, author, holdfast.iso(created_at) as "createdAt"
-      from holdfast.files where tenant_id = $1 and session_id = $2 order by created_at, id`,
+      from holdfast.files
+     where tenant_id = $1 and session_id = $2 and holdfast.may_see(audience, $3) order by created_at, id`,
 }
 
 export type ListedFile = {
@@ -107,9 +114,12 @@ export type ListedFile = {
   createdAt: string
 }
 
-/** All of a session, oldest first: their number is bounded. */
-export function listFiles(database: Database, { tenantId, sessionId }: SessionKey): Promise<ListedFile[]> {
-  return database.query('read', listStatement, [tenantId, sessionId])
+/** All of a session that the user may see, oldest first: their number is bounded. */
+export function listFiles(
+  database: Database,
+  { tenantId, sessionId, userId }: SessionKey & { userId: string },
+): Promise<ListedFile[]> {
+  return database.query('read', listStatement, [tenantId, sessionId, userId])
 }
 
 const promptStatement: Statement = {

@@ -15,7 +15,8 @@ const pageRuns = 1_000
 const pageBytes = 512 * 1024
 
 /**
- * Events after `seq` and, only if they are all, the chunks after the cursor of each open turn's latest attempt. (Two
+ * Events after `seq` and, only if they are all, the chunks after the cursor of each open turn's latest attempt, as far as the
+ * user (null: the process itself) may see it. Nothing where the user is no member: one picture says what and to whom. (Two
  * statements showed attempt 2's chunks before its `attempt.started`.) The first row is the session's: its last seq, and
  * in `n` whether bytes cut the page. Bytes are counted as stored first, which costs nothing, then as they are.
  */
@@ -38,6 +39,8 @@ const readAfter: Statement = {
         null::int as attempt, null as audience, null as at, null as message_id, null::int as index,
         (select 1 - page::int from whole) as n, null as data
       from holdfast.sessions s where s.tenant_id = $1 and s.id = $2
+        and ($10::text is null or exists (select from holdfast.members m
+          where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $10))
     union all
     select 1, e.seq, e.type, e.turn_id, e.position, e.attempt, e.audience, holdfast.iso(e.at), null, null, null, e.data::text
       from e
@@ -49,18 +52,19 @@ const readAfter: Statement = {
          where tenant_id = t.tenant_id and turn_id = t.id and attempt = t.attempt
            and index >= case when o.attempt = t.attempt then o.index else 0 end
          order by index limit $8) c
-     where t.tenant_id = $1 and t.session_id = $2 and t.open and (select count(*) from e) < $7 and (select page from whole)
+     where t.tenant_id = $1 and t.session_id = $2 and t.open and holdfast.may_see(t.audience, $10) and (select count(*) from e) < $7 and (select page from whole)
     order by 1, 2, 5, 10`,
 }
 
 type KindRow = LogRow & { kind: 0 | 1 | 2 }
 
-/** Null: there is no such session. */
+/** Null: there is no such session, or the user is no member of it. Without a user nobody's rights are asked. */
 export async function readPage(
   database: Database,
   tenantId: string,
   sessionId: string,
   cursor: Pick<Cursor, 'seq' | 'open'>,
+  userId: string | null,
 ): Promise<Page | null> {
   const open = [...cursor.open]
   const rows = await database.query<KindRow>('read', readAfter, [
@@ -73,6 +77,7 @@ export async function readPage(
     pageEvents,
     pageRuns,
     pageBytes,
+    userId,
   ])
   const session = rows[0]
   if (session?.kind !== 0) return null
@@ -103,7 +108,7 @@ const readHead: Statement = {
   text: `
     select s.next_seq - 1 as seq, coalesce((
         select json_agg(json_build_array(t.position, t.attempt, (select coalesce(sum(n), 0) from holdfast.chunks c
-            where c.tenant_id = t.tenant_id and c.turn_id = t.id and c.attempt = t.attempt)))
+            where c.tenant_id = t.tenant_id and c.turn_id = t.id and c.attempt = t.attempt), t.audience))
           from holdfast.turns t where t.tenant_id = s.tenant_id and t.session_id = s.id and t.open), '[]') as open
       from holdfast.sessions s where s.tenant_id = $1 and s.id = $2`,
 }
@@ -114,10 +119,13 @@ export async function readNow(
   tenantId: string,
   sessionId: string,
 ): Promise<Pick<Cursor, 'seq' | 'open'> | null> {
-  type Row = { seq: number; open: [number, number, number][] }
+  type Row = { seq: number; open: [position: number, attempt: number, index: number, audience: string | null][] }
   const row = (await database.query<Row>('read', readHead, [tenantId, sessionId]))[0]
   if (!row) return null
-  return { seq: row.seq, open: new Map(row.open.map(([position, attempt, index]) => [position, { attempt, index }])) }
+  const open = row.open.map(([position, attempt, index, audience]) => {
+    return [position, { attempt, index, ...(audience === null ? {} : { audience }) }] as const
+  })
+  return { seq: row.seq, open: new Map(open) }
 }
 
 /** What a process follows of one session: the poll compares it with the log. */
@@ -167,7 +175,7 @@ const readSnapshot: Statement = {
         and shown and holdfast.may_see(audience, $3)
        order by position desc, role limit $4 + 1)
     select
-      holdfast.session_json(s, holdfast.unread_of(me)) as session,
+      holdfast.session_json(s, holdfast.unread_of(me), holdfast.aside_of(me)) as session,
       (select json_agg(json_build_object('message', holdfast.message_json(x.row), 'position', x.position) order by x.position, x.role desc)
          from (select * from m order by position desc, role limit $4) x) as messages,
       (select count(*) > $4 from m) as more,

@@ -74,26 +74,26 @@ const promptStatement: Statement = {
   name: 'prompt',
   text: `
     with recursive mine as (
-      select m.* from holdfast.messages m where m.tenant_id = $1 and m.session_id = $2 and m.id = $5
+      select m.* from holdfast.messages m where m.tenant_id = $1 and m.session_id = $2 and m.id = $4
       union all
       select p.* from mine c join holdfast.messages p on p.tenant_id = $1 and p.session_id = $2 and p.id = c.parent),
     told as (
       select * from mine
       union all
-      select o.* from holdfast.messages o where o.tenant_id = $1 and o.session_id = $2 and o.position < $4 and o.shown
-        and o.lane <> (select lane from mine where id = $5)),
+      select o.* from holdfast.messages o where o.tenant_id = $1 and o.session_id = $2 and o.position < $3 and o.shown
+        and o.lane <> (select lane from mine where id = $4)),
     seen as (
       select m.id, m.role, m.parts, m.metadata, m.position, coalesce(r.position, m.position) as place, false as steered
         from told m
         left join holdfast.turns s on s.tenant_id = $1 and s.id = m.turn_id and s.message_id = m.id and s.steered
         left join holdfast.messages r on r.tenant_id = $1 and r.session_id = $2 and r.id = s.reply_id
-       where holdfast.may_see(m.audience, $3) and (m.role = 'user' or m.parts <> '[]' and m.status in ('complete', 'stopped'))
+       where (m.audience is null or m.audience = (select audience from mine where id = $4)) and (m.role = 'user' or m.parts <> '[]' and m.status in ('complete', 'stopped'))
       union all
       select m.id, m.role, m.parts, m.metadata, m.position, m.position, true
         from holdfast.turns t
         join holdfast.turns s on s.tenant_id = $1 and s.session_id = $2 and s.steered and s.reply_id = t.reply_id
         join holdfast.messages m on m.tenant_id = $1 and m.session_id = $2 and m.id = s.message_id
-       where t.tenant_id = $1 and t.session_id = $2 and t.message_id = $5)
+       where t.tenant_id = $1 and t.session_id = $2 and t.message_id = $4)
     select id, role, parts, metadata, steered from seen order by steered, place, role desc, position`,
 }
 
@@ -110,19 +110,14 @@ export type PromptMessage = {
  * What the model sees (I13): the branch that the turn's message is in, up to that message, whichever is shown by now; each
  * user's message with its reply where that is complete or stopped with text. What was handed to a reply stands before it:
  * after it, models take it for unanswered, and answer it once more. Of other lanes what is shown, in the order of turns.
- * All as far as the author may see; last what was handed to this turn so far.
+ * All as far as everybody may see it who sees the reply: in a private lane what is said there and what all see, elsewhere what
+ * all see, and nobody's own. Last what was handed to this turn so far.
  */
 export function promptMessages(
   database: Database,
-  turn: { tenantId: string; sessionId: string; userId: string; position: number; messageId: string },
+  turn: { tenantId: string; sessionId: string; position: number; messageId: string },
 ): Promise<PromptMessage[]> {
-  return database.query('read', promptStatement, [
-    turn.tenantId,
-    turn.sessionId,
-    turn.userId,
-    turn.position,
-    turn.messageId,
-  ])
+  return database.query('read', promptStatement, [turn.tenantId, turn.sessionId, turn.position, turn.messageId])
 }
 
 const pairStatement: Statement = {
@@ -139,7 +134,9 @@ const pairStatement: Statement = {
           and (r.id = t.reply_id or r.parent = t.message_id and r.replies_to = t.message_id)
         order by r.chosen desc, r.id = t.reply_id desc limit 1) r on true
       join holdfast.turns w on w.tenant_id = t.tenant_id and w.id = r.turn_id
-     where x.tenant_id = $1 and x.session_id = $2 and x.id = $3 and holdfast.may_see(t.audience, $4)`,
+     where x.tenant_id = $1 and x.session_id = $2 and x.id = $3 and holdfast.may_see(t.audience, $4)
+       and ($4::text is null or exists (select from holdfast.members e
+         where e.tenant_id = $1 and e.session_id = $2 and e.user_id = $4))`,
 }
 
 export type Pair = {

@@ -43,9 +43,11 @@ export type ServerSession = Omit<Session, 'unread'> & { unread: number | null }
 const readStatement: Statement = {
   name: 'read-session',
   text: `
-    select holdfast.session_json(s, (select holdfast.unread_of(m) from holdfast.members m
-        where m.tenant_id = s.tenant_id and m.session_id = s.id and m.user_id = $3)) as session
-      from holdfast.sessions s where s.tenant_id = $1 and s.id = $2`,
+    select holdfast.session_json(s, case when $3::text is not null then holdfast.unread_of(m) end,
+        case when $3::text is null then holdfast.all_asides_of(s) else holdfast.aside_of(m) end) as session
+      from holdfast.sessions s
+      left join holdfast.members m on m.tenant_id = s.tenant_id and m.session_id = s.id and m.user_id = $3
+     where s.tenant_id = $1 and s.id = $2 and ($3::text is null or m.user_id is not null)`,
 }
 
 /** Null: there is no such session, or the user is no member of it. With the server's right where no user is named. */
@@ -56,8 +58,7 @@ export async function readSession(
   userId: string | null,
 ): Promise<ServerSession | null> {
   const rows = await database.query<{ session: ServerSession }>('read', readStatement, [tenantId, id, userId])
-  const session = rows[0]?.session ?? null
-  return userId !== null && session?.unread === null ? null : session
+  return rows[0]?.session ?? null
 }
 
 const updateStatement: Statement = {
@@ -100,7 +101,7 @@ const firstReplyStatement: Statement = {
     select from holdfast.sessions s
      where s.tenant_id = $1 and s.id = $2 and s.title is null
        and not exists (select from holdfast.events e where e.tenant_id = s.tenant_id and e.session_id = s.id
-         and e.seq < $3 and e.type = 'message.ai_response')`,
+         and e.seq < $3 and e.type = 'message.ai_response' and e.audience is null)`,
 }
 
 /** Whether the session has no title, and no complete reply before the one whose event has this seq. */
@@ -181,14 +182,18 @@ export async function stillMembers<T extends { tenantId: string; sessionId: stri
 const changedStatement: Statement = {
   name: 'changed-sessions',
   text: `
-    select x.ord::int - 1 as at, holdfast.iso(s.updated_at) as "updatedAt", s.next_seq as "nextSeq", array(
-        select m.user_id from holdfast.members m where m.tenant_id = x.tenant and m.session_id = x.sid) as members
+    select x.ord::int - 1 as at, s.next_seq as "nextSeq", (
+        select json_object_agg(m.user_id, holdfast.iso(greatest(s.updated_at, a.updated_at)))
+          from holdfast.members m
+          left join holdfast.asides a on a.tenant_id = m.tenant_id and a.session_id = m.session_id and a.user_id = m.user_id
+         where m.tenant_id = x.tenant and m.session_id = x.sid) as members
       from unnest($1::text[], $2::text[]) with ordinality x(tenant, sid, ord)
       join holdfast.sessions s on s.tenant_id = x.tenant and s.id = x.sid
      order by s.updated_at`,
 }
 
-export type Changed<T> = { session: T; updatedAt: string; nextSeq: number; members: string[] }
+/** `members`: by user, when it changed last as far as they may see. */
+export type Changed<T> = { session: T; nextSeq: number; members: Record<string, string> | null }
 
 /**
  * Of these sessions those that are there, with their members of this moment; those that changed first come first. Who asks
@@ -212,12 +217,14 @@ export type SessionPlace = { updatedAt: string; id: string }
 const listStatement: Statement = {
   name: 'list-sessions',
   text: `
-    select holdfast.session_json(s, holdfast.unread_of(m)) as session, s.updated_at::text as "updatedAt"
+    select holdfast.session_json(s, holdfast.unread_of(m), holdfast.aside_of(m)) as session, x.at::text as "updatedAt"
       from holdfast.members m join holdfast.sessions s on s.tenant_id = m.tenant_id and s.id = m.session_id
+      left join holdfast.asides a on a.tenant_id = m.tenant_id and a.session_id = m.session_id and a.user_id = m.user_id
+     cross join lateral (select greatest(s.updated_at, a.updated_at) as at) x
      where m.tenant_id = $1 and m.user_id = $2
-       and ($3::timestamptz is null or s.updated_at > $3)
-       and ($4::timestamptz is null or (s.updated_at, s.id) < ($4, $5))
-     order by s.updated_at desc, s.id desc limit $6`,
+       and ($3::timestamptz is null or x.at > $3)
+       and ($4::timestamptz is null or (x.at, s.id) < ($4, $5))
+     order by x.at desc, s.id desc limit $6`,
 }
 
 /** The user's sessions, last changed first. */

@@ -97,7 +97,7 @@ function openLog(database: Database, tenantId: string, sessionId: string): Log {
     async more() {
       const fresh: SessionEvent[] = []
       for (let more = true; more; ) {
-        const page = await readPage(database, tenantId, sessionId, following)
+        const page = await readPage(database, tenantId, sessionId, following, null)
         exists = page !== null
         if (page === null) break
         for (const effect of follow(following, { type: 'page', page }, () => '')) {

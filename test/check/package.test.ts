@@ -192,7 +192,7 @@ test('docs/dependencies.md gives the reason of every dependency of each package.
 })
 
 test('docs/options.md has a row for every option of createHoldfast, with its default and bounds, and for none besides', () => {
-  const type = /export type HoldfastOptions\b[^\n]* = \{\n([\s\S]*?)\n\}/.exec(read('src/options.ts'))?.[1] ?? ''
+  const type = /export type HoldfastOptions<[^>]*> = \{\n([\s\S]*?)\n\}/.exec(read('src/options.ts'))?.[1] ?? ''
   const names = [...type.matchAll(/^ {2}(\w+)\??:/gm)].map((match) => match[1]!)
   expect(names).toContain('reply')
   const rows = rowsOf(sectionOf(read('docs/options.md'), 'Options'))

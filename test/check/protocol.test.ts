@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { closes, requestErrors, turnErrors } from '../../src/core/errors.ts'
 import { limits } from '../../src/core/limits.ts'
-import { routes } from '../../src/http/app.ts'
+import { routes, serverRoutes } from '../../src/http/app.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const protocol = readFileSync(join(root, 'PROTOCOL.md'), 'utf8')
@@ -29,7 +29,9 @@ function cellsOf(line: string): string[] {
 
 test('the table of routes has every route with its right, and no other', () => {
   const rows = tableOf('Route').map(([route, right]) => [route, right])
-  expect(rows.sort()).toEqual(routes.map(({ method, path, right }) => [`${method} ${path}`, right]).sort())
+  expect(rows.sort()).toEqual(
+    [...routes, ...serverRoutes].map(({ method, path, right }) => [`${method} ${path}`, right]).sort(),
+  )
 })
 
 test('the tables of errors have every code with what it means, and no other', () => {
@@ -71,6 +73,9 @@ test('the table of limits has the numbers of the source', () => {
     'characters of an id': shown(limits.idCharactersMax),
     'parts of a message': shown(limits.partsMax),
     'changes of a message that waits': shown(limits.editsMax),
+    'members of a session': shown(limits.membersMax),
+    'invitations of a session that are good': shown(limits.invitesMax),
+    'bytes of the data of an event of the app': shown(limits.eventBytesMax),
     'characters of a title': shown(limits.titleCharactersMax),
     "characters of a reason, or of a tool's error": shown(limits.reasonCharactersMax),
     "characters of a file's URL, but for data:": shown(limits.urlCharactersMax),

@@ -19,6 +19,8 @@ type Row = {
   asks: { headers?: Record<string, string>; query?: string; body?: () => object; ok: number; ofAnother?: number }[]
   /** What strangers are answered, as if there were no such session. */
   stranger?: number
+  /** The session is gone with it. */
+  erases?: true
 }
 
 const newFile = () => ({ file: randomUUID() })
@@ -28,7 +30,7 @@ const matrix: Record<string, Row> = {
   'sessions.list': { right: 'none', asks: [{ ok: 200 }, { query: '?changedSince=2020-01-01T00:00:00Z', ok: 200 }] },
   'sessions.snapshot': { right: 'read', asks: [{ ok: 200 }, { query: '?limit=1', ok: 200 }] },
   'sessions.rename': { right: 'write', asks: [{ body: () => ({ title: 'renamed' }), ok: 200 }] },
-  'sessions.delete': { right: 'own', asks: [{ ok: 204 }] },
+  'sessions.delete': { right: 'own', asks: [{ ok: 204 }], erases: true },
   'messages.send': {
     right: 'write',
     asks: [
@@ -83,6 +85,16 @@ const matrix: Record<string, Row> = {
   'files.serve': { right: 'read', asks: [{ ok: 200 }] },
   'receipts.store': { right: 'read', asks: [{ body: () => ({}), ok: 200 }] },
   'typing.say': { right: 'write', asks: [{ body: () => ({ isTyping: true }), ok: 204 }] },
+  'members.list': { right: 'read', asks: [{ ok: 200 }] },
+  'members.add': { right: 'own', asks: [{ body: () => ({ userId: randomUUID() }), ok: 201 }] },
+  'members.change': { right: 'own', asks: [{ body: () => ({ role: 'owner' }), ok: 200 }] },
+  // Of another; that everybody may leave: test/people/members.test.ts.
+  'members.remove': { right: 'own', asks: [{ ok: 204 }] },
+  'invites.list': { right: 'own', asks: [{ ok: 200 }] },
+  'invites.create': { right: 'own', asks: [{ body: () => ({}), ok: 201 }] },
+  'invites.revoke': { right: 'own', asks: [{ ok: 204 }] },
+  // Whose token is nobody's.
+  'invites.accept': { right: 'none', asks: [{ body: () => ({ token: randomUUID() }), ok: 404 }] },
   // Its sessions are named in the query, and each is judged: test/realtime.
   'events.followMany': {
     right: 'none',
@@ -181,7 +193,16 @@ async function makeCallers(): Promise<Caller[]> {
   ]
 }
 
-type Place = { sessionId: string; messageId: string; fileId: string; approvalId: string; toolCallId: string }
+type Place = {
+  sessionId: string
+  messageId: string
+  fileId: string
+  approvalId: string
+  toolCallId: string
+  /** One more member. */
+  userId: string
+  inviteId: string
+}
 type Answer = { status: number; text: string; headers: string[] }
 
 /** Ann's session with a member and a reader, and zoe's, each with a message. */
@@ -197,7 +218,11 @@ async function makePlaces(): Promise<{ own: Place; foreign: Place }> {
       body: `of ${userId}`,
     })
     const { id: fileId } = (await file.json()) as { id: string }
-    return { sessionId, messageId, fileId, ...(await makeWaiting(api, sessionId)) }
+    const member = `friend of ${userId}`
+    await api.request(`/v1/sessions/${sessionId}/members`, { method: 'POST', body: JSON.stringify({ userId: member }) })
+    const invite = await api.request(`/v1/sessions/${sessionId}/invites`, { method: 'POST', body: '{}' })
+    const { id: inviteId } = (await invite.json()) as { id: string }
+    return { sessionId, messageId, fileId, userId: member, inviteId, ...(await makeWaiting(api, sessionId)) }
   }
   const [own, foreign] = [await place('ann'), await place('zoe')]
   await sql.query(
@@ -248,7 +273,10 @@ async function ask(
   caller: Pick<Caller, 'headers'>,
   place: Place,
 ) {
-  const path = Object.entries(place).reduce((path, [name, id]) => path.replace(`:${name}`, id), route.path)
+  const path = Object.entries(place).reduce(
+    (path, [name, id]) => path.replace(`:${name}`, encodeURIComponent(id)),
+    route.path,
+  )
   const control = new AbortController()
   const response = await fetch(`${url}${path}${query}`, {
     method: route.method,
@@ -280,6 +308,8 @@ test.each(routes.map((route) => [route.name, route] as const))(
       fileId: randomUUID(),
       approvalId: randomUUID(),
       toolCallId: randomUUID(),
+      userId: randomUUID(),
+      inviteId: randomUUID(),
     }
     for (const each of row.asks) {
       const { own, foreign } = await makePlaces()
@@ -299,7 +329,8 @@ test.each(routes.map((route) => [route.name, route] as const))(
           caller: caller.name,
           ...expected(caller, row.right, caller.role === 'member' ? (each.ofAnother ?? each.ok) : each.ok, {
             concernsSession,
-            hasChild: /:(messageId|fileId|approvalId|toolCallId)/.test(route.path),
+            hasChild: /:(messageId|fileId|approvalId|toolCallId|userId|inviteId)/.test(route.path),
+            erases: row.erases === true,
             stranger: row.stranger ?? 404,
           }),
         })
@@ -332,7 +363,12 @@ function expected(
   caller: Caller,
   right: Route['right'],
   ok: number,
-  { concernsSession, hasChild, stranger }: { concernsSession: boolean; hasChild: boolean; stranger: number },
+  {
+    concernsSession,
+    hasChild,
+    stranger,
+    erases,
+  }: { concernsSession: boolean; hasChild: boolean; stranger: number; erases: boolean },
 ): Record<string, number> {
   const all = (status: number) => ({
     foreign: status,
@@ -346,14 +382,25 @@ function expected(
   if (caller.role === null) return all(stranger)
   if (!may[right].includes(caller.role)) return { ...all(403), foreign: stranger, missing: stranger }
   // The owner deletes with the first request that names her session; then it is gone for the others.
-  if (right === 'own') return { foreign: 404, missing: 404, childForeign: 204, childMissing: 404, own: 404 }
+  if (erases) return { foreign: 404, missing: 404, childForeign: 204, childMissing: 404, own: 404 }
   const child = hasChild ? 404 : ok
   return { foreign: stranger, missing: stranger, childForeign: child, childMissing: child, own: ok }
 }
 
 /** Everything that is stored of a session. */
 async function rowsOf(sessionId: string): Promise<unknown[]> {
-  const tables = ['sessions', 'members', 'messages', 'turns', 'events', 'files', 'asks']
+  const tables = [
+    'sessions',
+    'members',
+    'messages',
+    'turns',
+    'events',
+    'files',
+    'asks',
+    'invites',
+    'asides',
+    'published',
+  ]
   const found: unknown[] = []
   for (const table of tables) {
     const column = table === 'sessions' ? 'id' : 'session_id'

@@ -100,6 +100,8 @@ test('what a poll finds and no wakeup brings is read (I8)', async () => {
 test('what is told in passing comes to who is live and has room, and is not kept for the others (P145)', async () => {
   const [sessionId] = await sessionsOf(database, 1)
   const who = { tenantId, sessionId: sessionId!, cursor: null }
+  await stored.query(`insert into holdfast.members (tenant_id, session_id, user_id, role)
+    select '${tenantId}', '${sessionId}', x, 'member' from unnest('{bob,full}'::text[]) x`)
   const told: string[] = []
   const follow = (userId: string, more: Partial<Sink> = {}) =>
     hub.follow({ ...who, userId }, { ...collector().sink, pass: (json) => told.push(`${userId} ${json}`), ...more })

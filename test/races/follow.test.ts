@@ -338,7 +338,7 @@ async function snapshotClient(database: Database, sessionId: string, user: strin
     /** Reads a page from the client's cursor as the server does, and may break off after any frame of it. */
     async readOn(mayCut: boolean): Promise<number> {
       const following = createFollowing(decodeCursor(cursor)!)
-      const page = (await readPage(database, tenantId, sessionId, following))!
+      const page = (await readPage(database, tenantId, sessionId, following, null))!
       follow(following, { type: 'start' })
       const effects = follow(following, { type: 'page', page })
       expect(effects.filter(({ type }) => type === 'reset')).toEqual([])

@@ -91,7 +91,7 @@ export function contextFor(given: Partial<ReplyContext> = {}): ReplyContext {
     message,
     session: { id: 'session-1', title: null, metadata: null },
     user: { id: 'ada', tenantId: 'default' },
-    turn: { id: 'turn-1', round: 1 },
+    turn: { id: 'turn-1', round: 1, lane: 'main' },
     attempt: 1,
     stepsDone: 0,
     replyId,

@@ -76,7 +76,7 @@ test('what onReply answers is stored with the reply and stands beside it in its 
         message: { id: 'm1', role: 'user', parts: [{ type: 'text', text: 'hi' }] },
         session: { id: session, title: null, metadata: {} },
         user: { id: 'ann', tenantId: 'default' },
-        turn: { id: turn.id, round: 1 },
+        turn: { id: turn.id, round: 1, lane: 'main' },
         attempt: 1,
         replyId: reply.id,
       },

@@ -138,7 +138,16 @@ test('a file that stands in a prompt twice is read once', async () => {
   const fileId = 'f'.repeat(43)
   const bounds = { filesMax: 10, bytesMax: megabyte }
   const bytes = Buffer.from('bytes')
-  const ask = { tenantId, sessionId: sessionId!, userId, fileId, mediaType: 'image/png', filename: null, bytes }
+  const ask = {
+    tenantId,
+    sessionId: sessionId!,
+    userId,
+    audience: null,
+    fileId,
+    mediaType: 'image/png',
+    filename: null,
+    bytes,
+  }
   expect(await storeFile(database, { ...ask, ...bounds })).toBe('created')
   const reads: string[] = []
   const spy: Database = {

@@ -150,7 +150,7 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   await stillHeld(spy, [held!])
   const place = { tenantId, sessionId: session!, userId, limit: 50 }
   const open = new Map([[1, { attempt: 1, index: 0 }]])
-  await readPage(spy, tenantId, session!, { seq: 0, open })
+  await readPage(spy, tenantId, session!, { seq: 0, open }, userId)
   await readNow(spy, tenantId, session!)
   await pollFollowed(spy, [{ tenantId, sessionId: session!, seq: 0, position: 1, attempt: 1, index: 0 }])
   await snapshotRow(spy, tenantId, session!, userId, 50)
@@ -167,9 +167,16 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   await listSessions(spy, { ...place, changedSince: null, before: null })
   await storeReceipt(spy, { ...place, delivered: 1, read: 1 })
   await isFirstUntitledReply(spy, { ...place, seq: 3 })
-  const file = { ...place, fileId: 'a', mediaType: 'text/plain', filename: null, bytes: Buffer.from('a') }
+  const file = {
+    ...place,
+    audience: null,
+    fileId: 'a',
+    mediaType: 'text/plain',
+    filename: null,
+    bytes: Buffer.from('a'),
+  }
   await storeFile(spy, { ...file, filesMax: 10, bytesMax: 10 })
-  await filesThere(spy, { ...place, fileIds: ['a'] })
+  await filesThere(spy, { ...place, audience: null, fileIds: ['a'] })
   await fileOfMember(spy, file)
   await fileSliceOfMember(spy, { ...file, from: 0 })
   await listFiles(spy, place)
@@ -228,7 +235,15 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('requeue', [...key, 'error', null, 0, '[]'])
   await call('fail', [...key, '{}', '[]', null, null, '[]'])
   await call('report', [key[0], key[1], userId, key[2], key[3], '[]'])
-  await call('store_file', [tenantId, 'q0', userId, 'a', 'text/plain', null, Buffer.from('a'), 10, 10])
+  await call('store_file', [tenantId, 'q0', userId, 'a', 'text/plain', null, Buffer.from('a'), 10, 10, null])
+  await call('publish', [tenantId, 'q0', 'a.b', `user:${userId}`, '{}', 'e1', 'hash'])
+  await call('add_member', [tenantId, 'q0', userId, 'another', 'member', 100])
+  await call('change_member', [tenantId, 'q0', userId, userId, 'owner'])
+  await call('remove_member', [tenantId, 'q0', null, userId])
+  await call('invite', [tenantId, 'q0', userId, key[2], Buffer.from('h'), 'member', 1, 1_000, 100])
+  await call('accept_invite', [tenantId, 'another', Buffer.from('h'), 100])
+  const inPrivate = [a.parts, a.metadata, a.bodyHash, a.preview, `private:${userId}`, a.expiresMs, 30]
+  await call('accept', [tenantId, 'q0', userId, a.messageId, a.turnId, a.replyId, ...inPrivate])
   await call('delete_session', [tenantId, 'q1', userId])
   await call('receive', [tenantId, 'q0', userId, 1, 1])
   await call('give_title', [tenantId, 'q0', 'a title'])

@@ -93,7 +93,7 @@ export function disorder({ query }: Pick<Stored, 'query'>): Promise<{ session: s
     union all
     select s.id, 'message_count is not the number of messages' from holdfast.sessions s
      where s.message_count <> (select count(*) from holdfast.messages m where (m.tenant_id, m.session_id) = (s.tenant_id, s.id)
-       and not m.withdrawn and (m.role = 'user' or m.status = 'complete' or m.status = 'stopped' and m.parts <> '[]'))`)
+       and m.audience is null and not m.withdrawn and (m.role = 'user' or m.status = 'complete' or m.status = 'stopped' and m.parts <> '[]'))`)
 }
 
 /** Lanes whose head is queued and which nobody has made due: what the sweeper would repair. */

@@ -1,0 +1,200 @@
+/** Who the members of a session are: P150 to P155. */
+import { expect, onTestFinished, test } from 'vitest'
+import { WebSocket } from 'ws'
+import { textOf } from '../../src/core/parts.ts'
+import type { HoldfastError } from '../../src/index.ts'
+import { gate } from '../faults/scene.ts'
+import { openChat } from '../support/chat.ts'
+import { type Api, apiOf, type Frame } from '../support/client.ts'
+import { eventually } from '../support/eventually.ts'
+import { tokenOf } from '../support/server.ts'
+import { openTwoPeople } from './two-people.ts'
+
+type Answer = { status: number; body: { code?: string; detail?: string; [key: string]: unknown } }
+async function ask(api: Api, method: string, path: string, body?: object): Promise<Answer> {
+  const response = await api.request(path, { method, ...(body ? { body: JSON.stringify(body) } : {}) })
+  return { status: response.status, body: response.status === 204 ? {} : ((await response.json()) as Answer['body']) }
+}
+const codeOf = (asked: Promise<unknown>) =>
+  asked.then(
+    () => null,
+    ({ code }: HoldfastError) => code,
+  )
+const rolesIn = (frames: readonly Frame[]) =>
+  frames.flatMap(({ type, data }) => {
+    if (type === 'member.left') return [[type, data.userId, data.reason, data.by]]
+    return type.startsWith('member.') ? [[type, data.member.userId, data.member.role, data.by]] : []
+  })
+const textsOf = async (api: Api, session: string) =>
+  (await api.snapshot(session)).messages.map(({ parts }) => textOf(parts)).filter((text) => text !== '')
+
+/** What a socket is told from the moment on in which it follows, or lists. */
+async function openSocket(url: string, userId: string, command: object): Promise<Frame[]> {
+  const socket = new WebSocket(`${url.replace('http', 'ws')}/v1/realtime`, 'holdfast.v1', {
+    headers: { authorization: `Bearer ${await tokenOf(userId)}` },
+  })
+  onTestFinished(() => socket.terminate())
+  const heard: Frame[] = []
+  socket.on('message', (text) => heard.push(JSON.parse(String(text)) as Frame))
+  await new Promise((resolve) => socket.once('open', resolve))
+  socket.send(JSON.stringify(command))
+  await eventually(async () => heard.some(({ type }) => type === 'caught-up' || type === 'listing'))
+  return heard
+}
+
+test('owners add, change and remove members; all see it, and a role holds at the next call (P150, P151)', async () => {
+  const { ann, url, session, watcher } = await openChat()
+  await ann.send(session, 'before', 'm1')
+  await watcher.outcome('m1')
+  const bob = await apiOf(url, 'bob')
+  const members = `/v1/sessions/${session}/members`
+  expect(await ask(bob, 'GET', members)).toMatchObject({ status: 404 })
+  const added = await ask(ann, 'POST', members, { userId: 'bob' })
+  expect(added).toMatchObject({ status: 201, body: { userId: 'bob', role: 'member' } })
+  expect(await ask(ann, 'POST', members, { userId: 'bob', role: 'owner' })).toEqual({ ...added, status: 200 })
+  // The history from its beginning, of which nothing is unread.
+  expect(await textsOf(bob, session)).toEqual(['before', 'the answer'])
+  expect((await bob.snapshot(session)).session).toMatchObject({ unread: 0 })
+  expect((await ask(bob, 'GET', members)).body.data).toMatchObject([{ userId: 'ann' }, { userId: 'bob' }])
+
+  await ask(ann, 'PATCH', `${members}/bob`, { role: 'reader' })
+  await expect(bob.send(session, 'no')).rejects.toMatchObject({ problem: { code: 'forbidden' } })
+  expect(await ask(bob, 'PATCH', `${members}/bob`, { role: 'owner' })).toMatchObject({ status: 403 })
+  await ask(ann, 'PATCH', `${members}/bob`, { role: 'owner' })
+  expect(await ask(bob, 'PATCH', `${members}/ann`, { role: 'member' })).toMatchObject({ status: 200 })
+  expect(await ask(ann, 'DELETE', `${members}/bob`)).toMatchObject({ status: 403 })
+  // The last owner stays, and stays one, while others are there.
+  for (const [method, body] of [['DELETE'], ['PATCH', { role: 'member' }]] as const) {
+    expect(await ask(bob, method, `${members}/bob`, body)).toMatchObject({
+      ...{ status: 403, body: { code: 'forbidden', detail: expect.stringContaining('only owner') } },
+    })
+  }
+  expect(await ask(ann, 'DELETE', `${members}/ann`)).toMatchObject({ status: 204 })
+  expect(await ask(ann, 'DELETE', `${members}/ann`)).toMatchObject({ status: 404 })
+  const { frames } = await bob.poll(session, {})
+  expect(rolesIn(frames)).toEqual([
+    ['member.joined', 'bob', 'member', 'ann'],
+    ['member.changed', 'bob', 'reader', 'ann'],
+    ['member.changed', 'bob', 'owner', 'ann'],
+    ['member.changed', 'ann', 'member', 'bob'],
+    ['member.left', 'ann', 'left', 'ann'],
+  ])
+  // Alone, one may go.
+  expect(await ask(bob, 'DELETE', `${members}/bob`)).toMatchObject({ status: 204 })
+})
+
+test('in code the server does the same, and deletes a session that nobody owns any more', async () => {
+  const { chat, session } = await openChat()
+  expect(await chat.members.add(session, { userId: 'bob', role: 'reader' })).toMatchObject({ role: 'reader' })
+  expect(await chat.members.change(session, { userId: 'bob', role: 'member' })).toMatchObject({ role: 'member' })
+  expect(await codeOf(chat.members.remove(session, { userId: 'ann' }))).toBe('forbidden')
+  expect(await chat.members.remove(session, { userId: 'bob' })).toBe(true)
+  expect(await chat.members.remove(session, { userId: 'bob' })).toBe(false)
+  expect(await codeOf(chat.members.add('missing', { userId: 'bob' }))).toBe('not_found')
+  for (let at = 1; at < 100; at++) await chat.members.add(session, { userId: `user ${at}` })
+  expect(await codeOf(chat.members.add(session, { userId: 'one more' }))).toBe('too_large')
+  expect(await chat.members.list(session)).toHaveLength(100)
+  const alone = await chat.sessions.create({ userId: 'ann' })
+  expect(await chat.members.remove(alone.id, { userId: 'ann' })).toBe(true)
+  expect(await chat.sessions.delete(alone.id)).toBe(true)
+})
+
+test('an invitation makes members as often as it may, once each, until it is revoked; its token is stored nowhere (P152, P153)', async () => {
+  const { ann, url, session, chat } = await openChat()
+  const [bob, cat, dan] = [await apiOf(url, 'bob'), await apiOf(url, 'cat'), await apiOf(url, 'dan')]
+  const invites = `/v1/sessions/${session}/invites`
+  const accept = (api: Api, token: unknown) => ask(api, 'POST', '/v1/invites/accept', { token })
+  const made = await ask(ann, 'POST', invites, { role: 'reader', uses: 2 })
+  expect(made).toMatchObject({ status: 201, body: { role: 'reader', uses: 2, used: 0 } })
+  const { token, id } = made.body
+  expect(JSON.stringify(await ask(ann, 'GET', invites))).not.toContain(token)
+  const joined = await accept(bob, token)
+  expect(joined).toMatchObject({ status: 200, body: { sessionId: session, member: { userId: 'bob', role: 'reader' } } })
+  expect(await accept(bob, token)).toEqual(joined)
+  expect(await accept(ann, token)).toMatchObject({ status: 200, body: { member: { role: 'owner' } } })
+  expect((await ask(ann, 'GET', invites)).body.data).toMatchObject([{ id, used: 1 }])
+  // Of many at once no more than are left.
+  const others = await Promise.all([cat, dan].map((api) => accept(api, token)))
+  expect(others.map(({ status }) => status).sort()).toEqual([200, 410])
+  expect((await ask(ann, 'GET', invites)).body.data).toEqual([])
+  expect(await accept(bob, token)).toMatchObject({ status: 200 })
+  const second = await ask(ann, 'POST', invites, {})
+  expect(await ask(ann, 'DELETE', `${invites}/${second.body.id}`)).toMatchObject({ status: 204 })
+  const eve = await apiOf(url, 'eve')
+  expect(await accept(eve, second.body.token)).toMatchObject({ status: 410, body: { code: 'gone' } })
+  expect(await accept(eve, 'nobody’s')).toMatchObject({ status: 404 })
+  expect(await ask(bob, 'POST', invites, {})).toMatchObject({ status: 403 })
+  expect(await ask(ann, 'POST', invites, { role: 'owner' })).toMatchObject({ status: 400 })
+  expect((await chat.members.list(session)).length).toBe(3)
+})
+
+test('what a removed member has asked for is stopped, running or waiting its turn, and others’ goes on (P154, I2)', async () => {
+  const held = gate()
+  const { chat, ann, url, session, watcher } = await openChat({
+    async *reply({ user }) {
+      yield 'begun'
+      if (user.id === 'bob') await held.passed
+    },
+  })
+  await chat.members.add(session, { userId: 'bob' })
+  const bob = await apiOf(url, 'bob')
+  await bob.send(session, 'runs', 'b1')
+  await watcher.until(({ type }) => type === 'chunk')
+  await bob.send(session, 'waits', 'b2')
+  await ann.send(session, 'waits, too', 'a1')
+  await chat.members.remove(session, { userId: 'bob' })
+  const ends = await Promise.all(['b1', 'b2', 'a1'].map((id) => watcher.outcome(id)))
+  held.open()
+  expect(ends.map(({ type, data }) => [type, data.reason])).toEqual([
+    ['message.stopped', 'removed'],
+    ['message.stopped', 'removed'],
+    ['message.ai_response', undefined],
+  ])
+  expect(watcher.problems).toEqual([])
+  expect(await textsOf(ann, session)).toEqual(['runs', 'begun', 'waits', 'waits, too', 'begun'])
+})
+
+test('open lists hear that one has joined a session, and that it is not theirs any more (P126, P154)', async () => {
+  const { chat, url, session } = await openChat({ pollMs: 10_000 })
+  const heard = await openSocket(url, 'bob', { type: 'list' })
+  const hints = () => heard.filter(({ type }) => type === 'session.changed').map(({ data }) => data)
+  await chat.members.add(session, { userId: 'bob' })
+  await eventually(async () => hints().length > 0)
+  await chat.members.remove(session, { userId: 'bob' })
+  await eventually(async () => hints().length > 1)
+  const changed = { sessionId: session, updatedAt: expect.any(String) }
+  expect(hints()).toEqual([changed, { ...changed, updatedAt: null }])
+})
+
+test('with every wakeup lost, whoever is removed is told nothing more on any connection to any process, within 5 s (P13, P154, I15)', async () => {
+  const { ann, bob, session, provider } = await openTwoPeople({ HOLDFAST_WAKEUPS: 'off' })
+  provider.script(() => [{ text: 'one ' }, { hang: true }])
+  await ann.send(session, 'hello', 'm1')
+  const watcher = bob.watch(session)
+  await watcher.until(({ type }) => type === 'chunk')
+  const url = (await bob.request('/livez')).url.replace('/livez', '')
+  const heard = await openSocket(url, 'bob', { type: 'follow', sessionId: session })
+  const json = { headers: { accept: 'application/json' } }
+  const { cursor } = await bob.poll(session, {})
+  const polls = [
+    `/v1/events?sessions=${session}@${cursor}&wait=50`,
+    `/v1/sessions/${session}/events?cursor=${cursor}&wait=50`,
+  ]
+  const asked = polls.map((path) => bob.request(path, json))
+  const streams = [`/v1/events?sessions=${session}`, `/api/chat/${session}/stream`].map((path) => bob.request(path))
+  await Promise.all(streams)
+  // The last one is cut, not ended.
+  const ends = [...asked, ...streams].map(async (response) => (await response).text().catch(() => 'cut'))
+  const sinceMs = performance.now()
+  const left = await ask(ann, 'DELETE', `/v1/sessions/${session}/members/bob`)
+  expect(left.status).toBe(204)
+  await ann.send(session, 'a secret', 'm2')
+  await watcher.until(({ type }) => type === 'reset')
+  await eventually(async () => heard.some(({ type }) => type === 'reset'))
+  const bodies = await Promise.all(ends)
+  expect(performance.now() - sinceMs).toBeLessThan(5_000)
+  const all = [...bodies, JSON.stringify(heard), JSON.stringify(watcher.frames)]
+  expect(all.filter((text) => text.includes('secret') || text.includes('member.left'))).toEqual([])
+  expect(bodies.filter((text) => !/"reason":"gone"|"code":"not_found"|^cut$/.test(text))).toEqual([])
+  await watcher.close()
+})
