@@ -12,6 +12,7 @@ import { eventRoutes } from './events.ts'
 import { fileRoutes } from './files.ts'
 import { manyEventsRoutes } from './many-events.ts'
 import { memberRoutes } from './members.ts'
+import { meRoutes } from './me.ts'
 import { messageRoutes } from './messages.ts'
 import { peopleRoutes } from './people.ts'
 import { type Authenticate, isName } from './principal.ts'
@@ -35,6 +36,7 @@ export const routes: readonly Route[] = [
   ...approvalRoutes,
   ...peopleRoutes,
   ...memberRoutes,
+  ...meRoutes,
 ]
 /** For the app's own servers. */
 export const serverRoutes: readonly ServerRoute[] = appEventRoutes

@@ -29,7 +29,7 @@ async function becomeGuest(server: TestServer): Promise<Guest> {
   return { cookie: cookie.slice(0, cookie.indexOf(';')), session: ((await created.json()) as { id: string }).id }
 }
 
-test('a guest is known by a cookie that no script can read, and sees only their own sessions (P11, I15)', async () => {
+test('a guest is known by a cookie that no script can read, and sees only their own sessions, and is told who they are (P10, P11, I15)', async () => {
   const server = await withGuests()
   const [one, two] = [await becomeGuest(server), await becomeGuest(server)]
   const statusFor = async ({ cookie }: Guest, path: string) =>
@@ -43,8 +43,16 @@ test('a guest is known by a cookie that no script can read, and sees only their 
     expect(await statusFor(guest, `/v1/sessions/${foreign}/events`)).toBe(404)
   }
   // Only making a session makes a guest.
-  const listed = await fetch(`${server.url}/v1/sessions`)
-  expect([listed.status, listed.headers.getSetCookie()]).toEqual([401, []])
+  for (const path of ['/v1/sessions', '/v1/me']) {
+    const answer = await fetch(`${server.url}${path}`)
+    expect([path, answer.status, answer.headers.getSetCookie()]).toEqual([path, 401, []])
+  }
+  // By the name that stands in what they wrote, and no other.
+  const { members } = (await (
+    await fetch(`${server.url}/v1/sessions/${one.session}`, { headers: { cookie: one.cookie } })
+  ).json()) as { members: { userId: string }[] }
+  const me = await fetch(`${server.url}/v1/me`, { headers: { cookie: one.cookie } })
+  expect(await me.json()).toEqual({ userId: members[0]!.userId })
   const again = await create(server, { cookie: one.cookie })
   expect(again.headers.getSetCookie()).toEqual([])
 })

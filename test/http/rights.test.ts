@@ -73,6 +73,7 @@ const matrix: Record<string, Row> = {
   'chat.stop': { right: 'write', asks: [{ body: () => ({}), ok: 200 }] },
   // Without an upgrade it says what it is. What is said on the socket: test/use-chat/websocket.test.ts.
   'chat.socket': { right: 'none', asks: [{ ok: 400 }] },
+  'me.read': { right: 'none', asks: [{ ok: 200 }] },
   'tickets.issue': { right: 'none', asks: [{ body: () => ({}), ok: 201 }] },
   'files.upload': {
     right: 'write',

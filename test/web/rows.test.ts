@@ -64,7 +64,7 @@ function answerTo({ body }: ProviderRequest): Step[] {
 }
 
 /** Another guest, in a browser of their own, who is a member of the chat that is shown. */
-async function joined(): Promise<Page> {
+async function joined(role: 'member' | 'reader' = 'member'): Promise<Page> {
   const other = await newContext()
   others.push(other)
   const { origin, hash } = new URL(page.url())
@@ -76,8 +76,8 @@ async function joined(): Promise<Page> {
   await client.connect()
   await client.query(
     `insert into holdfast.members (tenant_id, session_id, user_id, role)
-     select tenant_id, id, $2, 'member' from holdfast.sessions where id = $1`,
-    [hash.slice(2), member?.userId],
+     select tenant_id, id, $2, $3 from holdfast.sessions where id = $1`,
+    [hash.slice(2), member?.userId, role],
   )
   await client.end()
   // Who is a member is told when a chat is loaded.
@@ -139,7 +139,7 @@ test('R2.2: a message is shown before anything is sent, and is there after a rel
 test('R2.3: where the network fails the message stands there with Retry, which sends it at once', async () => {
   await sendOn(page, 'hello')
   await repliedOn(page, /Re hello/).waitFor()
-  // The page tries again by itself, too, and while it does there is no Retry: so the network comes back with the press.
+  // The page tries again by itself, too: so the network comes back with the press.
   await page.route('**/messages', async (route) => {
     const isPressed = await page.evaluate(() => document.documentElement.hasAttribute('data-pressed'))
     await (isPressed ? route.continue() : route.abort())
@@ -147,11 +147,50 @@ test('R2.3: where the network fails the message stands there with Retry, which s
   await sendOn(page, 'into the void')
   const own = ownOn(page, 'into the void')
   await own.getByText('Waits for the network').waitFor()
+  // On a phone all that can be done with it stands in one line.
+  await page.setViewportSize({ width: 390, height: 844 })
+  const line = await own.locator('.status').boundingBox()
+  expect(line?.height).toBeLessThan(40)
   await picture(page, 'waits')
   expect(await faultsOf(page, 'waits')).toEqual([])
   await page.evaluate(() => addEventListener('click', () => document.documentElement.setAttribute('data-pressed', '')))
   await own.getByRole('button', { name: 'Retry' }).click()
   await repliedOn(page, /Re into the void/).waitFor()
+})
+
+test('R2.3: what may be done with a message that was not sent stays under the finger while it is tried again', async () => {
+  await sendOn(page, 'hello')
+  await repliedOn(page, /Re hello/).waitFor()
+  const refusal = { code: 'forbidden', detail: 'Not today.', retryable: false, status: 403 }
+  let answered = gate()
+  let tries = 0
+  await page.route('**/messages', async (route) => {
+    tries++
+    await answered.passed
+    await route.fulfill({ status: 403, json: refusal })
+  })
+  await sendOn(page, 'may I')
+  const own = ownOn(page, 'may I')
+  answered.open()
+  await own.getByRole('alert').getByText('Not sent. Not today.').waitFor()
+  const placesOf = () =>
+    own.getByRole('button').evaluateAll((all) =>
+      all.map((it) => {
+        const { x, y } = it.getBoundingClientRect()
+        return [it.getAttribute('title') ?? it.textContent, x, y, getComputedStyle(it).visibility]
+      }),
+    )
+  const before = await placesOf()
+  expect(before).toHaveLength(3)
+  answered = gate()
+  await own.getByRole('button', { name: 'Retry' }).click()
+  await own.getByText('Sent again. Not today.').waitFor()
+  expect(await placesOf()).toEqual(before)
+  await own.getByRole('button', { name: 'Retry' }).click()
+  expect(tries).toBe(2)
+  answered.open()
+  await own.getByRole('alert').getByText('Not sent. Not today.').waitFor()
+  expect(await placesOf()).toEqual(before)
 })
 
 test('R2.3: where the service fails it is told, what was written can be changed, and goes when the service is back', async () => {
@@ -196,7 +235,7 @@ test('R2.4: that another member writes is seen, said at most every 3 s, and over
   await other.goto(page.url())
   await isLive(other)
   const said = () => stage.site.passed.filter((line) => line.endsWith('/typing')).length
-  const sign = page.getByRole('status').getByText('Somebody is writing…')
+  const sign = page.getByRole('status').getByText(/^Guest .{4} is writing…/)
   await composerOn(other).pressSequentially('I wri')
   await sign.waitFor()
   expect(said()).toBe(1)
@@ -221,6 +260,47 @@ test('R2.4: that another member writes is seen, said at most every 3 s, and over
   await repliedOn(other, /Re alone/).waitFor()
   await composerOn(other).pressSequentially('still alone')
   expect(said()).toBe(before)
+})
+
+test('who wrote a message stands over it where another did, and what may be done with it is its writer’s alone (P10)', async () => {
+  await sendOn(page, 'hello')
+  await repliedOn(page, /Re hello/).waitFor()
+  const other = await joined()
+  await other.goto(page.url())
+  const foreign = ownOn(other, 'hello')
+  await foreign.getByText(/^Guest .{4}$/).waitFor()
+  expect(await foreign.getAttribute('aria-label')).toMatch(/^Guest .{4}$/)
+  expect(await foreign.getByRole('button').count()).toBe(0)
+  await sendOn(other, 'wait')
+  await untilStreamingOn(other)
+  await sendOn(other, 'mine')
+  await ownOn(other, 'mine').getByRole('button', { name: 'Withdraw' }).waitFor()
+  await ownOn(other, 'mine').getByRole('button', { name: 'Edit message' }).waitFor()
+  const seen = ownOn(page, 'mine')
+  await seen.getByText('Queued, next in line').waitFor()
+  expect(await seen.getByRole('button').count()).toBe(0)
+  expect(await ownOn(page, 'hello').getAttribute('aria-label')).toBe('You')
+  await picture(page, 'others')
+  expect(await faultsOf(page, 'others')).toEqual([])
+  gates.of('wait').open()
+  await repliedOn(page, /Re mine/).waitFor()
+})
+
+test('who may only read a chat is offered nothing that the server would refuse (P13)', async () => {
+  await sendOn(page, 'wait')
+  await untilStreamingOn(page)
+  const reader = await joined('reader')
+  await reader.goto(page.url())
+  await reader.getByText('You may read this chat, and not write in it.').waitFor()
+  gates.of('wait').open()
+  await untilStatusOn(reader, 'complete')
+  await reader.keyboard.press('Escape')
+  const offered = await reader.locator('main').getByRole('button').allInnerTexts()
+  expect(offered.filter((each) => /Retry|Edit|Withdraw|Stop|Another/.test(each))).toEqual([])
+  expect(await composerOn(reader).count()).toBe(0)
+  await picture(reader, 'reader')
+  expect(await faultsOf(reader, 'reader')).toEqual([])
+  expect(stage.site.passed.filter((line) => line.endsWith('/stop'))).toEqual([])
 })
 
 test('R2.4: a message is sending, stored, delivered and read, each shown by itself (P142, P143)', async () => {

@@ -15,6 +15,7 @@ import { MenuIcon } from './icons.tsx'
 import { useAbsences, useClockAhead, useLives } from './lives.ts'
 import { Messages } from './messages.tsx'
 import { Panel } from './panel.tsx'
+import { PeopleContext, usePeople } from './people.ts'
 import { keepPlace } from './place.ts'
 import { useIsShown } from './shown.ts'
 import { lineOf } from './turns.ts'
@@ -50,6 +51,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   const want = useCallback(() => setHistoryWanted(true), [])
   const happened = useMemo(() => ({ lives, absences, clockAheadMs, want }), [lives, absences, clockAheadMs, want])
   const typing = useSayTyping(handle, state)
+  const people = usePeople(state, isLive)
 
   const hasNoSession = (isNew || isNobody) && session === null
   const send = (text: string, whenBusy: WhenBusy = 'queue', files: readonly FilePart[] = []) => {
@@ -80,6 +82,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
     follow()
   }
   const takeFiles = (files: File[]) => {
+    if (!people.mayWrite) return
     attach(sessionId, files, hasNoSession ? makeSession : null)
     composer.current?.focus()
   }
@@ -100,7 +103,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   const running = line[0]
   const stopping = useStop(commands, running)
   const stop = () => void stopping.stop()
-  useEscape(stop, running !== undefined && !isCovered)
+  useEscape(stop, running !== undefined && !isCovered && people.mayWrite)
   /** Whose life the timeline draws and the announcer reads: a message that waits behind another has none to speak of. */
   const told =
     messages.find(({ id }) => id === running?.replyId) ?? messages.findLast(({ role }) => role === 'assistant')
@@ -111,7 +114,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   }, [heading, isEmpty])
 
   return (
-    <>
+    <PeopleContext value={people}>
       <main className="main" inert={isCovered}>
         <header className="header">
           <button type="button" className="quiet-button md:hidden" onClick={onMenu} aria-label="Show chats">
@@ -143,20 +146,24 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
           </HappenedContext>
         )}
         <Typing typing={state.typing} />
-        <Composer
-          ref={composer}
-          sessionId={sessionId}
-          draftKey={draftKeyOf(isFollowed ? sessionId : 'new')}
-          notice={stopping.problem === null ? null : `Not stopped. ${stopping.problem}`}
-          isRunning={running !== undefined}
-          isAsking={running?.state === 'waiting'}
-          isStopping={stopping.isBusy}
-          onGivenBack={onGivenBack}
-          onFiles={takeFiles}
-          onSend={send}
-          onStop={stop}
-          onTyping={typing.say}
-        />
+        {people.mayWrite ? (
+          <Composer
+            ref={composer}
+            sessionId={sessionId}
+            draftKey={draftKeyOf(isFollowed ? sessionId : 'new')}
+            notice={stopping.problem === null ? null : `Not stopped. ${stopping.problem}`}
+            isRunning={running !== undefined}
+            isAsking={running?.state === 'waiting'}
+            isStopping={stopping.isBusy}
+            onGivenBack={onGivenBack}
+            onFiles={takeFiles}
+            onSend={send}
+            onStop={stop}
+            onTyping={typing.say}
+          />
+        ) : (
+          <p className="read-only">You may read this chat, and not write in it.</p>
+        )}
         {isOver && (
           <p className="drop-here" aria-hidden="true">
             <span>Drop files to send them here</span>
@@ -187,7 +194,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
           }}
         />
       )}
-    </>
+    </PeopleContext>
   )
 }
 

@@ -5,6 +5,7 @@ import { App } from './app.tsx'
 import { client } from './client.ts'
 import './style.css'
 import './files.css'
+import './people.css'
 
 createRoot(document.getElementById('root') as HTMLElement).render(
   <StrictMode>

@@ -7,6 +7,7 @@ import { Editor } from './editor.tsx'
 import { subscribeEdits } from './edits.ts'
 import { FileList } from './file-list.tsx'
 import { AlertIcon, CheckIcon, ClockIcon, PencilIcon, ReadIcon, ReloadIcon, StopIcon, UndoIcon } from './icons.tsx'
+import { useWriter } from './people.ts'
 import type { Possible } from './possible.ts'
 import { Cooldown, Refused, tooMany } from './refused.tsx'
 import { isSame, type Shared } from './shared.ts'
@@ -23,7 +24,8 @@ type OwnProps = Shared & {
 }
 
 export const OwnMessage = memo((props: OwnProps) => {
-  const { message, turn, can, commands, onDone, onSelect } = props
+  const { message, turn, commands, onDone, onSelect } = props
+  const { writer, can } = useWriter(message, props.can)
   const { isBusy: isGiving, refusal, give } = useCommand()
   const { edits } = commands
   const edit = useSyncExternalStore(subscribeEdits, () => edits.of(message.id))
@@ -32,10 +34,10 @@ export const OwnMessage = memo((props: OwnProps) => {
   const editButton = useRef<HTMLButtonElement>(null)
   const text = textOf(message.parts)
   const isUnsent = message.seq === 0
-  const hasFailed = message.delivery?.state === 'failed'
+  const { hasFailed, mayTry, lastFailure, forget } = useTries(props)
   const isBehind = can.place !== null && can.place > 0
   const isQueued = isBehind && !can.isUnderWay
-  const isLate = isUnsent ? !props.isHeld && !hasFailed : can.withdraw && !isQueued
+  const isLate = isUnsent ? !mayTry : can.withdraw && !isQueued
   const open = () => {
     wasAskedFor.current = true
     edits.set(message.id, { text, asked: null, ...edit, isOpen: true })
@@ -45,8 +47,9 @@ export const OwnMessage = memo((props: OwnProps) => {
     requestAnimationFrame(() => editButton.current?.focus())
   }
   const save = async (edited: string) => {
-    if (edited === text) close(false)
-    else if (await give(() => commands.edit(message, edited))) onDone()
+    if (edited === text) return close(false)
+    forget()
+    if (await give(() => commands.edit(message, edited))) onDone()
   }
   const takeBack = async () => {
     if (isUnsent ? await give(() => commands.takeBack(message.id)) : turn && (await give(() => commands.stop(turn)))) {
@@ -54,7 +57,16 @@ export const OwnMessage = memo((props: OwnProps) => {
     }
   }
   return (
-    <article className={isQueued ? 'own is-queued' : 'own'} aria-label="You" data-message={message.id}>
+    <article
+      className={`own${isQueued ? ' is-queued' : ''}${writer === null ? '' : ' is-others'}`}
+      aria-label={writer ?? 'You'}
+      data-message={message.id}
+    >
+      {writer !== null && (
+        <p className="writer" aria-hidden="true">
+          <bdi>{writer}</bdi>
+        </p>
+      )}
       <FileList parts={message.parts} />
       {edit?.isOpen ? (
         <Editor
@@ -74,12 +86,15 @@ export const OwnMessage = memo((props: OwnProps) => {
               {text}
             </p>
           )}
-          {message.delivery?.state === 'failed' && (
-            <p className="failure" role="alert">
-              <AlertIcon /> <span>Not sent. {message.delivery.failure.message}</span>
+          {lastFailure !== null && (
+            <p className="failure" role={hasFailed ? 'alert' : undefined}>
+              <AlertIcon />{' '}
+              <span>
+                {hasFailed ? 'Not sent.' : 'Sent again.'} {lastFailure}
+              </span>
             </p>
           )}
-          <div className="status">
+          <div className={mayTry ? 'status may-try' : 'status'}>
             {isUnsent ? (
               <UnsentStatus {...props} />
             ) : isQueued ? (
@@ -87,9 +102,9 @@ export const OwnMessage = memo((props: OwnProps) => {
                 <ClockIcon /> <span>{placeWords(can.place ?? 0)}</span>
               </>
             ) : (
-              <Delivered message={message} can={can} />
+              <Delivered message={message} can={can} isOwn={writer === null} />
             )}
-            {(hasFailed || (isUnsent && props.isHeld)) && (
+            {mayTry && (
               <button type="button" className="text-button" onClick={() => commands.sendAgain(message.id)}>
                 <ReloadIcon /> Retry
               </button>
@@ -100,6 +115,7 @@ export const OwnMessage = memo((props: OwnProps) => {
                 type="button"
                 className={isLate ? 'quiet-button is-late' : 'quiet-button'}
                 aria-label="Edit message"
+                title="Edit message"
                 onClick={open}
               >
                 <PencilIcon />
@@ -109,10 +125,11 @@ export const OwnMessage = memo((props: OwnProps) => {
               <button
                 type="button"
                 className={isLate ? 'text-button is-late' : 'text-button'}
+                title="Withdraw"
                 aria-disabled={isGiving}
                 onClick={() => void takeBack()}
               >
-                <UndoIcon /> Withdraw
+                <UndoIcon /> <span className="withdraw-word">Withdraw</span>
               </button>
             )}
             {can.stop && isBehind && (
@@ -120,7 +137,9 @@ export const OwnMessage = memo((props: OwnProps) => {
                 <StopIcon /> Stop
               </button>
             )}
-            <Branches message={message} noun="version" onSelect={(id, by) => void give(() => onSelect(id, by))} />
+            {can.switch && (
+              <Branches message={message} noun="version" onSelect={(id, by) => void give(() => onSelect(id, by))} />
+            )}
           </div>
         </>
       )}
@@ -138,14 +157,37 @@ const editHints = {
 export const placeWords = (place: number) => `Queued, ${place === 1 ? 'next' : ordinal(place)} in line`
 const ordinal = (place: number) => `${place}${place === 2 ? 'nd' : place === 3 ? 'rd' : 'th'}`
 
-function Delivered({ message: { createdAt, delivery }, can }: { message: OwnProps['message']; can: Possible }) {
+/**
+ * Once one could not be sent it may be tried at any time, also while the page tries it again by itself: what is under the
+ * finger stays there. Why it failed stays, too, until it is sent, changed or waits for something else.
+ */
+function useTries({ message: { seq, delivery }, isHeld, retryAt }: OwnProps) {
+  const mayTry = useRef(false)
+  const failure = useRef<string | null>(null)
+  const hasFailed = delivery?.state === 'failed'
+  mayTry.current = seq === 0 && (mayTry.current || hasFailed || isHeld)
+  if (hasFailed) failure.current = delivery.failure.message
+  else if (seq > 0 || isHeld || retryAt !== null) failure.current = null
+  const forget = () => {
+    failure.current = null
+  }
+  return { hasFailed, mayTry: mayTry.current, lastFailure: failure.current, forget }
+}
+
+type DeliveredProps = { message: OwnProps['message']; can: Possible; isOwn: boolean }
+
+function Delivered({ message: { createdAt, delivery }, can, isOwn }: DeliveredProps) {
   const state = delivery?.state
   return (
     <>
-      <span className={state === 'read' ? 'text-kelp' : undefined} title={ticks[state ?? 'sent']}>
-        {state === 'sent' ? <CheckIcon /> : <ReadIcon />}
-      </span>
-      <span className="sr-only">{ticks[state ?? 'sent']}.</span>
+      {isOwn && (
+        <>
+          <span className={state === 'read' ? 'text-kelp' : undefined} title={ticks[state ?? 'sent']}>
+            {state === 'sent' ? <CheckIcon /> : <ReadIcon />}
+          </span>
+          <span className="sr-only">{ticks[state ?? 'sent']}.</span>
+        </>
+      )}
       {can.isSteered ? 'Taken into the reply above' : 'Sent'} <time dateTime={createdAt}>{clockOf(createdAt)}</time>
       {can.withdraw && <span className="is-late">· Its reply has not begun</span>}
     </>
@@ -158,11 +200,15 @@ function UnsentStatus({ message: { delivery }, isHeld, retryAt, isLimited }: Own
   if (delivery?.state === 'failed') return null
   if (retryAt !== null) {
     const why = isLimited ? tooMany : 'The server cannot take it now.'
-    return <Cooldown until={Date.parse(retryAt)} why={why} then="Sent by itself" />
+    return (
+      <span className="status-words">
+        <Cooldown until={Date.parse(retryAt)} why={why} then="Sent by itself" />
+      </span>
+    )
   }
   return (
     <>
-      <ClockIcon /> {isHeld ? 'Waits for the network' : 'Sending…'}
+      <ClockIcon /> <span className="status-words">{isHeld ? 'Waits for the network' : 'Sending…'}</span>
     </>
   )
 }

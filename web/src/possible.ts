@@ -47,6 +47,12 @@ const nothing: Possible = {
   isSteered: false,
 }
 
+/** Of what somebody else wrote the text is not one's own to change or to take back; a reader can do nothing. */
+export function possibleOnOthers(can: Possible, mayWrite: boolean): Possible {
+  const left = { ...can, edit: null, withdraw: false }
+  return mayWrite ? left : { ...left, stop: false, retry: false, another: false, switch: false }
+}
+
 type Shown = Pick<SessionState, 'messages' | 'turns'>
 
 /** For all messages that are shown. */

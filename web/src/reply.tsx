@@ -8,7 +8,8 @@ import { useCommand } from './commands.ts'
 import { FileList } from './file-list.tsx'
 import { WhatHappened } from './happened.tsx'
 import { AlertIcon, CheckIcon, ReloadIcon } from './icons.tsx'
-import type { Failure } from './possible.ts'
+import { useMayWrite } from './people.ts'
+import { type Failure, possibleOnOthers } from './possible.ts'
 import { Refused } from './refused.tsx'
 import { ReplyText } from './reply-text.tsx'
 import { isSame, type Shared } from './shared.ts'
@@ -24,7 +25,9 @@ type ReplyProps = Shared & {
   clockAheadMs: number
 }
 
-export const Reply = memo(({ message, turn, can, commands, clockAheadMs, onDone, onSelect }: ReplyProps) => {
+export const Reply = memo(({ message, turn, commands, clockAheadMs, onDone, onSelect, ...props }: ReplyProps) => {
+  const mayWrite = useMayWrite()
+  const can = mayWrite ? props.can : possibleOnOthers(props.can, mayWrite)
   const { isBusy: isGiving, refusal, give } = useCommand()
   const text = textOf(message.parts)
   const { status } = message
@@ -87,7 +90,9 @@ export const Reply = memo(({ message, turn, can, commands, clockAheadMs, onDone,
           </button>
         )}
         {status === 'stopped' && can.retry && retry}
-        <Branches message={message} noun="reply" onSelect={(id, by) => void give(() => onSelect(id, by))} />
+        {can.switch && (
+          <Branches message={message} noun="reply" onSelect={(id, by) => void give(() => onSelect(id, by))} />
+        )}
         {message.repliesTo !== null && <WhatHappened replyId={message.id} />}
       </div>
       <Refused refusal={refusal} />

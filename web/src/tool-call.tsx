@@ -2,6 +2,7 @@
 import { type FormEvent, type KeyboardEvent, type ReactNode, useEffect, useId, useRef, useState } from 'react'
 import { type Ask, type Question as Asked, questionOf } from './asks.ts'
 import { AlertIcon, CheckIcon, ClockIcon, CloseIcon, FoldIcon, StopIcon, ToolIcon } from './icons.tsx'
+import { useMayWrite } from './people.ts'
 import { untilOf } from './times.ts'
 import { type CallPart, toolNameOf } from './tool-parts.ts'
 
@@ -130,6 +131,7 @@ type QuestionProps = { ask: Ask; isAnswering: boolean; onAnswer: AnswerTo }
 /** On every device of the session, until somebody has answered on one of them. */
 export function Question({ ask, isAnswering, onAnswer }: QuestionProps) {
   const question = questionOf(ask)
+  const mayWrite = useMayWrite()
   const id = useId()
   const until = <time dateTime={ask.expiresAt}>{untilOf(ask.expiresAt)}</time>
   if (question === null) {
@@ -144,8 +146,14 @@ export function Question({ ask, isAnswering, onAnswer }: QuestionProps) {
       <p id={id} className="question-title">
         {question.title}
       </p>
-      <Choice question={question} isAnswering={isAnswering} onAnswer={(answer) => onAnswer(ask, answer)} />
-      <p className="question-until">It is asked on each of your devices. The first answer counts.</p>
+      {mayWrite && (
+        <Choice question={question} isAnswering={isAnswering} onAnswer={(answer) => onAnswer(ask, answer)} />
+      )}
+      <p className="question-until">
+        {mayWrite
+          ? 'It is asked on each of your devices. The first answer counts.'
+          : 'It is asked of those who may write in this chat.'}
+      </p>
     </fieldset>
   )
 }

@@ -1,6 +1,7 @@
 /** Who else writes just now, and telling them that one writes (PROTOCOL.md, P144). */
 import type { SessionHandle, SessionState } from 'holdfast/client'
 import { useCallback, useEffect, useRef } from 'react'
+import { calledOf } from './people.ts'
 
 /** So often it is said again while it is so. */
 const sayMs = 3_000
@@ -30,10 +31,11 @@ export function useSayTyping(handle: SessionHandle, { isLive, members }: Session
 }
 
 export function Typing({ typing }: Pick<SessionState, 'typing'>) {
-  const words = typing.length === 1 ? 'Somebody is writing…' : `${typing.length} people are writing…`
+  const [first = ''] = typing
+  const words = typing.length === 1 ? `${calledOf(first)} is writing…` : `${typing.length} people are writing…`
   return (
     <div className="typing" role="status">
-      {typing.length > 0 && <p>{words}</p>}
+      {typing.length > 0 && <p dir="auto">{words}</p>}
     </div>
   )
 }

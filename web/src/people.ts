@@ -1,0 +1,77 @@
+/** Who this page's user is among the members of a chat: what is theirs, what they may do, and who the others are. */
+import type { SessionState, ShownMessage } from 'holdfast/client'
+import { createContext, useContext, useEffect, useMemo, useSyncExternalStore } from 'react'
+import { type Possible, possibleOnOthers } from './possible.ts'
+import { recall, remember } from './storage.ts'
+
+export type People = {
+  /** Null: the server has not said it so far. */
+  me: string | null
+  /** Nobody else has written, or can. */
+  isAlone: boolean
+  /** False: of this chat one is a reader. */
+  mayWrite: boolean
+}
+
+export const PeopleContext = createContext<People>({ me: null, isAlone: true, mayWrite: true })
+
+/** Of one chat. `isLive`: the server is reached, and one is somebody there. */
+export function usePeople({ session, members }: SessionState, isLive: boolean): People {
+  const me = useSyncExternalStore(subscribe, () => userId)
+  const isKnown = isLive && session !== null
+  useEffect(() => {
+    if (isKnown) void ask()
+  }, [isKnown])
+  const isAlone = members.length < 2
+  const mayWrite = members.find((each) => each.userId === me)?.role !== 'reader'
+  return useMemo(() => ({ me, isAlone, mayWrite }), [me, isAlone, mayWrite])
+}
+
+/** Of a message of a person. `writer`: how somebody else is called; null: it is one's own. */
+export function useWriter({ author }: ShownMessage, can: Possible): { writer: string | null; can: Possible } {
+  const { me, isAlone, mayWrite } = useContext(PeopleContext)
+  // One that is not stored so far has no author; and who is alone here wrote it, until it is known better.
+  const isOwn = author === null || (me === null ? isAlone : author === me)
+  const writer = isOwn ? null : calledOf(author)
+  return useMemo(
+    () => ({ writer, can: writer === null && mayWrite ? can : possibleOnOthers(can, mayWrite) }),
+    [writer, can, mayWrite],
+  )
+}
+
+export const useMayWrite = () => useContext(PeopleContext).mayWrite
+
+/** A guest has no name, and an id that nobody can tell from another's at a glance. */
+export function calledOf(id: string): string {
+  const [, secret] = /^guest-([\w-]{22})$/.exec(id) ?? []
+  return secret === undefined ? id : `Guest ${secret.replace(/[-_]/g, '').slice(0, 4)}`
+}
+
+/** As it was the last time, until the server has said it: what is kept on this device is shown before that. */
+let userId = recall('me')
+let asked: Promise<void> | null = null
+const hearers = new Set<() => void>()
+
+function subscribe(hear: () => void): () => void {
+  hearers.add(hear)
+  return () => hearers.delete(hear)
+}
+
+/** Once; where no answer comes, when the server is reached the next time. */
+function ask(): Promise<void> {
+  asked ??= whoAmI().then((answer) => {
+    if (answer === null) asked = null
+    else if (answer !== userId) {
+      userId = answer
+      remember('me', answer)
+      for (const hear of hearers) hear()
+    }
+  })
+  return asked
+}
+
+async function whoAmI(): Promise<string | null> {
+  const answer = await fetch('/v1/me', { headers: { accept: 'application/json' } }).catch(() => null)
+  const said = answer?.ok === true ? ((await answer.json().catch(() => null)) as { userId: string } | null) : null
+  return said?.userId ?? null
+}
