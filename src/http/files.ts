@@ -25,6 +25,7 @@ import { filenameSchema, readBytes, readQuery, type UserPart } from './body.ts'
 import { mediaTypeOf, readDataUrl } from './data-url.ts'
 import { laneOf } from './lane.ts'
 import { Problem } from './problem.ts'
+import { type Range, rangeOf } from './range.ts'
 import { type Call, json, type Route, sessionOf, type Within } from './route.ts'
 
 /** Whose files, for whom, and what lies before their paths. */
@@ -172,17 +173,27 @@ async function serve(call: Call): Promise<Response> {
   const file = await fileOfMember(place.database, { ...place, fileId })
   if (file === null) throw new Problem('not_found')
   if (isKnown) return new Response(null, { status: 304, headers: { etag, ...cached } })
-  const body = call.request.method === 'HEAD' ? null : slices(call, fileId, file.size)
-  return new Response(body, { headers: { etag, ...cached, ...served(file) } })
+  const { method, headers } = call.request
+  const all = { from: 0, to: file.size }
+  const range = method === 'HEAD' ? null : rangeOf(headers, file.size, etag)
+  const about = { etag, 'accept-ranges': 'bytes', ...cached, ...served(file) }
+  if (range === 'outside') {
+    const refusal = { ...about, 'content-length': '0', 'content-range': `bytes */${file.size}` }
+    return new Response(null, { status: 416, headers: refusal })
+  }
+  const { from, to } = range ?? all
+  const body = method === 'HEAD' ? null : slices(call, fileId, { from, to })
+  if (range === null) return new Response(body, { headers: about })
+  const part = { 'content-length': String(to - from), 'content-range': `bytes ${from}-${to - 1}/${file.size}` }
+  return new Response(body, { status: 206, headers: { ...about, ...part } })
 }
 
 /**
  * Each is judged anew. Where there is none any more, or the database fails, the connection breaks off before
  * `content-length`. Node's response is ended by itself: of an error in the stream its glue prints the whole.
  */
-function slices(call: Call, fileId: string, size: number): ReadableStream<Uint8Array> {
+function slices(call: Call, fileId: string, { from, to }: Range): ReadableStream<Uint8Array> {
   const { database, ...place } = placeOf(call)
-  let from = 0
   return new ReadableStream({
     async pull(controller) {
       const bytes = await fileSliceOfMember(database, { ...place, fileId, from }).catch(() => null)
@@ -191,9 +202,9 @@ function slices(call: Call, fileId: string, size: number): ReadableStream<Uint8A
         else controller.error(new Error('The file cannot be read any more.'))
         return
       }
-      controller.enqueue(bytes)
+      controller.enqueue(bytes.subarray(0, to - from))
       from += fileSliceBytes
-      if (from >= size) controller.close()
+      if (from >= to) controller.close()
     },
   })
 }

@@ -6,6 +6,7 @@ import { Client } from 'pg'
 import { expect, onTestFinished, test } from 'vitest'
 import { limits } from '../../src/core/limits.ts'
 import { createHoldfast } from '../../src/index.ts'
+import { fileSliceBytes } from '../../src/store/files.ts'
 import { openScene } from '../faults/scene.ts'
 import { openChat } from '../support/chat.ts'
 import { type Api, apiOf, type Problem } from '../support/client.ts'
@@ -284,6 +285,35 @@ test('only what is harmless is shown by a browser: never SVG or HTML, and no fil
       'content-length': '24',
     })
   }
+})
+
+test('one part of a file is served by its range, whole or not at all, and what is no such range is the whole (P94)', async () => {
+  const { ann, stored } = await openFiles()
+  const bytes = randomBytes(fileSliceBytes + 1_000)
+  const { url, size, id } = await stored(bytes)
+  const ask = async (range: string, headers: Record<string, string> = {}) => {
+    const answer = await ann.request(url, { headers: { range, ...headers } })
+    return { status: answer.status, range: answer.headers.get('content-range'), bytes: await bytesOf(answer) }
+  }
+  for (const [range, from, to] of [
+    ['bytes=0-', 0, size],
+    ['bytes=10-19', 10, 20],
+    [`bytes=5-${size + 5}`, 5, size],
+    [`bytes=${fileSliceBytes - 1}-${fileSliceBytes}`, fileSliceBytes - 1, fileSliceBytes + 1],
+    ['bytes=-7', size - 7, size],
+  ] as const) {
+    const part = await ask(range, { 'if-range': `"${id}"` })
+    expect([range, part.status, part.range]).toEqual([range, 206, `bytes ${from}-${to - 1}/${size}`])
+    expect(part.bytes.equals(bytes.subarray(from, to))).toBe(true)
+  }
+  for (const range of [`bytes=${size}-`, 'bytes=-0']) {
+    expect(await ask(range)).toMatchObject({ status: 416, range: `bytes */${size}` })
+  }
+  for (const range of ['bytes=0-1,4-5', 'bytes=9-3', 'bytes=-', 'lines=1-2']) {
+    const whole = await ask(range)
+    expect([range, whole.status, whole.bytes.length]).toEqual([range, 200, size])
+  }
+  expect(await ask('bytes=0-1', { 'if-range': '"another"' })).toMatchObject({ status: 200, range: null })
 })
 
 test('HEAD answers as GET without the bytes, and a known etag 304 (P7, P94)', async () => {

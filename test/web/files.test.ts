@@ -83,6 +83,25 @@ function pngOf(width: number, height: number, colour: readonly number[]): Buffer
   return Buffer.concat([sign, chunk('IHDR', header), chunk('IDAT', data), chunk('IEND', Buffer.alloc(0))])
 }
 
+/** Silence, of so many seconds. */
+function wavOf(seconds: number): Buffer {
+  const rate = 8_000
+  const header = Buffer.alloc(44)
+  header.write('RIFF', 0)
+  header.writeUInt32LE(36 + rate * seconds, 4)
+  header.write('WAVEfmt ', 8)
+  header.writeUInt32LE(16, 16)
+  header.writeUInt16LE(1, 20)
+  header.writeUInt16LE(1, 22)
+  header.writeUInt32LE(rate, 24)
+  header.writeUInt32LE(rate, 28)
+  header.writeUInt16LE(1, 32)
+  header.writeUInt16LE(8, 34)
+  header.write('data', 36)
+  header.writeUInt32LE(rate * seconds, 40)
+  return Buffer.concat([header, Buffer.alloc(rate * seconds, 128)])
+}
+
 function crcOf(bytes: Buffer): number {
   let crc = 0xffffffff
   for (const byte of bytes) {
@@ -236,6 +255,36 @@ test('a file that is too large, or whose upload broke off, says why and what to 
   await buttonOn(page, 'Upload again.txt again').click()
   await uploaded('again.txt')
   expect(await page.locator('.obstacle').textContent()).toBe('')
+})
+
+test('an upload that is under way when the page is left is told by the next one, until it is removed', async () => {
+  const broken = gate()
+  onTestFinished(() => broken.open())
+  await page.route('**/files?*', async (route) => {
+    await broken.passed
+    await route.abort()
+  })
+  await composerOn(page).fill('with this')
+  await choose(text('half.txt'))
+  await chip('half.txt').getByText(/%/).waitFor()
+  // Another page knows that it is still under way.
+  const other = await newTab()
+  await eventually(async () => (await composerOn(other).inputValue()) === 'with this')
+  expect(await chip('half.txt', other).count()).toBe(0)
+  await other.close()
+  await page.reload()
+  const told = 'It was not uploaded before the page was left. Choose it again.'
+  await chip('half.txt').getByText(told).waitFor()
+  await said('One file was not uploaded. Remove it to send the rest.')
+  await page.reload()
+  await chip('half.txt').getByText(told).waitFor()
+  await picture(page, 'lost')
+  expect(await faultsOf(page, 'lost')).toEqual([])
+  await buttonOn(page, 'Remove half.txt').click()
+  await page.reload()
+  await composerOn(page).waitFor()
+  expect(await chip('half.txt').count()).toBe(0)
+  expect(await composerOn(page).inputValue()).toBe('with this')
 })
 
 test('an upload that broke off with the network goes on by itself when the server is there again', async () => {
@@ -406,6 +455,30 @@ test('a reply shows its files, and its sources in a folded list whose links lead
   expect(await faultsOf(tab, 'sources')).toEqual([])
   await picture(tab, 'sources')
   expect(await tab.evaluate(() => 'pwned' in window)).toBe(false)
+})
+
+test('sounds and films are played where they stand, from their middle, too; what is no sound is a link (P94)', async () => {
+  const wav: Given = { name: 'sea.wav', mimeType: 'audio/wav', buffer: wavOf(4) }
+  const midi: Given = { name: 'old.mid', mimeType: 'audio/midi', buffer: Buffer.from('MThd') }
+  const film: Given = { name: 'film.webm', mimeType: 'video/webm', buffer: Buffer.from('no film at all') }
+  for (const each of [wav, midi, film]) {
+    await choose(each)
+    await uploaded(each.name)
+  }
+  await composerOn(page).fill('listen')
+  await page.keyboard.press('Enter')
+  await untilStatusOn(page, 'complete')
+  const own = ownOn(page, 'listen')
+  const sound = own.locator('audio[aria-label="sea.wav"]')
+  await eventually(() => sound.evaluate((it: HTMLAudioElement) => Math.round(it.duration) === 4))
+  await sound.evaluate((it: HTMLAudioElement) => {
+    it.currentTime = 3
+  })
+  await eventually(() => sound.evaluate((it: HTMLAudioElement) => !it.seeking && Math.round(it.currentTime) === 3))
+  expect(await own.locator('audio, video').count()).toBe(2)
+  expect(await own.locator('a.file-link .file-name').allTextContents()).toEqual(['sea.wav', 'old.mid', 'film.webm'])
+  expect(await faultsOf(page, 'players')).toEqual([])
+  await picture(page, 'players')
 })
 
 test('where an image of a message has its place nothing moves when it comes', async () => {

@@ -1,11 +1,12 @@
 /**
  * Files that are to go with a message, for each session: chosen, uploaded while the message is written, and kept with its
- * draft. What is uploaded is there after a reload; what was on its way then is not, because a page cannot keep a file.
+ * draft. What is uploaded is there after a reload; of what was on its way then the next page says that it is lost.
  */
 import { type FilePart, HoldfastError, type Part, uploadFile } from 'holdfast/client'
 import { client, whileConnected } from './client.ts'
 import { rememberSize } from './file-sizes.ts'
 import { isShownInline } from './files.ts'
+import { hearLost, noteUploads } from './lost-uploads.ts'
 import { recall, remember } from './storage.ts'
 
 export type Attachment = {
@@ -57,6 +58,15 @@ function set(sessionId: string, next: readonly Attachment[]): void {
   known.set(sessionId, next)
   const kept = next.flatMap(({ stand, size }) => (stand.state === 'uploaded' ? [{ part: stand.part, size }] : []))
   remember(keyOf(sessionId), kept.length === 0 ? null : JSON.stringify(kept))
+  noteUploads(
+    [...known].flatMap(([sessionId, all]) =>
+      all.flatMap(({ name, size, stand }) => {
+        if (stand.state === 'uploaded') return []
+        const why = stand.state === 'failed' && !stand.mayTry ? stand.error : lostWords
+        return [{ sessionId, name, size, why }]
+      }),
+    ),
+  )
   for (const hear of hearers) hear()
 }
 
@@ -71,6 +81,15 @@ function asUploaded(part: FilePart, size: number | null): Attachment {
   const preview = isShownInline(part.mediaType) ? part.url : null
   return { id: client.newId(), name: part.filename ?? 'File', size, preview, stand: { state: 'uploaded', part } }
 }
+
+const lostWords = 'It was not uploaded before the page was left. Choose it again.'
+
+hearLost((lost) => {
+  for (const { sessionId, name, size, why } of lost) {
+    const stand: Stand = { state: 'failed', error: why, isBrokenOff: false, mayTry: false }
+    set(sessionId, [...attachmentsOf(sessionId), { id: client.newId(), name, size, preview: null, stand }])
+  }
+})
 
 /** Uploads them, into a session that `prepare` makes before. */
 export function attach(sessionId: string, files: readonly File[], prepare: Job['prepare']): void {

@@ -8,6 +8,7 @@ import { useCallback, useEffect, useRef, useState } from 'react'
 import { giveBackFiles } from './attachments.ts'
 import { draftKeyOf, giveBack } from './drafts.ts'
 import { type EditBody, type Edits, editsOf } from './edits.ts'
+import { hold, isHeld, locked } from './locks.ts'
 import { recall, recallAll, remember } from './storage.ts'
 
 /** Each rejects with the server's refusal. */
@@ -154,30 +155,7 @@ export function commandsOf(client: HoldfastClient, sessionId: string): Commands 
 /** Else nobody can tell whether it has happened. */
 const isRefused = (error: unknown) => error instanceof HoldfastError && error.kind !== 'network' && error.status < 500
 
-/** One tab at a time. Where the browser has no locks (plain http from another machine) two may ask. */
-function locked<T>(name: string, work: () => Promise<T>): Promise<T> {
-  return 'locks' in navigator ? navigator.locks.request(`holdfast:${name}`, work) : work()
-}
-
 const givenBack = (key: string) => `given back:${key}`
-
-/** Until this tab is closed, which is long after others see what it has stored. */
-async function hold(name: string): Promise<void> {
-  if (!('locks' in navigator)) return
-  await new Promise<void>((held, refused) => {
-    const keep = () => {
-      held()
-      return new Promise<never>(() => undefined)
-    }
-    navigator.locks.request(`holdfast:${name}`, keep).catch(refused)
-  })
-}
-
-async function isHeld(name: string): Promise<boolean> {
-  if (!('locks' in navigator)) return false
-  const { held = [] } = await navigator.locks.query()
-  return held.some((lock) => lock.name === `holdfast:${name}`)
-}
 
 /** The new text in the old one's place; what else the message holds stays. */
 function contentOf({ parts, metadata }: Message, text: string) {

@@ -1,4 +1,4 @@
-/** The files of a message: images as they are, all else as links. */
+/** The files of a message: images as they are, sounds and films in a player, all else as links. */
 import type { Part } from 'holdfast/client'
 import { sizeWords, useSize } from './file-sizes.ts'
 import { type ShownFile, shownFilesOf } from './files.ts'
@@ -12,10 +12,17 @@ export function FileList({ parts }: { parts: readonly Part[] }) {
     <ul className={isAlone ? 'files is-alone' : 'files'} aria-label={isAlone ? 'File' : `${files.length} files`}>
       {files.map((file, at) => (
         // biome-ignore lint/suspicious/noArrayIndexKey: they are never moved, and two may be the same
-        <li key={at}>{file.isImage ? <Picture file={file} /> : <Link file={file} />}</li>
+        <li key={at}>
+          <Shown file={file} />
+        </li>
       ))}
     </ul>
   )
+}
+
+function Shown({ file }: { file: ShownFile }) {
+  if (file.shows === 'image') return <Picture file={file} />
+  return file.shows === null ? <Link file={file} /> : <Player file={file} shows={file.shows} />
 }
 
 const leads = { target: '_blank', rel: 'noopener noreferrer', referrerPolicy: 'no-referrer' } as const
@@ -29,6 +36,17 @@ function Picture({ file: { url, name, place } }: { file: ShownFile }) {
     <a className="file-image" href={url ?? ''} {...leads}>
       {image}
     </a>
+  )
+}
+
+/** Only how long it is and how large is loaded before somebody plays it. Its link is there for who wants to keep it. */
+function Player({ file, shows }: { file: ShownFile; shows: 'audio' | 'video' }) {
+  const about = { src: file.url ?? '', controls: true, preload: 'metadata', 'aria-label': file.name }
+  return (
+    <div className={`file-player is-${shows}`}>
+      {shows === 'audio' ? <audio {...about} /> : <video {...about} playsInline />}
+      <Link file={file} />
+    </div>
   )
 }
 

@@ -5,13 +5,21 @@ import type { Part } from 'holdfast/client'
 const images = new Set(['image/png', 'image/jpeg', 'image/gif', 'image/webp', 'image/avif'])
 export const isShownInline = (mediaType: string) => images.has(mediaType)
 
+/** Sounds and films that browsers play. What is in them is data to a player, and runs nothing. */
+const played = new Set([
+  ...['audio/mpeg', 'audio/mp4', 'audio/x-m4a', 'audio/aac', 'audio/ogg', 'audio/webm', 'audio/flac'],
+  ...['audio/wav', 'audio/x-wav', 'audio/wave'],
+  ...['video/mp4', 'video/webm', 'video/ogg'],
+])
+
 export type ShownFile = {
   name: string
   /** `here`: a file of this server. `given`: it is in the message itself. `elsewhere`: a click leads to it. */
   place: 'here' | 'given' | 'elsewhere' | null
   /** Null: a click must not lead there. */
   url: string | null
-  isImage: boolean
+  /** Null: it is a link. */
+  shows: 'image' | 'audio' | 'video' | null
 }
 
 export function shownFilesOf(parts: readonly Part[]): ShownFile[] {
@@ -24,9 +32,13 @@ function shownFile({ url: given, mediaType, filename }: Part): ShownFile {
   const place = placeOf(url)
   const name =
     nameOf(filename) || nameOf(place === 'elsewhere' ? new URL(url).pathname.split('/').at(-1) : type) || 'File'
-  const isImage =
-    isShownInline(type) && (place === 'here' || (place === 'given' && url.slice('data:'.length).startsWith(`${type};`)))
-  return { name, place, url: place === null ? null : url, isImage }
+  const isLoaded = place === 'here' || (place === 'given' && url.slice('data:'.length).startsWith(`${type};`))
+  return { name, place, url: place === null ? null : url, shows: isLoaded ? shownAs(type) : null }
+}
+
+function shownAs(type: string): ShownFile['shows'] {
+  if (images.has(type)) return 'image'
+  return played.has(type) ? (type.startsWith('audio/') ? 'audio' : 'video') : null
 }
 
 function placeOf(url: string): ShownFile['place'] {
