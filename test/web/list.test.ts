@@ -144,6 +144,33 @@ test('a server that is not reached is told with what becomes of what is written,
   await page.getByRole('button', { name: /^Try now/ }).waitFor({ state: 'detached' })
 })
 
+test('a first look without a network says what is missing and when it comes, in a chat, a new one and the list (R2.5)', async () => {
+  await context.route('**/v1/**', (route) => route.abort())
+  await page.close()
+  page = await context.newPage()
+  await page.clock.install()
+  await page.goto(`${stage.site.origin}/#/not-loaded-so-far`)
+  await page.getByRole('heading', { level: 1, name: 'Chat', exact: true }).waitFor()
+  await page.clock.fastForward(700)
+  await page.getByText('The chat is being loaded…').waitFor()
+  await page.clock.fastForward(3_000)
+  const main = page.getByRole('main')
+  await main.getByText('The chat is shown when the server is reached.').waitFor()
+  await main.getByText('The server is not reached.').waitFor()
+  await page.getByText('Your chats are listed here when the server is reached.').waitFor()
+  await picture(page, 'no-network')
+  expect(await faultsOf(page, 'no-network')).toEqual([])
+  await page.setViewportSize({ width: 1280, height: 800 })
+  await buttonOn(page, 'New chat').click()
+  await page.getByText('You are free to leave.').waitFor()
+  await page.clock.fastForward(3_100)
+  await main.getByText('The server is not reached.').waitFor()
+  // What is written first names its chat at once.
+  await sendOn(page, 'is anybody there')
+  await page.getByRole('heading', { level: 1, name: 'is anybody there' }).waitFor()
+  await context.unrouteAll()
+})
+
 test('a message that waits is changed where it stands, and sent as it stands then (R4.6)', async () => {
   await sendOn(page, 'hello')
   await untilStatusOn(page, 'complete')

@@ -13,7 +13,7 @@ restorePlace()
 export function App() {
   const { sessionId, isNew } = usePlace()
   const [demo, setDemo] = useState<DemoInfo | null>(null)
-  const { sessions, hasMore, loadMore } = useChatSessions()
+  const { phase, sessions, hasMore, error, loadMore } = useChatSessions()
   const { unsent } = useUnsent()
   const chats = useMemo(() => chatsOf(sessions, unsent), [sessions, unsent])
   const [isMenuOpen, setMenuOpen] = useState(false)
@@ -29,6 +29,7 @@ export function App() {
       <Sidebar
         chats={chats}
         currentId={sessionId}
+        isAwaited={phase === 'loading' && error === null}
         isOpen={isMenuOpen}
         onClose={close}
         onOlder={hasMore ? loadMore : null}
@@ -51,7 +52,9 @@ export function App() {
         demo={demo}
         isCovered={isMenuOpen}
         title={sessions.find(({ id }) => id === sessionId)?.title ?? null}
+        hasChats={chats.length > 0}
         onMenu={() => setMenuOpen(true)}
+        onNew={goToNew}
       />
     </div>
   )

@@ -1,22 +1,17 @@
 /** How the connection stands: a sign in the header, and more of it where it is gone for long. */
 import { useConnection, useHoldfast } from 'holdfast/react'
-import { useEffect, useState, useSyncExternalStore } from 'react'
+import { useState, useSyncExternalStore } from 'react'
 import { AlertIcon } from './icons.tsx'
-import { useNow } from './times.ts'
+import { useIsLate, useNow } from './times.ts'
 
 /** So long a connection may be gone before more is said of it than its sign does. */
-const downMs = 3_000
+export const downMs = 3_000
 
 export function NoConnection({ isDown }: { isDown: boolean }) {
   const client = useHoldfast()
   const { retryAt } = useConnection()
   const isOnline = useIsOnline()
-  const [isLate, setLate] = useState(false)
-  useEffect(() => {
-    if (!isDown) return setLate(false)
-    const timer = setTimeout(() => setLate(true), downMs)
-    return () => clearTimeout(timer)
-  }, [isDown])
+  const isLate = useIsLate(isDown, downMs)
   const isTold = isDown && (isLate || !isOnline)
   const now = useNow(250, isTold && retryAt !== null)
   const seconds = retryAt === null ? 0 : Math.ceil((Date.parse(retryAt) - now) / 1000)
@@ -36,7 +31,7 @@ export function NoConnection({ isDown }: { isDown: boolean }) {
   )
 }
 
-const keptWords = 'What you write is kept, and sent later.'
+const keptWords = 'What you write is kept and sent later.'
 
 const connectionWords = { connecting: 'Connecting', live: 'Live', reconnecting: 'Reconnecting', offline: 'Offline' }
 

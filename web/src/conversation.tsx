@@ -20,7 +20,7 @@ import { keepPlace } from './place.ts'
 import { useIsShown } from './shown.ts'
 import { lineOf } from './turns.ts'
 import { Typing, useSayTyping } from './typing.tsx'
-import { Missing, Welcome } from './welcome.tsx'
+import { Awaited, Missing, Welcome } from './welcome.tsx'
 
 type PageProps = {
   sessionId: string
@@ -29,12 +29,15 @@ type PageProps = {
   /** The list of chats lies over it. */
   isCovered: boolean
   title: string | null
+  /** In the list. */
+  hasChats: boolean
   onMenu(): void
+  onNew(): void
 }
 
 const awayMs = 3_000
 
-export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onMenu }: PageProps) {
+export function ConversationPage({ sessionId, isNew, demo, isCovered, title, hasChats, onMenu, onNew }: PageProps) {
   const client = useHoldfast()
   const { handle, state, isFollowed, follow } = useSession(sessionId, isNew)
   const { unsent } = useUnsent(sessionId)
@@ -108,7 +111,14 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
   const told =
     messages.find(({ id }) => id === running?.replyId) ?? messages.findLast(({ role }) => role === 'assistant')
   const isMissing = phase === 'missing' && isEmpty && !isNew
-  const heading = isMissing ? 'No such chat' : (session?.title ?? title ?? 'New chat')
+  /** Nothing of it is known, on this device or from the server. */
+  const isAwaited = phase === 'loading' && isEmpty && !isNew
+  const begun = unsent.find(({ makes }) => makes !== null)?.makes?.title
+  const heading = isMissing ? 'No such chat' : (session?.title ?? title ?? begun ?? (isAwaited ? 'Chat' : 'New chat'))
+  // Of a new chat the server knows nothing: what stands for its connection is that of the list.
+  const isDown = isFollowed
+    ? phase !== 'missing' && !isLive
+    : connection.phase === 'waiting' || connection.phase === 'connecting'
   useEffect(() => {
     document.title = isEmpty ? 'Holdfast' : `${heading} · Holdfast`
   }, [heading, isEmpty])
@@ -127,10 +137,12 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, onM
             <ConnectionSign isLive={isLive} hasFailed={connection.phase === 'waiting'} />
           )}
         </header>
-        <NoConnection isDown={isFollowed && phase !== 'missing' && !isLive} />
+        <NoConnection isDown={isDown} />
         {isMissing ? (
-          <Missing />
-        ) : isEmpty && (phase !== 'loading' || isNew) ? (
+          <Missing hasChats={hasChats} onNew={onNew} />
+        ) : isAwaited ? (
+          <Awaited isDown={isDown} />
+        ) : isEmpty ? (
           <Welcome demo={demo} onSend={send} />
         ) : (
           <HappenedContext value={happened}>

@@ -1,5 +1,6 @@
 /** The files of a message: images as they are, sounds and films in a player, all else as links. */
 import type { Part } from 'holdfast/client'
+import { useState } from 'react'
 import { sizeWords, useSize } from './file-sizes.ts'
 import { type ShownFile, shownFilesOf } from './files.ts'
 import { FileIcon } from './icons.tsx'
@@ -41,7 +42,11 @@ function Picture({ file: { url, name, place } }: { file: ShownFile }) {
 
 /** Only how long it is and how large is loaded before somebody plays it. Its link is there for who wants to keep it. */
 function Player({ file, shows }: { file: ShownFile; shows: 'audio' | 'video' }) {
-  const about = { src: file.url ?? '', controls: true, preload: 'metadata', 'aria-label': file.name }
+  const [isBroken, setBroken] = useState(false)
+  // What calls itself a film and is none can still be saved.
+  if (isBroken) return <Link file={file} />
+  const onError = () => setBroken(true)
+  const about = { src: file.url ?? '', controls: true, preload: 'metadata', 'aria-label': file.name, onError }
   return (
     <div className={`file-player is-${shows}`}>
       {shows === 'audio' ? <audio {...about} /> : <video {...about} playsInline />}

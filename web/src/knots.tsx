@@ -21,7 +21,10 @@ export function Timeline({ life, absences, clockAheadMs, className, label }: Tim
   // Where it lies on its side, its end is what is looked for.
   // biome-ignore lint/correctness/useExhaustiveDependencies: it grows by a step
   useEffect(() => {
-    list.current?.scrollTo({ left: list.current.scrollWidth })
+    const toEnd = () => list.current?.scrollTo({ left: list.current.scrollWidth })
+    toEnd()
+    window.addEventListener('resize', toEnd)
+    return () => window.removeEventListener('resize', toEnd)
   }, [steps.length, isRunning])
   return (
     // biome-ignore lint/a11y/noNoninteractiveTabindex: on a phone it scrolls, and what scrolls must be reachable by keyboard

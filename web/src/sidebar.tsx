@@ -2,13 +2,16 @@ import { HoldfastError } from 'holdfast/client'
 import { useHoldfast } from 'holdfast/react'
 import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from 'react'
 import { type Chat, matching } from './chats.ts'
+import { downMs } from './connection.tsx'
 import { CloseIcon, Mark, PencilIcon, PlusIcon, TrashIcon } from './icons.tsx'
 import { useIsShown } from './shown.ts'
-import { agoOf } from './times.ts'
+import { agoOf, useIsLate } from './times.ts'
 
 type SidebarProps = {
   chats: readonly Chat[]
   currentId: string
+  /** What the server has is not here so far. */
+  isAwaited: boolean
   isOpen: boolean
   onClose(): void
   /** Null: all are in the list. */
@@ -25,6 +28,7 @@ export function Sidebar(props: SidebarProps) {
   const [wanted, setWanted] = useState('')
   const found = matching(props.chats, wanted)
   const isSearching = wanted.trim() !== ''
+  const isLate = useIsLate(props.isAwaited, downMs)
   const close = useRef<HTMLButtonElement>(null)
   const list = useRef<HTMLUListElement>(null)
   const newChat = useRef<HTMLButtonElement>(null)
@@ -99,7 +103,11 @@ export function Sidebar(props: SidebarProps) {
           {isSearching && foundWords(found.length, props.onOlder !== null)}
         </p>
         {props.chats.length === 0 && (
-          <p className="px-4 pt-2 text-sm text-mute">Your chats will be listed here. They are kept on the server.</p>
+          <p className="px-4 pt-2 text-sm text-mute">
+            {!props.isAwaited
+              ? 'Your chats will be listed here. They are kept on the server.'
+              : isLate && 'Your chats are listed here when the server is reached.'}
+          </p>
         )}
         <ul
           ref={list}
@@ -187,7 +195,9 @@ function Row({ chat, currentId, isShown, onOpen, onDeleted }: RowProps) {
           </time>
         </span>
         <span className="block truncate text-[0.8125rem] text-mute" dir="auto">
-          {chat.unsent && <span className="text-clay">{chat.unsent}. </span>}
+          {chat.unsent && (
+            <span className={chat.unsent === 'Not sent' ? 'text-clay' : 'text-amber'}>{chat.unsent}. </span>
+          )}
           {chat.preview || (chat.unsent ? '' : 'Nothing yet')}
         </span>
       </button>

@@ -41,3 +41,14 @@ export function useNow(everyMs: number, isRunning: boolean): number {
   }, [everyMs, isRunning])
   return now
 }
+
+/** It has been so for this long. */
+export function useIsLate(isSo: boolean, ms: number): boolean {
+  const [isLate, setLate] = useState(false)
+  useEffect(() => {
+    if (!isSo) return setLate(false)
+    const timer = setTimeout(() => setLate(true), ms)
+    return () => clearTimeout(timer)
+  }, [isSo, ms])
+  return isLate
+}

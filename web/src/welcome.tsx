@@ -1,6 +1,8 @@
 /** What stands where no messages are. */
+import { downMs } from './connection.tsx'
 import { type DemoInfo, isDemoModel } from './demo.ts'
-import { Mark } from './icons.tsx'
+import { Mark, PlusIcon } from './icons.tsx'
+import { useIsLate } from './times.ts'
 
 type Suggestion = { text: string; note?: string }
 
@@ -47,13 +49,32 @@ export function Welcome({ demo, onSend }: { demo: DemoInfo | null; onSend(text: 
   )
 }
 
-export const Missing = () => (
+export const Missing = ({ hasChats, onNew }: { hasChats: boolean; onNew(): void }) => (
   <div className="welcome">
     <div className="column">
       <h2 className="text-xl font-semibold">This chat is not here.</h2>
       <p className="mt-2 text-mute">
-        It was deleted, or it belongs to somebody else. Your other chats are in the list.
+        It was deleted, or it belongs to somebody else.{hasChats && ' Your other chats are in the list.'}
       </p>
+      <button type="button" className="small-button mt-4" onClick={onNew}>
+        <PlusIcon /> Begin a new one
+      </button>
     </div>
   </div>
 )
+
+/** So soon nearly every chat is there, and nothing need be said. */
+const soonMs = 600
+
+/** A chat of which nothing is known so far. */
+export function Awaited({ isDown }: { isDown: boolean }) {
+  const isTold = useIsLate(true, soonMs)
+  const isLate = useIsLate(isDown, downMs)
+  return (
+    <div className="welcome">
+      <p className="column text-center text-mute" role="status">
+        {isTold && (isLate ? 'The chat is shown when the server is reached.' : 'The chat is being loaded…')}
+      </p>
+    </div>
+  )
+}
