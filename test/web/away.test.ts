@@ -1,10 +1,9 @@
 /** Who comes back finds what came, and who goes back in a chat keeps their place. */
 import type { BrowserContext, Page } from 'playwright-core'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { eventually } from '../support/eventually.ts'
-import type { ProviderRequest } from '../support/provider.mjs'
-import { buttonOn, repliedOn, sendOn, untilStatusOn, untilStreamingOn, words } from './page.ts'
-import { faultsOf, gatesOf, openStage, openTab, picture, type Stage, type Step } from './stage.ts'
+import { buttonOn, repliedOn, sendOn, untilStatusOn, untilStreamingOn } from './page.ts'
+import { faultsOf, gatesOf, openTab, picture, type Stage, sceneForEach } from './stage.ts'
 
 let stage: Stage
 let context: BrowserContext
@@ -12,30 +11,9 @@ let page: Page
 let complaints: string[]
 const gates = gatesOf()
 
-beforeAll(async () => {
-  stage = await openStage()
+sceneForEach({ gates, height: 800 }, (scene) => {
+  ;({ stage, context, page, complaints } = scene)
 })
-afterAll(() => stage.close())
-beforeEach(async () => {
-  complaints = []
-  gates.clear()
-  stage.provider.script(answerTo)
-  context = await stage.browser.newContext({ viewport: { width: 1280, height: 800 } })
-  page = await openTab(context, stage.site.origin, complaints)
-})
-afterEach(async () => {
-  await context.close()
-  await eventually(async () => stage.site.openStreams() === 0)
-  expect(complaints).toEqual([])
-})
-
-function answerTo({ body }: ProviderRequest): Step[] {
-  const said: string = body.messages.findLast(({ role }: { role: string }) => role === 'user').content
-  if (said.includes('wait')) {
-    return [{ text: `${words(0, 40)} ` }, { wait: gates.of(said).passed }, { text: words(40, 80) }]
-  }
-  return [{ text: `Re ${said}` }]
-}
 
 const marker = () => page.getByText('You were away: here is what came')
 /** The reply right behind it. */

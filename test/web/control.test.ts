@@ -1,6 +1,6 @@
 import pg from 'pg'
 import type { BrowserContext, Page, Route } from 'playwright-core'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { gate } from '../faults/scene.ts'
 import { eventually } from '../support/eventually.ts'
 import type { Provider, ProviderRequest } from '../support/provider.mjs'
@@ -16,7 +16,7 @@ import {
   untilStreamingOn,
   words,
 } from './page.ts'
-import { faultsOf, gatesOf, openStage, openTab, type Stage, type Step } from './stage.ts'
+import { faultsOf, gatesOf, openTab, type Stage, type Step, sceneForEach } from './stage.ts'
 import { type Site, startSite } from './support.ts'
 
 let stage: Stage
@@ -25,30 +25,16 @@ let site: Site
 let context: BrowserContext
 let page: Page
 let complaints: string[]
+const gates = gatesOf()
 
-beforeAll(async () => {
-  stage = await openStage()
+sceneForEach({ gates, answerTo, height: 800 }, (scene) => {
+  ;({ stage, context, page, complaints } = scene)
   ;({ provider, site } = stage)
-})
-afterAll(() => stage.close())
-beforeEach(async () => {
-  site.passed.length = 0
-  complaints = []
-  gates.clear()
   mended = false
-  provider.script(answerTo)
-  context = await stage.browser.newContext({ viewport: { width: 1280, height: 800 } })
-  page = await newTab()
-})
-afterEach(async () => {
-  await context.close()
-  await eventually(async () => site.openStreams() === 0)
-  expect(complaints).toEqual([])
 })
 
 const newTab = (at = site) => openTab(context, at.origin, complaints)
 
-const gates = gatesOf()
 /** What `wait` and its number say goes on when this is called. */
 const goOn = (said: string) => gates.of(said).open()
 /** From now on what failed is answered. */

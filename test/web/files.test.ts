@@ -1,14 +1,14 @@
 /** Files on the page: chosen, dropped and pasted, on their way, sent, shown; and what replies bring along. */
 import { deflateSync } from 'node:zlib'
 import type { BrowserContext, Page, Route } from 'playwright-core'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, onTestFinished, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { limits } from '../../src/core/limits.ts'
 import { createHoldfast, type Reply } from '../../src/index.ts'
 import { gate } from '../faults/scene.ts'
 import { eventually } from '../support/eventually.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { buttonOn, composerOn, expectShownIsStored, ownOn, repliedOn, sendOn, storedOf, untilStatusOn } from './page.ts'
-import { faultsOf, gatesOf, openStage, openTab, picture, type Stage } from './stage.ts'
+import { faultsOf, gatesOf, openTab, picture, type Stage, sceneForEach } from './stage.ts'
 import { serveFile } from './support.ts'
 
 let stage: Stage
@@ -17,22 +17,8 @@ let page: Page
 let complaints: string[]
 const gates = gatesOf()
 
-beforeAll(async () => {
-  stage = await openStage()
-})
-afterAll(() => stage.close())
-beforeEach(async () => {
-  complaints = []
-  stage.site.passed.length = 0
-  gates.clear()
-  stage.provider.script([{ text: 'I have seen it.' }])
-  context = await stage.browser.newContext({ viewport: { width: 1280, height: 844 } })
-  page = await newTab()
-})
-afterEach(async () => {
-  await context.close()
-  await eventually(async () => stage.site.openStreams() === 0)
-  expect(complaints).toEqual([])
+sceneForEach({ gates, answerTo: () => [{ text: 'I have seen it.' }] }, (scene) => {
+  ;({ stage, context, page, complaints } = scene)
 })
 
 const newTab = () => openTab(context, stage.site.origin, complaints)
@@ -249,6 +235,8 @@ test('a file that is too large, or whose upload broke off, says why and what to 
   const broken = (route: Route) => route.abort()
   await page.route('**/files?*', broken)
   await choose(text('again.txt'))
+  // Once more by itself when the new chat is live: from then on only when it is asked.
+  await page.getByRole('status').getByText('Live', { exact: true }).waitFor()
   await chip('again.txt').getByText('The server cannot be reached').waitFor()
   await said('One file was not uploaded. Try again, or remove it.')
   await page.unroute('**/files?*', broken)

@@ -1,9 +1,8 @@
 /** What somebody has written is in the chat or in a field, and once: whatever is closed, lost or asked twice meanwhile. */
 import type { BrowserContext, Page, Route } from 'playwright-core'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { gate } from '../faults/scene.ts'
 import { eventually } from '../support/eventually.ts'
-import type { ProviderRequest } from '../support/provider.mjs'
 import {
   buttonOn,
   composerOn,
@@ -14,9 +13,8 @@ import {
   storedOf,
   untilStatusOn,
   untilStreamingOn,
-  words,
 } from './page.ts'
-import { gatesOf, openStage, openTab, type Stage, type Step } from './stage.ts'
+import { gatesOf, openTab, type Stage, sceneForEach } from './stage.ts'
 
 let stage: Stage
 let context: BrowserContext
@@ -24,36 +22,14 @@ let page: Page
 let complaints: string[]
 const gates = gatesOf()
 
-beforeAll(async () => {
-  stage = await openStage()
-})
-afterAll(() => stage.close())
-beforeEach(async () => {
-  complaints = []
-  stage.site.passed.length = 0
-  gates.clear()
-  stage.provider.script(answerTo)
-  context = await stage.browser.newContext({ viewport: { width: 1280, height: 800 } })
-  page = await newTab()
-})
-afterEach(async () => {
-  await context.close()
-  await eventually(async () => stage.site.openStreams() === 0)
-  expect(complaints).toEqual([])
+sceneForEach({ gates, height: 800 }, (scene) => {
+  ;({ stage, context, page, complaints } = scene)
 })
 
 const newTab = () => openTab(context, stage.site.origin, complaints)
 const isLive = (tab: Page) => tab.getByRole('status').getByText('Live', { exact: true }).waitFor()
 const asked = (command: string) => stage.site.passed.filter((line) => line.endsWith(`/${command}`))
 const editor = (tab = page) => tab.getByRole('textbox', { name: 'Edit message' })
-
-function answerTo({ body }: ProviderRequest): Step[] {
-  const said: string = body.messages.findLast(({ role }: { role: string }) => role === 'user').content
-  if (said.includes('wait')) {
-    return [{ text: `${words(0, 40)} ` }, { wait: gates.of(said).passed }, { text: words(40, 80) }]
-  }
-  return [{ text: `Re ${said}` }]
-}
 
 /** A reply is being written, and this message waits behind it. */
 async function queue(text: string): Promise<void> {

@@ -1,10 +1,9 @@
 /** The list of chats: live on every device, what is unread, searched by title; and what the page says of a lost connection. */
 import type { BrowserContext, Page } from 'playwright-core'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { eventually } from '../support/eventually.ts'
-import type { ProviderRequest } from '../support/provider.mjs'
-import { buttonOn, composerOn, ownOn, repliedOn, sendOn, untilStatusOn, untilStreamingOn, words } from './page.ts'
-import { faultsOf, gatesOf, openStage, openTab, picture, type Stage, type Step } from './stage.ts'
+import { buttonOn, composerOn, ownOn, repliedOn, sendOn, untilStatusOn, untilStreamingOn } from './page.ts'
+import { faultsOf, gatesOf, openTab, picture, type Stage, sceneForEach } from './stage.ts'
 
 let stage: Stage
 let context: BrowserContext
@@ -12,23 +11,8 @@ let page: Page
 let complaints: string[]
 const gates = gatesOf()
 
-beforeAll(async () => {
-  stage = await openStage()
-})
-afterAll(() => stage.close())
-beforeEach(async () => {
-  complaints = []
-  stage.site.passed.length = 0
-  gates.clear()
-  stage.provider.script(answerTo)
-  context = await stage.browser.newContext({ viewport: { width: 1280, height: 800 } })
-  page = await newTab()
-})
-afterEach(async () => {
-  stage.site.setDown(false)
-  await context.close()
-  await eventually(async () => stage.site.openStreams() === 0)
-  expect(complaints).toEqual([])
+sceneForEach({ gates, height: 800 }, (scene) => {
+  ;({ stage, context, page, complaints } = scene)
 })
 
 const newTab = () => openTab(context, stage.site.origin, complaints)
@@ -36,14 +20,6 @@ const row = (tab: Page, title: string) => tab.locator('nav .session').filter({ h
 const unread = (tab: Page, title: string) => row(tab, title).locator('.unread')
 const rows = (tab: Page) => tab.locator('nav .session .font-medium').allTextContents()
 const api = (path: string) => `${stage.site.origin}/v1/sessions${path}`
-
-function answerTo({ body }: ProviderRequest): Step[] {
-  const said: string = body.messages.findLast(({ role }: { role: string }) => role === 'user').content
-  if (said.includes('wait')) {
-    return [{ text: `${words(0, 40)} ` }, { wait: gates.of(said).passed }, { text: words(40, 80) }]
-  }
-  return [{ text: `Re ${said}` }]
-}
 
 test('a reply that comes while another chat is shown is unread in every list, until its chat is shown somewhere (P140, P126)', async () => {
   await sendOn(page, 'wait')
@@ -126,6 +102,8 @@ test('titles are searched by keyboard, in older chats, too, and Escape ends the 
 })
 
 test('a server that is not reached is told with what becomes of what is written, and tried when asked (R2.3, R2.5)', async () => {
+  await page.clock.install()
+  await page.reload()
   await sendOn(page, 'hello')
   await untilStatusOn(page, 'complete')
   await ownOn(page, 'hello').getByText('Read.').waitFor({ state: 'attached' })
@@ -135,11 +113,11 @@ test('a server that is not reached is told with what becomes of what is written,
   await ownOn(page, 'from the tunnel').getByText('Waits for the network').waitFor()
   await picture(page, 'not-reached')
   expect(await faultsOf(page, 'not-reached')).toEqual([])
+  // Its time stands still: by itself it does not try again.
+  await page.clock.pauseAt(Date.now() + 60_000)
   stage.site.setDown(false)
-  await buttonOn(page, 'Try now')
-    .or(page.getByRole('button', { name: /^Try now/ }))
-    .first()
-    .click()
+  await page.getByRole('button', { name: /^Try now/ }).click()
+  await page.clock.resume()
   await repliedOn(page, /Re from the tunnel/).waitFor()
   await page.getByRole('button', { name: /^Try now/ }).waitFor({ state: 'detached' })
 })

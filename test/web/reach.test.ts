@@ -1,36 +1,21 @@
 /** Whoever uses it: by keyboard alone, and in a language that is written from right to left. */
-import type { BrowserContext, Page } from 'playwright-core'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import pg from 'pg'
+import type { Page } from 'playwright-core'
+import { expect, test } from 'vitest'
 import { eventually } from '../support/eventually.ts'
 import type { ProviderRequest } from '../support/provider.mjs'
 import { buttonOn, composerOn, repliedOn, sendOn, untilStatusOn, untilStreamingOn, words } from './page.ts'
-import { faultsOf, gatesOf, openStage, openTab, picture, type Stage, type Step } from './stage.ts'
+import { faultsOf, gatesOf, picture, type Stage, type Step, sceneForEach } from './stage.ts'
 
 let stage: Stage
-let context: BrowserContext
 let page: Page
-let complaints: string[]
 const gates = gatesOf()
 
 const hebrew =
   'שלום! הפקודה היא `npm start`, ואחריה:\n\n- ראשון\n- שני\n\n```ts\nconst a = 1 // left to right\n```\n\nIn English, too.'
 
-beforeAll(async () => {
-  stage = await openStage()
-})
-afterAll(() => stage.close())
-beforeEach(async () => {
-  complaints = []
-  gates.clear()
-  stage.provider.script(answerTo)
-  context = await stage.browser.newContext({ viewport: { width: 1280, height: 844 } })
-  page = await openTab(context, stage.site.origin, complaints)
-})
-afterEach(async () => {
-  stage.site.setDown(false)
-  await context.close()
-  await eventually(async () => stage.site.openStreams() === 0)
-  expect(complaints).toEqual([])
+sceneForEach({ gates, answerTo }, (scene) => {
+  ;({ stage, page } = scene)
 })
 
 function answerTo({ body }: ProviderRequest): Step[] {
@@ -192,4 +177,41 @@ test('a page whose own direction is from right to left is its mirror image, on a
   await page.setViewportSize({ width: 390, height: 844 })
   await buttonOn(page, 'Show chats').click()
   await eventually(async () => (await edges('.sidebar'))[1] === 390)
+})
+
+test('what is far is found by the browser’s own search, and is read out from there with who wrote it', async () => {
+  await sendOn(page, 'message 0')
+  await untilStatusOn(page, 'complete')
+  const { origin, hash } = new URL(page.url())
+  const path = `${origin}/v1/sessions/${hash.slice(2)}/messages`
+  for (let at = 1; at < 20; at++) {
+    const sent = await page.request.post(`${path}?wait=10`, { data: { id: `m${at}`, text: `message ${at}` } })
+    expect(sent.status()).toBe(200)
+  }
+  const client = new pg.Client({ connectionString: stage.database.url })
+  await client.connect()
+  await client.query(`update holdfast.messages set author = 'ann' where id = 'm3'`)
+  await client.end()
+  await page.reload()
+  await page.getByRole('status').getByText('Live', { exact: true }).waitFor()
+  await page.locator('.group.is-far [data-message="m3"][aria-label="ann"]').waitFor({ state: 'attached' })
+  const found = await page.evaluate(() => {
+    const { find } = window as unknown as { find(text: string, isExact: boolean, isBackwards: boolean): boolean }
+    return find.call(window, 'Re message 3', true, true)
+  })
+  expect(found).toBe(true)
+  const devtools = await page.context().newCDPSession(page)
+  await eventually(async () => {
+    const { nodes } = await devtools.send('Accessibility.getFullAXTree')
+    const byId = new Map(nodes.map((node) => [node.nodeId, node]))
+    const textIn = (id: string): string => {
+      const node = byId.get(id)
+      const own = node?.role?.value === 'StaticText' ? String(node.name?.value) : ''
+      return own + (node?.childIds ?? []).map(textIn).join('')
+    }
+    const said = nodes
+      .filter(({ role }) => role?.value === 'article')
+      .map(({ nodeId, name }) => `${name?.value}: ${textIn(nodeId)}`)
+    return ['ann: message 3', 'Reply: Re message 3'].every((start) => said.some((each) => each.startsWith(start)))
+  })
 })

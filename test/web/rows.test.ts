@@ -8,64 +8,29 @@
  */
 import pg from 'pg'
 import type { BrowserContext, Page } from 'playwright-core'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterEach, expect, test } from 'vitest'
 import { gate } from '../faults/scene.ts'
 import { eventually } from '../support/eventually.ts'
-import type { ProviderRequest } from '../support/provider.mjs'
-import {
-  buttonOn,
-  composerOn,
-  ownOn,
-  repliedOn,
-  sendOn,
-  storedOf,
-  untilStatusOn,
-  untilStreamingOn,
-  words,
-} from './page.ts'
-import { faultsOf, gatesOf, openStage, openTab, picture, type Stage, type Step } from './stage.ts'
+import { buttonOn, composerOn, ownOn, repliedOn, sendOn, storedOf, untilStatusOn, untilStreamingOn } from './page.ts'
+import { faultsOf, gatesOf, picture, type Stage, saidTo, sceneForEach } from './stage.ts'
 
 let stage: Stage
-let context: BrowserContext
 let page: Page
-let complaints: string[]
 const gates = gatesOf()
 const others: BrowserContext[] = []
 
-beforeAll(async () => {
-  stage = await openStage()
-})
-afterAll(() => stage.close())
-beforeEach(async () => {
-  complaints = []
-  stage.site.passed.length = 0
-  gates.clear()
-  stage.provider.script(answerTo)
-  context = await newContext()
-  page = await openTab(context, stage.site.origin, complaints)
+sceneForEach({ gates }, (scene) => {
+  ;({ stage, page } = scene)
 })
 afterEach(async () => {
-  stage.site.setDown(false)
-  for (const each of [context, ...others.splice(0)]) await each.close()
-  await eventually(async () => stage.site.openStreams() === 0)
-  expect(complaints).toEqual([])
+  for (const each of others.splice(0)) await each.close()
 })
 
-const newContext = () => stage.browser.newContext({ viewport: { width: 1280, height: 844 } })
 const isLive = (tab: Page) => tab.getByRole('status').getByText('Live', { exact: true }).waitFor()
-
-function answerTo({ body }: ProviderRequest): Step[] {
-  const said: string = body.messages.findLast(({ role }: { role: string }) => role === 'user').content
-  if (said.includes('overloaded')) return [{ status: 503, headers: { 'retry-after': '30' } }]
-  if (said.includes('wait')) {
-    return [{ text: `${words(0, 40)} ` }, { wait: gates.of(said).passed }, { text: words(40, 80) }]
-  }
-  return [{ text: `Re ${said}` }]
-}
 
 /** Another guest, in a browser of their own, who is a member of the chat that is shown. */
 async function joined(role: 'member' | 'reader' = 'member'): Promise<Page> {
-  const other = await newContext()
+  const other = await stage.browser.newContext({ viewport: { width: 1280, height: 844 } })
   others.push(other)
   const { origin, hash } = new URL(page.url())
   const made = await other.request.post(`${origin}/v1/sessions`, { data: { title: 'Of their own' } })
@@ -108,7 +73,7 @@ test('R0.4, R0.6: a reply that failed leaves the message, says why and offers Re
   await ownOn(page, 'hello').getByText('Sent').waitFor()
   await repliedOn(page, /Its operator has to check the key/).waitFor()
   await repliedOn(page, /Your message is kept/).waitFor()
-  stage.provider.script(answerTo)
+  stage.provider.script((request) => saidTo(request, gates))
   await buttonOn(page, 'Retry').click()
   await repliedOn(page, /Re hello/).waitFor()
   expect((await storedOf(page)).messages[0]).toMatchObject({ id: before[0]!.id })
@@ -215,7 +180,7 @@ test('R2.3: where the service fails it is told, what was written can be changed,
 })
 
 test('R2.3: what the server would not take is not sent again, and says why where it stands', async () => {
-  await sendOn(page, 'y'.repeat(300_000))
+  await sendOn(page, 'y'.repeat(250_001))
   const own = page.locator('article.own')
   await own.getByRole('alert').getByText('Not sent.').waitFor()
   const sent = () => stage.site.passed.filter((line) => line.endsWith('/messages')).length

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import pg from 'pg'
 import type { BrowserContext, Page } from 'playwright-core'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterEach, expect, test } from 'vitest'
 import { eventually } from '../support/eventually.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import type { ProviderRequest } from '../support/provider.mjs'
@@ -21,7 +21,7 @@ import {
   untilStreamingOn,
   words,
 } from './page.ts'
-import { gatesOf, openStage, openTab, type Stage, type Step } from './stage.ts'
+import { gatesOf, openTab, type Stage, type Step, sceneForEach } from './stage.ts'
 import { startSite } from './support.ts'
 
 let stage: Stage
@@ -32,24 +32,11 @@ let complaints: string[]
 let mended = false
 const gates = gatesOf()
 
-beforeAll(async () => {
-  stage = await openStage()
-})
-afterAll(() => stage.close())
-beforeEach(async () => {
-  complaints = []
-  gates.clear()
+sceneForEach({ gates, answerTo, height: 800 }, (scene) => {
+  ;({ stage, context, page, complaints } = scene)
   mended = false
-  stage.provider.script(answerTo)
-  context = await stage.browser.newContext({ viewport: { width: 1280, height: 800 } })
-  page = await openTab(context, stage.site.origin, complaints)
 })
-afterEach(async () => {
-  await operate('resume')
-  await context.close()
-  await eventually(async () => stage.site.openStreams() === 0)
-  expect(complaints).toEqual([])
-})
+afterEach(() => operate('resume'))
 
 function answerTo({ body }: ProviderRequest): Step[] {
   const said: string = body.messages.findLast(({ role }: { role: string }) => role === 'user').content

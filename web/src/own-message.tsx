@@ -7,7 +7,7 @@ import { Editor } from './editor.tsx'
 import { subscribeEdits } from './edits.ts'
 import { FileList } from './file-list.tsx'
 import { AlertIcon, CheckIcon, ClockIcon, PencilIcon, ReadIcon, ReloadIcon, StopIcon, UndoIcon } from './icons.tsx'
-import { useWriter } from './people.ts'
+import { useRights, useWriter } from './people.ts'
 import type { Possible } from './possible.ts'
 import { Cooldown, Refused, tooMany } from './refused.tsx'
 import { isSame, type Shared } from './shared.ts'
@@ -25,7 +25,8 @@ type OwnProps = Shared & {
 
 export const OwnMessage = memo((props: OwnProps) => {
   const { message, turn, commands, onDone, onSelect } = props
-  const { writer, can } = useWriter(message, props.can)
+  const writer = useWriter(message)
+  const can = useRights(props.can, writer === null)
   const { isBusy: isGiving, refusal, give } = useCommand()
   const { edits } = commands
   const edit = useSyncExternalStore(subscribeEdits, () => edits.of(message.id))

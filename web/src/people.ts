@@ -27,16 +27,17 @@ export function usePeople({ session, members }: SessionState, isLive: boolean): 
   return useMemo(() => ({ me, isAlone, mayWrite }), [me, isAlone, mayWrite])
 }
 
-/** Of a message of a person. `writer`: how somebody else is called; null: it is one's own. */
-export function useWriter({ author }: ShownMessage, can: Possible): { writer: string | null; can: Possible } {
-  const { me, isAlone, mayWrite } = useContext(PeopleContext)
+/** How somebody else is called who wrote this message of a person. Null: it is one's own. */
+export function useWriter({ author }: ShownMessage): string | null {
+  const { me, isAlone } = useContext(PeopleContext)
   // One that is not stored so far has no author; and who is alone here wrote it, until it is known better.
-  const isOwn = author === null || (me === null ? isAlone : author === me)
-  const writer = isOwn ? null : calledOf(author)
-  return useMemo(
-    () => ({ writer, can: writer === null && mayWrite ? can : possibleOnOthers(can, mayWrite) }),
-    [writer, can, mayWrite],
-  )
+  return author === null || (me === null ? isAlone : author === me) ? null : calledOf(author)
+}
+
+/** What may be done with it is its writer's, except what everybody may do who may write here. */
+export function useRights(can: Possible, isOwn: boolean): Possible {
+  const mayWrite = useMayWrite()
+  return useMemo(() => (isOwn && mayWrite ? can : possibleOnOthers(can, mayWrite)), [can, isOwn, mayWrite])
 }
 
 export const useMayWrite = () => useContext(PeopleContext).mayWrite

@@ -8,8 +8,8 @@ import { useCommand } from './commands.ts'
 import { FileList } from './file-list.tsx'
 import { WhatHappened } from './happened.tsx'
 import { AlertIcon, CheckIcon, ReloadIcon } from './icons.tsx'
-import { useMayWrite } from './people.ts'
-import { type Failure, possibleOnOthers } from './possible.ts'
+import { useRights } from './people.ts'
+import type { Failure } from './possible.ts'
 import { Refused } from './refused.tsx'
 import { ReplyText } from './reply-text.tsx'
 import { isSame, type Shared } from './shared.ts'
@@ -26,8 +26,7 @@ type ReplyProps = Shared & {
 }
 
 export const Reply = memo(({ message, turn, commands, clockAheadMs, onDone, onSelect, ...props }: ReplyProps) => {
-  const mayWrite = useMayWrite()
-  const can = mayWrite ? props.can : possibleOnOthers(props.can, mayWrite)
+  const can = useRights(props.can, true)
   const { isBusy: isGiving, refusal, give } = useCommand()
   const text = textOf(message.parts)
   const { status } = message
