@@ -3,6 +3,7 @@ import { type ShownMessage, type Turn, textOf } from 'holdfast/client'
 import { Fragment, memo } from 'react'
 import type { Group } from './groups.ts'
 import { OwnMessage } from './own-message.tsx'
+import { useWriter } from './people.ts'
 import type { Possible } from './possible.ts'
 import { Reply } from './reply.tsx'
 import type { Shared } from './shared.ts'
@@ -65,10 +66,12 @@ function isSameGroup(before: GroupProps, now: GroupProps): boolean {
 }
 
 /** As the message that it stands for, to who searches the page or has it read out. */
-function Far({ message: { id, role, status, parts } }: { message: ShownMessage }) {
+function Far({ message }: { message: ShownMessage }) {
+  const { id, role, status, parts } = message
+  const writer = useWriter(message)
   const text = textOf(parts)
   return role === 'user' ? (
-    <article className="own" aria-label="You" data-message={id}>
+    <article className={writer === null ? 'own' : 'own is-others'} aria-label={writer ?? 'You'} data-message={id}>
       <p className="own-text" dir="auto">
         {text}
       </p>
