@@ -12,6 +12,7 @@ import { createSeal, type Seal } from './log/seal.ts'
 import { createWakeups } from './log/wakeups.ts'
 import type { AppFunctions, Resolved } from './options.ts'
 import { OptionError } from './options.ts'
+import { createPresence } from './people/presence.ts'
 import { createTyping } from './people/typing.ts'
 import { createRunner } from './runner/runner.ts'
 import { createSweeper } from './runner/sweeper.ts'
@@ -134,6 +135,10 @@ function wire(
   const typing = createTyping(wakeups.tell)
   stops.push(() => typing.stop())
 
+  const presence = createPresence({ database, processId: seal.processId, tell: wakeups.tell, tellHere: hub.hear })
+  wakeups.onNote(presence.hear)
+  stops.push(() => presence.stop())
+
   let keepAlive: (() => void) | undefined
   if (options.roles.includes('runner')) {
     const onRefused = ({ turnId, attempt }: { turnId: string; attempt: number }, write: string) =>
@@ -193,6 +198,7 @@ function wire(
       waiting: createWaiting(hub, database),
       wakeups,
       sockets,
+      presence,
       typing,
       expiresMs: options.expiresMs,
       sendsPerMinute: options.limits.sendsPerMinute,

@@ -48,6 +48,7 @@ import { replyMessage, type UserOrAssistantMessage } from './reply/message.ts'
 import type { WhenBusy } from './store/accept.ts'
 import type { Member } from './store/log.ts'
 import { messagePage, type Pair } from './store/messages.ts'
+import { type Present, presentIn } from './store/presence.ts'
 import { say } from './store/say.ts'
 import {
   createSession,
@@ -218,6 +219,8 @@ export type InCode<Metadata extends object = JsonObject, Events extends EventTyp
      */
     remove(sessionId: string, ask: InTenant & { userId: string }): Promise<boolean>
   }
+  /** Who of its members is there just now, on whichever device and process: `here`, or `away` where all are in the background. */
+  presence(sessionId: string, ask?: InTenant): Promise<Present[]>
   /** Answers a message again whose turn failed or was stopped; any other is left as it is. `round`: only that one. */
   retry(sessionId: string, messageId: string, ask?: InTenant & { round?: number }): Promise<Stand<Metadata>>
   /**
@@ -335,6 +338,7 @@ const memberListSchema = z.strictObject(inSession)
 const memberAskSchema = z.strictObject({ ...inSession, userId: nameSchema, role: roleSchema.default('member') })
 const memberRemoveSchema = z.strictObject({ ...inSession, userId: nameSchema })
 const publishAskSchema = publishSchema.safeExtend(inSession)
+const presenceSchema = z.strictObject(inSession)
 /** Whatever its provider calls it: no path has to hold it. */
 const askedId = z.string().min(1).max(1_000)
 const approveSchema = z.strictObject({ ...inSession, userId: nobodySchema, approvalId: askedId, ...approvalFields })
@@ -466,6 +470,10 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
         return await remove(within(await parts(), tenantId, sessionId, null), userId)
       }),
     },
+    presence: failing(async (sessionId, ask) => {
+      const session = readValue({ ...ask, sessionId }, presenceSchema)
+      return await presentIn((await parts()).database, session)
+    }),
     retry: failing(async (sessionId, messageId, ask) => {
       const { tenantId, round } = readValue({ ...ask, sessionId, messageId }, retrySchema)
       const own = within(await parts(), tenantId, sessionId, null)

@@ -15,6 +15,7 @@ export type ControlWord =
 export type PassingFrame =
   | { type: 'receipt'; data: { userId: string; delivered: number; read: number } }
   | { type: 'typing'; data: { userId: string; isTyping: boolean; lastsMs: number } }
+  | { type: 'presence'; data: { userId: string; state: 'here' | 'away' | 'gone' } }
   /** To lists of sessions. `updatedAt` is null where the session was deleted. */
   | { type: 'session.changed'; data: { sessionId: string; updatedAt: string | null } }
 

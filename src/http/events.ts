@@ -4,7 +4,10 @@ import { type Cursor, decodeCursor } from '../core/cursor.ts'
 import type { Frame } from '../core/frames.ts'
 import { limits } from '../core/limits.ts'
 import type { Follow, Sink } from '../log/hub.ts'
+import type { Device } from '../people/presence.ts'
+import type { PresenceState } from '../store/presence.ts'
 import { readQuery } from './body.ts'
+import { presenceField } from './people.ts'
 import { endAt } from './principal.ts'
 import { Problem } from './problem.ts'
 import { type Call, type HttpParts, jsonText, type Route, sessionOf } from './route.ts'
@@ -13,17 +16,18 @@ import { createSseSink, createSseStream, type SseStream, sseResponse } from './s
 const querySchema = z.object({
   cursor: z.string().max(4_000).optional(),
   wait: z.coerce.number().min(0).max(limits.longPollMax).default(limits.longPollDefault),
+  presence: presenceField.default('here'),
 })
 
 async function events(call: Call): Promise<Response> {
-  const { cursor, wait } = readQuery(call.url, querySchema)
+  const { cursor, wait, presence } = readQuery(call.url, querySchema)
   const from = startOf(call.parts, call.request.headers.get('last-event-id') ?? cursor)
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000 })
   const accept = call.request.headers.get('accept') ?? ''
   return accept.includes('application/json')
-    ? await longPoll(call, from, withinToken(call, wait * 1_000))
+    ? await longPoll(call, from, presence, withinToken(call, wait * 1_000))
     : // Begun before the first read: who follows is known to be a member.
-      sseResponse(call, (writer) => followInto(call, from, createSseStream(writer)))
+      sseResponse(call, (writer) => followInto(call, from, presence, createSseStream(writer)))
 }
 
 /** From a cursor, from the start of the log (none), or from now on (`now`: null). */
@@ -42,14 +46,16 @@ export const comeBackMs = 1_000
  * Answers what stops it. Where it cannot begin because the log cannot be read, the client comes back: it is not held
  * and begun later, because its right was judged now. Once begun, a read that failed comes again at the next poll.
  */
-function followInto(call: Call, cursor: Cursor | null, stream: SseStream): () => void {
+function followInto(call: Call, cursor: Cursor | null, state: PresenceState, stream: SseStream): () => void {
   const sink = createSseSink(stream)
   let follow: Follow | null = null
+  let device: Device | undefined
   let stopped = false
   const stop = () => {
     stopped = true
     clearTimeout(expiry)
     follow?.stop()
+    device?.leave()
     stream.close()
   }
   const expiry = endAt(call.principal.expiresAt, stop)
@@ -57,12 +63,15 @@ function followInto(call: Call, cursor: Cursor | null, stream: SseStream): () =>
     follow = begun
     if (begun === null) sink.control({ type: 'reset', reason: 'gone' })
     if (begun === null || stopped) stop()
+    else device = call.parts.presence.enter(sessionOf(call), state)
   }
   const comeBack = () => {
     sink.control({ type: 'reconnect', afterMs: comeBackMs })
     stop()
   }
-  call.parts.hub.follow({ ...sessionOf(call), cursor }, sink).then(begin, comeBack)
+  // What the hub ends is over for presence, too.
+  const ends: Sink = { ...sink, end: stop }
+  call.parts.hub.follow({ ...sessionOf(call), cursor }, ends).then(begin, comeBack)
   return stop
 }
 
@@ -78,7 +87,7 @@ export const blindMs = 5_000
  * Answers `{frames, cursor}` as soon as there is something, else after `waitMs` with nothing; but not before the log
  * was read once, so `wait=0` answers what is there.
  */
-async function longPoll(call: Call, cursor: Cursor | null, waitMs: number): Promise<Response> {
+async function longPoll(call: Call, cursor: Cursor | null, state: PresenceState, waitMs: number): Promise<Response> {
   const collected: string[] = []
   let bytes = 0
   let caughtUp = false
@@ -112,6 +121,7 @@ async function longPoll(call: Call, cursor: Cursor | null, waitMs: number): Prom
   }
   const follow = await call.parts.hub.follow({ ...sessionOf(call), cursor }, sink)
   if (follow === null) throw new Problem('not_found')
+  const device = call.parts.presence.enter(sessionOf(call), state)
   const timers = [
     setTimeout(() => {
       waited = true
@@ -124,6 +134,7 @@ async function longPoll(call: Call, cursor: Cursor | null, waitMs: number): Prom
   await finished
   for (const timer of timers) clearTimeout(timer)
   follow.stop()
+  device.leave()
   return jsonText(200, `{"frames":[${collected.join(',')}],"cursor":"${follow.cursor()}"}`)
 }
 

@@ -10,6 +10,8 @@ import { type ControlWord, inSession } from '../core/frames.ts'
 import { idPattern } from '../core/ids.ts'
 import { limits } from '../core/limits.ts'
 import type { Follow, Sink } from '../log/hub.ts'
+import type { Device } from '../people/presence.ts'
+import type { PresenceState } from '../store/presence.ts'
 import { startOf } from './events.ts'
 import type { Principal } from './principal.ts'
 import { Problem } from './problem.ts'
@@ -43,6 +45,8 @@ export type Follows = {
    */
   follow(asked: { sessionId: string; cursor?: string | undefined; ref?: string | undefined }): void
   unfollow(sessionId: string): void
+  /** Whether the device is in front of its user, in all that it follows and will. */
+  present(state: PresenceState): void
   /** Where each stands that is followed, by session, or by ref; one that has not begun stands where it was asked from. */
   cursors(): Record<string, string>
   /** How many are followed, or asked for. */
@@ -50,15 +54,26 @@ export type Follows = {
   stop(): void
 }
 
-type Entry = { follow: Follow | null; from: string | undefined; release(): void; stopped: boolean }
+type Entry = {
+  follow: Follow | null
+  device: Device | undefined
+  from: string | undefined
+  release(): void
+  stopped: boolean
+}
 
 /** `admit`: asked before each; rejects for who may follow nothing. `byRef`: one session may be followed under several refs. */
 export function createFollows(
   parts: HttpParts,
   { tenantId, userId }: Principal,
   out: Out,
-  { admit = async () => undefined, byRef = false }: { admit?: () => Promise<void>; byRef?: boolean } = {},
+  {
+    admit = async () => undefined,
+    byRef = false,
+    ...first
+  }: { admit?: () => Promise<void>; byRef?: boolean; state?: PresenceState } = {},
 ): Follows {
+  let { state = 'here' } = first
   const entries = new Map<string, Entry>()
   const turn = createTurns()
   /** Also those that were replaced meanwhile. */
@@ -70,6 +85,7 @@ export function createFollows(
     if (entry.stopped) return
     entry.stopped = true
     entry.follow?.stop()
+    entry.device?.leave()
     if (entries.get(key) === entry) entries.delete(key)
     entry.release()
   }
@@ -106,6 +122,7 @@ export function createFollows(
       if (follow === null) throw new Problem('not_found')
       if (entry.stopped) return follow.stop()
       entry.follow = follow
+      entry.device = parts.presence.enter({ tenantId, sessionId, userId }, state)
       // Before its first frame: that is read in a turn after this one.
       out.word({ ...named, type: 'following', cursor: follow.cursor() })
     } finally {
@@ -126,7 +143,7 @@ export function createFollows(
       const followed = before ? entries.size - 1 : entries.size
       if (Math.max(followed, beginning) >= limits.followsMax) return out.refused(named, tooMany())
       if (before) end(key, before)
-      const entry: Entry = { follow: null, from: cursor, release: out.hold(), stopped: false }
+      const entry: Entry = { follow: null, device: undefined, from: cursor, release: out.hold(), stopped: false }
       entries.set(key, entry)
       beginning++
       begin(named, cursor, entry)
@@ -140,6 +157,10 @@ export function createFollows(
     unfollow(sessionId) {
       const entry = entries.get(sessionId)
       if (entry) end(sessionId, entry)
+    },
+    present(now) {
+      state = now
+      for (const { device } of entries.values()) device?.say(now)
     },
     cursors() {
       const start = encodeCursor({ epoch: parts.hub.epoch(), seq: 0, open: new Map() })

@@ -8,10 +8,12 @@
  */
 import * as z from 'zod'
 import { limits } from '../core/limits.ts'
+import type { PresenceState } from '../store/presence.ts'
 import { readQuery } from './body.ts'
 import { blindMs, comeBackMs, withinToken } from './events.ts'
 import { createFollows, type Out } from './follows.ts'
 import { createPassing } from './passing.ts'
+import { presenceField } from './people.ts'
 import { endAt } from './principal.ts'
 import { Problem, problemDocument } from './problem.ts'
 import { type Call, jsonText, type Route } from './route.ts'
@@ -22,9 +24,10 @@ const querySchema = z.object({
   sessions: z.string().default(''),
   list: z.enum(['0', '1']).default('0'),
   wait: z.coerce.number().min(0).max(limits.longPollMax).default(limits.longPollDefault),
+  presence: presenceField.default('here'),
 })
 
-type Asked = { sessions: Place[]; list: boolean }
+type Asked = { sessions: Place[]; list: boolean; state: PresenceState }
 type Place = { sessionId: string; cursor: string | undefined; ref: string | undefined }
 
 const keyOf = ({ sessionId, ref }: { sessionId: string; ref?: string | undefined }) => ref ?? sessionId
@@ -57,7 +60,7 @@ function sessionsOf(text: string): Asked['sessions'] {
 async function manyEvents(call: Call): Promise<Response> {
   const { headers } = call.request
   const query = readQuery(call.url, querySchema)
-  const asked = { sessions: sessionsOf(query.sessions), list: query.list === '1' }
+  const asked = { sessions: sessionsOf(query.sessions), list: query.list === '1', state: query.presence }
   if (asked.sessions.length === 0 && !asked.list) {
     throw new Problem('invalid_request', 'In the query, expected "sessions=id@cursor,id@cursor" or "list=1".')
   }
@@ -70,7 +73,7 @@ async function manyEvents(call: Call): Promise<Response> {
 }
 
 /** Answers what stops it. It ends when nothing more can come. */
-function tellInto(call: Call, { sessions, list }: Asked, stream: SseStream): () => void {
+function tellInto(call: Call, { sessions, list, state }: Asked, stream: SseStream): () => void {
   const { parts, principal } = call
   const say = (frames: string[]) => stream.say(frames.map((data) => ({ data })))
   let unlook: (() => void) | undefined
@@ -106,7 +109,7 @@ function tellInto(call: Call, { sessions, list }: Asked, stream: SseStream): () 
     room: stream.room,
     hold: () => () => undefined,
   }
-  const follows = createFollows(parts, principal, out, { byRef: true })
+  const follows = createFollows(parts, principal, out, { byRef: true, state })
   if (list) {
     const { pass } = createPassing({ say, room: stream.room })
     unlook = parts.lists.look(principal, {
@@ -123,7 +126,7 @@ function tellInto(call: Call, { sessions, list }: Asked, stream: SseStream): () 
  * Answers `{frames, cursors}` as soon as there is something, else after `waitMs` with nothing; but not before each log was
  * read once, so `wait=0` answers what is there.
  */
-async function longPoll(call: Call, { sessions, list }: Asked, waitMs: number): Promise<Response> {
+async function longPoll(call: Call, { sessions, list, state }: Asked, waitMs: number): Promise<Response> {
   const { parts, principal, request } = call
   const frames: string[] = []
   const behind = new Set(sessions.map(keyOf))
@@ -167,7 +170,7 @@ async function longPoll(call: Call, { sessions, list }: Asked, waitMs: number): 
     room: () => (bytes > limits.longPollBytesMax ? new Promise(() => undefined) : null),
     hold: () => () => undefined,
   }
-  const follows = createFollows(parts, principal, out, { byRef: true })
+  const follows = createFollows(parts, principal, out, { byRef: true, state })
   const unlook = list
     ? parts.lists.look(principal, {
         changed: (data) => say([JSON.stringify({ type: 'session.changed', data })]),

@@ -1,7 +1,8 @@
-/** What people tell each other without a message: how far they have read, and that they are typing. */
+/** What people tell each other without a message: how far they have read, that they are typing, and that they are there. */
 import * as z from 'zod'
 import { decodeCursor } from '../core/cursor.ts'
 import { passingNote } from '../log/wakeups.ts'
+import { presentIn } from '../store/presence.ts'
 import { storeReceipt } from '../store/receipts.ts'
 import { readBody } from './body.ts'
 import { Problem } from './problem.ts'
@@ -48,6 +49,15 @@ async function typing(call: Call): Promise<Response> {
   return new Response(null, { status: 204 })
 }
 
+/** What a device says of itself where it follows. */
+export const presenceField = z.enum(['here', 'away'])
+
+async function presence(call: Call): Promise<Response> {
+  const session = sessionOf(call)
+  const present = await presentIn(call.parts.database, session)
+  return json(200, { presence: present.filter(({ userId }) => userId !== session.userId) })
+}
+
 export const peopleRoutes: Route[] = [
   {
     name: 'receipts.store',
@@ -66,5 +76,13 @@ export const peopleRoutes: Route[] = [
     judgedBy: 'route',
     overSocket: true,
     handle: typing,
+  },
+  {
+    name: 'presence.list',
+    method: 'GET',
+    path: '/v1/sessions/:sessionId/presence',
+    right: 'read',
+    judgedBy: 'route',
+    handle: presence,
   },
 ]

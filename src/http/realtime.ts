@@ -12,6 +12,7 @@ import { checked, checkValue, parseJson } from './body.ts'
 import { createFollows } from './follows.ts'
 import { realtimeAt } from './many-events.ts'
 import { createPassing } from './passing.ts'
+import { presenceField } from './people.ts'
 import { Problem, problemDocument } from './problem.ts'
 import type { SocketRoute } from './route.ts'
 
@@ -26,6 +27,7 @@ const commandSchemas = {
     ref: ref.optional(),
   }),
   unfollow: z.strictObject({ type: z.literal('unfollow'), sessionId, ref: ref.optional() }),
+  presence: z.strictObject({ type: z.literal('presence'), state: presenceField, ref: ref.optional() }),
   list: z.strictObject({ type: z.literal('list'), ref: ref.optional() }),
   ping: z.strictObject({ type: z.literal('ping'), ref: ref.optional() }),
   post: z.strictObject({
@@ -138,6 +140,8 @@ export const realtimeSocket: SocketRoute = {
           return follows.follow(command)
         case 'unfollow':
           return follows.unfollow(command.sessionId)
+        case 'presence':
+          return follows.present(command.state)
         case 'list':
           return list(named)
         case 'post':

@@ -3,6 +3,7 @@ import type { EventSchemas } from '../core/app-event.ts'
 import type { Hub } from '../log/hub.ts'
 import type { Lists } from '../log/lists.ts'
 import type { Wakeups } from '../log/wakeups.ts'
+import type { Presence } from '../people/presence.ts'
 import type { Typing } from '../people/typing.ts'
 import type { Acceptor } from '../store/accept.ts'
 import type { Database } from '../store/database.ts'
@@ -22,6 +23,7 @@ export type HttpParts = {
   waiting: Waiting
   wakeups: Wakeups
   sockets: Sockets
+  presence: Presence
   typing: Typing
   /** A turn that was not begun by then ends as expired. */
   expiresMs: number

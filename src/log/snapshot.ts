@@ -5,12 +5,15 @@ import { joinDeltas } from '../core/join.ts'
 import type { Database } from '../store/database.ts'
 import { type Member, snapshotRow } from '../store/log.ts'
 import type { MessagePlace } from '../store/messages.ts'
+import type { Present } from '../store/presence.ts'
 
 export type Snapshot = {
   session: unknown
   messages: unknown[]
   before: MessagePlace | null
   members: Member[]
+  /** Of the others. */
+  presence: Present[]
   turns: unknown[]
   open: { turnId: string; replyId: string; attempt: number; index: number; chunks: Chunk[] }[]
   cursor: string
@@ -41,6 +44,7 @@ export async function readSnapshot(
     messages,
     before: row.more && first ? { position: first.position, role: first.message.role } : null,
     members: row.members,
+    presence: row.presence ?? [],
     turns: row.turns ?? [],
     open: open.map(({ turnId, replyId, attempt, index, chunks }) => ({ turnId, replyId, attempt, index, chunks })),
     cursor: encodeCursor({

@@ -25,6 +25,8 @@ export type Note = {
   passing?: Passing
   /** This user has read on: their lists count anew. */
   readBy?: string
+  /** Of this user that is told in passing, where the others are to know what their followers were told. */
+  presence?: { userId: string; state: 'here' | 'away' | 'gone' }
   /** Of a session that was deleted: the users who were its members, whom nothing else names any more. */
   members?: string[]
   /** Users who are no members any more. */
@@ -283,8 +285,9 @@ function isBody(value: unknown): value is Body {
 
 function isNote(note: unknown): note is Note {
   if (!fits(note, { tenantId: 'string', sessionId: 'string', due: 'boolean' })) return false
-  const { events, runs, passing, readBy = '', members = [], left = [] } = note
+  const { events, runs, passing, readBy = '', presence, members = [], left = [] } = note
   if (typeof readBy !== 'string') return false
+  if (presence !== undefined && !fits(presence, { userId: 'string', state: 'string' })) return false
   if (passing !== undefined && !fits(passing, passingShape)) return false
   if (!areTexts(members) || !areTexts(left)) return false
   const areEvents = Array.isArray(events) && events.every((event) => fits(event, eventShape))

@@ -7,6 +7,7 @@ import type { Page } from '../core/following.ts'
 import { joinDeltas } from '../core/join.ts'
 import type { Database, Statement } from './database.ts'
 import { eventOfRow, type LogRow, runOfRow } from './event-rows.ts'
+import type { Present } from './presence.ts'
 
 /** Bounds of one page. A run is one flush of one attempt. */
 const pageEvents = 200
@@ -182,6 +183,8 @@ const readSnapshot: Statement = {
       (select json_agg(json_build_object('userId', o.user_id, 'role', o.role, 'delivered', o.delivered_seq,
           'read', o.read_seq) order by o.user_id)
          from holdfast.members o where o.tenant_id = $1 and o.session_id = $2) as members,
+      (select json_agg(json_build_object('userId', p.user_id, 'state', p.state) order by p.user_id)
+         from holdfast.present_in($1, $2) p where p.user_id <> $3) as presence,
       (select json_agg(holdfast.turn_json(t) order by t.position) from holdfast.turns t
         where t.tenant_id = $1 and t.session_id = $2 and t.state in ('queued', 'running', 'waiting')
           and holdfast.may_see(t.audience, $3)) as turns,
@@ -206,6 +209,7 @@ export type SnapshotRow = {
   messages: { message: { id: string; role: 'user' | 'assistant'; parts: unknown[] }; position: number }[] | null
   more: boolean
   members: Member[]
+  presence: Present[] | null
   turns: { id: string }[] | null
   open:
     | {

@@ -85,6 +85,7 @@ const matrix: Record<string, Row> = {
   'files.list': { right: 'read', asks: [{ ok: 200 }] },
   'files.serve': { right: 'read', asks: [{ ok: 200 }] },
   'receipts.store': { right: 'read', asks: [{ body: () => ({}), ok: 200 }] },
+  'presence.list': { right: 'read', asks: [{ ok: 200 }] },
   'typing.say': { right: 'write', asks: [{ body: () => ({ isTyping: true }), ok: 204 }] },
   'members.list': { right: 'read', asks: [{ ok: 200 }] },
   'members.add': { right: 'own', asks: [{ body: () => ({ userId: randomUUID() }), ok: 201 }] },
