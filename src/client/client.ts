@@ -13,15 +13,18 @@ import { indexedDbStorage, memoryStorage, type Storage } from './storage.ts'
 import type { Readable } from './store.ts'
 import { createUnsent, type UnsentList } from './unsent.ts'
 import { createWire } from './wire.ts'
+import { wires } from './wires.ts'
 
 export type { Part } from '../core/chunk.ts'
 export type { KnownPart } from '../core/known-part.ts'
 export type { Message, Session, Turn } from '../core/message.ts'
 export { textOf } from '../core/parts.ts'
 export type { ChunkFrame, EventFrame, LogFrame, Member } from '../core/view.ts'
+export { type Activity, activityOf, readersOf } from './activity.ts'
 export type { ConnectionState, Transport } from './connection.ts'
 export type { PassingFrame } from './feed.ts'
 export type { Locks } from './locks.ts'
+export { type PresentMember, presenceOf } from './presence.ts'
 export type { EditedMessage, SendOptions, SessionHandle, SessionState, Stand } from './session.ts'
 export type { SessionsHandle, SessionsState } from './sessions.ts'
 export type { Delivery, ShownMessage } from './shown-message.ts'
@@ -179,7 +182,7 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     unsent.close()
     connection.close()
   }
-  return {
+  const client: HoldfastClient = {
     session<Chat>(id: string) {
       let handle = handles.get(id)
       handle ??= createSession(id, {
@@ -220,6 +223,8 @@ export function createClient(options: ClientOptions = {}): HoldfastClient {
     },
     close,
   }
+  wires.set(client, wire)
+  return client
 }
 
 /** When the page is drawn next; and where it is not drawn any more, a moment later. */

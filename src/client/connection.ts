@@ -170,6 +170,7 @@ export function createConnection(options: ConnectionOptions): Connection {
       const start: LineStart = {
         follows: () => [...entries].map(([sessionId, { cursor, ref }]) => ({ sessionId, cursor, ref })),
         list: () => listHearers.size > 0,
+        isAway,
         take: (frame) => {
           if (isOver) return
           if (frame.type === 'reconnect' && !('sessionId' in frame)) {
@@ -238,7 +239,10 @@ export function createConnection(options: ConnectionOptions): Connection {
     line?.close()
     rest?.abort()
   }
-  const unlisten = wire.onWake(() => line?.check())
+  const unlisten = wire.onWake(() => {
+    line?.check()
+    line?.changed()
+  })
 
   return {
     state,
@@ -280,6 +284,9 @@ export function createConnection(options: ConnectionOptions): Connection {
     },
   }
 }
+
+/** Where there is no page, nobody is told that it is in the background: `rest` leaves the connection. */
+const isAway = () => (globalThis as { document?: Document }).document?.visibilityState === 'hidden'
 
 /** A session that cannot be followed at the moment. */
 const againMs = 2_000

@@ -48,14 +48,14 @@ function endBy({ kind, retryable, retryAfterMs }: Partial<HoldfastError>): LineE
 /** A refusal that would be said again. */
 const refusedMs = 10_000
 
-function pathOf(follows: readonly Wanted[], list: boolean, wait?: number): string {
+function pathOf(follows: readonly Wanted[], start: LineStart, wait?: number): string {
   const sessions = follows.map(({ sessionId, cursor, ref }) => `${sessionId}@${cursor}@${ref}`).join(',')
-  return `/v1/events?sessions=${encodeURIComponent(sessions)}${list ? '&list=1' : ''}${wait === undefined ? '' : `&wait=${wait}`}`
+  return `/v1/events?sessions=${encodeURIComponent(sessions)}${start.list() ? '&list=1' : ''}${start.isAway() ? '&presence=away' : ''}${wait === undefined ? '' : `&wait=${wait}`}`
 }
 
 export function openStream(wire: Wire, start: LineStart): NamedLine {
   return createLine(wire, start, async ({ signal, heard }) => {
-    const response = await wire.ask(pathOf(start.follows(), start.list()), { accept: 'text/event-stream' }, signal)
+    const response = await wire.ask(pathOf(start.follows(), start), { accept: 'text/event-stream' }, signal)
     if (!response?.body) return { how: 'never', afterMs: 0 }
     heard()
     start.opened()
@@ -96,7 +96,7 @@ export function openPolls(wire: Wire, start: LineStart): NamedLine {
     let follows = start.follows()
     // The first answer is what is there already: a line stands as soon as it is known.
     for (let wait = 0; !signal.aborted; wait = mostS) {
-      const response = await wire.ask(pathOf(follows, start.list(), wait), {}, signal)
+      const response = await wire.ask(pathOf(follows, start, wait), {}, signal)
       if (response === null) return { how: wait === 0 ? 'never' : 'ended', afterMs: 0 }
       const text = await response.text().catch(() => null)
       if (text === null || signal.aborted) return { how: 'ended', afterMs: 0 }

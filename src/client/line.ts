@@ -23,6 +23,8 @@ export type LineStart = {
   /** As of now, as is `list`: whether hints are to come, too. */
   follows(): readonly Wanted[]
   list(): boolean
+  /** Nobody looks at the page just now: a tab in the background (PROTOCOL.md, P146). */
+  isAway(): boolean
   take(frame: LineFrame): void
   /** It stands. */
   opened(): void

@@ -23,7 +23,7 @@ export type Shared = { open(start: LineStart): Line; close(): void }
 
 /** To whoever leads: `want` is all of what a tab follows now. `isBack`: whether the line itself lives is to be found out. */
 type Word = { want: Want } | { check: string; isBack: boolean }
-type Want = { line: string; list: boolean; follows: readonly Wanted[] }
+type Want = { line: string; list: boolean; isAway: boolean; follows: readonly Wanted[] }
 /** To the lines that are named. `led`: another tab leads from now on. */
 type Told = { here: true } | { opened: true } | { led: true } | { frame: LineFrame } | { ended: LineEnd }
 type Message = { word: Word } | { to: readonly string[] | 'all'; told: Told }
@@ -146,7 +146,7 @@ export function shareLines({ name, locks, newId, open }: ShareOptions): Shared {
         isDue = false
         if (isOver) return
         expect()
-        say({ want: { line: id, list: start.list(), follows: start.follows() } })
+        say({ want: { line: id, list: start.list(), isAway: start.isAway(), follows: start.follows() } })
       }
       const check = (isBack: boolean) => {
         if (!isHeard) return
@@ -194,7 +194,7 @@ export function shareLines({ name, locks, newId, open }: ShareOptions): Shared {
 type Hub = { take(word: Word): void; leave(line: string): void; close(): void }
 /** An object for each time that it is asked for: what an earlier one was still to be told is not told to this one. */
 type Follow = { sessionId: string; cursor: string; ref: string }
-type Tab = { list: boolean; follows: Map<string, Follow> }
+type Tab = { list: boolean; isAway: boolean; follows: Map<string, Follow> }
 
 type HubOptions = {
   /** Calls `gone` when the tab of this line is there no more. */
@@ -261,6 +261,8 @@ function createHub(
       const part = followed.slice(at * namedMax, (at + 1) * namedMax)
       return open({
         list: () => at === 0 && lists().length > 0,
+        // One of the tabs that share it is looked at, or none.
+        isAway: () => [...tabs.values()].every((tab) => tab.isAway),
         follows: () => part.map(({ follow }, ref) => ({ ...follow, ref: String(ref) })),
         take: takeOf(part),
         opened() {
@@ -282,7 +284,7 @@ function createHub(
         if (word.isBack) for (const line of lines) line.check()
         return
       }
-      const { line: id, list, follows } = word.want
+      const { line: id, list, isAway, follows } = word.want
       const before = tabs.get(id)
       if (before === undefined) watch(id, () => leave(id))
       const next = new Map<string, Follow>()
@@ -290,12 +292,15 @@ function createHub(
         const there = before?.follows.get(follow.sessionId)
         next.set(follow.sessionId, there?.ref === follow.ref ? there : { ...follow })
       }
-      tabs.set(id, { list, follows: next })
+      tabs.set(id, { list, isAway, follows: next })
       tell([id], { here: true })
+      let isNew = before?.list !== list || before.isAway !== isAway || before.follows.size !== next.size
       for (const follow of next.values()) {
-        if (before?.follows.get(follow.sessionId) !== follow) tell([id], { frame: { type: 'following', ...follow } })
+        if (before?.follows.get(follow.sessionId) === follow) continue
+        isNew = true
+        tell([id], { frame: { type: 'following', ...follow } })
       }
-      renewSoon()
+      if (isNew) renewSoon()
     },
     leave,
     close,

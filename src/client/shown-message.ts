@@ -6,7 +6,7 @@ import type { UnsentView } from './unsent.ts'
 
 /**
  * Of a message of this user: `waiting` for the network, its turn to be sent or a limit; `sending`; `failed`, with the reason;
- * `sent`: the server has it; `delivered` and `read`: another member has, or where there is none, the assistant (P143).
+ * `sent`: the server has it; `delivered` and `read`: every other member has, or where there is none, the assistant (P143).
  */
 export type Delivery =
   | { state: 'waiting' | 'sending'; retryAt: string | null }
@@ -35,9 +35,10 @@ function deliveryOf({ id, role, seq, author }: Message, shown: Shown | null, at:
   if (shown === null) return { state: 'sent' }
   const { members, messages, turns } = shown
   const others = members.filter(({ userId }) => userId !== author)
-  if (others.some(({ read }) => read >= seq)) return { state: 'read' }
-  if (others.some(({ delivered }) => delivered >= seq)) return { state: 'delivered' }
-  if (others.length > 0) return { state: 'sent' }
+  if (others.length > 0) {
+    const everybody = (has: 'read' | 'delivered') => others.every((member) => member[has] >= seq)
+    return { state: everybody('read') ? 'read' : everybody('delivered') ? 'delivered' : 'sent' }
+  }
   const reply = messages[at + 1]
   if (reply?.repliesTo === id && (reply.status !== 'pending' || reply.parts.length > 0)) return { state: 'read' }
   const turn = turns.find(({ messageId }) => messageId === id)

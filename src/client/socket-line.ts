@@ -31,8 +31,12 @@ export function openSocket(wire: Wire, Socket: typeof WebSocket, start: LineStar
   /** The refs under which it has asked for sessions. */
   const asked = new Map<string, string>()
   let isListed = false
+  let wasAway = false
   const changed = () => {
     if (!isOpen) return
+    const isAway = start.isAway()
+    if (isAway !== wasAway) say({ type: 'presence', state: isAway ? 'away' : 'here' })
+    wasAway = isAway
     const follows = start.follows()
     for (const { sessionId, cursor, ref } of follows) {
       if (asked.get(sessionId) !== ref) say({ type: 'follow', sessionId, cursor, ref })

@@ -12,6 +12,7 @@ import {
   useState,
   useSyncExternalStore,
 } from 'react'
+import { type Activity, activityOf, readersOf } from '../client/activity.ts'
 import type {
   ConnectionState,
   Handlers,
@@ -28,6 +29,7 @@ import type {
   UnsentView,
 } from '../client/client.ts'
 import type { PassingFrame } from '../client/feed.ts'
+import { nobody, type PresentMember, presenceOf } from '../client/presence.ts'
 import { notLoaded } from '../client/session.ts'
 import { notListed } from '../client/sessions.ts'
 import type { AnyHandlers } from '../client/typed.ts'
@@ -110,6 +112,32 @@ export function useSendMessage<Chat = unknown>(sessionId: string): SendMessage<C
     [client, sessionId],
   )
   return useMemo(() => ({ send, sending, error }), [send, sending, error])
+}
+
+/** The session's other members who are here, or away: over all their devices. Who is not there is gone. */
+export function usePresence(sessionId: string): readonly PresentMember[] {
+  const client = useHoldfast()
+  return useReadable(
+    useMemo(() => presenceOf(client, sessionId), [client, sessionId]),
+    nobody,
+  )
+}
+
+/** What is going on: who types, and whether the assistant thinks or writes. */
+export function useActivity(sessionId: string): readonly Activity[] {
+  const client = useHoldfast()
+  const state = useReadable<SessionState>(client.session(sessionId), notLoaded)
+  return useMemo(() => activityOf(state), [state])
+}
+
+/** The other members who have read this message of a user. */
+export function useReadBy(sessionId: string, messageId: string): readonly string[] {
+  const client = useHoldfast()
+  const { messages, members } = useReadable<SessionState>(client.session(sessionId), notLoaded)
+  return useMemo(() => {
+    const message = messages.find(({ id }) => id === messageId)
+    return message === undefined ? [] : readersOf(message, members)
+  }, [messages, members, messageId])
 }
 
 /** By the event's type, and `'*'` for all. Its data, and the frame. */

@@ -22,6 +22,7 @@ export const transports = ['websocket', 'sse', 'poll'] as const
 
 export type Scene = {
   chat: Holdfast
+  database: string
   proxy: TcpProxy
   browser: Browser
   /** Lets a reply to `slow` say so many of its six words. */
@@ -42,7 +43,7 @@ export async function openScene(): Promise<Scene> {
   const waiting: (() => void)[] = []
   const chat = createHoldfast({
     database: database.url,
-    authenticate: () => ({ userId: 'ann' }),
+    authenticate: ({ headers }) => ({ userId: headers.get('x-user') ?? 'ann' }),
     limits: { sendsPerMinute: 0 },
     log: () => undefined,
     drainMs: 0,
@@ -68,7 +69,7 @@ export async function openScene(): Promise<Scene> {
     await page.goto(`http://${proxy.host}:${proxy.port}/page/?id=${id}&transport=${transport}`)
   }
   return {
-    ...{ chat, proxy, browser },
+    ...{ chat, proxy, browser, database: database.url },
     say(count) {
       allowed += count
       for (const resolve of waiting.splice(0)) resolve()

@@ -17,7 +17,7 @@ import { buildPage, startBrowser } from '../web/support.ts'
 const config = fileURLToPath(new URL('../../web/test/react/vite.config.ts', import.meta.url))
 const unescaped = (markup: string) => markup.replaceAll('&quot;', '"')
 const nothingLoaded =
-  '<p id="state">{"phase":"loading","isLive":false,"messages":[],"cached":[],"sessions":0,"sending":0,"error":null,"unsent":0,"connection":"idle"}</p>'
+  '<p id="state">{"phase":"loading","isLive":false,"messages":[],"cached":[],"sessions":0,"sending":0,"error":null,"unsent":0,"connection":"idle","people":[0,0,0]}</p>'
 
 /** What a client and a render begin: their calls of what this machine has. */
 function watchBeginnings() {

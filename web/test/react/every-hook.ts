@@ -4,10 +4,13 @@ import { createElement, type ReactElement } from 'react'
 import type { HoldfastClient, ShownMessage } from '../../../src/client/client.ts'
 import {
   HoldfastProvider,
+  useActivity,
   useChatSession,
   useChatSessions,
   useConnection,
+  usePresence,
   useQuerySync,
+  useReadBy,
   useRealtime,
   useSendMessage,
   useUnsent,
@@ -30,11 +33,19 @@ function Inner({ id }: { id: string }): ReactElement {
   const { sending, error } = useSendMessage(id)
   const { unsent } = useUnsent()
   const connection = useConnection()
+  const people = [usePresence(id), useActivity(id), useReadBy(id, messages[0]?.id ?? '')].map(({ length }) => length)
   const queryKey = ['messages', id]
   const cached = useQuery<ShownMessage[]>({ queryKey, queryFn: () => [], initialData: [], staleTime: 'static' })
   useRealtime(id, { '*': () => undefined })
   useQuerySync(useQueryClient(), { sessions: id, messages: () => queryKey })
   const shown = { phase, isLive, messages: messages.map(textOf), cached: cached.data.map(textOf) }
-  const rest = { sessions: sessions.length, sending, error, unsent: unsent.length, connection: connection.phase }
+  const rest = {
+    sessions: sessions.length,
+    sending,
+    error,
+    unsent: unsent.length,
+    connection: connection.phase,
+    people,
+  }
   return createElement('p', { id: 'state' }, JSON.stringify({ ...shown, ...rest }))
 }

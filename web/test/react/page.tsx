@@ -4,9 +4,12 @@ import { createRoot, hydrateRoot } from 'react-dom/client'
 import { createClient, type Transport } from '../../../src/client/client.ts'
 import {
   HoldfastProvider,
+  useActivity,
   useChatSession,
   useChatSessions,
   useConnection,
+  usePresence,
+  useReadBy,
   useRealtime,
   useSendMessage,
   useUnsent,
@@ -39,6 +42,7 @@ function Chat() {
   const { unsent } = useUnsent(id)
   const { sessions } = useChatSessions()
   const { send, error } = useSendMessage(id)
+  const people = { present: usePresence(id), activity: useActivity(id), readBy: useReadBy(id, messages[0]?.id ?? '') }
   const [text, setText] = useState('')
   useRealtime(id, {
     'message.ai_response': (data: { message: { id: string } }) => window.told.push(`answered ${data.message.id}`),
@@ -57,6 +61,7 @@ function Chat() {
   return (
     <main>
       <p id="state">{JSON.stringify({ phase, isLive, isBusy, connection, transport, unsent: unsent.length })}</p>
+      <p id="people">{JSON.stringify(people)}</p>
       <p id="error">{error?.message}</p>
       <p id="sessions">{sessions.map(({ lastPreview }) => lastPreview).join('|')}</p>
       <ol>
