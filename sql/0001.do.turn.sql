@@ -493,6 +493,10 @@ begin
   end if;
   insert into holdfast.events (tenant_id, session_id, seq, type, turn_id, position, attempt, audience, data)
     values (p_tenant, p_session, v_seq, p_type, t.id, t.position, t.attempt, v_audience, p_data);
+  -- Whom it concerns may be away (0011).
+  if p_type in ('message.ai_response', 'message.error', 'turn.waiting') then
+    perform holdfast.push_due(p_tenant, p_session, t.id::text, t.id, p_type, v_seq, t.audience, null);
+  end if;
   return v_seq;
 end $$;
 

@@ -14,12 +14,14 @@ import type { AppFunctions, Resolved } from './options.ts'
 import { OptionError } from './options.ts'
 import { createPresence } from './people/presence.ts'
 import { createTyping } from './people/typing.ts'
+import { createPusher } from './push/pusher.ts'
 import { createRunner } from './runner/runner.ts'
 import { createSweeper } from './runner/sweeper.ts'
 import { createAcceptor } from './store/accept.ts'
 import { type Address, type Database, openDatabase } from './store/database.ts'
 import { readEpoch } from './store/epoch.ts'
 import { migrate, schemaState } from './store/migrations.ts'
+import { sayPushing } from './store/pushes.ts'
 import { readWakeupKey } from './store/wakeup-key.ts'
 
 export type Engine = {
@@ -60,6 +62,8 @@ export async function startEngine(
     stops.push(() => database.close())
     await bringSchema(options, database)
     const epoch = await epochOf(database)
+    const { push, pushGraceMs } = options
+    if (push) await sayPushing(database, { graceMs: pushGraceMs, asksApp: push.devices !== undefined })
     const seal = createSeal(await readWakeupKey(database), randomUUID())
     return wire(options, app, database, epoch, seal, stops, stop)
   } catch (error) {
@@ -182,6 +186,7 @@ function wire(
     wakeups.onDeaf(runner.deaf)
     runner.start()
     sweeper.start()
+    if (options.push) startPusher(options, app, database, stops)
     const { waitUntil } = options
     if (waitUntil) keepAlive = () => waitUntil(runner.whenIdle())
   }
@@ -200,6 +205,7 @@ function wire(
       sockets,
       presence,
       typing,
+      push: options.push ?? {},
       expiresMs: options.expiresMs,
       sendsPerMinute: options.limits.sendsPerMinute,
       lane: (ask) => app().lane(ask),
@@ -232,4 +238,22 @@ function wire(
       return stop()
     },
   }
+}
+
+function startPusher(
+  { push, pollMs, log }: Resolved,
+  app: () => AppFunctions,
+  database: Database,
+  stops: (() => Promise<void> | void)[],
+): void {
+  const pusher = createPusher({
+    database,
+    pollMs,
+    receiptsAfterMs: push?.receiptsAfterMs ?? 0,
+    push: () => app().push ?? {},
+    log,
+    random: Math.random,
+  })
+  stops.push(() => pusher.stop())
+  pusher.start()
 }

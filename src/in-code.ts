@@ -39,6 +39,7 @@ import {
   surely,
   takeMessage,
 } from './http/messages.ts'
+import { notifySchema, notifyUser } from './http/notify.ts'
 import { defaultTenant, isName, nameRule } from './http/principal.ts'
 import { Problem, problemOf } from './http/problem.ts'
 import { tooManySendsProblem } from './http/rate.ts'
@@ -234,6 +235,18 @@ export type InCode<Metadata extends object = JsonObject, Events extends EventTyp
     data: Events[Name]['input'],
     ask?: PublishAsk,
   ): Promise<Published>
+  /**
+   * Tells one member of the session something: an event that they alone get, live or when they are back, and a notice on
+   * their devices, unless one of these has read the event within `pushGraceMs`. Its name has a dot; `data` are an object
+   * of up to 2,560 bytes of JSON, and go along with the notice whole. `id` makes a second try safe.
+   */
+  notify<Name extends keyof Events & string>(
+    sessionId: string,
+    userId: string,
+    event: Name,
+    data: Events[Name]['input'],
+    ask?: InTenant & { id?: string },
+  ): Promise<Published>
 }
 
 export type PublishAsk = InTenant & {
@@ -337,6 +350,7 @@ const retrySchema = z.strictObject(ofMessage)
 const memberListSchema = z.strictObject(inSession)
 const memberAskSchema = z.strictObject({ ...inSession, userId: nameSchema, role: roleSchema.default('member') })
 const memberRemoveSchema = z.strictObject({ ...inSession, userId: nameSchema })
+const notifyAskSchema = notifySchema.safeExtend(inSession)
 const publishAskSchema = publishSchema.safeExtend(inSession)
 const presenceSchema = z.strictObject(inSession)
 /** Whatever its provider calls it: no path has to hold it. */
@@ -486,6 +500,12 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       const own = await parts()
       const { seq } = await publishEvent(own, { tenantId, sessionId }, publishing)
       return { id: publishing.id, seq, cursor: cursorAfter({ parts: own }, seq) }
+    }),
+    notify: failing(async (sessionId, userId, event, data, ask) => {
+      const { tenantId, ...notice } = readValue({ ...ask, sessionId, userId, event, data }, notifyAskSchema)
+      const own = await parts()
+      const { seq } = await notifyUser(own, { tenantId, sessionId }, notice)
+      return { id: notice.id, seq, cursor: cursorAfter({ parts: own }, seq) }
     }),
   }
 }

@@ -2,6 +2,7 @@
 import { type EventSchema, type EventSchemas, wrongAppEvent } from './core/app-event.ts'
 import type { AppAuthenticate, TokenSettings } from './http/principal.ts'
 import type { LaneOf } from './http/route.ts'
+import type { PushOptions } from './push/options.ts'
 import type { OnReply, Title } from './reply/finished.ts'
 import type { Reply } from './reply/reply.ts'
 import type { OnUncertain } from './reply/uncertain.ts'
@@ -130,6 +131,13 @@ export type HoldfastOptions<
   waitHoldsLane?: boolean
   /** What one user may do; see `Limits`. */
   limits?: Limits
+  /**
+   * Notices on the devices of who has not read a reply, a question or what `chat.notify` says; see `PushOptions`. Give all
+   * processes of a database the same. Defaults to none.
+   */
+  push?: PushOptions
+  /** How long somebody has to read it before a notice is sent. 0–600,000. Defaults to 5,000. */
+  pushGraceMs?: number
   /** How long running attempts may go on when the process is told to end; then others take them over. 0–600,000. Defaults to 10,000. */
   drainMs?: number
   /** Attempts at a time in this process. 1–10,000. Defaults to 200. */
@@ -168,10 +176,10 @@ export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limit
   >
 type Optional =
   | ('database' | 'authenticate' | 'tokens' | 'serverKey' | 'origins' | 'waitUntil')
-  | ('onReply' | 'onUncertain' | 'title' | 'events')
+  | ('onReply' | 'onUncertain' | 'title' | 'events' | 'push')
 
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
-export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane' | 'events'>
+export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane' | 'events' | 'push'>
 
 export class OptionError extends Error {
   override readonly name = 'OptionError'
@@ -192,6 +200,7 @@ export const bounds = {
   noProgressMs: { min: 1_000, max: 3_600_000, default: 60_000 },
   expiresMs: { min: 1_000, max: 30 * 86_400_000, default: 86_400_000 },
   approvalExpiresMs: { min: 1_000, max: 365 * 86_400_000, default: 86_400_000 },
+  pushGraceMs: { min: 0, max: 600_000, default: 5_000 },
   drainMs: { min: 0, max: 600_000, default: 10_000 },
   concurrency: { min: 1, max: 10_000, default: 200 },
   poolMax: { min: 6, max: 100, default: 9 },
@@ -249,6 +258,8 @@ export function resolveOptions(
     expiresMs: within(options, 'expiresMs'),
     approvalExpiresMs: within(options, 'approvalExpiresMs'),
     waitHoldsLane: oneOf('waitHoldsLane', options.waitHoldsLane ?? true, [true, false]),
+    push: pushOf(options.push),
+    pushGraceMs: within(options, 'pushGraceMs'),
     drainMs: within(options, 'drainMs'),
     concurrency: within(options, 'concurrency'),
     poolMax: within(options, 'poolMax'),
@@ -308,6 +319,34 @@ function limitsOf(limits: Limits): Required<Limits> {
     if (!(name in limitBounds)) throw new OptionError(`limits.${name}: there is no such limit. See docs/options.md.`)
   }
   return { sendsPerMinute: whole('limits.sendsPerMinute', limits.sendsPerMinute, limitBounds.sendsPerMinute) }
+}
+
+const receiptsAfter = { min: 0, max: 86_400_000, default: 900_000 } as const satisfies Bounds
+
+function pushOf(push: PushOptions | undefined): PushOptions | undefined {
+  if (push === undefined) return undefined
+  const { expo, web, texts, resend = false, receiptsAfterMs, devices, forget, ...others } = push
+  const [other] = Object.keys(others)
+  if (other !== undefined) throw new OptionError(`push.${other}: there is no such option. See docs/push.md.`)
+  if (expo === undefined && web === undefined)
+    throw new OptionError(
+      'push: expected expo (expoPush of holdfast/expo), web (webPush of holdfast/web-push) or both.',
+    )
+  if (expo !== undefined && expo.kind !== 'expo') throw new OptionError('push.expo: expected what expoPush answers.')
+  if (web !== undefined && web.kind !== 'web') throw new OptionError('push.web: expected what webPush answers.')
+  functionOrNone('push.devices', devices)
+  functionOrNone('push.forget', forget)
+  if (texts !== undefined && typeof texts !== 'function' && typeof texts !== 'object')
+    throw new OptionError('push.texts: expected a function, or an object by event.')
+  return {
+    expo,
+    web,
+    texts,
+    resend: oneOf('push.resend', resend, [true, false]),
+    receiptsAfterMs: whole('push.receiptsAfterMs', receiptsAfterMs, receiptsAfter),
+    devices,
+    forget,
+  }
 }
 
 function within(options: HoldfastOptions, name: keyof typeof bounds): number {

@@ -1,4 +1,6 @@
 /** The environment, read once and checked: each setting becomes an option of `createHoldfast`. */
+import { expoPush } from '../adapters/expo.ts'
+import { webPush } from '../adapters/web-push.ts'
 import type { HoldfastOptions } from '../options.ts'
 import { bounds, limitBounds, OptionError } from '../options.ts'
 import { isHttpUrl, modelReply } from './model.ts'
@@ -17,6 +19,7 @@ export const numbers = {
   HOLDFAST_NO_PROGRESS_MS: 'noProgressMs',
   HOLDFAST_TURN_EXPIRES_MS: 'expiresMs',
   HOLDFAST_DRAIN_MS: 'drainMs',
+  HOLDFAST_PUSH_GRACE_MS: 'pushGraceMs',
   HOLDFAST_CONCURRENCY: 'concurrency',
   HOLDFAST_POOL_MAX: 'poolMax',
 } as const satisfies Record<string, keyof typeof bounds>
@@ -40,6 +43,7 @@ export function readSettings(environment: Environment): Settings {
     wakeups: choice(environment, 'HOLDFAST_WAKEUPS', ['on', 'off']),
     limits: limitsOf(environment.HOLDFAST_SENDS_PER_MINUTE),
     serverKey: environment.HOLDFAST_SERVER_KEY || undefined,
+    push: pushOf(environment),
     roles: environment.HOLDFAST_ROLES ? rolesOf(environment.HOLDFAST_ROLES) : undefined,
   }
   for (const [variable, option] of Object.entries(numbers)) {
@@ -84,6 +88,34 @@ function rolesOf(text: string): HoldfastOptions['roles'] {
     if (name === 'http' || name === 'runner') return name
     throw new OptionError(`HOLDFAST_ROLES: expected http, runner or both with a comma, got "${text}".`)
   })
+}
+
+/** Expo where it is named by its token or address, Web Push where there are keys. */
+function pushOf(environment: Environment): HoldfastOptions['push'] {
+  const { EXPO_ACCESS_TOKEN: accessToken, EXPO_BASE_URL: baseUrl } = environment
+  const { HOLDFAST_VAPID_SUBJECT: subject, HOLDFAST_VAPID_PUBLIC_KEY: publicKey } = environment
+  const { HOLDFAST_VAPID_PRIVATE_KEY: privateKey } = environment
+  if (baseUrl && !isHttpUrl(baseUrl)) throw new OptionError('EXPO_BASE_URL: expected an http or https URL.')
+  const expo =
+    accessToken || baseUrl
+      ? expoPush({ ...(accessToken ? { accessToken } : {}), ...(baseUrl ? { baseUrl } : {}) })
+      : undefined
+  const web = webOf({ subject, publicKey, privateKey })
+  return expo || web ? { expo, web } : undefined
+}
+
+function webOf({ subject, publicKey, privateKey }: Record<string, string | undefined>) {
+  if (!subject && !publicKey && !privateKey) return undefined
+  if (!subject || !publicKey || !privateKey) {
+    throw new OptionError(
+      'Web Push needs HOLDFAST_VAPID_SUBJECT, HOLDFAST_VAPID_PUBLIC_KEY and HOLDFAST_VAPID_PRIVATE_KEY: "npx web-push generate-vapid-keys" makes the keys.',
+    )
+  }
+  try {
+    return webPush({ vapid: { subject, publicKey, privateKey } })
+  } catch (error) {
+    throw new OptionError(`Web Push is not set up: ${(error as Error).message}`)
+  }
 }
 
 function tokensOf(environment: Environment): HoldfastOptions['tokens'] {

@@ -10,6 +10,10 @@ export const limits = {
   bodiesBytesMax: 128 * 1024 * 1024,
   /** Of the data of an app's own event. */
   eventBytesMax: 64 * 1024,
+  /** Of the data of a notice: push services take 4 KB with its text, its ids and what is around them. */
+  notifyBytesMax: 2_560,
+  /** One more takes the place of the one that was registered longest ago. */
+  devicesOfUserMax: 20,
   jsonDepthMax: 32,
   idCharactersMax: 128,
   partsMax: 64,

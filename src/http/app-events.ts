@@ -60,7 +60,7 @@ export async function publishEvent(
 }
 
 /** What the event's schema makes of its data, as JSON text. Rejects with a Problem that says what is wrong with it, and where. */
-async function dataText(schemas: ReturnType<HttpParts['events']>, type: string, data: Json): Promise<string> {
+export async function dataText(schemas: ReturnType<HttpParts['events']>, type: string, data: Json): Promise<string> {
   let text = JSON.stringify(data)
   if (schemas !== undefined) {
     if (!Object.hasOwn(schemas, type)) {

@@ -8,6 +8,7 @@ import { DatabaseError } from '../store/database.ts'
 import { appEventRoutes } from './app-events.ts'
 import { approvalRoutes } from './approvals.ts'
 import { controlRoutes } from './control.ts'
+import { deviceRoutes } from './devices.ts'
 import { eventRoutes } from './events.ts'
 import { fileRoutes } from './files.ts'
 import { manyEventsRoutes } from './many-events.ts'
@@ -37,6 +38,7 @@ export const routes: readonly Route[] = [
   ...peopleRoutes,
   ...memberRoutes,
   ...meRoutes,
+  ...deviceRoutes,
 ]
 /** For the app's own servers. */
 export const serverRoutes: readonly ServerRoute[] = appEventRoutes

@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import type { EventSchemas } from '../core/app-event.ts'
+import type { PushKind, PushSender } from '../core/pushing.ts'
 import type { Hub } from '../log/hub.ts'
 import type { Lists } from '../log/lists.ts'
 import type { Wakeups } from '../log/wakeups.ts'
@@ -25,6 +26,8 @@ export type HttpParts = {
   sockets: Sockets
   presence: Presence
   typing: Typing
+  /** To which kinds of devices notices are sent. */
+  push: { readonly [kind in PushKind]?: PushSender }
   /** A turn that was not begun by then ends as expired. */
   expiresMs: number
   /** Of one user. 0: no limit. */

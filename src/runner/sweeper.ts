@@ -1,7 +1,7 @@
 /**
  * What nobody else did, every few seconds on every runner: stops that could not be completed, turns that were never
  * begun in time, questions that nobody has answered in time, heads of lanes that were not made due, chunks that are no
- * longer needed, tickets that nobody used, and the planner's picture of tables that grew. A job that fails keeps no other
+ * longer needed, tickets that nobody used, notices that are over, and the planner's picture of tables that grew. A job that fails keeps no other
  * from running.
  */
 import { expiredAnswers } from '../core/asks.ts'
@@ -10,6 +10,7 @@ import { stopTurn } from '../log/stop.ts'
 import type { Wakeups } from '../log/wakeups.ts'
 import { expireAsks } from '../store/asks.ts'
 import type { Database } from '../store/database.ts'
+import { sweepPushes } from '../store/pushes.ts'
 import { refreshStatistics } from '../store/statistics.ts'
 import { sweepTickets } from '../store/tickets.ts'
 import { type BadRow, type ExpiredRow, expire, failingOf, repair, sweep, turnsStopping } from '../store/turns.ts'
@@ -65,6 +66,9 @@ export function createSweeper(options: {
     },
     async tickets(limit) {
       while ((await sweepTickets(database, limit)) === limit);
+    },
+    async pushes(limit) {
+      while ((await sweepPushes(database, limit)) === limit);
     },
     // Waits where somebody vacuums or builds an index, and gives up: last, because it holds the others up as long.
     statistics: () => refreshStatistics(database),

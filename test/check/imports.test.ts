@@ -17,15 +17,16 @@ const allowed: Record<string, readonly string[]> = {
   reply: ['store', 'core'],
   runner: ['reply', 'log', 'store', 'core'],
   people: ['log', 'store', 'core'],
+  push: ['store', 'core'],
   http: ['people', 'log', 'store', 'core'],
   adapters: ['reply', 'core'],
   client: ['core'],
   'ai-sdk': ['client', 'core'],
   'tanstack-query': ['client', 'core'],
   react: ['tanstack-query', 'client', 'core'],
-  cli: ['wire', 'adapters', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
+  cli: ['wire', 'adapters', 'push', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
   testing: ['wire', 'reply', 'store', 'core'],
-  wire: ['adapters', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
+  wire: ['adapters', 'http', 'people', 'push', 'runner', 'reply', 'log', 'store', 'core'],
 }
 /**
  * The only packages that these layers may import: five run where the app's page runs, and `testing` in whatever test runner

@@ -210,7 +210,8 @@ test('docs/options.md has a row for every option of createHoldfast, with its def
 })
 
 test('docs/options.md has a row for every environment variable that the source reads, and for none besides', () => {
-  const environment = /\b(?:HOLDFAST|OPENAI|ANTHROPIC)_[A-Z_]+\b|\b(?:DATABASE_URL|LOG_LEVEL|NODE_ENV|HOST|PORT)\b/g
+  const environment =
+    /\b(?:HOLDFAST|OPENAI|ANTHROPIC|EXPO)_[A-Z_]+\b|\b(?:DATABASE_URL|LOG_LEVEL|NODE_ENV|HOST|PORT)\b/g
   const files = [...readdirSync(join(root, 'src/cli')).map((file) => `src/cli/${file}`), 'src/index.ts']
   const known = new Set(files.flatMap((file) => read(file).match(environment) ?? []))
   // Said by the demo's supervisor to its child, by nobody else.

@@ -98,6 +98,8 @@ test('the table of limits has the numbers of the source', () => {
     'requests at a time on a WebSocket': shown(limits.socketRequestsMax),
     'characters of a requestId or ref': shown(limits.requestIdCharactersMax),
     'tickets of a user that wait to be used': shown(limits.ticketsOfUserMax),
+    'devices of a user': shown(limits.devicesOfUserMax),
+    'bytes of the data of a notice': shown(limits.notifyBytesMax),
     'seconds that typing lasts, unless it is said again': shown(limits.typingLastsMs / 1_000),
     'seconds of a ticket': shown(limits.ticketLastsMs / 1_000),
   })

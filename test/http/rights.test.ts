@@ -6,6 +6,9 @@ import { randomUUID } from 'node:crypto'
 import { SignJWT } from 'jose'
 import { Client } from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import webPushLibrary from 'web-push'
+import { expoPush } from '../../src/adapters/expo.ts'
+import { webPush } from '../../src/adapters/web-push.ts'
 import { routes, serverRoutes } from '../../src/http/app.ts'
 import type { Route } from '../../src/http/route.ts'
 import { createHoldfast, type Holdfast } from '../../src/index.ts'
@@ -97,6 +100,14 @@ const matrix: Record<string, Row> = {
   'invites.revoke': { right: 'own', asks: [{ ok: 204 }] },
   // Whose token is nobody's.
   'invites.accept': { right: 'none', asks: [{ body: () => ({ token: randomUUID() }), ok: 404 }] },
+  'devices.register': {
+    right: 'none',
+    asks: [{ body: () => ({ kind: 'expo', token: `ExponentPushToken[${randomUUID()}]` }), ok: 201 }],
+  },
+  'devices.list': { right: 'none', asks: [{ ok: 200 }] },
+  'devices.key': { right: 'none', asks: [{ ok: 200 }] },
+  // Also where the caller has no such device.
+  'devices.remove': { right: 'none', asks: [{ ok: 204 }] },
   // Its sessions are named in the query, and each is judged: test/realtime.
   'events.followMany': {
     right: 'none',
@@ -148,6 +159,10 @@ beforeAll(async () => {
     serverKey,
     roles: ['http'],
     limits: { sendsPerMinute: 0 },
+    push: {
+      expo: expoPush(),
+      web: webPush({ vapid: { subject: 'mailto:us@example.com', ...webPushLibrary.generateVAPIDKeys() } }),
+    },
     reply: () => 'never asked',
     log: () => undefined,
   })
