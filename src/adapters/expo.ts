@@ -38,7 +38,8 @@ export function expoPush(options: ExpoPushOptions = {}): PushSender {
         ? null
         : 'This is no Expo push token: it looks like ExponentPushToken[…].',
     async send(notices) {
-      const expo = await client()
+      const expo = await client().catch(() => null)
+      if (expo === null) return notices.map(() => notLoaded)
       const deliveries: Delivery[] = notices.map(() => notOne)
       const places = [...notices.keys()].filter((at) => tokenOf(notices[at]!) !== null)
       const sendable = places.map((at) => messageOf(notices[at]!))
@@ -61,6 +62,10 @@ export function expoPush(options: ExpoPushOptions = {}): PushSender {
   }
 }
 
+const notLoaded: Delivery = {
+  outcome: 'again',
+  why: 'expo-server-sdk cannot be loaded, or with another baseUrl: npm install expo-server-sdk, and one baseUrl for a process',
+}
 const notOne: Delivery = { outcome: 'gone', why: 'no Expo push token' }
 
 /** As its library's `isExpoPushToken` has it, and bounded. */

@@ -45,7 +45,11 @@ export function webPush(options: WebPushOptions): PushSender {
   }
   async function sendOne({ to, tag, title, body, data }: Notice): Promise<Delivery> {
     if (to.kind !== 'web' || refusalOf(to) !== null) return { outcome: 'gone', why: 'no endpoint of a push service' }
-    const { default: library } = await import('web-push')
+    const library = await import('web-push').then(
+      ({ default: loaded }) => loaded,
+      () => null,
+    )
+    if (library === null) return { outcome: 'again', why: 'web-push cannot be loaded: npm install web-push' }
     try {
       await library.sendNotification(to.subscription, JSON.stringify({ tag, title, body, data }), {
         vapidDetails: vapid,

@@ -88,7 +88,9 @@ export function createPusher(options: {
 
   function work(doing: Promise<void>): void {
     const done = doing
-      .catch((error: unknown) => log('push: failed', { error: String(error) }))
+      .catch((error: unknown) =>
+        log('push: failed', { error: error instanceof DatabaseError ? String(error) : nameOf(error) }),
+      )
       .finally(() => working.delete(done))
     working.add(done)
   }
