@@ -8,6 +8,7 @@ import { createWaiting } from './http/wait.ts'
 import { createAppender } from './log/append.ts'
 import { createHub } from './log/hub.ts'
 import { createLists } from './log/lists.ts'
+import { createPublishing } from './log/publishing.ts'
 import { createSeal, type Seal } from './log/seal.ts'
 import { createWakeups } from './log/wakeups.ts'
 import type { AppFunctions, Resolved } from './options.ts'
@@ -114,6 +115,7 @@ function wire(
   const { log, pollMs, leaseMs } = options
   let { drainMs } = options
   let draining = false
+  let abandoned = false
   let loseAttempts: (() => void) | undefined
   const wakeups = createWakeups({
     database,
@@ -142,6 +144,22 @@ function wire(
   const presence = createPresence({ database, processId: seal.processId, tell: wakeups.tell, tellHere: hub.hear })
   wakeups.onNote(presence.hear)
   stops.push(() => presence.stop())
+  const { ably } = options
+  if (ably && options.roles.includes('runner')) {
+    const publishing = createPublishing({
+      database,
+      hub,
+      publisher: ably,
+      holder: seal.processId,
+      leaseMs,
+      pollMs,
+      log,
+    })
+    wakeups.onNote(publishing.hear)
+    publishing.start()
+    // After the runner: what it ends last is published, too.
+    stops.push(() => publishing.stop(abandoned ? 0 : undefined))
+  }
 
   let keepAlive: (() => void) | undefined
   if (options.roles.includes('runner')) {
@@ -206,6 +224,7 @@ function wire(
       presence,
       typing,
       push: options.push ?? {},
+      ably,
       expiresMs: options.expiresMs,
       sendsPerMinute: options.limits.sendsPerMinute,
       lane: (ask) => app().lane(ask),
@@ -231,6 +250,7 @@ function wire(
     },
     stop,
     abandon() {
+      abandoned = true
       database.abandon()
       // Attempts that have lost their turn end without a word to the database.
       loseAttempts?.()

@@ -1,4 +1,5 @@
 /** What an app may set, and what becomes of it: resolved once, at the edge, into a complete readonly object. */
+import type { Ably } from './ably/ably.ts'
 import { type EventSchema, type EventSchemas, wrongAppEvent } from './core/app-event.ts'
 import type { AppAuthenticate, TokenSettings } from './http/principal.ts'
 import type { LaneOf } from './http/route.ts'
@@ -129,6 +130,11 @@ export type HoldfastOptions<
    * told what waits. Defaults to true.
    */
   waitHoldsLane?: boolean
+  /**
+   * Publishes each session's log over Ably as well, and gives clients tokens for it: what `ably` of `holdfast/ably` answers.
+   * Published by processes that have the role `runner`. Defaults to none.
+   */
+  ably?: Ably
   /** What one user may do; see `Limits`. */
   limits?: Limits
   /**
@@ -175,7 +181,7 @@ export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limit
     }
   >
 type Optional =
-  | ('database' | 'authenticate' | 'tokens' | 'serverKey' | 'origins' | 'waitUntil')
+  | ('ably' | 'database' | 'authenticate' | 'tokens' | 'serverKey' | 'origins' | 'waitUntil')
   | ('onReply' | 'onUncertain' | 'title' | 'events' | 'push')
 
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
@@ -215,7 +221,7 @@ export function resolveOptions(
   defaults: { production: boolean; isFrozen: boolean; log: Log },
 ): Resolved {
   if (typeof options.reply !== 'function') throw new OptionError('reply: expected a function that answers a reply.')
-  const { database, authenticate, tokens, waitUntil } = options
+  const { ably, database, authenticate, tokens, waitUntil } = options
   const hasNoRunner = defaults.isFrozen && options.roles === undefined && waitUntil === undefined
   const resolved: Resolved = {
     reply: options.reply,
@@ -226,6 +232,7 @@ export function resolveOptions(
     serverKey: serverKeyOf(options.serverKey),
     title: functionOrNone('title', options.title),
     titleMs: within(options, 'titleMs'),
+    ably: ablyOf(ably),
     database: databaseOf(database),
     authenticate,
     tokens: tokensOf(tokens, authenticate),
@@ -269,6 +276,12 @@ export function resolveOptions(
       throw new OptionError(`${name}: there is no such option. See docs/options.md.`)
   }
   return resolved
+}
+
+/** The key alone, or its options, would publish nothing. */
+function ablyOf(ably: Ably | undefined): Ably | undefined {
+  if (ably === undefined || typeof ably.publish === 'function') return ably
+  throw new OptionError('ably: expected what ably({ key }) of holdfast/ably answers.')
 }
 
 /** What it is instead is not said: it may hold a password. */

@@ -5,7 +5,7 @@
  */
 import type { JsonObject } from '../core/json.ts'
 import type { Session } from '../core/message.ts'
-import { type ConnectionState, createConnection, type Transport } from './connection.ts'
+import { type ConnectionState, createConnection, type OwnTransport, type Transport } from './connection.ts'
 import { canShare, type Locks, locksHere } from './locks.ts'
 import { createSession, type SessionHandle, type ShownStorage } from './session.ts'
 import { createSessions, type SessionsHandle } from './sessions.ts'
@@ -21,7 +21,7 @@ export type { Message, Session, Turn } from '../core/message.ts'
 export { textOf } from '../core/parts.ts'
 export type { ChunkFrame, EventFrame, LogFrame, Member } from '../core/view.ts'
 export { type Activity, activityOf, readersOf } from './activity.ts'
-export type { ConnectionState, Transport } from './connection.ts'
+export type { ConnectionState, OwnTransport, Transport } from './connection.ts'
 export type { PassingFrame } from './feed.ts'
 export type { Locks } from './locks.ts'
 export { type PresentMember, presenceOf } from './presence.ts'
@@ -52,8 +52,8 @@ export type ClientOptions = {
    * Any text that stays the same for a user. Defaults to `me`.
    */
   user?: string
-  /** `auto`: a WebSocket, else server-sent events, else long polls. */
-  transport?: Transport | 'auto'
+  /** `auto`: a WebSocket, else server-sent events, else long polls. Or what `holdfast/ably-client` answers. */
+  transport?: Transport | OwnTransport | 'auto'
   /** Defaults to IndexedDB; where there is none, to memory: then what is unsent is lost with the page. */
   storage?: Storage
   /** Defaults to the global ones. */

@@ -18,16 +18,18 @@ import { createStore, type Readable } from './store.ts'
 import { backoffMs, errorIn, type ProblemDocument, type Wire } from './wire.ts'
 
 export type Transport = 'websocket' | 'sse' | 'poll'
+/** A connection that is made elsewhere: `holdfast/ably-client`. */
+export type OwnTransport = { readonly name: 'ably'; open(wire: Wire, start: LineStart): Line }
 export type ConnectionState = {
   /** `waiting`: it failed, and is made again at `retryAt`. `signed_out`: the server does not know who this is. */
   phase: 'idle' | 'connecting' | 'live' | 'waiting' | 'signed_out'
-  transport: Transport | null
+  transport: Transport | 'ably' | null
   retryAt: string | null
 }
 
 export type ConnectionOptions = {
   wire: Wire
-  transport: Transport | 'auto'
+  transport: Transport | OwnTransport | 'auto'
   /** Null where there is none. */
   WebSocket: typeof WebSocket | null
   locks: Locks
@@ -61,8 +63,11 @@ const stoodMs = 5_000
 export function createConnection(options: ConnectionOptions): Connection {
   const { wire, transport, WebSocket: Socket, locks, newId, sharedAs } = options
   const state = createStore<ConnectionState>({ phase: 'idle', transport: null, retryAt: null })
-  const show = (phase: ConnectionState['phase'], as: Transport | null = null, retryAt: string | null = null) =>
-    state.set({ phase, transport: as, retryAt })
+  const show = (
+    phase: ConnectionState['phase'],
+    as: ConnectionState['transport'] = null,
+    retryAt: string | null = null,
+  ) => state.set({ phase, transport: as, retryAt })
   const entries = new Map<string, Entry>()
   const listHearers = new Set<(hint: SessionHint | null) => void>()
   let line: Line | null = null
@@ -78,7 +83,7 @@ export function createConnection(options: ConnectionOptions): Connection {
   let overHttp: Promise<OverHttp> | null = null
 
   const wants = () => !isClosed && !isResting && (entries.size > 0 || listHearers.size > 0)
-  const kind = (): Transport => {
+  const kind = (): Transport | OwnTransport => {
     if (transport !== 'auto') return transport
     if (Socket !== null && Date.now() >= socketAgainAtMs) return 'websocket'
     return wire.streams() ? 'sse' : 'poll'
@@ -155,7 +160,7 @@ export function createConnection(options: ConnectionOptions): Connection {
   }
 
   /** Resolves when the line has ended. */
-  const connect = (as: Transport): Promise<LineEnd & { stoodMs: number }> =>
+  const connect = (as: Transport | OwnTransport): Promise<LineEnd & { stoodMs: number }> =>
     new Promise((resolve) => {
       let openedAtMs: number | null = null
       for (const entry of entries.values()) entry.isAnswered = false
@@ -183,11 +188,12 @@ export function createConnection(options: ConnectionOptions): Connection {
           neverOpened = 0
           // While the network lets it through: later no socket may, and the app may have been deployed anew.
           loadHttp().catch(() => undefined)
-          show('live', as)
+          show('live', nameOf(as))
         },
         ended,
       }
-      line = as === 'websocket' ? openSocket(wire, Socket!, start) : openHttp(as, start)
+      if (typeof as === 'object') line = as.open(wire, start)
+      else line = as === 'websocket' ? openSocket(wire, Socket!, start) : openHttp(as, start)
     })
 
   const run = async () => {
@@ -195,7 +201,7 @@ export function createConnection(options: ConnectionOptions): Connection {
     isRunning = true
     while (wants()) {
       const as = kind()
-      show('connecting', as)
+      show('connecting', nameOf(as))
       const end = await connect(as)
       for (const { reader } of entries.values()) reader.live(false)
       if (!wants()) break
@@ -287,6 +293,7 @@ export function createConnection(options: ConnectionOptions): Connection {
 
 /** Where there is no page, nobody is told that it is in the background: `rest` leaves the connection. */
 const isAway = () => (globalThis as { document?: Document }).document?.visibilityState === 'hidden'
+const nameOf = (as: Transport | OwnTransport) => (typeof as === 'object' ? as.name : as)
 
 /** A session that cannot be followed at the moment. */
 const againMs = 2_000

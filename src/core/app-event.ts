@@ -6,7 +6,7 @@ import type { Json } from './json.ts'
  */
 const form = /^[A-Za-z][\w-]*(\.[\w-]+)+$/
 const nameCharactersMax = 100
-const ownBeginnings = ['message.', 'turn.', 'attempt.', 'approval.', 'branch.', 'member.']
+const ownBeginnings = ['message.', 'turn.', 'attempt.', 'approval.', 'branch.', 'member.', 'holdfast.']
 const ownNames = ['session.updated', 'session.deleted', 'session.changed']
 
 /** Why this cannot be the name of an app's event, as the end of a sentence that begins with it. Null: it can. */

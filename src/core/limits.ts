@@ -53,6 +53,11 @@ export const limits = {
   /** On one connection, of either kind. */
   followsMax: 100,
   requestIdCharactersMax: 128,
+  /**
+   * Of one token of Ably's: as many as a connection of theirs may have channels on every plan, three to a session
+   * (https://ably.com/docs/platform/pricing/limits).
+   */
+  ablySessionsMax: 50,
   /** Not used yet and not expired. */
   ticketsOfUserMax: 32,
   ticketLastsMs: 30_000,

@@ -5,6 +5,7 @@ import { Hono } from 'hono'
 import { idPattern } from '../core/ids.ts'
 import { askedIdPattern } from '../core/limits.ts'
 import { DatabaseError } from '../store/database.ts'
+import { ablyTokenRoutes } from './ably-token.ts'
 import { appEventRoutes } from './app-events.ts'
 import { approvalRoutes } from './approvals.ts'
 import { controlRoutes } from './control.ts'
@@ -34,6 +35,7 @@ export const routes: readonly Route[] = [
   ...useChatRoutes,
   ...fileRoutes,
   ...ticketRoutes,
+  ...ablyTokenRoutes,
   ...approvalRoutes,
   ...peopleRoutes,
   ...memberRoutes,

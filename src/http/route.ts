@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http'
+import type { AblyChannels } from '../core/ably-channels.ts'
 import type { EventSchemas } from '../core/app-event.ts'
 import type { PushKind, PushSender } from '../core/pushing.ts'
 import type { Hub } from '../log/hub.ts'
@@ -28,6 +29,8 @@ export type HttpParts = {
   typing: Typing
   /** To which kinds of devices notices are sent. */
   push: { readonly [kind in PushKind]?: PushSender }
+  /** Undefined: nothing is published over Ably. */
+  ably: AblyTokens | undefined
   /** A turn that was not begun by then ends as expired. */
   expiresMs: number
   /** Of one user. 0: no limit. */
@@ -56,6 +59,14 @@ export type HttpParts = {
  */
 export type LaneOf = (ask: { session: { id: string }; user: { id: string; tenantId: string } }) => Lane | Promise<Lane>
 export type Lane = 'main' | 'author' | 'private'
+
+/** Signs tokens of Ably's, and knows the channels that they are for. */
+export type AblyTokens = {
+  /** How long a token lasts. */
+  tokenMs: number
+  channelsOf(who: { tenantId: string; sessionId: string; userId: string }): AblyChannels
+  tokenRequest(ask: { userId: string; channels: readonly AblyChannels[]; ttlMs: number }): object
+}
 
 export type Call = {
   parts: HttpParts

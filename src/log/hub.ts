@@ -43,7 +43,8 @@ export type Follow = { cursor(): string; stop(): void }
 type Follower = {
   tenantId: string
   sessionId: string
-  userId: string
+  /** Null: the server itself, which sees all and stays through a drain. */
+  userId: string | null
   following: Following
   lastSent: string
   sink: Sink
@@ -67,7 +68,7 @@ type Feed = {
 export type Hub = {
   /** Null: there is no such session. A cursor `null` means "from now on". Rights are the caller's to check first. */
   follow(
-    who: { tenantId: string; sessionId: string; userId: string; cursor: Cursor | null },
+    who: { tenantId: string; sessionId: string; userId: string | null; cursor: Cursor | null },
     sink: Sink,
   ): Promise<Follow | null>
   hear(note: Note | null): void
@@ -158,7 +159,7 @@ export function createHub(options: {
           const left = usersLeft(events)
           for (const follower of feed.followers) {
             // It reads for itself, which is judged: they may be members again by now.
-            if (left.has(follower.userId)) followerNext(follower, { type: 'wake' })
+            if (isUsers(follower) && left.has(follower.userId)) followerNext(follower, { type: 'wake' })
             else followerOffered(follower, events, runs)
           }
           break
@@ -324,6 +325,7 @@ export function createHub(options: {
   function endAll(word: ControlWord | null): void {
     for (const feed of [...feeds.values()]) {
       for (const follower of [...feed.followers]) {
+        if (word?.type === 'reconnect' && !isUsers(follower)) continue
         if (word) follower.sink.control(word)
         end(follower)
       }
@@ -331,7 +333,7 @@ export function createHub(options: {
   }
 
   async function checkMembers(): Promise<void> {
-    const followers = [...feeds.values()].flatMap((feed) => [...feed.followers])
+    const followers = [...feeds.values()].flatMap((feed) => [...feed.followers].filter(isUsers))
     if (followers.length === 0) return
     const members = await stillMembers(database, followers)
     for (const follower of followers) {
@@ -377,7 +379,7 @@ export function createHub(options: {
         if (feed === null) return null
         // It may have been forgotten while it was awaited; then it would never be woken.
       } while (feeds.get(keyOf(tenantId, sessionId)) !== feed)
-      const sees = (audience: string | null) => maySee(audience, userId)
+      const sees = (audience: string | null) => userId === null || maySee(audience, userId)
       const start = cursor ?? { epoch, seq: feed.following.seq, open: seenOf(feed.following.open, sees) }
       const following = createFollowing(start, sees)
       const lastSent = cursorOf(following)
@@ -395,7 +397,7 @@ export function createHub(options: {
       if (start.epoch !== epoch) {
         sink.control({ type: 'reset', reason: 'epoch' })
         end(follower)
-      } else if (drainAfterMs !== undefined) {
+      } else if (drainAfterMs !== undefined && userId !== null) {
         sink.control({ type: 'reconnect', afterMs: drainAfterMs })
         end(follower)
       } else {
@@ -439,6 +441,10 @@ export function createHub(options: {
       endAll(null)
     },
   }
+}
+
+function isUsers(follower: Follower): follower is Follower & { userId: string } {
+  return follower.userId !== null
 }
 
 /** Checks each `checkEveryMs`, from start to start. Answers what stops it. */

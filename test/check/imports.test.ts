@@ -20,22 +20,25 @@ const allowed: Record<string, readonly string[]> = {
   push: ['store', 'core'],
   http: ['people', 'log', 'store', 'core'],
   adapters: ['reply', 'core'],
+  ably: ['log', 'core'],
   client: ['core'],
   'ai-sdk': ['client', 'core'],
+  'ably-client': ['client', 'core'],
   'tanstack-query': ['client', 'core'],
   react: ['tanstack-query', 'client', 'core'],
   cli: ['wire', 'adapters', 'push', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
   testing: ['wire', 'reply', 'store', 'core'],
-  wire: ['adapters', 'http', 'people', 'push', 'runner', 'reply', 'log', 'store', 'core'],
+  wire: ['ably', 'adapters', 'http', 'people', 'push', 'runner', 'reply', 'log', 'store', 'core'],
 }
 /**
- * The only packages that these layers may import: five run where the app's page runs, and `testing` in whatever test runner
+ * The only packages that these layers may import: six run where the app's page runs, and `testing` in whatever test runner
  * the app has.
  */
 const packages: Record<string, readonly string[]> = {
   core: [],
   client: ['eventsource-parser'],
   'ai-sdk': ['ai', 'eventsource-parser'],
+  'ably-client': [],
   'tanstack-query': [],
   react: ['react'],
   testing: ['jose', ...builtinModules.map((name) => `node:${name}`)],

@@ -1,0 +1,47 @@
+-- Publishers: services over which an app's clients hear what is in the log (src/log/publishing.ts). What is published comes
+-- from the log, after a position that each publisher has in each session: so a process that dies leaves no gap.
+
+-- Who publishes. `seen_at` is renewed while a process does: for one that is gone nothing is noted any more.
+create table holdfast.publishers (
+  name text primary key,
+  seen_at timestamptz not null default clock_timestamp()
+);
+
+-- A publisher's position in a session, from the first event on that is written while it is there.
+create table holdfast.publishing (
+  publisher text not null,
+  tenant_id text not null,
+  session_id text not null,
+  -- Of the log, as noted by its writers.
+  last_seq int not null,
+  published_seq int not null,
+  -- As followers have it, for the chunks of open attempts. Null: after `published_seq`.
+  cursor text,
+  -- An attempt was open there: more may come, of which no event tells.
+  is_open boolean not null default false,
+  -- Who publishes until `due_at`. The fence tells a claim from the ones before it.
+  holder text,
+  fence int not null default 0,
+  -- Not to be claimed before.
+  due_at timestamptz not null default clock_timestamp(),
+  failures int not null default 0,
+  primary key (publisher, tenant_id, session_id),
+  foreign key (tenant_id, session_id) references holdfast.sessions (tenant_id, id) on delete cascade
+) with (fillfactor = 70);
+-- Only sessions in which something is to be published: the others are never looked at.
+create index publishing_due on holdfast.publishing (publisher, due_at) where last_seq > published_seq or is_open;
+
+-- With the events themselves, whoever writes them. Without a publisher it reads one empty table.
+create function holdfast.note_publishing() returns trigger language plpgsql as $$
+begin
+  insert into holdfast.publishing as p (publisher, tenant_id, session_id, last_seq, published_seq)
+    select n.name, e.tenant_id, e.session_id, max(e.seq), min(e.seq) - 1
+      from holdfast.publishers n cross join added e
+     where n.seen_at > now() - interval '1 day'
+     group by n.name, e.tenant_id, e.session_id
+     order by n.name, e.tenant_id, e.session_id
+    on conflict (publisher, tenant_id, session_id) do update set last_seq = greatest(p.last_seq, excluded.last_seq);
+  return null;
+end $$;
+create trigger events_are_published after insert on holdfast.events referencing new table as added
+  for each statement execute function holdfast.note_publishing();

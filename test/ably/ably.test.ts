@@ -1,0 +1,369 @@
+/**
+ * `holdfast/ably` and `holdfast/ably-client` with the package `ably` itself against a stub of Ably at the wire (stub.ts):
+ * R0.2, R3.2, R3.5, and I4, I5, I6, I15 over Ably.
+ */
+import pg from 'pg'
+import { afterAll, beforeAll, expect, inject, onTestFinished, test } from 'vitest'
+import { type AblyOptions, ably } from '../../src/ably/ably.ts'
+import { ablyTransport } from '../../src/ably-client/transport.ts'
+import { createClient } from '../../src/client/client.ts'
+import { textOf } from '../../src/core/parts.ts'
+import { createHoldfast } from '../../src/index.ts'
+import { type Script, scriptedReply, type TestServer, testServer } from '../../src/testing/index.ts'
+import { eventually } from '../support/eventually.ts'
+import { type AblyMessage, installAbly, type Ably as RealAbly, type Realtime } from './package-of-ably.ts'
+import { key, type Published, type Stub, startStub } from './stub.ts'
+
+let Ably: RealAbly
+let remove: () => Promise<void>
+beforeAll(async () => {
+  ;({ Ably, remove } = await installAbly())
+}, 120_000)
+afterAll(() => remove())
+
+type Says = { says?: Script; stub?: { mutableMessages?: boolean }; ably?: Partial<AblyOptions>; sessionId?: string }
+
+async function open({ says = ['To ', 'the ', 'sea.'], stub: rules, ably: options, sessionId = 'trip' }: Says = {}) {
+  const stub = await startStub(rules)
+  onTestFinished(() => stub.close())
+  const adapter = () => ably({ key, prefix: 'beheard:', endpoint: stub.endpoint, ...options })
+  const reply = scriptedReply(says)
+  const live = adapter()
+  const server = await testServer({ database: inject('postgres').url18, reply, ably: live })
+  onTestFinished(() => server.close())
+  await server.chat.sessions.create({ id: sessionId, userId: 'ann' })
+  return { stub, server, reply, live, adapter, send: senderOf(server) }
+}
+
+function senderOf(server: TestServer) {
+  return async (id: string, text = 'Where to?', sessionId = 'trip') => {
+    await server.chat.send(sessionId, { userId: 'ann', id, text })
+    return id
+  }
+}
+
+type Granted = {
+  tokenRequest: { capability: string; ttl: number; clientId: string }
+  sessions: { id: string; channels: { session: string; user: string; presence: string } }[]
+}
+async function grantOf(server: TestServer, token: string, body: object = {}): Promise<Granted> {
+  const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' }
+  const path = `${server.url}/v1/realtime/ably-token`
+  const response = await fetch(path, { method: 'POST', headers, body: JSON.stringify(body) })
+  expect(response.status).toBe(200)
+  return (await response.json()) as Granted
+}
+
+const optionsOf = ({ port }: Stub) =>
+  ({ endpoint: '127.0.0.1', port, tls: false, useBinaryProtocol: false, logLevel: 0 }) as const
+
+/** A client of Ably's alone, as an app has one. */
+async function plain(stub: Stub, server: TestServer, userId: string): Promise<Realtime> {
+  const token = await server.token(userId)
+  const realtime = new Ably.Realtime({
+    ...optionsOf(stub),
+    authCallback: (_params, callback) => {
+      void grantOf(server, token).then(({ tokenRequest }) => callback(null, tokenRequest))
+    },
+  })
+  onTestFinished(() => realtime.close())
+  return realtime
+}
+
+const eventsIn = (published: Published[], channel = 'beheard:session:trip') =>
+  published.filter((each) => each.channel === channel && each.name !== 'holdfast.chunks')
+const seqOf = ({ extras }: { extras?: unknown }) => Number((extras as { headers: { seq: string } }).headers.seq)
+
+async function stored(server: TestServer): Promise<{ seq: number; type: string; data: unknown }[]> {
+  const client = new pg.Client({ connectionString: server.database })
+  await client.connect()
+  try {
+    return (await client.query('select seq, type, data from holdfast.events order by seq')).rows
+  } finally {
+    await client.end()
+  }
+}
+
+/** Every event of the log has been published: each once, in order, as it is stored. */
+async function allPublished(server: TestServer, { published }: Stub): Promise<void> {
+  const rows = await stored(server)
+  await eventually(async () => eventsIn(published).length >= rows.length)
+  const got = eventsIn(published).map((each) => ({ seq: seqOf(each), type: each.name, data: JSON.parse(each.data) }))
+  expect(got).toEqual(rows)
+}
+
+test('an app that listens to Ably has each event under its name with its own data, in order, once, and a reply’s chunks as appends to one message (R0.2, I4, I6)', async () => {
+  const { stub, server, reply, send } = await open({
+    says: ['To ', { wait: 'half' }, 'the ', { wait: 'tide' }, 'sea.'],
+  })
+  const realtime = await plain(stub, server, 'ann')
+  const channel = realtime.channels.get('beheard:session:trip')
+  const answers: AblyMessage[] = []
+  const all: AblyMessage[] = []
+  await channel.subscribe('message.ai_response', (message) => answers.push(message))
+  await channel.subscribe((message) => all.push(message))
+  await send('one')
+  const chunksOf = () => stub.published.find(({ name }) => name === 'holdfast.chunks')
+  await eventually(async () => chunksOf()?.data.includes('To '))
+  reply.open('half')
+  await eventually(async () => chunksOf()?.data.includes('the '))
+  reply.open('tide')
+  await eventually(async () => answers.length === 1)
+  const { message } = answers[0]!.data as { message: { parts: never[] } }
+  expect(textOf(message.parts)).toBe('To the sea.')
+  await allPublished(server, stub)
+  expect(all.filter(({ name }) => name?.startsWith('message.')).map(({ name }) => name)).toEqual([
+    'message.created',
+    'message.ai_response',
+  ])
+  expect(chunksOf()!.appends).toBeGreaterThan(0)
+  expect(stub.published.filter(({ name }) => name === 'holdfast.chunks')).toHaveLength(1)
+  const lines = chunksOf()!
+    .data.trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { index: number; n: number })
+  for (const [at, { index, n }] of lines.entries()) expect(lines[at + 1]?.index ?? index + n).toBe(index + n)
+})
+
+test('two processes publish what both write: each event once, in order (I4, I5)', async () => {
+  const { stub, server, reply, adapter, send } = await open()
+  const second = new URL(server.database)
+  second.searchParams.set('application_name', 'second')
+  const other = createHoldfast({
+    database: second.href,
+    reply,
+    ably: adapter(),
+    leaseMs: 1_000,
+    pollMs: 200,
+    limits: { sendsPerMinute: 0 },
+    log: () => undefined,
+  })
+  onTestFinished(() => other.close())
+  await other.start()
+  for (let n = 0; n < 4; n++) {
+    await send(`here${n}`)
+    await other.send('trip', { userId: 'ann', id: `there${n}`, text: 'And?' })
+    await server.outcome('trip', `there${n}`)
+  }
+  await allPublished(server, stub)
+})
+
+test('a process killed after Ably has taken an event and before it knew leaves no gap and no double (I5)', async () => {
+  const { stub, server, send } = await open()
+  let takenAt: () => void
+  const taken = new Promise<void>((resolve) => {
+    takenAt = resolve
+  })
+  stub.answerAfter(() => {
+    takenAt()
+    return new Promise(() => undefined)
+  })
+  await send('one')
+  await taken
+  await server.kill()
+  stub.answerAfter(() => Promise.resolve())
+  await server.restart()
+  await server.outcome('trip', 'one')
+  await allPublished(server, stub)
+  expect(stub.requests.filter((each) => each.startsWith('POST')).length).toBeGreaterThan(stub.published.length)
+})
+
+test('what Ably refuses for its rate comes when it said, in order, and nothing is lost (I5)', async () => {
+  const { stub, server, send } = await open()
+  stub.refuse({ code: 42_913, status: 429, retryAfterS: 1 })
+  const sinceMs = performance.now()
+  await send('one')
+  await server.outcome('trip', 'one')
+  await allPublished(server, stub)
+  expect(performance.now() - sinceMs).toBeGreaterThan(900)
+  expect(server.lines.filter((line) => line.startsWith('not published'))).toHaveLength(1)
+})
+
+test('where the namespace allows no appends (93002) chunks are messages of their own; what is larger than Ably takes is named, and the outcome comes', async () => {
+  const long = 'x'.repeat(70_000)
+  const says = ['To ', { wait: 'half' }, 'the ', { wait: 'tide' }, 'sea.', { wait: 'long' }, long]
+  const { stub, server, reply, send } = await open({ says, stub: { mutableMessages: false } })
+  await send('one')
+  const chunks = () => stub.published.filter(({ name }) => name === 'holdfast.chunks')
+  for (const [said, gate] of [
+    ['To ', 'half'],
+    ['the ', 'tide'],
+    ['sea.', 'long'],
+  ] as const) {
+    await eventually(async () => chunks().some(({ data }) => data.includes(said)))
+    reply.open(gate)
+  }
+  await server.outcome('trip', 'one')
+  await eventually(async () => stub.published.some(({ name }) => name === 'holdfast.too_large'))
+  expect(chunks().length).toBeGreaterThan(2)
+  expect(chunks().every(({ appends }) => appends === 0)).toBe(true)
+  expect(stub.requests.filter((each) => each.startsWith('PATCH'))).toHaveLength(1)
+  const { seq } = (await stored(server)).find(({ type }) => type === 'message.ai_response')!
+  const named = stub.published.find(({ name }) => name === 'holdfast.too_large')!
+  expect(JSON.parse(named.data)).toEqual({ type: 'message.ai_response', seq })
+})
+
+test('what not all may see goes to the channels of those alone who may (R3.2, I15)', async () => {
+  const { stub, server } = await open()
+  const client = new pg.Client({ connectionString: server.database })
+  await client.connect()
+  onTestFinished(() => client.end())
+  for (const user of ['bob', 'cleo']) {
+    await client.query(
+      `insert into holdfast.members (tenant_id, session_id, user_id, role) values ('default', 'trip', $1, 'member')`,
+      [user],
+    )
+  }
+  const audiences = ['not:ann', 'user:ann', null]
+  for (const audience of audiences) {
+    await client.query(
+      `with s as (update holdfast.sessions set next_seq = next_seq + 1 where id = 'trip' returning next_seq - 1 as seq)
+       insert into holdfast.events (tenant_id, session_id, seq, type, audience, data)
+       select 'default', 'trip', seq, 'partner.signed_compact', $1, '{"by":"ann"}' from s`,
+      [audience],
+    )
+  }
+  await eventually(async () => stub.published.length === 4)
+  expect(stub.published.map(({ channel, extras }) => [channel, seqOf({ extras })])).toEqual([
+    ['beheard:session:trip:user:bob', 1],
+    ['beheard:session:trip:user:cleo', 1],
+    ['beheard:session:trip:user:ann', 2],
+    ['beheard:session:trip', 3],
+  ])
+})
+
+test('a token grants the channels of exactly the caller’s sessions, to listen and be present; others Ably refuses with 40160 (R3.5, I15)', async () => {
+  const { stub, server } = await open()
+  await server.chat.sessions.create({ id: 'trip:user:ann', userId: 'eve' })
+  await server.chat.sessions.create({ id: 'trip', userId: 'eve', tenantId: 'other' })
+  await server.chat.sessions.create({ id: 'walk', userId: 'ann' })
+  const granted = await grantOf(server, await server.token('ann'))
+  expect(granted.sessions.map(({ id }) => id)).toEqual(['walk', 'trip'])
+  const ofSession = (id: string) => ({
+    [`beheard:session:${id}`]: ['subscribe'],
+    [`beheard:session:${id}:presence`]: ['presence', 'subscribe'],
+    [`beheard:session:${id}:user:ann`]: ['subscribe'],
+  })
+  expect(JSON.parse(granted.tokenRequest.capability)).toEqual({ ...ofSession('trip'), ...ofSession('walk') })
+  expect(granted.tokenRequest).toMatchObject({ clientId: 'ann' })
+  expect(granted.tokenRequest.ttl).toBeLessThanOrEqual(600_000)
+  const named = await grantOf(server, await server.token('ann'), { sessionIds: ['walk', 'trip:user:ann'] })
+  expect(JSON.parse(named.tokenRequest.capability)).toEqual(ofSession('walk'))
+  const ofNobody = await grantOf(server, await server.token('nobody'))
+  expect(JSON.parse(ofNobody.tokenRequest.capability)).toEqual({ 'beheard:none': ['subscribe'] })
+  // A session or tenant that is called as another's channel has another one.
+  const ofEve = await grantOf(server, await server.token('eve'))
+  expect(ofEve.sessions[0]!.channels.session).toBe('beheard:session:trip%3Auser%3Aann')
+  const ofOther = await grantOf(server, await server.token('eve', { tenantId: 'other' }))
+  expect(ofOther.sessions[0]!.channels.session).toBe('beheard:tenant:other:session:trip')
+
+  const eve = await plain(stub, server, 'eve')
+  for (const channel of ['beheard:session:trip', 'beheard:session:trip:user:ann', 'beheard:session:trip:presence']) {
+    await expect(eve.channels.get(channel).attach()).rejects.toMatchObject({ code: 40_160 })
+  }
+  const ann = await plain(stub, server, 'ann')
+  const mine = ann.channels.get('beheard:session:trip')
+  await mine.attach()
+  await expect(mine.publish('message.ai_response', {})).rejects.toMatchObject({ code: 40_160 })
+  const token = await server.token('ann')
+  const authCallback: ConstructorParameters<RealAbly['Rest']>[0]['authCallback'] = (_params, callback) => {
+    void grantOf(server, token).then(({ tokenRequest }) => callback(null, tokenRequest))
+  }
+  const rest = new Ably.Rest({ ...optionsOf(stub), authCallback })
+  await expect(rest.channels.get('beheard:session:trip').publish('x', {})).rejects.toMatchObject({ code: 40_160 })
+
+  const asEverybody = await fetch(`${server.url}/v1/realtime/ably-token`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${await server.token('*')}`, 'content-type': 'application/json' },
+    body: '{}',
+  })
+  expect(asEverybody.status).toBe(403)
+})
+
+test('who is present on a session’s presence channel the app’s server knows, by their client ids', async () => {
+  const { stub, server, live } = await open()
+  const ann = await plain(stub, server, 'ann')
+  const { presence } = ann.channels.get('beheard:session:trip:presence')
+  await presence.enter({ on: 'phone' })
+  const tablet = await plain(stub, server, 'ann')
+  await tablet.channels.get('beheard:session:trip:presence').presence.enter()
+  expect(await live.present({ sessionId: 'trip' })).toMatchObject([{ userId: 'ann' }])
+  await presence.leave()
+  await tablet.channels.get('beheard:session:trip:presence').presence.leave()
+  expect(await live.present({ sessionId: 'trip' })).toEqual([])
+})
+
+async function clientOver(stub: Stub, server: TestServer, lookEveryMs = 60_000) {
+  const transport = ablyTransport((authCallback) => new Ably.Realtime({ ...optionsOf(stub), authCallback }), {
+    lookEveryMs,
+    lookUnheardEveryMs: 500,
+  })
+  const asked: string[] = []
+  const client = createClient({
+    url: server.url,
+    token: await server.token('ann'),
+    transport,
+    fetch: (input, init) => {
+      asked.push(String(input).slice(server.url.length))
+      return fetch(input, init)
+    },
+  })
+  onTestFinished(() => client.close())
+  const session = client.session('trip')
+  onTestFinished(session.subscribe(() => undefined))
+  const shown = () => session.getSnapshot().messages.map(({ role, parts }) => `${role}: ${textOf(parts)}`)
+  const shows = (...texts: string[]) => eventually(async () => JSON.stringify(shown()) === JSON.stringify(texts))
+  const isHeard = () =>
+    eventually(async () => session.getSnapshot().isLive && stub.listeners('beheard:session:trip') > 0)
+  const reads = () => asked.filter((path) => path.includes('/events')).length
+  return { client, session, shows, isHeard, reads }
+}
+
+test('the client follows over Ably: chunks as they come, nothing read from the server while nothing is missing (I5, I7)', async () => {
+  const { stub, server, reply, send } = await open({
+    says: ['To ', { wait: 'half' }, 'the ', { wait: 'tide' }, 'sea.'],
+  })
+  const { client, session, shows, isHeard, reads } = await clientOver(stub, server)
+  await isHeard()
+  await eventually(async () => stub.listeners('beheard:session:trip:user:ann') > 0)
+  expect(client.connection.getSnapshot()).toMatchObject({ phase: 'live', transport: 'ably' })
+  // What is read at the start, and when both channels are there, has been.
+  let before = -1
+  await eventually(async () => {
+    const same = reads() === before
+    before = reads()
+    return same
+  })
+  await send('one')
+  await shows('user: Where to?', 'assistant: To ')
+  reply.open('half')
+  await shows('user: Where to?', 'assistant: To the ')
+  reply.open('tide')
+  await shows('user: Where to?', 'assistant: To the sea.')
+  await eventually(async () => session.getSnapshot().messages[1]!.status === 'complete')
+  expect(reads()).toBe(before)
+})
+
+test('a client over Ably whose messages are lost, doubled and cut off ends with the stored message (I5, I7)', async () => {
+  const { stub, server, reply, send } = await open({
+    says: ['To ', { wait: 'half' }, 'the ', { wait: 'tide' }, 'sea', { wait: 'last' }, '.'],
+  })
+  const { session, shows, isHeard, reads } = await clientOver(stub, server, 1_000)
+  await isHeard()
+  // Every second message does not come.
+  let told = 0
+  stub.lose(() => told++ % 2 === 0)
+  await send('one')
+  await shows('user: Where to?', 'assistant: To ')
+  reply.open('half')
+  await shows('user: Where to?', 'assistant: To the ')
+  stub.cut()
+  reply.open('tide')
+  await shows('user: Where to?', 'assistant: To the sea')
+  // Not even the last word comes: it is looked for.
+  stub.lose(() => true)
+  reply.open('last')
+  await shows('user: Where to?', 'assistant: To the sea.')
+  await eventually(async () => session.getSnapshot().messages[1]!.status === 'complete')
+  expect(reads()).toBeGreaterThan(1)
+})
