@@ -23,6 +23,7 @@ import { type Address, type Database, openDatabase } from './store/database.ts'
 import { readEpoch } from './store/epoch.ts'
 import { migrate, schemaState } from './store/migrations.ts'
 import { sayPushing } from './store/pushes.ts'
+import { publisherSeen } from './store/publishers.ts'
 import { readWakeupKey } from './store/wakeup-key.ts'
 
 export type Engine = {
@@ -65,6 +66,8 @@ export async function startEngine(
     const epoch = await epochOf(database)
     const { push, pushGraceMs } = options
     if (push) await sayPushing(database, { graceMs: pushGraceMs, asksApp: push.devices !== undefined })
+    // Before anything is written that is to be published.
+    if (options.ably && options.roles.includes('runner')) await publisherSeen(database, options.ably.name)
     const seal = createSeal(await readWakeupKey(database), randomUUID())
     return wire(options, app, database, epoch, seal, stops, stop)
   } catch (error) {

@@ -7,7 +7,7 @@
 import type { Line, LineEnd, LineFrame, LineStart, Wanted } from '../client/line.ts'
 // Types only: a page that imports this has the client's code already.
 import type { HoldfastError, Wire } from '../client/wire.ts'
-import type { AblyChannels } from '../core/ably-channels.ts'
+import type { AblyChannels, AblyTokenRequest } from '../core/ably-channels.ts'
 import type { LogFrame } from '../core/view.ts'
 import { type AblyMessage, createInOrder, type InOrder } from './in-order.ts'
 
@@ -27,7 +27,7 @@ export type AblyRealtime = {
   close(): void
 }
 
-export type AblyGrant = { tokenRequest: object; sessions: { id: string; channels: AblyChannels }[] }
+export type AblyGrant = { tokenRequest: AblyTokenRequest; sessions: { id: string; channels: AblyChannels }[] }
 
 export type LineParts = {
   wire: Wire
@@ -136,8 +136,8 @@ export function openAblyLine(parts: LineParts): Line {
         if (current === 'attached') attached.add(channel)
         else attached.delete(channel)
         one.isHeard = attached.size === 2
-        // What was told before, or while it was away, did not come.
-        if (current === 'attached' && !resumed) void look(sessionId)
+        // What was told before, or while one was away, did not come.
+        if (one.isHeard && !resumed) void look(sessionId)
       }
       channel.on(change)
       return { channel, change }

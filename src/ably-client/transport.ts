@@ -1,6 +1,8 @@
 /** `holdfast/ably-client`: `createClient({ transport: ablyTransport(…) })` follows sessions over Ably. */
+
 import type { OwnTransport } from '../client/connection.ts'
 import type { Wire } from '../client/wire.ts'
+import type { AblyTokenRequest } from '../core/ably-channels.ts'
 import { type AblyGrant, type AblyRealtime, openAblyLine } from './line.ts'
 
 export type { AblyChannel, AblyRealtime } from './line.ts'
@@ -8,7 +10,7 @@ export type { AblyChannel, AblyRealtime } from './line.ts'
 /** As Ably's `authCallback`. */
 export type AblyAuthCallback = (
   params: unknown,
-  callback: (error: string | null, tokenRequest: object | null) => void,
+  callback: (error: string | null, tokenRequest: AblyTokenRequest | null) => void,
 ) => void
 
 export type AblyTransportOptions = {

@@ -4,7 +4,13 @@
  * requests of its REST API.
  */
 import { createHmac, randomUUID } from 'node:crypto'
-import { type AblyChannels, presenceChannel, sessionChannel, userChannel } from '../core/ably-channels.ts'
+import {
+  type AblyChannels,
+  type AblyTokenRequest,
+  presenceChannel,
+  sessionChannel,
+  userChannel,
+} from '../core/ably-channels.ts'
 import type { Publisher } from '../log/publishing.ts'
 import { createMessages } from './messages.ts'
 import { createRest } from './rest.ts'
@@ -25,18 +31,6 @@ export type AblyOptions = {
   tokenMs?: number
   /** Of the account: what Ably takes at once, in bytes. Defaults to 65,536. */
   messageBytesMax?: number
-}
-
-/** What Ably exchanges for a token: https://ably.com/docs/api/token-request-spec. */
-export type AblyTokenRequest = {
-  keyName: string
-  clientId: string
-  /** JSON. */
-  capability: string
-  ttl: number
-  timestamp: number
-  nonce: string
-  mac: string
 }
 
 export type AblyPresence = { userId: string; data: unknown }

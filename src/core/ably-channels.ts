@@ -1,4 +1,4 @@
-/** The names of Ably's channels, as the server publishes to them and grants them. */
+/** The names of Ably's channels, as the server publishes to them and grants them, and what it hands out for a token. */
 
 export type AblyChannels = {
   /** What all members may see. */
@@ -6,6 +6,18 @@ export type AblyChannels = {
   /** What only this user may see. */
   user: string
   presence: string
+}
+
+/** What Ably exchanges for a token: https://ably.com/docs/api/token-request-spec. */
+export type AblyTokenRequest = {
+  keyName: string
+  clientId: string
+  /** JSON. */
+  capability: string
+  ttl: number
+  timestamp: number
+  nonce: string
+  mac: string
 }
 
 /**

@@ -1,5 +1,5 @@
 import type { ServerResponse } from 'node:http'
-import type { AblyChannels } from '../core/ably-channels.ts'
+import type { AblyChannels, AblyTokenRequest } from '../core/ably-channels.ts'
 import type { EventSchemas } from '../core/app-event.ts'
 import type { PushKind, PushSender } from '../core/pushing.ts'
 import type { Hub } from '../log/hub.ts'
@@ -65,7 +65,7 @@ export type AblyTokens = {
   /** How long a token lasts. */
   tokenMs: number
   channelsOf(who: { tenantId: string; sessionId: string; userId: string }): AblyChannels
-  tokenRequest(ask: { userId: string; channels: readonly AblyChannels[]; ttlMs: number }): object
+  tokenRequest(ask: { userId: string; channels: readonly AblyChannels[]; ttlMs: number }): AblyTokenRequest
 }
 
 export type Call = {

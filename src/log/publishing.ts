@@ -85,7 +85,7 @@ export function createPublishing(options: {
   database: Database
   hub: Hub
   publisher: Publisher
-  /** Names this process. */
+  /** Names this process. The publisher is known to the database already (`publisherSeen`). */
   holder: string
   leaseMs: number
   pollMs: number
@@ -99,7 +99,7 @@ export function createPublishing(options: {
   let stopping = false
   let claiming: Promise<void> | undefined
   let claimAgain = false
-  let seenAtMs = Number.NEGATIVE_INFINITY
+  let seenAtMs = performance.now()
   let timers: NodeJS.Timeout[] = []
 
   function claimSoon(): void {
@@ -130,7 +130,11 @@ export function createPublishing(options: {
     if (limit === 0) return
     const sentMs = performance.now()
     for (const position of await claimPublishing(database, who, { leaseMs, limit })) {
-      const worker = hold(position, sentMs).finally(() => workers.delete(worker))
+      const worker = hold(position, sentMs).finally(() => {
+        workers.delete(worker)
+        // What was noted while it was leaving told it alone.
+        claimSoon()
+      })
       workers.add(worker)
     }
   }

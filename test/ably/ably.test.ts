@@ -2,6 +2,9 @@
  * `holdfast/ably` and `holdfast/ably-client` with the package `ably` itself against a stub of Ably at the wire (stub.ts):
  * R0.2, R3.2, R3.5, and I4, I5, I6, I15 over Ably.
  */
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, inject, onTestFinished, test } from 'vitest'
 import { type AblyOptions, ably } from '../../src/ably/ably.ts'
@@ -10,14 +13,16 @@ import { createClient } from '../../src/client/client.ts'
 import { textOf } from '../../src/core/parts.ts'
 import { createHoldfast } from '../../src/index.ts'
 import { type Script, scriptedReply, type TestServer, testServer } from '../../src/testing/index.ts'
+import { run } from '../examples/example.ts'
 import { eventually } from '../support/eventually.ts'
 import { type AblyMessage, installAbly, type Ably as RealAbly, type Realtime } from './package-of-ably.ts'
 import { key, type Published, type Stub, startStub } from './stub.ts'
 
 let Ably: RealAbly
+let folder: string
 let remove: () => Promise<void>
 beforeAll(async () => {
-  ;({ Ably, remove } = await installAbly())
+  ;({ Ably, folder, remove } = await installAbly())
 }, 120_000)
 afterAll(() => remove())
 
@@ -166,6 +171,20 @@ test('a process killed after Ably has taken an event and before it knew leaves n
   await server.outcome('trip', 'one')
   await allPublished(server, stub)
   expect(stub.requests.filter((each) => each.startsWith('POST')).length).toBeGreaterThan(stub.published.length)
+})
+
+test('a process that is closed has published what it ended', async () => {
+  const { stub, server, reply, send } = await open({ says: ['To ', { wait: 'end' }, 'the sea.'] })
+  await send('one')
+  await eventually(async () => stub.published.some(({ name }) => name === 'holdfast.chunks'))
+  reply.open('end')
+  await server.outcome('trip', 'one')
+  await server.chat.close()
+  expect(eventsIn(stub.published).map(({ name }) => name)).toEqual([
+    'message.created',
+    'attempt.started',
+    'message.ai_response',
+  ])
 })
 
 test('what Ably refuses for its rate comes when it said, in order, and nothing is lost (I5)', async () => {
@@ -366,4 +385,18 @@ test('a client over Ably whose messages are lost, doubled and cut off ends with 
   await shows('user: Where to?', 'assistant: To the sea.')
   await eventually(async () => session.getSnapshot().messages[1]!.status === 'complete')
   expect(reads()).toBeGreaterThan(1)
+})
+
+test('an `Ably.Realtime` fits the transport as the package declares it, and the authCallback fits the package', async () => {
+  const transport = fileURLToPath(new URL('../../src/ably-client/transport.ts', import.meta.url))
+  await writeFile(
+    join(folder, 'app.ts'),
+    `import * as Ably from 'ably'
+    import { ablyTransport } from ${JSON.stringify(transport)}
+    export const made = ablyTransport((authCallback) => new Ably.Realtime({ authCallback }))
+    export const own = ablyTransport(new Ably.Realtime({ key: 'app.id:secret' }))`,
+  )
+  const compiler = fileURLToPath(new URL('../../node_modules/typescript/bin/tsc', import.meta.url))
+  const options = '--strict --noEmit --skipLibCheck --allowImportingTsExtensions --module nodenext --target es2023'
+  await run(process.execPath, [compiler, ...options.split(' '), '--types', '', 'app.ts'], folder)
 })

@@ -24,12 +24,12 @@ export type Rest = { channels: { get(name: string): { publish(name: string, data
 /** What the tests use of it. */
 export type Ably = { Realtime: new (options: Options) => Realtime & AblyRealtime; Rest: new (options: Options) => Rest }
 
-export async function installAbly(): Promise<{ Ably: Ably; remove(): Promise<void> }> {
+export async function installAbly(): Promise<{ Ably: Ably; folder: string; remove(): Promise<void> }> {
   const folder = await mkdtemp(join(tmpdir(), 'holdfast-ably-'))
   for (const name of ['package.json', 'package-lock.json']) {
     await cp(fileURLToPath(new URL(name, import.meta.url)), join(folder, name))
   }
   await run('npm', ['ci', '--ignore-scripts', '--prefer-offline'], folder)
   const Ably = createRequire(join(folder, 'package.json'))('ably') as Ably
-  return { Ably, remove: () => rm(folder, { recursive: true, force: true }) }
+  return { Ably, folder, remove: () => rm(folder, { recursive: true, force: true }) }
 }
