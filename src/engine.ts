@@ -22,8 +22,8 @@ import { createAcceptor } from './store/accept.ts'
 import { type Address, type Database, openDatabase } from './store/database.ts'
 import { readEpoch } from './store/epoch.ts'
 import { migrate, schemaState } from './store/migrations.ts'
-import { sayPushing } from './store/pushes.ts'
 import { publisherSeen } from './store/publishers.ts'
+import { sayPushing } from './store/pushes.ts'
 import { readWakeupKey } from './store/wakeup-key.ts'
 
 export type Engine = {
