@@ -11,7 +11,7 @@ import { type AblyOptions, ably } from '../../src/ably/ably.ts'
 import { ablyTransport } from '../../src/ably-client/transport.ts'
 import { createClient } from '../../src/client/client.ts'
 import { textOf } from '../../src/core/parts.ts'
-import { createHoldfast } from '../../src/index.ts'
+import { createHoldfast, type LaneOf } from '../../src/index.ts'
 import { type Script, scriptedReply, type TestServer, testServer } from '../../src/testing/index.ts'
 import { run } from '../examples/example.ts'
 import { eventually } from '../support/eventually.ts'
@@ -26,15 +26,27 @@ beforeAll(async () => {
 }, 120_000)
 afterAll(() => remove())
 
-type Says = { says?: Script; stub?: { mutableMessages?: boolean }; ably?: Partial<AblyOptions>; leaseMs?: number }
+type Says = {
+  says?: Script
+  stub?: { mutableMessages?: boolean }
+  ably?: Partial<AblyOptions>
+  leaseMs?: number
+  lane?: LaneOf
+}
 
-async function open({ says = ['To ', 'the ', 'sea.'], stub: rules, ably: options, leaseMs = 1_000 }: Says = {}) {
+async function open({ says = ['To ', 'the ', 'sea.'], stub: rules, ably: options, leaseMs = 1_000, lane }: Says = {}) {
   const stub = await startStub(rules)
   onTestFinished(() => stub.close())
   const adapter = () => ably({ key, prefix: 'beheard:', endpoint: stub.endpoint, ...options })
   const reply = scriptedReply(says)
   const live = adapter()
-  const server = await testServer({ database: inject('postgres').url18, reply, ably: live, leaseMs })
+  const server = await testServer({
+    database: inject('postgres').url18,
+    reply,
+    ably: live,
+    leaseMs,
+    ...(lane ? { lane } : {}),
+  })
   onTestFinished(() => server.close())
   await server.chat.sessions.create({ id: 'trip', userId: 'ann' })
   return { stub, server, reply, live, adapter, send: senderOf(server) }
@@ -77,7 +89,8 @@ async function plain(stub: Stub, server: TestServer, userId: string): Promise<Re
 
 const eventsIn = (published: Published[], channel = 'beheard:session:trip') =>
   published.filter((each) => each.channel === channel && each.name !== 'holdfast.chunks')
-const seqOf = ({ extras }: { extras?: unknown }) => Number((extras as { headers: { seq: string } }).headers.seq)
+const seqOf = ({ extras }: { extras?: unknown }) =>
+  Number((extras as { headers: { seq: string } } | undefined)?.headers.seq)
 
 async function stored(server: TestServer): Promise<{ seq: number; type: string; data: unknown }[]> {
   const client = new pg.Client({ connectionString: server.database })
@@ -243,33 +256,29 @@ test('where the namespace allows no appends (93002) chunks are messages of their
   expect(JSON.parse(named.data)).toEqual({ type: 'message.ai_response', seq })
 })
 
-test('what not all may see goes to the channels of those alone who may (R3.2, I15)', async () => {
-  const { stub, server } = await open()
-  const client = new pg.Client({ connectionString: server.database })
-  await client.connect()
-  onTestFinished(() => client.end())
-  for (const user of ['bob', 'cleo']) {
-    await client.query(
-      `insert into holdfast.members (tenant_id, session_id, user_id, role) values ('default', 'trip', $1, 'member')`,
-      [user],
-    )
-  }
-  const audiences = ['not:ann', 'user:ann', null]
-  for (const audience of audiences) {
-    await client.query(
-      `with s as (update holdfast.sessions set next_seq = next_seq + 1 where id = 'trip' returning next_seq - 1 as seq)
-       insert into holdfast.events (tenant_id, session_id, seq, type, audience, data)
-       select 'default', 'trip', seq, 'partner.signed_compact', $1, '{"by":"ann"}' from s`,
-      [audience],
-    )
-  }
-  await eventually(async () => stub.published.length === 4)
-  expect(stub.published.map(({ channel, extras }) => [channel, seqOf({ extras })])).toEqual([
-    ['beheard:session:trip:user:bob', 1],
-    ['beheard:session:trip:user:cleo', 1],
-    ['beheard:session:trip:user:ann', 2],
-    ['beheard:session:trip', 3],
+test('an event that excludes a user, and a private lane with its chunks, go to the channels of those alone who may see them (R3.2, I15)', async () => {
+  const { stub, server, send } = await open({ lane: () => 'private' })
+  const { chat } = server
+  for (const userId of ['bob', 'cleo']) await chat.members.add('trip', { userId })
+  await eventually(async () => stub.published.length === 2)
+  await chat.publish('trip', 'partner.signed_compact', { by: 'ann' }, { excludeUserId: 'ann' })
+  await chat.publish('trip', 'session.paused', null)
+  await send('one')
+  await server.outcome('trip', 'one')
+  await eventually(async () => stub.published.some(({ name }) => name === 'message.ai_response'))
+  const told = stub.published.map(({ channel, name }) => `${channel.slice('beheard:session:'.length)} ${name}`)
+  expect(told.filter((each) => !each.includes('chunks'))).toEqual([
+    'trip member.joined',
+    'trip member.joined',
+    'trip:user:bob partner.signed_compact',
+    'trip:user:cleo partner.signed_compact',
+    'trip session.paused',
+    'trip:user:ann message.created',
+    'trip:user:ann attempt.started',
+    'trip:user:ann message.ai_response',
   ])
+  expect(told.filter((each) => each.includes('chunks')).every((each) => each.startsWith('trip:user:ann '))).toBe(true)
+  expect(stub.published.map(seqOf).filter((seq) => !Number.isNaN(seq))).toEqual([1, 2, 3, 3, 4, 5, 6, 7])
 })
 
 test('a token grants the channels of exactly the caller’s sessions, to listen and be present; others Ably refuses with 40160 (R3.5, I15)', async () => {
