@@ -142,7 +142,8 @@ export function createLists(database: Database): Lists {
         tellUsers(note, members, null)
       } else if (pending.size < pendingMax) {
         // One without events may be about any.
-        const audiences = new Set(events.length > 0 ? events.map(({ audience }) => audience) : [null])
+        const some = note.audiences ?? events.map(({ audience }) => audience)
+        const audiences = new Set(some.length > 0 ? some : [null])
         const readers = new Set(readBy === undefined ? [] : [readBy])
         mark(key, { tenantId, sessionId, isChange, audiences, readers })
         schedule(mayBeToldAtMs(key))

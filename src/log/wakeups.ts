@@ -29,6 +29,8 @@ export type Note = {
   presence?: { userId: string; state: 'here' | 'away' | 'gone' }
   /** Of a session that was deleted: the users who were its members, whom nothing else names any more. */
   members?: string[]
+  /** Of events that were too large to ride along: whom they concern. */
+  audiences?: (string | null)[]
   /** Users who are no members any more. */
   left?: string[]
 }
@@ -238,8 +240,9 @@ function rideOf({ events, runs, members = [] }: Note): number {
   return [...events, ...runs].reduce((sum, { json }) => sum + json.length, ofMembers)
 }
 
-function bare({ tenantId, sessionId, due }: Note): Note {
-  return { tenantId, sessionId, events: [], runs: [], due }
+function bare({ tenantId, sessionId, due, events }: Note): Note {
+  const audiences = events.length > 0 ? { audiences: [...new Set(events.map(({ audience }) => audience))] } : {}
+  return { tenantId, sessionId, events: [], runs: [], due, ...audiences }
 }
 
 /** Packs notes together. One that is too large alone goes without what rides along. */
@@ -285,11 +288,12 @@ function isBody(value: unknown): value is Body {
 
 function isNote(note: unknown): note is Note {
   if (!fits(note, { tenantId: 'string', sessionId: 'string', due: 'boolean' })) return false
-  const { events, runs, passing, readBy = '', presence, members = [], left = [] } = note
+  const { events, runs, passing, readBy = '', presence, members = [], left = [], audiences = [] } = note
   if (typeof readBy !== 'string') return false
   if (presence !== undefined && !fits(presence, { userId: 'string', state: 'string' })) return false
   if (passing !== undefined && !fits(passing, passingShape)) return false
   if (!areTexts(members) || !areTexts(left)) return false
+  if (!Array.isArray(audiences) || !areTexts(audiences.filter((audience) => audience !== null))) return false
   const areEvents = Array.isArray(events) && events.every((event) => fits(event, eventShape))
   return areEvents && Array.isArray(runs) && runs.every((run) => fits(run, runShape))
 }

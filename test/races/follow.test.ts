@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import type { Chunk, Part } from '../../src/core/chunk.ts'
-import { decodeCursor, encodeCursor } from '../../src/core/cursor.ts'
+import { type Cursor, decodeCursor, encodeCursor } from '../../src/core/cursor.ts'
 import { type ChunkRun, type Event, maySee } from '../../src/core/event.ts'
 import { createFold, type Fold } from '../../src/core/fold.ts'
 import { createFollowing, cursorOf, follow, type Item } from '../../src/core/following.ts'
@@ -255,6 +255,12 @@ async function readAtHub(
 }
 
 /** What a client holds: messages by id, the fold of each open reply, and where it stands. */
+/** A user's cursor says nothing of turns that they may not see. */
+function seenBy(user: string, { seq, open }: Pick<Cursor, 'seq' | 'open'>): Pick<Cursor, 'seq' | 'open'> {
+  const seen = [...open].filter(([, { audience = null }]) => maySee(audience, user))
+  return { seq, open: new Map(seen.map(([position, { attempt, index }]) => [position, { attempt, index }])) }
+}
+
 async function snapshotClient(database: Database, sessionId: string, user: string, seen: Seen) {
   const snapshot = (await readSnapshot(database, epoch, { tenantId, sessionId, userId: user, limit: 1_000_000 }))!
   seen.snapshots++
@@ -369,7 +375,7 @@ async function snapshotClient(database: Database, sessionId: string, user: strin
     },
     async followToEnd(hub: Hub): Promise<void> {
       const connection = connect(Number.POSITIVE_INFINITY)
-      const now = (await readNow(database, tenantId, sessionId))!
+      const now = seenBy(user, (await readNow(database, tenantId, sessionId))!)
       const end = sortedCursor(encodeCursor({ epoch, ...now }))
       const follow = (await hub.follow(
         { tenantId, sessionId, userId: user, cursor: decodeCursor(cursor) },
@@ -381,7 +387,7 @@ async function snapshotClient(database: Database, sessionId: string, user: strin
       cursor = follow.cursor()
     },
     async checkEnd(): Promise<void> {
-      const now = (await readNow(database, tenantId, sessionId))!
+      const now = seenBy(user, (await readNow(database, tenantId, sessionId))!)
       const stored = (await readSnapshot(database, epoch, { tenantId, sessionId, userId: user, limit: 1_000_000 }))!
       const mine = decodeCursor(cursor)!
       expect({ seq: mine.seq, open: [...mine.open].toSorted() }).toEqual({

@@ -92,8 +92,10 @@ export function disorder({ query }: Pick<Stored, 'query'>): Promise<{ session: s
        and e.type = 'message.created' and e.seq = t.position) <> 1
     union all
     select s.id, 'message_count is not the number of messages' from holdfast.sessions s
-     where s.message_count <> (select count(*) from holdfast.messages m where (m.tenant_id, m.session_id) = (s.tenant_id, s.id)
-       and m.audience is null and not m.withdrawn and (m.role = 'user' or m.status = 'complete' or m.status = 'stopped' and m.parts <> '[]'))`)
+     where s.message_count + (select coalesce(sum(a.message_count), 0) from holdfast.asides a
+           where (a.tenant_id, a.session_id) = (s.tenant_id, s.id))
+         <> (select count(*) from holdfast.messages m where (m.tenant_id, m.session_id) = (s.tenant_id, s.id)
+       and not m.withdrawn and (m.role = 'user' or m.status = 'complete' or m.status = 'stopped' and m.parts <> '[]'))`)
 }
 
 /** Lanes whose head is queued and which nobody has made due: what the sweeper would repair. */
