@@ -1,6 +1,7 @@
 /** The examples of docs/in-code.md, as they stand there. */
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
+import * as z from 'zod'
 import { textOf } from '../../src/core/parts.ts'
 import { createHoldfast, HoldfastError, type Message } from '../../src/index.ts'
 import { freshDatabase } from '../support/postgres.ts'
@@ -9,11 +10,13 @@ test('the examples of docs/in-code.md run', async () => {
   const database = await freshDatabase(18)
   const shown: unknown[] = []
   const show = (parts: Message['parts'], ready: boolean | undefined) => shown.push([textOf(parts), ready])
+  const reply = () => 'To the sea, then.'
   const chat = createHoldfast({
     database: database.url,
     log: () => undefined,
     drainMs: 0,
-    reply: () => 'To the sea, then.',
+    reply,
+    events: { 'partner.signed_compact': z.object({ stage: z.number() }), 'session.paused': z.null() },
     onReply: () => ({ offerReadyToShare: true }),
   })
   try {
@@ -22,6 +25,8 @@ test('the examples of docs/in-code.md run', async () => {
     const sent = await chat.send('trip', { id: 'm1', userId: 'ann', text: 'To the sea.', waitMs: 20_000 })
     if ('parts' in sent.reply) show(sent.reply.parts, sent.reply.metadata?.offerReadyToShare)
     expect(shown).toEqual([['To the sea, then.', true]])
+
+    await chat.publish('trip', 'partner.signed_compact', { stage: 1 }, { excludeUserId: 'ann' })
 
     const messages = await chat.messages.forUseChat('trip', { userId: 'ann' })
     expect(messages.map(({ role }) => role)).toEqual(['assistant', 'user', 'assistant'])
