@@ -103,7 +103,7 @@ begin
   select * into m from holdfast.messages
    where tenant_id = t.tenant_id and session_id = t.session_id and id = t.reply_id;
   v_message := holdfast.settle(t, 'stopped', m.parts, null, null, null, null, m.parts <> '[]');
-  perform holdfast.renew_preview(t.tenant_id, t.session_id);
+  perform holdfast.renew_preview(t.tenant_id, t.session_id, t.audience);
   return holdfast.write_event(t.tenant_id, t.session_id, 'message.stopped', t,
     -- By the reason clients decide what they show, so a person's words are no reason.
     (jsonb_build_object('userMessageId', t.message_id, 'message', v_message, 'by', p_by, 'reason', 'budget')

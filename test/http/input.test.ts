@@ -461,7 +461,7 @@ test('HEAD answers as GET without a body, OPTIONS with the methods, and any othe
     }
     // A stream has no end that HEAD could leave out.
     const stream = await ann.request(`/v1/sessions/${session}/events`, { method: 'HEAD' })
-    expect([stream.status, stream.headers.get('allow')]).toEqual([405, 'GET, OPTIONS'])
+    expect([stream.status, stream.headers.get('allow')]).toEqual([405, 'GET, POST, OPTIONS'])
     expect((await problemOf(await ann.request('/v1/nowhere'))).code).toBe('not_found')
     expect((await problemOf(await ann.request('/'.padEnd(5_000, 'x')))).code).toBe('not_found')
   })
