@@ -14,6 +14,7 @@ import { listenOrSay } from './listen.ts'
 import { onlyKnownArguments } from './only-known-arguments.ts'
 import { readSettings, type Settings, storeName } from './settings.ts'
 import { supervise } from './supervisor.ts'
+import { withKeptKeys } from './vapid.ts'
 import { createWebApp, needWebApp } from './web-app.ts'
 
 export const demoCommand = defineCommand({
@@ -133,7 +134,7 @@ async function serving(lan: boolean): Promise<void> {
   const chat = createHoldfast({
     log: fileLog(dataDir),
     onDatabaseLost: exit,
-    ...options,
+    ...withKeptKeys(options),
     ...(isOnlyGuest ? { authenticate: demoAuthenticate(who) } : {}),
   })
   let url = ''

@@ -4,6 +4,7 @@ import { exit } from './exit.ts'
 import { listenOrSay } from './listen.ts'
 import { onlyKnownArguments } from './only-known-arguments.ts'
 import { readSettings, storeName } from './settings.ts'
+import { withKeptKeys } from './vapid.ts'
 import { createWebApp } from './web-app.ts'
 
 export const serveCommand = defineCommand({
@@ -14,7 +15,7 @@ export const serveCommand = defineCommand({
 
 async function serve(): Promise<void> {
   const { options, host, port, model } = readSettings(process.env)
-  const chat = createHoldfast({ ...options, onDatabaseLost: exit })
+  const chat = createHoldfast({ ...withKeptKeys(options), onDatabaseLost: exit })
   endOnSignal(() => chat.close())
   const { url } = await listenOrSay(chat, port, host, createWebApp())
   process.stdout.write(`Holdfast  ${url}\nstore     ${storeName(options)}\nmodel     ${model}\n`)

@@ -4,6 +4,7 @@ import { chatsOf } from './chats.ts'
 import { ConversationPage } from './conversation.tsx'
 import { type DemoInfo, demoInfo } from './demo.ts'
 import { useKeptFocus } from './focus.ts'
+import { useClosed, useRegistered } from './notices.ts'
 import { goTo, goToNew, restorePlace, usePlace } from './place.ts'
 import { useRestWhenHidden } from './shown.ts'
 import { Sidebar } from './sidebar.tsx'
@@ -19,6 +20,8 @@ export function App() {
   const [isMenuOpen, setMenuOpen] = useState(false)
   useRestWhenHidden(useHoldfast())
   useKeptFocus()
+  useRegistered(phase === 'ready')
+  useClosed(sessions)
   useEffect(() => {
     void demoInfo().then(setDemo)
   }, [])

@@ -14,6 +14,7 @@ import { HappenedContext } from './happened.tsx'
 import { MenuIcon } from './icons.tsx'
 import { useAbsences, useClockAhead, useLives } from './lives.ts'
 import { Messages } from './messages.tsx'
+import { NoticesQuestion } from './notices-question.tsx'
 import { Panel } from './panel.tsx'
 import { PeopleContext, usePeople } from './people.ts'
 import { keepPlace } from './place.ts'
@@ -158,6 +159,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, has
           </HappenedContext>
         )}
         <Typing typing={state.typing} />
+        <NoticesQuestion isRunning={running !== undefined} />
         {people.mayWrite ? (
           <Composer
             ref={composer}
@@ -210,14 +212,15 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, has
   )
 }
 
-/** Said once for each message that is over, not for each piece of it. */
-function useMarkRead(handle: SessionHandle, { isLive, messages }: SessionState, isShown: boolean): void {
+/** Said once for each message that is over and each that waits for people, not for each piece of it. */
+function useMarkRead(handle: SessionHandle, { isLive, messages, turns }: SessionState, isShown: boolean): void {
   const over = messages.filter(({ status, seq }) => seq > 0 && status !== 'pending' && status !== 'streaming').length
-  // biome-ignore lint/correctness/useExhaustiveDependencies: each that is over is read
+  const waiting = turns.flatMap(({ id, state, attempt }) => (state === 'waiting' ? [`${id} ${attempt}`] : [])).join()
+  // biome-ignore lint/correctness/useExhaustiveDependencies: each that is over or asks is read
   useEffect(() => {
     // Where it cannot be told now, the next one tells of all before it.
     if (isLive && isShown) handle.markRead().catch(() => undefined)
-  }, [handle, isLive, isShown, over])
+  }, [handle, isLive, isShown, over, waiting])
 }
 
 const noMessages: SessionState['messages'] = []

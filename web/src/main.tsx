@@ -6,6 +6,7 @@ import { client } from './client.ts'
 import './style.css'
 import './files.css'
 import './people.css'
+import './notices.css'
 
 createRoot(document.getElementById('root') as HTMLElement).render(
   <StrictMode>

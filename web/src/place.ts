@@ -51,6 +51,8 @@ window.addEventListener('hashchange', () => {
   if (pattern.exec(location.hash)?.[1] !== place.sessionId) set(read())
 })
 
+export const placeNow = () => place
+
 export const usePlace = () =>
   useSyncExternalStore(
     (hear) => {

@@ -4,6 +4,7 @@ import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from 
 import { type Chat, matching } from './chats.ts'
 import { downMs } from './connection.tsx'
 import { CloseIcon, Mark, PencilIcon, PlusIcon, TrashIcon } from './icons.tsx'
+import { NoticesSwitch } from './notices-question.tsx'
 import { useIsShown } from './shown.ts'
 import { agoOf, useIsLate } from './times.ts'
 
@@ -125,6 +126,7 @@ export function Sidebar(props: SidebarProps) {
             </li>
           )}
         </ul>
+        <NoticesSwitch />
       </nav>
     </>
   )
