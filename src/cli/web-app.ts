@@ -26,8 +26,8 @@ const types: Record<string, string> = {
 export const contentSecurityPolicy = [
   "default-src 'none'",
   "script-src 'self'",
-  "worker-src 'self'",
   "style-src 'self'",
+  "worker-src 'self'",
   "img-src 'self' data: blob: https: http:",
   "media-src 'self' data:",
   "connect-src 'self'",

@@ -35,6 +35,14 @@ async function openPage(url: string): Promise<string> {
   return response.headers.getSetCookie()[0]!.split(';')[0]!
 }
 
+/** What browsers subscribe with, and what is kept for it. */
+const noticeKey = async (url: string, cookie: string) =>
+  ((await (await fetch(`${url}/v1/devices/key`, { headers: { cookie } })).json()) as { publicKey: string }).publicKey
+const keptKey = async () => {
+  const kept = await readFile(join(folder, '.holdfast/vapid.json'), 'utf8')
+  return (JSON.parse(kept) as { publicKey: string }).publicKey
+}
+
 type Answer = { id: string; messages: { role: string; status: string; parts: { text?: string }[] }[] }
 const json = async (response: Promise<Response>) => (await (await response).json()) as Answer
 
@@ -82,6 +90,7 @@ test('nobody but a guest on this machine may kill the demo, and not from another
   expect((await kill({ cookie })).status).toBe(403)
   expect((await kill({ cookie, 'content-type': 'text/plain' })).status).toBe(403)
   expect(await (await fetch(`${url}/readyz`)).text()).toBe('ready\n')
+  expect(await noticeKey(url, cookie)).toBe(await keptKey())
 })
 
 test('the page is served under a policy without inline scripts, and its assets for ever', async () => {
@@ -97,6 +106,11 @@ test('the page is served under a policy without inline scripts, and its assets f
   const script = await fetch(`${url}${asset}`)
   expect(script.headers.get('cache-control')).toContain('immutable')
   expect(script.headers.get('content-encoding')).toBe('gzip')
+  // From the root, so that it is the whole page's, and looked for again at each visit.
+  const worker = await fetch(`${url}/notices-worker.js`)
+  expect(worker.headers.get('cache-control')).toBe('no-cache')
+  expect(worker.headers.get('content-type')).toContain('text/javascript')
+  expect(page.headers.get('content-security-policy')).toContain("worker-src 'self'")
   // As they stand: fetch would make them short.
   for (const path of [
     '/../../package.json',
@@ -111,11 +125,13 @@ test('the page is served under a policy without inline scripts, and its assets f
   }
 })
 
-test('serve has the same page, and nothing of the panel', async () => {
+test('serve has the same page and notices, and nothing of the panel', async () => {
   const serve = startCommand(['serve'], { cwd: folder, env: { LOG_LEVEL: 'silent' } })
   const url = (await serve.said(/Holdfast {2}(http:\S+)/))[1]!
   expect(await (await fetch(url)).text()).toMatch(/<script type="module"[^>]* src="\/assets\//)
   expect((await fetch(`${url}/demo/info`)).status).toBe(404)
+  const guest = (await fetch(`${url}/v1/sessions`, post('', {}))).headers.getSetCookie()[0]!.split(';')[0]!
+  expect(await noticeKey(url, guest)).toBe(await keptKey())
 })
 
 test('a port in use is said, with one that is free; nothing is left running', async () => {

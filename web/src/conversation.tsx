@@ -159,7 +159,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, has
           </HappenedContext>
         )}
         <Typing typing={state.typing} />
-        <NoticesQuestion isRunning={running !== undefined} />
+        <NoticesQuestion isRunning={running !== undefined} onDone={() => composer.current?.focus()} />
         {people.mayWrite ? (
           <Composer
             ref={composer}
