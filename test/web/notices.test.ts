@@ -21,7 +21,14 @@ import { type Assets, buildWeb, serveFile, startBrowser } from './support.ts'
 const keys = webPushLibrary.generateVAPIDKeys()
 const reply = scriptedReply([
   ...['first', 'left', 'refused'].map((gate) => ({ to: `wait ${gate}`, says: ['So far. ', { wait: gate }, 'Done.'] })),
-  { to: /ask/, says: [{ type: 'tool-input-available', toolCallId: 'c1', toolName: 'where', input: {} }] },
+  {
+    to: 'ask',
+    says: [
+      'So far. ',
+      { wait: 'ask' },
+      { type: 'tool-input-available', toolCallId: 'c1', toolName: 'where', input: {} },
+    ],
+  },
   { says: ['the answer'] },
 ])
 let assets: Assets
@@ -301,6 +308,8 @@ test('an open page closes what another device has read, also what comes later, a
 test('who looks at a question has read it, so that no device is noticed of it (P141, P191)', async () => {
   page = await openTab(context, origin, complaints)
   await sendOn(page, 'ask')
+  await page.locator('article.reply').getByText('So far.').waitFor()
+  reply.open('ask')
   const waiting = await eventually(async () => {
     const { rows } = await sql.query(`select session_id, seq from holdfast.events where type = 'turn.waiting'`)
     return rows[0] as { session_id: string; seq: number } | undefined

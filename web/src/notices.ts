@@ -145,7 +145,8 @@ function ask(method: string, path: string, body?: object): Promise<Response> {
 }
 
 function wordsOf(error: unknown): string {
-  if (error instanceof DOMException) return 'the browser’s push service is not reached. Try it again later.'
+  if (error instanceof DOMException)
+    return 'the browser’s push service is not reached, as in a private window. Try it again later.'
   if (error instanceof TypeError) return 'the server is not reached. Try it again later.'
   return (error as Error).message
 }
