@@ -188,11 +188,11 @@ function callChunks(part: Part, major: SdkMajor): Chunk[] {
  * begun again is gone, and a call whose result is among them is told as `chunksOf` tells it.
  */
 export function compacted(missed: readonly Chunk[]): Chunk[] {
-  const chunks = withoutDiscarded(missed)
+  // First, because it leaves nothing that data with its id could take the place of.
+  const chunks = withoutDiscarded(missed.filter((chunk) => !('transient' in chunk && chunk.transient === true)))
   const calls = callsOf(chunks)
   const begun = new Set<Call>()
   return chunks.flatMap((chunk, at): Chunk[] => {
-    if (chunk.type.startsWith('data-') && 'transient' in chunk && chunk.transient === true) return []
     const call = calls[at]
     if (!call?.isAnswered || call.input === undefined || !isInput(chunk)) return [chunk]
     if (begun.has(call) || !('toolName' in chunk)) return []
