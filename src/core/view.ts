@@ -86,6 +86,9 @@ export function createView(snapshot: Snapshot): View {
   const change = (id: string, to: (message: Message) => Message) => {
     messages = messages.map((each) => (each.id === id ? to(each) : each))
   }
+  const changeMember = (id: string, to: (member: Member) => Member) => {
+    members = members.map((each) => (each.userId === id ? to(each) : each))
+  }
   const has = (id: string) => messages.some((each) => each.id === id)
   const settle = (message: Message) => {
     open.delete(message.id)
@@ -160,6 +163,17 @@ export function createView(snapshot: Snapshot): View {
         session = { ...session, title, metadata, updatedAt }
         return true
       }
+      case 'member.joined':
+        members = [...members, data.member as Member]
+        return true
+      case 'member.changed': {
+        const { userId, role } = data.member as Member
+        changeMember(userId, (member) => ({ ...member, role }))
+        return true
+      }
+      case 'member.left':
+        members = members.filter(({ userId }) => userId !== data.userId)
+        return true
       default:
         return true
     }
@@ -248,11 +262,11 @@ export function createView(snapshot: Snapshot): View {
       shown = null
     },
     takeReceipt({ userId, delivered, read }) {
-      members = members.map((member) =>
-        member.userId === userId
-          ? { ...member, delivered: Math.max(member.delivered, delivered), read: Math.max(member.read, read) }
-          : member,
-      )
+      changeMember(userId, (member) => ({
+        ...member,
+        delivered: Math.max(member.delivered, delivered),
+        read: Math.max(member.read, read),
+      }))
       shown = null
     },
     now() {

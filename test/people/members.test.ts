@@ -2,6 +2,7 @@
 import { expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { textOf } from '../../src/core/parts.ts'
+import { createView, type LogFrame, type Snapshot } from '../../src/core/view.ts'
 import type { HoldfastError } from '../../src/index.ts'
 import { gate } from '../faults/scene.ts'
 import { openChat } from '../support/chat.ts'
@@ -81,6 +82,26 @@ test('owners add, change and remove members; all see it, and a role holds at the
   ])
   // Alone, one may go.
   expect(await ask(bob, 'DELETE', `${members}/bob`)).toMatchObject({ status: 204 })
+})
+
+test('a client’s view has the members that the snapshot has, whoever comes, goes and is given another role (P150, P151)', async () => {
+  const { ann, chat, session } = await openChat()
+  const stored = async () => (await ann.snapshot(session)) as unknown as Snapshot
+  const view = createView(await stored())
+  const alike = async () => {
+    const { frames } = await ann.poll(session, { cursor: view.now().cursor })
+    for (const frame of frames as unknown as LogFrame[]) expect(view.take(frame)).toBe(true)
+    const { members } = await stored()
+    expect(view.now().members).toEqual(members)
+    return members.map(({ userId, role }) => `${userId} ${role}`)
+  }
+  await chat.members.add(session, { userId: 'bob' })
+  await chat.members.add(session, { userId: 'cat', role: 'reader' })
+  expect(await alike()).toEqual(['ann owner', 'bob member', 'cat reader'])
+  await chat.members.change(session, { userId: 'bob', role: 'reader' })
+  expect(await alike()).toEqual(['ann owner', 'bob reader', 'cat reader'])
+  await chat.members.remove(session, { userId: 'bob' })
+  expect(await alike()).toEqual(['ann owner', 'cat reader'])
 })
 
 test('in code the server does the same, and deletes a session that nobody owns any more', async () => {
