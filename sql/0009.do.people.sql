@@ -134,6 +134,9 @@ begin
     'event', holdfast.events_of(p_tenant, p_session, array[v_seq]) -> 0);
 end $$;
 
+-- For lists that are open, which look for who has left of late: a wakeup may be lost.
+create index events_of_leaving on holdfast.events (at) where type = 'member.left';
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Invitations: whoever has one becomes a member. It is stored nowhere, only its hash is.
 

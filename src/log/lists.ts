@@ -9,9 +9,13 @@
  * with 14 other processes on them).
  *
  * A session is told of at most once a second, and its last change always is.
+ *
+ * A list of changes does not say that a session is not the user's any more, so no client would find that out by asking for
+ * one: while somebody looks, this process looks every two seconds for who has left of late, should no wakeup have told.
  */
 import { maySee } from '../core/event.ts'
 import type { Database } from '../store/database.ts'
+import { leftOfLate } from '../store/members.ts'
 import { changedSessions } from '../store/sessions.ts'
 import type { Note } from './wakeups.ts'
 
@@ -34,6 +38,9 @@ export type Lists = {
 
 const askEveryMs = 200
 const sameEveryMs = 1_000
+const leftEveryMs = 2_000
+/** What was committed later than it says. */
+const leftMarginMs = 10_000
 /** Of one statement. */
 const sessionsMax = 1_000
 /** Beyond this a change is not told. */
@@ -57,6 +64,10 @@ export function createLists(database: Database): Lists {
   let askedAtMs = Number.NEGATIVE_INFINITY
   let asking = false
   let stopped = false
+  let leftTimer: NodeJS.Timeout | undefined
+  let leftAtMs = 0
+  /** Who has left, and was told. */
+  let leftTold = new Set<string>()
 
   const mayBeToldAtMs = (key: string) => (told.get(key)?.atMs ?? Number.NEGATIVE_INFINITY) + sameEveryMs
 
@@ -115,6 +126,24 @@ export function createLists(database: Database): Lists {
     }
   }
 
+  function lookForLeft(): void {
+    clearTimeout(leftTimer)
+    if (stopped || users.size === 0) return
+    leftTimer = setTimeout(() => void tellLeft().catch(() => undefined).then(lookForLeft), leftEveryMs).unref()
+  }
+
+  /** Where it fails, the next one looks as far back as this one. */
+  async function tellLeft(): Promise<void> {
+    const atMs = performance.now()
+    const all = await leftOfLate(database, Math.ceil(atMs - leftAtMs) + leftMarginMs)
+    leftAtMs = atMs
+    const before = leftTold
+    leftTold = new Set(all.map(leftKeyOf))
+    for (const left of all) {
+      if (!before.has(leftKeyOf(left))) tellUsers(left, [left.userId], null)
+    }
+  }
+
   function tellUsers({ tenantId, sessionId }: Key, userIds: string[], updatedAt: string | null): void {
     for (const userId of userIds) {
       for (const looker of users.get(keyOf(tenantId, userId)) ?? []) looker.changed({ sessionId, updatedAt })
@@ -125,7 +154,12 @@ export function createLists(database: Database): Lists {
     look({ tenantId, userId }, looker) {
       const key = keyOf(tenantId, userId)
       const lookers = users.get(key) ?? new Set()
+      const isFirst = users.size === 0
       users.set(key, lookers.add(looker))
+      if (isFirst) {
+        leftAtMs = performance.now()
+        lookForLeft()
+      }
       return () => {
         if (lookers.delete(looker) && lookers.size === 0) users.delete(key)
       }
@@ -134,7 +168,10 @@ export function createLists(database: Database): Lists {
       if (note === null || users.size === 0) return
       const isChange = mayBeChange(note)
       const { tenantId, sessionId, events, members, left, readBy } = note
-      if (left) tellUsers(note, left, null)
+      if (left) {
+        for (const { type, seq } of events) if (type === 'member.left') leftTold.add(leftKeyOf({ ...note, seq }))
+        tellUsers(note, left, null)
+      }
       if (!isChange && (readBy === undefined || !users.has(keyOf(tenantId, readBy)))) return
       const key = keyOf(tenantId, sessionId)
       if (members) {
@@ -156,6 +193,7 @@ export function createLists(database: Database): Lists {
     stop() {
       stopped = true
       clearTimeout(timer)
+      clearTimeout(leftTimer)
       users.clear()
     },
   }
@@ -164,6 +202,10 @@ export function createLists(database: Database): Lists {
 /** All but chunks, and what is told in passing. One that says nothing may have been too large to say what it is about. */
 function mayBeChange({ events, runs, passing }: Note): boolean {
   return events.length > 0 || (runs.length === 0 && passing === undefined)
+}
+
+function leftKeyOf({ tenantId, sessionId, seq }: Key & { seq: number }): string {
+  return `${tenantId}\n${sessionId}\n${seq}`
 }
 
 function keyOf(tenantId: string, id: string): string {

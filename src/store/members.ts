@@ -79,6 +79,24 @@ export function removeMember(
   return ask(database, removeStatement, [tenantId, sessionId, by, userId])
 }
 
+const leftStatement: Statement = {
+  name: 'left-of-late',
+  text: `
+    select e.tenant_id as "tenantId", e.session_id as "sessionId", e.data ->> 'userId' as "userId", e.seq
+      from holdfast.events e
+     where e.type = 'member.left' and e.at > statement_timestamp() - make_interval(secs => $1::int / 1000.0)
+       and not exists (select from holdfast.members m where m.tenant_id = e.tenant_id and m.session_id = e.session_id
+         and m.user_id = e.data ->> 'userId')`,
+}
+
+/** `seq`: of the event that says so. */
+export type Left = OfSession & { userId: string; seq: number }
+
+/** Whoever has left, or was removed from, any session within `sinceMs`, and has not come back. */
+export function leftOfLate(database: Database, sinceMs: number): Promise<Left[]> {
+  return database.query('read', leftStatement, [sinceMs])
+}
+
 /** `uses`: how often it may be accepted. */
 export type Invite = {
   id: string

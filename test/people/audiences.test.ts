@@ -3,8 +3,9 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { textOf } from '../../src/core/parts.ts'
 import { openChat } from '../support/chat.ts'
-import { type Api, apiOf, type Frame, type Watcher } from '../support/client.ts'
+import { type Api, apiOf, type Frame } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
+import { checkFrames } from './two-people.ts'
 
 type Who = 'ann' | 'bob'
 const people = ['ann', 'bob'] as const
@@ -40,21 +41,6 @@ async function openPrivate() {
 }
 
 const listed = async (api: Api) => ((await (await api.request('/v1/sessions')).json()) as { data: Session[] }).data[0]!
-/** A cursor's places in open attempts. */
-const openIn = (cursor: string) => cursor.split('.').slice(2)
-
-/** In order, each after the one before; and with another's turns nowhere in their cursors. */
-function checkFrames({ frames, problems }: Watcher): void {
-  // That events are left out is what is tested here.
-  expect(problems.filter((problem) => !/^event \d+ came after \d+$/.test(problem))).toEqual([])
-  const numbered = frames.filter(({ cursor, type }) => cursor !== undefined && type !== 'caught-up')
-  const seqs = numbered.flatMap(({ seq }) => seq ?? [])
-  expect(seqs).toEqual([...new Set(seqs)].sort((a, b) => a - b))
-  const mine = new Set(frames.flatMap(({ type, seq }) => (type === 'message.created' ? [String(seq)] : [])))
-  const strange = numbered.flatMap(({ cursor }) => openIn(cursor!)).filter((at) => !mine.has(at.split(':')[0]!))
-  expect(strange).toEqual([])
-}
-
 test('private and shared turns interleaved: each follower has all that they may see, in order, and nothing else (I5, I13, I15)', async () => {
   const { chat, api, session, isPrivate } = await openPrivate()
   const watchers = { ann: api.ann.watch(session), bob: api.bob.watch(session) }

@@ -195,6 +195,7 @@ test('with every wakeup lost, whoever is removed is told nothing more on any con
   await watcher.until(({ type }) => type === 'chunk')
   const url = (await bob.request('/livez')).url.replace('/livez', '')
   const heard = await openSocket(url, 'bob', { type: 'follow', sessionId: session })
+  const listed = await openSocket(url, 'bob', { type: 'list' })
   const json = { headers: { accept: 'application/json' } }
   const { cursor } = await bob.poll(session, {})
   const polls = [
@@ -213,7 +214,10 @@ test('with every wakeup lost, whoever is removed is told nothing more on any con
   await watcher.until(({ type }) => type === 'reset')
   await eventually(async () => heard.some(({ type }) => type === 'reset'))
   const bodies = await Promise.all(ends)
+  await eventually(async () => listed.some(({ data }) => data?.updatedAt === null))
   expect(performance.now() - sinceMs).toBeLessThan(5_000)
+  const hints = listed.filter(({ type }) => type === 'session.changed').map(({ data }) => data)
+  expect(hints.at(-1)).toEqual({ sessionId: session, updatedAt: null })
   const all = [...bodies, JSON.stringify(heard), JSON.stringify(watcher.frames)]
   expect(all.filter((text) => text.includes('secret') || text.includes('member.left'))).toEqual([])
   expect(bodies.filter((text) => !/"reason":"gone"|"code":"not_found"|^cut$/.test(text))).toEqual([])

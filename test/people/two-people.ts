@@ -68,3 +68,18 @@ export async function receive(api: Api, body: { delivered?: string; read?: strin
 
 export const passing = ({ frames }: Watcher): Frame[] =>
   frames.filter(({ type }) => type === 'receipt' || type === 'typing')
+
+/** A cursor's places in open attempts. */
+const openIn = (cursor: string) => cursor.split('.').slice(2)
+
+/** In order, each after the one before; and with another's turns nowhere in their cursors. */
+export function checkFrames({ frames, problems }: Watcher): void {
+  // That events are left out is what is tested here.
+  expect(problems.filter((problem) => !/^event \d+ came after \d+$/.test(problem))).toEqual([])
+  const numbered = frames.filter(({ cursor, type }) => cursor !== undefined && type !== 'caught-up')
+  const seqs = numbered.flatMap(({ seq }) => seq ?? [])
+  expect(seqs).toEqual([...new Set(seqs)].sort((a, b) => a - b))
+  const mine = new Set(frames.flatMap(({ type, seq }) => (type === 'message.created' ? [String(seq)] : [])))
+  const strange = numbered.flatMap(({ cursor }) => openIn(cursor!)).filter((at) => !mine.has(at.split(':')[0]!))
+  expect(strange).toEqual([])
+}

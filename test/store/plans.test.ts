@@ -35,6 +35,7 @@ import {
 import { claimAll } from '../races/held.ts'
 import { postgresVersions } from '../support/postgres.ts'
 import { acceptanceOf, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
+import { fillPeople, sendPeopleStatements } from './people-statements.ts'
 
 const perSession = 5
 const sizes = [
@@ -56,7 +57,9 @@ describe.each(postgresVersions)('on Postgres %i', (version) => {
     test('no statement of the hot paths scans a table that grows', () => {
       expect([...plans.keys()]).toEqual(expect.arrayContaining(hot))
       const scans = [...plans].flatMap(([name, plan]) =>
-        [...plan.matchAll(/Seq Scan on (\w+)/g)].map(([, table]) => `${name}: ${table}`),
+        [...plan.matchAll(/Seq Scan on (\w+)/g)].flatMap(([, table]) =>
+          small.includes(table!) ? [] : [`${name}: ${table}`],
+        ),
       )
       expect(scans).toEqual([])
     })
@@ -91,10 +94,18 @@ const hot = [
   'failed-turns',
   'queued-turns',
   'set-paused',
+  'take-pushes',
+  'take-tickets',
+  'keep-presence',
+  'presences-changed',
+  'left-of-late',
+  'claim-publishing',
+  'move-publishing',
 ]
 
 /** Sessions with five settled turns each, written by SQL. */
-async function fill({ query }: Stored, sessions: number): Promise<void> {
+async function fill(stored: Stored, sessions: number): Promise<void> {
+  const { query } = stored
   if (sessions === 0) return
   await query(`insert into holdfast.sessions (tenant_id, id, next_seq, message_count)
     select 'default', 'f' || n, ${perSession * 3 + 1}, ${perSession * 2} from generate_series(1, ${sessions}) n`)
@@ -115,6 +126,7 @@ async function fill({ query }: Stored, sessions: number): Promise<void> {
     select tenant_id, id, 1, k, 1, '[]' from holdfast.turns, generate_series(0, 1) k`)
   await query(`insert into holdfast.files (tenant_id, session_id, id, media_type, bytes, author)
     select tenant_id, id, 'f', 'text/plain', 'f', 'u1' from holdfast.sessions`)
+  await fillPeople(stored)
   await query('analyze')
 }
 
@@ -185,6 +197,7 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   await turnsStopping(spy, 10)
   await repair(spy, 10)
   await sweep(spy, 10)
+  await sendPeopleStatements(spy, place)
   for await (const page of failedTurns(spy, 60)) expect(page).toEqual([])
   for await (const page of queuedTurns(spy, 60)) expect(page).toEqual([])
   await setPaused(spy, false)
@@ -262,6 +275,27 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('expire', [20, '{}'])
   await call('repair_lanes', [20])
   await call('sweep_chunks', [20])
+  await call('register_device', [tenantId, userId, 'tablet', 'expo', '{}', 'another hash', null, 20])
+  await call('notify', [tenantId, 'q0', userId, 'a.b', '{}', 'n1', 'hash'])
+  await call('push_due', [tenantId, 'q0', 'about', null, 'a.b', 1, null, null])
+  await call('take_pushes', [20, 60_000])
+  await call('spread_push', [tenantId, 'q0', 'about', 'hash', 1, '[{"device":"a","target":{}}]'])
+  const mark = {
+    tenantId,
+    sessionId: 'q0',
+    about: 'about',
+    device: 'hash',
+    seq: 1,
+    tries: 1,
+    state: 'gone',
+    afterMs: 1,
+  }
+  await call('mark_pushes', [JSON.stringify([mark])])
+  await call('take_tickets', [20, 60_000])
+  await call('give_up_pushes', [20, true])
+  await call('sweep_pushes', [20])
+  await call('keep_presence', ['this', 1_000, [tenantId], ['q0'], [userId], ['here']])
+  await call('present_in', [tenantId, 'q0'])
   await call('stored_chunks', [[key[0]], [key[2]], [key[3]]])
   await client.end()
   return found
@@ -275,10 +309,13 @@ async function hotClient({ url }: Stored): Promise<pg.Client> {
   return client
 }
 
-/** Tables that this transaction has read from end to end. `meta` has one row. */
+/** One row, and one for each process. */
+const small = ['meta', 'processes']
+
+/** Tables that this transaction has read from end to end. */
 async function scanned(client: pg.Client): Promise<string[]> {
   const { rows } = await client.query<{ relname: string }>(
     `select relname from pg_stat_xact_user_tables where schemaname = 'holdfast' and seq_scan > 0 order by 1`,
   )
-  return rows.map(({ relname }) => relname)
+  return rows.map(({ relname }) => relname).filter((table) => !small.includes(table))
 }
