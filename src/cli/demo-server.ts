@@ -1,7 +1,7 @@
 /**
  * What `holdfast demo` serves beside Holdfast itself: the web app, what its trying panel asks for, and the way in for
- * a phone. A browser on this machine is the demo's guest, unless it is another already, and so is the phone that opens
- * the one-time link: it goes on with the same sessions.
+ * a phone. A browser on this machine is the demo's guest, unless it is another already or was invited (`/?guest`), and so
+ * is the phone that opens the one-time link: it goes on with the same sessions.
  */
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
@@ -88,12 +88,18 @@ export function createDemoRoutes(options: {
     }
     if (path === '/' && isThisMachine(incoming)) {
       const brought = guestSecretOf(incoming.headers.cookie ?? '')
-      const secret = who.secret(brought)
+      const isInvited = brought === undefined && !isOnlyGuest && asksForGuest(incoming)
+      const secret = isInvited ? newGuestSecret() : who.secret(brought)
       const isKept = brought !== undefined && (!isOnlyGuest || same(brought, secret))
       if (!isKept) outgoing.setHeader('set-cookie', guestCookie(secret, false))
     }
     return webApp(incoming, outgoing)
   }
+}
+
+/** The link of an invitation: who opens it in another browser is somebody else, with nothing of the demo's guest. */
+function asksForGuest({ url = '' }: IncomingMessage): boolean {
+  return new URL(url, 'http://localhost').searchParams.has('guest')
 }
 
 /** The connection comes from this machine, and the browser calls it by a name of this machine (no rebound name). */

@@ -22,10 +22,16 @@ export function activityOf({ typing, turns, messages }: SessionState): readonly 
   return [...writers, ...typing.map((userId): Activity => ({ userId, doing: 'typing' }))]
 }
 
-/** The other members who have read a user's message; of a reply, and of what is not sent yet, none. */
+/** The other members who have read a user's message; of a reply, of what is not sent yet or in a private lane, none. */
 export function readersOf(message: ShownMessage, members: readonly Member[]): readonly string[] {
-  const { role, seq, author, delivery } = message
-  if (role !== 'user' || author === null || (delivery !== null && notSent.has(delivery.state))) return []
+  const { role, seq, author, lane, delivery } = message
+  if (
+    role !== 'user' ||
+    author === null ||
+    lane.startsWith('private:') ||
+    (delivery !== null && notSent.has(delivery.state))
+  )
+    return []
   return members.flatMap(({ userId, read }) => (userId !== author && read >= seq ? [userId] : []))
 }
 const notSent: ReadonlySet<string> = new Set(['waiting', 'sending', 'failed'])

@@ -30,11 +30,12 @@ export function withDelivery(message: Message, shown: Shown | null, at: number):
 const drawn = new WeakMap<Message, ShownMessage>()
 
 /** `at`: where it stands. Its reply stands right behind it. */
-function deliveryOf({ id, role, seq, author }: Message, shown: Shown | null, at: number): Delivery | null {
+function deliveryOf({ id, role, seq, author, lane }: Message, shown: Shown | null, at: number): Delivery | null {
   if (role !== 'user') return null
   if (shown === null) return { state: 'sent' }
   const { members, messages, turns } = shown
-  const others = members.filter(({ userId }) => userId !== author)
+  // Of a private lane nobody else is told.
+  const others = lane.startsWith('private:') ? [] : members.filter(({ userId }) => userId !== author)
   if (others.length > 0) {
     const everybody = (has: 'read' | 'delivered') => others.every((member) => member[has] >= seq)
     return { state: everybody('read') ? 'read' : everybody('delivered') ? 'delivered' : 'sent' }

@@ -5,7 +5,7 @@ import { notLoaded } from '../../src/client/session.ts'
 import { withDelivery } from '../../src/client/shown-message.ts'
 import type { Part } from '../../src/core/chunk.ts'
 import type { Turn } from '../../src/core/message.ts'
-import { newMessage, type Shown } from '../../src/core/view.ts'
+import { createView, newMessage, type Shown, type Snapshot } from '../../src/core/view.ts'
 
 const at = '2026-11-30T00:00:00.000Z'
 const of = { sessionId: 's', lane: 'main', at } as const
@@ -48,4 +48,29 @@ test('the assistant thinks while a turn runs whose reply does not end in text, a
   expect(doing('running', [text('It')])).toEqual(['writing', 'bob typing'])
   expect(doing('running', [text('It is'), call])).toEqual(['thinking', 'bob typing'])
   for (const state of ['queued', 'waiting'] as const) expect(doing(state, [text('It')])).toEqual(['bob typing'])
+})
+
+test('nobody else reads what is said in a private lane: its delivery is the assistant’s (P143, P157)', () => {
+  const message = { ...own(), lane: 'private:ann' }
+  const members = membersOf(9, 9, 9, 9)
+  const shown = { members, messages: [message], turns: [] } as unknown as Shown
+  const seen = withDelivery(message, shown, 0)
+  expect([seen.delivery, readersOf(seen, members)]).toEqual([{ state: 'sent' }, []])
+})
+
+test('who joins, gets another role or leaves is so among the members that are shown (P51)', () => {
+  const [ann, bob, carl] = membersOf(3, 4, 5, 0)
+  const snapshot = { session: {}, members: [ann, bob], messages: [], before: null, turns: [], open: [], cursor: '0' }
+  const view = createView(snapshot as unknown as Snapshot)
+  const told = [
+    ['member.joined', { member: carl, by: 'ann' }],
+    ['member.changed', { member: { ...bob, role: 'reader', read: 0 }, by: 'ann' }],
+    ['member.left', { userId: 'ann', by: 'ann', reason: 'left' }],
+  ] as const
+  for (const [index, [type, data]] of told.entries()) {
+    const ends = { after: String(index), cursor: String(index + 1) }
+    expect(view.take({ ...ends, type, data, seq: index + 1, at })).toBe(true)
+  }
+  // What they have read stays theirs.
+  expect(view.now().members).toEqual([{ ...bob, role: 'reader' }, carl])
 })

@@ -4,6 +4,7 @@ import { chatsOf } from './chats.ts'
 import { ConversationPage } from './conversation.tsx'
 import { type DemoInfo, demoInfo } from './demo.ts'
 import { useKeptFocus } from './focus.ts'
+import { InvitationPage } from './invitation.tsx'
 import { useClosed, useRegistered } from './notices.ts'
 import { goTo, goToNew, restorePlace, usePlace } from './place.ts'
 import { useRestWhenHidden } from './shown.ts'
@@ -12,7 +13,7 @@ import { Sidebar } from './sidebar.tsx'
 restorePlace()
 
 export function App() {
-  const { sessionId, isNew } = usePlace()
+  const { sessionId, isNew, invite } = usePlace()
   const [demo, setDemo] = useState<DemoInfo | null>(null)
   const { phase, sessions, hasMore, error, loadMore } = useChatSessions()
   const { unsent } = useUnsent()
@@ -48,17 +49,27 @@ export function App() {
           if (id === sessionId) goToNew()
         }}
       />
-      <ConversationPage
-        key={sessionId}
-        sessionId={sessionId}
-        isNew={isNew}
-        demo={demo}
-        isCovered={isMenuOpen}
-        title={sessions.find(({ id }) => id === sessionId)?.title ?? null}
-        hasChats={chats.length > 0}
-        onMenu={() => setMenuOpen(true)}
-        onNew={goToNew}
-      />
+      {invite === null ? (
+        <ConversationPage
+          key={sessionId}
+          sessionId={sessionId}
+          isNew={isNew}
+          demo={demo}
+          isCovered={isMenuOpen}
+          title={sessions.find(({ id }) => id === sessionId)?.title ?? null}
+          hasChats={chats.length > 0}
+          onMenu={() => setMenuOpen(true)}
+          onNew={goToNew}
+        />
+      ) : (
+        <InvitationPage
+          key={invite}
+          token={invite}
+          isCovered={isMenuOpen}
+          onMenu={() => setMenuOpen(true)}
+          onNew={goToNew}
+        />
+      )}
     </div>
   )
 }

@@ -49,7 +49,8 @@ async function copyText(text: string): Promise<void> {
   const area = document.createElement('textarea')
   area.value = text
   area.className = 'sr-only'
-  document.body.append(area)
+  // Outside an open dialog nothing can be selected.
+  ;(document.querySelector('dialog[open]') ?? document.body).append(area)
   area.select()
   document.execCommand('copy')
   area.remove()

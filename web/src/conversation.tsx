@@ -4,6 +4,7 @@ import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore
 import { Announcer } from './announcer.tsx'
 import { attach, uploadBrokenOff } from './attachments.ts'
 import { cutNetwork } from './client.ts'
+import { ComingsContext, useComings } from './comings.tsx'
 import { commandsOf, useStop } from './commands.ts'
 import { Composer, type ComposerHandle } from './composer.tsx'
 import { ConnectionSign, NoConnection } from './connection.tsx'
@@ -16,12 +17,14 @@ import { useAbsences, useClockAhead, useLives } from './lives.ts'
 import { Messages } from './messages.tsx'
 import { NoticesQuestion } from './notices-question.tsx'
 import { Panel } from './panel.tsx'
-import { PeopleContext, usePeople } from './people.ts'
+import { MembersContext, PeopleContext, usePeople } from './people.ts'
+import { InChat, PeopleButton } from './people-button.tsx'
 import { keepPlace } from './place.ts'
 import { useIsShown } from './shown.ts'
+import { recall } from './storage.ts'
 import { lineOf } from './turns.ts'
 import { Typing, useSayTyping } from './typing.tsx'
-import { Awaited, Missing, Welcome } from './welcome.tsx'
+import { Awaited, Gone, Missing, Welcome } from './welcome.tsx'
 
 type PageProps = {
   sessionId: string
@@ -56,6 +59,11 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, has
   const happened = useMemo(() => ({ lives, absences, clockAheadMs, want }), [lives, absences, clockAheadMs, want])
   const typing = useSayTyping(handle, state)
   const people = usePeople(state, isLive)
+  const comings = useComings(handle, state, people.me)
+  const lastTitle = useRef<string | null>(null)
+  if (phase === 'ready' && session !== null) lastTitle.current = session.title ?? title ?? 'Chat'
+  /** It was there a moment ago. */
+  const isGone = phase === 'missing' && lastTitle.current !== null
 
   const hasNoSession = (isNew || isNobody) && session === null
   const send = (text: string, whenBusy: WhenBusy = 'queue', files: readonly FilePart[] = []) => {
@@ -115,7 +123,11 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, has
   /** Nothing of it is known, on this device or from the server. */
   const isAwaited = phase === 'loading' && isEmpty && !isNew
   const begun = unsent.find(({ makes }) => makes !== null)?.makes?.title
-  const heading = isMissing ? 'No such chat' : (session?.title ?? title ?? begun ?? (isAwaited ? 'Chat' : 'New chat'))
+  const heading = isGone
+    ? lastTitle.current
+    : isMissing
+      ? 'No such chat'
+      : (session?.title ?? title ?? begun ?? (isAwaited ? 'Chat' : 'New chat'))
   // Of a new chat the server knows nothing: what stands for its connection is that of the list.
   const isDown = isFollowed
     ? phase !== 'missing' && !isLive
@@ -131,15 +143,29 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, has
           <button type="button" className="quiet-button md:hidden" onClick={onMenu} aria-label="Show chats">
             <MenuIcon />
           </button>
-          <h1 className="min-w-0 flex-1 truncate text-[0.9375rem] font-semibold" dir="auto">
-            {heading}
-          </h1>
+          <div className="min-w-0 flex-1">
+            <h1 className="truncate text-[0.9375rem] font-semibold" dir="auto">
+              {heading}
+            </h1>
+            {!people.isAlone && <InChat sessionId={sessionId} members={state.members} />}
+          </div>
+          {session !== null && phase === 'ready' && (
+            <PeopleButton
+              sessionId={sessionId}
+              members={state.members}
+              me={people.me}
+              isDemo={demo !== null}
+              onLeft={onNew}
+            />
+          )}
           {isFollowed && phase !== 'missing' && (
             <ConnectionSign isLive={isLive} hasFailed={connection.phase === 'waiting'} />
           )}
         </header>
         <NoConnection isDown={isDown} />
-        {isMissing ? (
+        {isGone && isEmpty ? (
+          <Gone draft={recall(draftKeyOf(sessionId))} onNew={onNew} />
+        ) : isMissing ? (
           <Missing hasChats={hasChats} onNew={onNew} />
         ) : isAwaited ? (
           <Awaited isDown={isDown} />
@@ -147,20 +173,29 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, has
           <Welcome demo={demo} onSend={send} />
         ) : (
           <HappenedContext value={happened}>
-            <Messages
-              state={state}
-              line={line}
-              unsent={unsent}
-              clockAheadMs={clockAheadMs}
-              commands={commands}
-              onEarlier={handle.loadEarlier}
-              onDone={() => composer.current?.focus()}
-            />
+            <MembersContext value={state.members}>
+              <ComingsContext value={comings.byMessage}>
+                <Messages
+                  state={state}
+                  line={line}
+                  unsent={unsent}
+                  clockAheadMs={clockAheadMs}
+                  commands={commands}
+                  onEarlier={handle.loadEarlier}
+                  onDone={() => composer.current?.focus()}
+                />
+              </ComingsContext>
+            </MembersContext>
           </HappenedContext>
         )}
+        <p className="sr-only" role="status">
+          {comings.last}
+        </p>
         <Typing typing={state.typing} />
         <NoticesQuestion isRunning={running !== undefined} onDone={() => composer.current?.focus()} />
-        {people.mayWrite ? (
+        {isGone ? (
+          !isEmpty && <p className="read-only">You are not in this chat any more. What you wrote here was not sent.</p>
+        ) : people.mayWrite ? (
           <Composer
             ref={composer}
             sessionId={sessionId}

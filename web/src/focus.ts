@@ -22,8 +22,10 @@ export function useKeptFocus(): void {
       if (last === null || last.isConnected || document.activeElement !== document.body) return
       last = null
       // On a phone its own keyboard would slide in.
-      const ofChat = matchMedia('(hover: hover)').matches ? '.composer textarea' : '.messages'
-      document.querySelector<HTMLElement>(isOfList ? '.new-chat' : ofChat)?.focus()
+      const ofChat = matchMedia('(hover: hover)').matches ? ['.composer textarea', '.messages'] : ['.messages']
+      const places = (isOfList ? ['.new-chat'] : ofChat).map((place) => document.querySelector<HTMLElement>(place))
+      // Who was made a reader has no field.
+      places.find((place) => place !== null)?.focus()
     }
     const watcher = new MutationObserver(() => {
       if (last !== null && !last.isConnected) setTimeout(goOn, otherwiseMs)

@@ -72,6 +72,18 @@ export const HistoryIcon = icon(
 )
 export const ForwardIcon = icon(<path d="M8 5l5 5-5 5" />)
 export const UndoIcon = icon(<path d="M4 8.500h8a3.750 3.750 0 0 1 0 7.500H8M7 5.200L3.700 8.500 7 11.800" />)
+export const PeopleIcon = icon(
+  <>
+    <circle cx="7.5" cy="7" r="2.700" />
+    <path d="M2.500 16c.3-3 2.300-4.600 5-4.600s4.700 1.600 5 4.600M12.800 4.600a2.700 2.700 0 0 1 0 4.900M14.500 11.800c1.800.6 2.800 2 3 4.200" />
+  </>,
+)
+export const LockIcon = icon(
+  <>
+    <rect x="4.500" y="9" width="11" height="7.500" rx="1.800" />
+    <path d="M7 9V6.500a3 3 0 0 1 6 0V9" />
+  </>,
+)
 export const DownIcon = icon(<path d="M10 4.500v11M5 10.700l5 5 5-5" />)
 
 export const Mark = () => (

@@ -1,6 +1,7 @@
 /** Some messages one after the other: drawn whole where the reader is near, else their text alone. */
 import { type ShownMessage, type Turn, textOf } from 'holdfast/client'
 import { Fragment, memo } from 'react'
+import { Comings } from './comings.tsx'
 import type { Group } from './groups.ts'
 import { OwnMessage } from './own-message.tsx'
 import { useWriter } from './people.ts'
@@ -40,11 +41,15 @@ export const MessageGroup = memo((props: GroupProps) => {
         const turn = can.place === null ? undefined : line[can.place]
         const shared = { message, can, ...rest }
         return message.role === 'user' ? (
-          <OwnMessage key={message.id} {...shared} turn={turn} {...(message.seq === 0 ? outlook : settled)} />
+          <Fragment key={message.id}>
+            <OwnMessage {...shared} turn={turn} {...(message.seq === 0 ? outlook : settled)} />
+            <Comings after={message.id} />
+          </Fragment>
         ) : (
           <Fragment key={message.id}>
             {message.id === firstThatCame && <p className="came">You were away: here is what came</p>}
             <Reply {...shared} turn={turn?.replyId === message.id ? turn : undefined} clockAheadMs={clockAheadMs} />
+            <Comings after={message.id} />
           </Fragment>
         )
       })}

@@ -6,8 +6,18 @@ import { useCommand } from './commands.ts'
 import { Editor } from './editor.tsx'
 import { subscribeEdits } from './edits.ts'
 import { FileList } from './file-list.tsx'
-import { AlertIcon, CheckIcon, ClockIcon, PencilIcon, ReadIcon, ReloadIcon, StopIcon, UndoIcon } from './icons.tsx'
-import { useRights, useWriter } from './people.ts'
+import {
+  AlertIcon,
+  CheckIcon,
+  ClockIcon,
+  LockIcon,
+  PencilIcon,
+  ReadIcon,
+  ReloadIcon,
+  StopIcon,
+  UndoIcon,
+} from './icons.tsx'
+import { isPrivate, useReaders, useRights, useWriter } from './people.ts'
 import type { Possible } from './possible.ts'
 import { Cooldown, Refused, tooMany } from './refused.tsx'
 import { isSame, type Shared } from './shared.ts'
@@ -177,22 +187,44 @@ function useTries({ message: { seq, delivery }, isHeld, retryAt }: OwnProps) {
 
 type DeliveredProps = { message: OwnProps['message']; can: Possible; isOwn: boolean }
 
-function Delivered({ message: { createdAt, delivery }, can, isOwn }: DeliveredProps) {
+function Delivered({ message, can, isOwn }: DeliveredProps) {
+  const { createdAt, delivery } = message
   const state = delivery?.state
+  const read = useReaders(message)
+  const words = readWords(read, state === 'read') ?? ticks[state ?? 'sent']
   return (
     <>
       {isOwn && (
         <>
-          <span className={state === 'read' ? 'text-kelp' : undefined} title={ticks[state ?? 'sent']}>
+          <span className={state === 'read' ? 'text-kelp' : undefined} title={words}>
             {state === 'sent' ? <CheckIcon /> : <ReadIcon />}
           </span>
-          <span className="sr-only">{ticks[state ?? 'sent']}.</span>
+          <span className="sr-only">{words}.</span>
         </>
       )}
       {can.isSteered ? 'Taken into the reply above' : 'Sent'} <time dateTime={createdAt}>{clockOf(createdAt)}</time>
+      {isOwn && read !== null && read.others > 1 && read.readers.length > 0 && (
+        <span aria-hidden="true" title={words}>
+          · Read by {read.readers.length} of {read.others}
+        </span>
+      )}
+      {isPrivate(message) && <OnlyYou />}
       {can.withdraw && <span className="is-late">· Its reply has not begun</span>}
     </>
   )
+}
+
+/** Of a private lane. */
+export const OnlyYou = () => (
+  <span className="only-you">
+    <LockIcon /> Only you see this
+  </span>
+)
+
+/** Null: nobody else has. */
+function readWords(read: ReturnType<typeof useReaders>, byAll: boolean): string | null {
+  if (read === null || read.readers.length === 0) return null
+  return `Read by ${read.readers.join(', ')}${byAll ? '' : `, ${read.readers.length} of ${read.others}`}`
 }
 
 const ticks: { [state: string]: string } = { sent: 'Stored', delivered: 'Delivered', read: 'Read' }

@@ -1,5 +1,5 @@
 /** Who this page's user is among the members of a chat: what is theirs, what they may do, and who the others are. */
-import type { SessionState, ShownMessage } from 'holdfast/client'
+import { type Member, readersOf, type SessionState, type ShownMessage } from 'holdfast/client'
 import { createContext, useContext, useEffect, useMemo, useSyncExternalStore } from 'react'
 import { type Possible, possibleOnOthers } from './possible.ts'
 import { recall, remember } from './storage.ts'
@@ -40,6 +40,20 @@ export function useRights(can: Possible, isOwn: boolean): Possible {
   return useMemo(() => (isOwn && mayWrite ? can : possibleOnOthers(can, mayWrite)), [can, isOwn, mayWrite])
 }
 
+/** Apart from the rest: it changes with each receipt, and few look at it. */
+export const MembersContext = createContext<readonly Member[]>([])
+
+/** Of the others who are in the chat now, who has read a message of one's own. Null: there are none. */
+export function useReaders(message: ShownMessage): { readers: string[]; others: number } | null {
+  const members = useContext(MembersContext)
+  const others = members.filter(({ userId }) => userId !== message.author).length
+  if (others === 0 || isPrivate(message)) return null
+  return { readers: readersOf(message, members).map(calledOf), others }
+}
+
+/** Nobody else is told of it (PROTOCOL.md, P157). */
+export const isPrivate = ({ lane }: ShownMessage) => lane.startsWith('private:')
+
 export const useMayWrite = () => useContext(PeopleContext).mayWrite
 
 /** A guest has no name, and an id that nobody can tell from another's at a glance. */
@@ -47,6 +61,19 @@ export function calledOf(id: string): string {
   const [, secret] = /^guest-([\w-]{22})$/.exec(id) ?? []
   return secret === undefined ? id : `Guest ${secret.replace(/[-_]/g, '').slice(0, 4)}`
 }
+
+/** What stands in the circle that stands for them. */
+export function initialsOf(id: string): string {
+  const words = calledOf(id)
+    .split(/[\s._@-]+/u)
+    .filter(Boolean)
+  // Every guest is called one.
+  const told =
+    words[0] === 'Guest' && words.length > 1 ? [...(words[1] ?? '')] : words.map((word) => [...word][0] ?? '')
+  return told.slice(0, 2).join('').toUpperCase()
+}
+
+export const roleNames: { readonly [role: string]: string } = { owner: 'Owner', member: 'Member', reader: 'Reader' }
 
 /** As it was the last time, until the server has said it: what is kept on this device is shown before that. */
 let userId = recall('me')

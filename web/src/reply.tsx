@@ -8,7 +8,8 @@ import { useCommand } from './commands.ts'
 import { FileList } from './file-list.tsx'
 import { WhatHappened } from './happened.tsx'
 import { AlertIcon, CheckIcon, ReloadIcon } from './icons.tsx'
-import { useRights } from './people.ts'
+import { OnlyYou } from './own-message.tsx'
+import { isPrivate, useRights } from './people.ts'
 import type { Failure } from './possible.ts'
 import { Refused } from './refused.tsx'
 import { ReplyText } from './reply-text.tsx'
@@ -75,6 +76,7 @@ export const Reply = memo(({ message, turn, commands, clockAheadMs, onDone, onSe
       )}
       <div className="status">
         {!isWaiting && <ReplyStatus message={message} turn={turn} hasText={text !== ''} clockAheadMs={clockAheadMs} />}
+        {isPrivate(message) && <OnlyYou />}
         {!isOpen && text !== '' && <CopyButton text={text} label="Copy reply" />}
         {can.another && (
           <button

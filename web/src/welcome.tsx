@@ -1,4 +1,6 @@
 /** What stands where no messages are. */
+import { useEffect, useRef } from 'react'
+import { CopyButton } from './code-block.tsx'
 import { downMs } from './connection.tsx'
 import { type DemoInfo, isDemoModel } from './demo.ts'
 import { Mark, PlusIcon } from './icons.tsx'
@@ -62,6 +64,40 @@ export const Missing = ({ hasChats, onNew }: { hasChats: boolean; onNew(): void 
     </div>
   </div>
 )
+
+/** What it holds is not theirs to see any more, so it is closed; what they were writing is theirs. */
+export function Gone({ draft, onNew }: { draft: string | null; onNew(): void }) {
+  const heading = useRef<HTMLHeadingElement>(null)
+  // The field that had the keyboard is gone.
+  useEffect(() => {
+    if (document.activeElement === document.body) heading.current?.focus()
+  }, [])
+  return (
+    <div className="welcome">
+      <div className="column">
+        <div role="alert">
+          <h2 ref={heading} tabIndex={-1} className="text-xl font-semibold">
+            You are not in this chat any more.
+          </h2>
+          <p className="mt-2 text-mute">
+            You were removed from it, or it was deleted. To come back, ask an owner for a new invitation.
+          </p>
+        </div>
+        {draft !== null && (
+          <figure className="kept-draft">
+            <figcaption>
+              You were writing <CopyButton text={draft} label="Copy what you were writing" />
+            </figcaption>
+            <p dir="auto">{draft}</p>
+          </figure>
+        )}
+        <button type="button" className="small-button mt-4" onClick={onNew}>
+          <PlusIcon /> Begin a new one
+        </button>
+      </div>
+    </div>
+  )
+}
 
 /** So soon nearly every chat is there, and nothing need be said. */
 const soonMs = 600
