@@ -80,7 +80,8 @@ export function Invites({ membership, members }: InvitesProps) {
             aria-label="Invitation link"
             // biome-ignore lint/a11y/noAutofocus: it was just asked for
             autoFocus
-            onFocus={({ currentTarget }) => currentTarget.select()}
+            // All of it, and its beginning is in sight.
+            onFocus={({ currentTarget }) => currentTarget.setSelectionRange(0, made.link.length, 'backward')}
           />
           <CopyButton text={made.link} label="Copy link" />
           <p>Whoever has it can join and reads all of this chat. It is shown this once.</p>

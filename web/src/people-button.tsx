@@ -1,7 +1,7 @@
 /** Who is in a chat, in its heading; more of it is behind it. */
-import type { Member, PresentMember } from 'holdfast/client'
-import { useActivity, usePresence } from 'holdfast/react'
-import { useState } from 'react'
+import { type Member, type PresentMember, presenceOf } from 'holdfast/client'
+import { useActivity, useHoldfast, usePresence } from 'holdfast/react'
+import { useMemo, useState, useSyncExternalStore } from 'react'
 import { Avatar, type There, thereWords } from './avatar.tsx'
 import { PeopleIcon } from './icons.tsx'
 import { calledOf } from './people.ts'
@@ -16,13 +16,15 @@ type PeopleProps = {
   onLeft(): void
 }
 
-/** Nobody is asked for who is there while one is alone. */
-export const PeopleButton = (props: PeopleProps) =>
-  props.members.length < 2 ? <Opener {...props} present={nobody} /> : <WithOthers {...props} />
-
 const nobody: readonly PresentMember[] = []
+const unsubscribed = () => () => undefined
 
-const WithOthers = (props: PeopleProps) => <Opener {...props} present={usePresence(props.sessionId)} />
+/** As `usePresence`; while one is alone nobody is asked for. */
+function useOthers(sessionId: string, isAlone: boolean): readonly PresentMember[] {
+  const client = useHoldfast()
+  const present = useMemo(() => (isAlone ? null : presenceOf(client, sessionId)), [client, sessionId, isAlone])
+  return useSyncExternalStore(present?.subscribe ?? unsubscribed, present?.getSnapshot ?? (() => nobody))
+}
 
 export const thereOf = (present: readonly PresentMember[], userId: string): There =>
   present.find((each) => each.userId === userId)?.state ?? 'gone'
@@ -30,8 +32,9 @@ export const thereOf = (present: readonly PresentMember[], userId: string): Ther
 const drawnMax = 3
 const order: { [there in There]: number } = { here: 0, away: 1, gone: 2 }
 
-function Opener({ present, ...props }: PeopleProps & { present: readonly PresentMember[] }) {
+export function PeopleButton(props: PeopleProps) {
   const [isOpen, setOpen] = useState(false)
+  const present = useOthers(props.sessionId, props.members.length < 2)
   const others = props.members
     .filter(({ userId }) => userId !== props.me)
     .map(({ userId }) => ({ userId, there: thereOf(present, userId) }))
@@ -45,22 +48,29 @@ function Opener({ present, ...props }: PeopleProps & { present: readonly Present
       <button
         type="button"
         className={others.length === 0 ? 'quiet-button' : 'people-button'}
-        aria-label={label}
         aria-haspopup="dialog"
         title={others.length === 0 ? 'People' : label}
         onClick={() => setOpen(true)}
       >
+        <span className="sr-only">{label}</span>
         {others.length === 0 ? (
           <PeopleIcon />
         ) : (
           others.slice(0, drawnMax).map((other) => <Avatar key={other.userId} {...other} />)
         )}
-        {others.length > drawnMax && <span aria-hidden="true">+{others.length - drawnMax}</span>}
+        {others.length > drawnMax && (
+          <span className="people-more" aria-hidden="true">
+            +{others.length - drawnMax}
+          </span>
+        )}
       </button>
       {isOpen && <PeoplePanel {...props} present={present} onClose={() => setOpen(false)} />}
     </>
   )
 }
+
+const hereWords = (count: number, others: number) =>
+  count === 0 ? 'nobody else' : count >= others ? 'all' : `${count + 1} of them`
 
 /** Below the title of a chat of several: what the assistant does, else how many are there. */
 export function InChat({ sessionId, members }: Pick<PeopleProps, 'sessionId' | 'members'>) {
@@ -69,6 +79,6 @@ export function InChat({ sessionId, members }: Pick<PeopleProps, 'sessionId' | '
   const words =
     assistant !== undefined
       ? `The assistant is ${assistant.assistant}…`
-      : `${members.length} people, ${here === 0 ? 'nobody else' : `${here + 1} of them`} here`
+      : `${members.length} people, ${hereWords(here, members.length - 1)} here`
   return <p className="in-chat">{words}</p>
 }
