@@ -155,17 +155,6 @@ export function createView(snapshot: Snapshot): View {
       }
       case 'turn.queued':
         return queued(data as unknown as Queued, frame)
-      case 'member.joined':
-        members = [...members, data.member as Member]
-        return true
-      case 'member.changed': {
-        const { userId, role } = data.member as Member
-        members = members.map((each) => (each.userId === userId ? { ...each, role } : each))
-        return true
-      }
-      case 'member.left':
-        members = members.filter(({ userId }) => userId !== data.userId)
-        return true
       // Which messages are shown from now on only the snapshot tells.
       case 'branch.selected':
         return false
