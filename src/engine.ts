@@ -144,7 +144,7 @@ function wire(
   const typing = createTyping(wakeups.tell)
   stops.push(() => typing.stop())
 
-  const presence = createPresence({ database, processId: seal.processId, tell: wakeups.tell, tellHere: hub.hear })
+  const presence = createPresence({ database, processId: seal.processId, tell: wakeups.tell, tellHere: hub.hear, log })
   wakeups.onNote(presence.hear)
   stops.push(() => presence.stop())
   const { ably } = options

@@ -19,7 +19,7 @@
  * November 2026, PostgreSQL 18, 2 cores with six others at work).
  */
 import { type Note, passingNote } from '../log/wakeups.ts'
-import type { Database } from '../store/database.ts'
+import { type Database, DatabaseError } from '../store/database.ts'
 import {
   changedElsewhere,
   type Elsewhere,
@@ -47,6 +47,7 @@ export type PresenceOptions = {
   tell(note: Note): void
   /** To those of this one. */
   tellHere(note: Note): void
+  log(line: string, detail: Record<string, unknown>): void
   beatMs?: number
   aliveMs?: number
   graceMs?: number
@@ -85,7 +86,8 @@ type Session = SessionOf & {
 type Told = Map<string, PresenceState>
 
 export function createPresence(options: PresenceOptions): Presence {
-  const { database, processId, tell, tellHere, beatMs = 2_000, aliveMs = 6_000, graceMs = 3_000 } = options
+  const { database, processId, tell, tellHere, log } = options
+  const { beatMs = 2_000, aliveMs = 6_000, graceMs = 3_000 } = options
   const sessions = new Map<string, Session>()
   const changed = new Set<Person>()
   /** Whose picture may not be what was told last. */
@@ -149,43 +151,59 @@ export function createPresence(options: PresenceOptions): Presence {
 
   function beat(): void {
     beating = undefined
-    void work(async () => {
-      if (sessions.size === 0) return
-      await writeChanges()
-      await lookElsewhere()
-    }).then(() => {
+    // Each for itself: that this process lives is said whatever becomes of the rest.
+    for (const step of [() => keep([]), writeChanges, lookElsewhere]) {
+      void work(async () => {
+        if (sessions.size > 0) await step()
+      })
+    }
+    void work(async () => undefined).then(() => {
       if (sessions.size > 0 && !stopped) beating ??= setTimeout(beat, beatMs).unref()
     })
   }
 
   /** One after the other. What the database did not do is done by the next beat. */
   function work(step: () => Promise<void>): Promise<void> {
-    const done = (working ?? Promise.resolve()).then(() => (stopped ? undefined : step())).catch(() => undefined)
+    const done = (working ?? Promise.resolve())
+      .then(() => (stopped ? undefined : step()))
+      .catch((error: unknown) => {
+        if (!(error instanceof DatabaseError)) log('presence: a step failed', { error: String(error) })
+      })
     working = done
     return done
   }
 
-  /** Also without any it says that this process lives. */
   async function writeChanges(): Promise<void> {
     clearTimeout(gathering)
     gathering = undefined
-    do {
-      const batch = [...changed].slice(0, changesMax)
-      for (const person of batch) changed.delete(person)
-      const states = new Map(batch.map((person) => [person, person.said]))
+    while (changed.size > 0) {
+      const taken = [...changed].slice(0, changesMax)
+      for (const person of taken) changed.delete(person)
+      // Of one user one row: whoever was forgotten is somebody else by now.
+      const batch = taken.filter(isKept)
       try {
-        const changes = batch.map(({ tenantId, sessionId, userId, said }) => ({
-          ...{ tenantId, sessionId, userId, state: said },
-        }))
-        const isNew = await keepPresence(database, { processId, aliveMs, changes })
-        for (const [person, state] of states) person.stored = state
-        if (isNew) sayAllAgain(states)
-        if (batch.length > 0) await settle(batch)
+        await keep(batch)
+        await settle(batch)
       } catch (error) {
         for (const person of batch) changed.add(person)
         throw error
       }
-    } while (changed.size > 0)
+    }
+  }
+
+  /** Also without any it says that this process lives. */
+  async function keep(batch: Person[]): Promise<void> {
+    const states = new Map(batch.map((person) => [person, person.said]))
+    const changes = batch.map(({ tenantId, sessionId, userId, said }) => ({
+      ...{ tenantId, sessionId, userId, state: said },
+    }))
+    const isNew = await keepPresence(database, { processId, aliveMs, changes })
+    for (const [person, state] of states) person.stored = state
+    if (isNew) sayAllAgain(states)
+  }
+
+  function isKept(person: Person): boolean {
+    return sessions.get(keyOf(person))?.people.get(person.userId) === person
   }
 
   /** The table was emptied: after a crash of the database, or because this process was taken for dead. */
@@ -281,8 +299,9 @@ export function createPresence(options: PresenceOptions): Presence {
   }
 
   function forgetGone(key: string, { people }: Session): void {
-    for (const { userId, said, stored } of people.values()) {
-      if (said === null && stored === null) people.delete(userId)
+    for (const person of people.values()) {
+      // What is still to be written of them needs them, and their session.
+      if (person.said === null && person.stored === null && !changed.has(person)) people.delete(person.userId)
     }
     if (people.size === 0) sessions.delete(key)
   }
@@ -311,9 +330,9 @@ export function createPresence(options: PresenceOptions): Presence {
       heard.add(key)
       const { userId, state } = note.presence
       set(session.told, userId, state)
-      // Another process has not seen yet that they are there through this one.
+      // Another process has not seen yet that they are there through this one. One who is leaving here is not.
       const person = session.people.get(userId)
-      if (person && rankOf(person.stored) > rankOf(state)) change(person)
+      if (person && rankOf(person.said) > rankOf(state)) change(person)
     },
     async stop() {
       stopped = true

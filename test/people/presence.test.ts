@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { createPresence, type Presence } from '../../src/people/presence.ts'
 import type { Database } from '../../src/store/database.ts'
 import { presentIn } from '../../src/store/presence.ts'
-import { openScene } from '../faults/scene.ts'
+import { gate, openScene } from '../faults/scene.ts'
 import { type Api, apiOf, type Frame, type Snapshot, type Watcher } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { queryOnce } from '../support/postgres.ts'
@@ -94,6 +94,7 @@ afterAll(() => stored.close())
 
 /** A machine that is busy beats late. */
 const times = { beatMs: 100, aliveMs: 2_500, graceMs: 150 }
+const log = () => undefined
 type Part = { presence: Presence; told: string[]; database: Database; looks: string[] }
 
 /** `asked`: the statements that it has answered, by name. */
@@ -125,7 +126,13 @@ async function open(count: number, { isLost = false } = {}): Promise<Part[]> {
     }
     const looks: string[] = []
     const presence = createPresence({
-      ...{ database: watched(database, looks), processId: `${performance.now()} ${at}`, ...times, tellHere: collect },
+      ...{
+        database: watched(database, looks),
+        processId: `${performance.now()} ${at}`,
+        ...times,
+        log,
+        tellHere: collect,
+      },
       tell(note) {
         if (isLost) return
         for (const each of parts) {
@@ -239,7 +246,7 @@ test('3,000 who come at once are a few writes, and a beat is one of a process, w
   const { database } = part!
   const asked: string[] = []
   const presence = createPresence({
-    ...{ ...times, processId: 'counted', tell: () => undefined, tellHere: () => undefined },
+    ...{ ...times, log, processId: 'counted', tell: () => undefined, tellHere: () => undefined },
     database: watched(database, asked),
   })
   onTestFinished(() => presence.stop())
@@ -251,4 +258,75 @@ test('3,000 who come at once are a few writes, and a beat is one of a process, w
   asked.length = 0
   await eventually(async () => asked.filter((name) => name === 'keep-presence').length >= 3)
   expect(asked.length).toBeLessThan(10)
+})
+
+test.each([
+  ['another process tells that they are gone', true],
+  ['they come and go once more', false],
+])(
+  'while it is written that somebody left, %s: all others are told of as ever, and the process lives (P147, P148)',
+  async (_name, isHeard) => {
+    await stored.query('truncate holdfast.members, holdfast.processes, holdfast.presences')
+    const database = stored.open()
+    const [writing, written] = [gate(), gate()]
+    const slow: Database = {
+      ...database,
+      async query(purpose, statement, values) {
+        const rows = await database.query<never>(purpose, statement, values)
+        if (statement.name === 'keep-presence' && (values[5] as unknown[]).includes(null)) {
+          writing.open()
+          await written.passed
+        }
+        return rows
+      },
+    }
+    const told: string[] = []
+    const bugs: string[] = []
+    const presence = createPresence({
+      ...{ database: slow, processId: 'slow', ...times, graceMs: 0, tellHere: () => undefined },
+      log: (_line, { error }) => bugs.push(String(error)),
+      tell: ({ sessionId, presence: now }) => told.push(`${now!.userId} ${now!.state} ${sessionId}`),
+    })
+    onTestFinished(() => presence.stop())
+    const device = presence.enter(who('bob'), 'here')
+    await eventually(async () => told.includes('bob here s'))
+    device.leave()
+    await writing.passed
+    if (isHeard) {
+      const note = { ...who(''), events: [], runs: [], due: false, passing: { json: '{}', notTo: null } }
+      presence.hear({ ...note, presence: { userId: 'bob', state: 'gone' } })
+    } else presence.enter(who('bob'), 'here').leave()
+    written.open()
+    presence.enter({ ...who('ann'), sessionId: 'another' }, 'here')
+    await eventually(async () => told.includes('ann here another'))
+    presence.enter(who('bob'), 'here')
+    await eventually(async () => told.at(-1) === 'bob here s')
+    expect(bugs).toEqual([])
+  },
+)
+
+test('a process lives on while what it has to say cannot be written, and a bug in that is said (P148)', async () => {
+  await stored.query('truncate holdfast.members, holdfast.processes, holdfast.presences')
+  const database = stored.open()
+  const lines: string[] = []
+  const presence = createPresence({
+    ...{ processId: 'stuck', ...times, tell: () => undefined, tellHere: () => undefined },
+    log: (line, { error }) => lines.push(`${line} ${error}`),
+    database: {
+      ...database,
+      async query(purpose, statement, values) {
+        if (statement.name === 'presences-elsewhere-in') throw new TypeError('a bug')
+        return database.query<never>(purpose, statement, values)
+      },
+    },
+  })
+  onTestFinished(() => presence.stop())
+  presence.enter(who('bob'), 'here')
+  const aliveUntil = async () =>
+    (await stored.query<{ at: string }>(`select alive_until::text as at from holdfast.processes`))[0]?.at
+  await eventually(async () => lines.length > 1 && (await aliveUntil()) !== undefined)
+  await stored.query(`update holdfast.processes set alive_until = alive_until - interval '1 hour'`)
+  const before = await aliveUntil()
+  await eventually(async () => (await aliveUntil())! > before!)
+  expect(lines[0]).toBe('presence: a step failed TypeError: a bug')
 })
