@@ -57,8 +57,8 @@ export function createLists(database: Database): Lists {
   /** By user. */
   const users = new Map<string, Set<ListLooker>>()
   const pending = new Map<string, Pending>()
-  /** What was told of a session last, while nothing more may be. */
-  const told = new Map<string, { atMs: number; nextSeq: number | null }>()
+  /** When a session was told of last, while nothing more may be, and to each user how far its log had got by then. */
+  const told = new Map<string, { atMs: number; nextSeqs: Map<string, number> }>()
   let timer: NodeJS.Timeout | undefined
   let timerAtMs = Number.POSITIVE_INFINITY
   let askedAtMs = Number.NEGATIVE_INFINITY
@@ -100,7 +100,7 @@ export function createLists(database: Database): Lists {
     } catch {
       // The database is away: in a second again. What has changed meanwhile is in there already.
       for (const [key, session] of due) {
-        told.set(key, { atMs: askedAtMs, nextSeq: null })
+        told.set(key, { atMs: askedAtMs, nextSeqs: new Map() })
         mark(key, session)
       }
     }
@@ -114,14 +114,15 @@ export function createLists(database: Database): Lists {
   async function tell(sessions: Pending[]): Promise<void> {
     for (const { session, nextSeq, members } of await changedSessions(database, sessions)) {
       const key = keyOf(session.tenantId, session.sessionId)
-      const last = told.get(key)?.nextSeq ?? null
-      // A wakeup need not be about a change.
-      const isNew = session.isChange && last !== nextSeq
-      // To who has read alone nothing was told that the others need not hear.
-      told.set(key, { atMs: askedAtMs, nextSeq: session.isChange ? nextSeq : last })
+      const nextSeqs = told.get(key)?.nextSeqs ?? new Map<string, number>()
+      told.set(key, { atMs: askedAtMs, nextSeqs })
       for (const [userId, updatedAt] of Object.entries(members ?? {})) {
-        const concerns = isNew && [...session.audiences].some((audience) => maySee(audience, userId))
-        if (concerns || session.readers.has(userId)) tellUsers(session, [userId], updatedAt)
+        if (!users.has(keyOf(session.tenantId, userId))) continue
+        const concerns = session.isChange && [...session.audiences].some((audience) => maySee(audience, userId))
+        // A wakeup need not be about a change. What one user was told the others were not, where it was theirs alone.
+        const isNew = concerns && nextSeqs.get(userId) !== nextSeq
+        if (concerns) nextSeqs.set(userId, nextSeq)
+        if (isNew || session.readers.has(userId)) tellUsers(session, [userId], updatedAt)
       }
     }
   }

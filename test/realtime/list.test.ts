@@ -235,6 +235,31 @@ test('a wakeup without a change is no hint (P126)', async () => {
   expect(told).toEqual([same, other, other])
 })
 
+test('what all see is told to all, also where it was stored when somebody was told what they alone see (P126, P157)', async () => {
+  const stored = await openStored(18)
+  onTestFinished(() => stored.close())
+  const database = stored.open()
+  const lists = createLists(database)
+  onTestFinished(() => lists.stop())
+  const [sessionId] = (await sessionsOf(database, 1)) as [string]
+  await stored.query(`insert into holdfast.members (tenant_id, session_id, user_id, role)
+    select tenant_id, session_id, 'bob', 'member' from holdfast.members where session_id = '${sessionId}'`)
+  const told: string[] = []
+  for (const each of [userId, 'bob']) {
+    lists.look({ tenantId, userId: each }, { changed: () => told.push(each), drain: () => undefined })
+  }
+  const note = (audience: string | null) => ({
+    ...{ tenantId, sessionId, events: [], runs: [], due: false },
+    audiences: [audience],
+  })
+  lists.hear(note(`user:${userId}`))
+  await eventually(async () => told.length > 0)
+  expect(told).toEqual([userId])
+  lists.hear(note(null))
+  await eventually(async () => told.length > 1)
+  expect(told).toEqual([userId, 'bob'])
+})
+
 test('a reader without room is told the last hint about each session, when it has room (P126)', async () => {
   let drained: (() => void) | undefined
   const said: string[] = []
