@@ -2,6 +2,7 @@
  * What is going on in a session, and who has read what, from what the client has already. That the assistant thinks or writes
  * nobody tells: it follows from the turn and from what its reply ends in, so it is never stale, and never somebody else's.
  */
+import { privateLane } from '../core/event.ts'
 import type { Member } from '../core/view.ts'
 import type { SessionState } from './session.ts'
 import type { ShownMessage } from './shown-message.ts'
@@ -22,13 +23,13 @@ export function activityOf({ typing, turns, messages }: SessionState): readonly 
   return [...writers, ...typing.map((userId): Activity => ({ userId, doing: 'typing' }))]
 }
 
-/** The other members who have read a user's message; of a reply, of what is not sent yet or in a private lane, none. */
+/** The other members who have read a user's message; of a reply, what is not sent yet and what nobody else sees, none. */
 export function readersOf(message: ShownMessage, members: readonly Member[]): readonly string[] {
   const { role, seq, author, lane, delivery } = message
   if (
     role !== 'user' ||
     author === null ||
-    lane.startsWith('private:') ||
+    lane.startsWith(privateLane) ||
     (delivery !== null && notSent.has(delivery.state))
   )
     return []

@@ -1,4 +1,5 @@
 /** A message as it is shown: what is stored or waits to be, and how far it has come. */
+import { privateLane } from '../core/event.ts'
 import type { Message } from '../core/message.ts'
 import { newMessage, type Shown } from '../core/view.ts'
 import type { MessageOf } from './typed.ts'
@@ -6,7 +7,8 @@ import type { UnsentView } from './unsent.ts'
 
 /**
  * Of a message of this user: `waiting` for the network, its turn to be sent or a limit; `sending`; `failed`, with the reason;
- * `sent`: the server has it; `delivered` and `read`: every other member has, or where there is none, the assistant (P143).
+ * `sent`: the server has it; `delivered` and `read`: every other member has, or where there is none, or none who sees it, the
+ * assistant (P143).
  */
 export type Delivery =
   | { state: 'waiting' | 'sending'; retryAt: string | null }
@@ -34,8 +36,7 @@ function deliveryOf({ id, role, seq, author, lane }: Message, shown: Shown | nul
   if (role !== 'user') return null
   if (shown === null) return { state: 'sent' }
   const { members, messages, turns } = shown
-  // Of a private lane nobody else is told.
-  const others = lane.startsWith('private:') ? [] : members.filter(({ userId }) => userId !== author)
+  const others = lane.startsWith(privateLane) ? [] : members.filter(({ userId }) => userId !== author)
   if (others.length > 0) {
     const everybody = (has: 'read' | 'delivered') => others.every((member) => member[has] >= seq)
     return { state: everybody('read') ? 'read' : everybody('delivered') ? 'delivered' : 'sent' }

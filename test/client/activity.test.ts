@@ -33,6 +33,18 @@ test('a message is delivered and read when every other member has it; who has re
   for (const message of [waiting, reply]) expect(readersOf(message, membersOf(9, 9, 9, 9))).toEqual([])
 })
 
+test('in a private lane the assistant alone is the other one, whoever has read on in what all see (P143, P157)', () => {
+  const message = { ...own(), lane: 'private:ann' }
+  const members = membersOf(0, 9, 9, 9)
+  const turn: Turn = { id: 't', messageId: 'm', replyId: 'r', attempt: 0, round: 1, state: 'queued' }
+  const stateOf = (attempt: number) => {
+    const shown = { members, messages: [message], turns: [{ ...turn, attempt }] } as unknown as Shown
+    return withDelivery({ ...message }, shown, 0)
+  }
+  expect(readersOf(stateOf(0), members)).toEqual([])
+  expect([0, 1, 2].map((attempt) => stateOf(attempt).delivery?.state)).toEqual(['sent', 'delivered', 'read'])
+})
+
 test('the assistant thinks while a turn runs whose reply does not end in text, and writes while it does (P149)', () => {
   const doing = (state: Turn['state'], parts: Part[]) => {
     const reply: ShownMessage = { ...newMessage({ ...of, id: 'r', seq: 5, role: 'assistant' }), parts, delivery: null }
