@@ -1,11 +1,14 @@
 /** What people tell each other without a message: how far they have read, that they are typing, and that they are there. */
 import * as z from 'zod'
 import { decodeCursor } from '../core/cursor.ts'
+import { privateLane } from '../core/event.ts'
 import { passingNote } from '../log/wakeups.ts'
 import { presentIn } from '../store/presence.ts'
 import { storeReceipt } from '../store/receipts.ts'
 import { readBody } from './body.ts'
+import { laneOf } from './lane.ts'
 import { Problem } from './problem.ts'
+import { mustHave } from './right.ts'
 import { type Call, json, type Route, sessionOf } from './route.ts'
 
 const cursorSchema = z.string().max(4_000)
@@ -45,7 +48,11 @@ const typingSchema = z.strictObject({ isTyping: z.boolean() })
 
 async function typing(call: Call): Promise<Response> {
   const { isTyping } = await readBody(call.request, typingSchema)
-  call.parts.typing.say(sessionOf(call), isTyping)
+  const lane = await laneOf(call)
+  // Asked last: body and app may take their time, and who was removed meanwhile types no more.
+  await mustHave('write', call)
+  // Of what becomes of it nobody else sees anything.
+  if (!lane.startsWith(privateLane)) call.parts.typing.say(sessionOf(call), isTyping)
   return new Response(null, { status: 204 })
 }
 
@@ -73,7 +80,7 @@ export const peopleRoutes: Route[] = [
     method: 'POST',
     path: '/v1/sessions/:sessionId/typing',
     right: 'write',
-    judgedBy: 'route',
+    judgedBy: 'statement',
     overSocket: true,
     handle: typing,
   },

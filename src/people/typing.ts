@@ -9,7 +9,7 @@ import { type Note, passingNote } from '../log/wakeups.ts'
 type Typer = { tenantId: string; sessionId: string; userId: string }
 
 export type Typing = {
-  /** The caller has asked for the right. */
+  /** The caller has asked for the right, and whether others may know. */
   say(typer: Typer, isTyping: boolean): void
   stop(): void
 }

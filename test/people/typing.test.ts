@@ -1,7 +1,9 @@
 /** Who is typing: P144, P145. */
 import { expect, onTestFinished, test } from 'vitest'
 import { createTyping } from '../../src/people/typing.ts'
-import { apiOf } from '../support/client.ts'
+import { gate } from '../faults/scene.ts'
+import { openChat } from '../support/chat.ts'
+import { type Api, apiOf } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { addMember, live, openTwoPeople, passing, post } from './two-people.ts'
 
@@ -85,6 +87,37 @@ test('the last word comes, whatever was said before it (P144)', async () => {
   expect(passing(hers)[0]!.data).toEqual({ userId: 'bob', isTyping: true, lastsMs: 6_000 })
   expect(passing(hers).at(-1)!.data).toEqual({ userId: 'bob', isTyping: false, lastsMs: 0 })
   await hers.close()
+})
+
+test('who types into a private lane is told of to nobody, nor who was removed before it is told (P144, P157, I15)', async () => {
+  let lane: 'private' | 'main' = 'private'
+  const [asking, goOn] = [gate(), gate()]
+  const { chat, url, session, ann } = await openChat({
+    async lane({ user }) {
+      if (user.id !== 'mal') return lane
+      asking.open()
+      await goOn.passed
+      return 'main'
+    },
+  })
+  for (const userId of ['bob', 'mal']) await chat.members.add(session, { userId })
+  const [bob, mal] = [await apiOf(url, 'bob'), await apiOf(url, 'mal')]
+  const his = bob.watch(session, 'now')
+  await his.until(({ type }) => type === 'caught-up')
+  const says = async (api: Api) =>
+    (await api.request(`/v1/sessions/${session}/typing`, { method: 'POST', body: '{"isTyping":true}' })).status
+  expect(await says(ann)).toBe(204)
+  const late = says(mal)
+  await asking.passed
+  await chat.members.remove(session, { userId: 'mal' })
+  goOn.open()
+  expect(await late).toBe(404)
+  lane = 'main'
+  await chat.members.add(session, { userId: 'eve' })
+  expect(await says(await apiOf(url, 'eve'))).toBe(204)
+  await his.until(({ type, data }) => type === 'typing' && data.userId === 'eve')
+  expect(passing(his)).toHaveLength(1)
+  await his.close()
 })
 
 test('readers may not say that they type, strangers learn nothing, and what is no word is refused (P144, I15)', async () => {
