@@ -60,6 +60,8 @@ export type Wakeups = {
 const channel = 'holdfast'
 /** PostgreSQL allows less than 8,000 bytes; a sealed body is a third larger, and has a head of some 50. */
 const bodyBytesMax = 5_800
+/** Of the users that one note names, where it goes without what rides along. */
+const namesBytesMax = 4_000
 const proveEveryMs = 30_000
 const peerForgottenMs = 75_000
 const proofMs = 2_000
@@ -208,7 +210,7 @@ export function createWakeups(options: {
       if (peers.size === 0 && !deaf) return
       const rides = queued.length < queuedMax && rideOf(note) < bodyBytesMax
       if (!rides && note.passing) return
-      queued.push(rides ? note : bare(note))
+      queued.push(...(rides ? [note] : bare(note)))
       sending ??= new Promise(setImmediate).then(flush)
     },
     onNote: (each) => void hearers.push(each),
@@ -235,14 +237,39 @@ export function createWakeups(options: {
 }
 
 /** Characters that ride along, at least: what cannot fit is not kept until it is sent. */
-function rideOf({ events, runs, members = [] }: Note): number {
-  const ofMembers = members.reduce((sum, userId) => sum + userId.length, 0)
-  return [...events, ...runs].reduce((sum, { json }) => sum + json.length, ofMembers)
+function rideOf({ events, runs, members = [], left = [] }: Note): number {
+  const ofNames = [...members, ...left].reduce((sum, userId) => sum + userId.length, 0)
+  return [...events, ...runs].reduce((sum, { json }) => sum + json.length, ofNames)
 }
 
-function bare({ tenantId, sessionId, due, events }: Note): Note {
-  const audiences = events.length > 0 ? { audiences: [...new Set(events.map(({ audience }) => audience))] } : {}
-  return { tenantId, sessionId, events: [], runs: [], due, ...audiences }
+/** Without what rides along. Whom it names are told in no other way: of many a part in each of several. */
+function bare({ tenantId, sessionId, due, events, readBy, members = [], left = [], ...note }: Note): Note[] {
+  const audiences = events.length > 0 ? [...new Set(events.map(({ audience }) => audience))] : note.audiences
+  const plain: Note = {
+    ...{ tenantId, sessionId, events: [], runs: [], due },
+    ...(readBy === undefined ? {} : { readBy }),
+    ...(audiences === undefined ? {} : { audiences }),
+  }
+  const notes: Note[] = [
+    ...groupsOf(members).map((some) => ({ ...plain, members: some })),
+    ...groupsOf(left).map((some) => ({ ...plain, left: some })),
+  ]
+  return notes.length > 0 ? notes : [plain]
+}
+
+function groupsOf(names: string[]): string[][] {
+  const groups: string[][] = []
+  let bytes = Number.POSITIVE_INFINITY
+  for (const name of names) {
+    const size = Buffer.byteLength(JSON.stringify(name)) + 1
+    if (bytes + size > namesBytesMax) {
+      groups.push([])
+      bytes = 0
+    }
+    groups.at(-1)!.push(name)
+    bytes += size
+  }
+  return groups
 }
 
 /** Packs notes together. One that is too large alone goes without what rides along. */
@@ -257,13 +284,16 @@ function bodiesOf(notes: Note[]): string[] {
     bytes = 0
   }
   const room = bodyBytesMax - head.length - 2
-  for (const note of notes) {
-    let text = JSON.stringify(note)
-    if (Buffer.byteLength(text) > room) text = JSON.stringify(bare(note))
+  const pack = (text: string) => {
     const size = Buffer.byteLength(text) + 1
     if (bytes + size > room) close()
     packed.push(text)
     bytes += size
+  }
+  for (const note of notes) {
+    const text = JSON.stringify(note)
+    if (Buffer.byteLength(text) < room) pack(text)
+    else for (const each of bare(note)) pack(JSON.stringify(each))
   }
   close()
   return bodies

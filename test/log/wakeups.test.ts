@@ -1,9 +1,10 @@
 /** Listeners that hear nothing, as behind a pooler in transaction mode: noticed, said, and made up for (I8). */
 import { expect, onTestFinished, test } from 'vitest'
 import { createSeal } from '../../src/log/seal.ts'
-import { createWakeups } from '../../src/log/wakeups.ts'
+import { createWakeups, type Note } from '../../src/log/wakeups.ts'
 import { openDatabase } from '../../src/store/database.ts'
 import { gate, openScene, pieces, type Scene, textIn } from '../faults/scene.ts'
+import { eventually } from '../support/eventually.ts'
 import { type Pooler, startPooler } from '../support/pooler.ts'
 import { freshDatabase } from '../support/postgres.ts'
 
@@ -42,6 +43,43 @@ test('a listener that hears nothing is noticed at its start and said once, and s
   await again
   expect(told).toEqual([true, false])
   expect(lines.map((line) => line.slice(0, 20))).toEqual(['LISTEN hears nothing', 'LISTEN hears again.'])
+})
+
+test('whom a note names is told, however many they are and however large what rides along (P126, P154)', async () => {
+  const { url, drop } = await freshDatabase(18)
+  const [here, there] = await Promise.all(
+    ['here', 'there'].map(async (processId) => {
+      const database = openDatabase(url, { poolMax: 2, onError: () => undefined })
+      const seal = createSeal('secret', processId)
+      const wakeups = createWakeups({ database, seal, log: () => undefined, enabled: true })
+      await wakeups.start()
+      return { database, wakeups }
+    }),
+  )
+  onTestFinished(async () => {
+    for (const { wakeups, database } of [here!, there!]) {
+      await wakeups.stop()
+      await database.close()
+    }
+    await drop()
+  })
+  const names = Array.from({ length: 100 }, (_, at) => `${at} ü ${'x'.repeat(120)}`)
+  const note = { ...{ tenantId: 'default', sessionId: 's', events: [], runs: [], due: false } }
+  const event = { seq: 1, type: 'a.b', turnId: null, position: null, attempt: null, audience: null, at: '' }
+  const heard: Note[] = []
+  there!.wakeups.onNote((each) => each !== null && heard.push(each))
+  // Each knows of the other a moment after it has begun.
+  await eventually(async () => {
+    here!.wakeups.tell({ ...note, sessionId: 'before' })
+    return heard.length > 0
+  })
+  here!.wakeups.tell({ ...note, left: names, readBy: 'ann', events: [{ ...event, json: `"${'x'.repeat(9_000)}"` }] })
+  here!.wakeups.tell({ ...note, members: names })
+  here!.wakeups.tell({ ...note, sessionId: 'after' })
+  await eventually(async () => heard.at(-1)?.sessionId === 'after')
+  expect(heard.flatMap(({ left = [] }) => left)).toEqual(names)
+  expect(heard.flatMap(({ members = [] }) => members)).toEqual(names)
+  expect(heard.find(({ left }) => left)).toMatchObject({ readBy: 'ann', audiences: [null] })
 })
 
 test('a listener that hears no more is noticed at its next proof (I8)', async () => {
