@@ -34,7 +34,8 @@ export type SseStream = {
   room(): Promise<void> | null
   close(): void
 }
-type SseMessage = { id?: string; data: string }
+/** Without data it is no frame: whoever comes back does so with its id. */
+type SseMessage = { id?: string; data?: string }
 
 /** `lines`: told first, once. */
 export function createSseStream(writer: Writer, lines = ''): SseStream {
@@ -63,7 +64,9 @@ export function createSseStream(writer: Writer, lines = ''): SseStream {
     say(messages) {
       if (ended) return
       let text = ''
-      for (const { id, data } of messages) text += `${id === undefined ? '' : `id: ${id}\n`}data: ${data}\n\n`
+      for (const { id, data } of messages) {
+        text += `${id === undefined ? '' : `id: ${id}\n`}${data === undefined ? '' : `data: ${data}\n`}\n`
+      }
       writer.write(text)
     },
     room,
@@ -78,6 +81,7 @@ export function createSseSink({ say, room, close }: SseStream): Sink {
     control: (word: ControlWord, cursor?: string) =>
       say([{ ...(cursor === undefined ? {} : { id: cursor }), data: JSON.stringify(word) }]),
     pass: (json) => say([{ data: json }]),
+    moved: (cursor) => say([{ id: cursor }]),
     room,
     end: close,
   }

@@ -30,6 +30,8 @@ export type Sink = {
   control(word: ControlWord, cursor?: string): void
   /** A frame that is told in passing, as JSON text. Without it none is. */
   pass?(json: string): void
+  /** The follower has come so far without a frame: what was there is not theirs to see. */
+  moved?(cursor: string): void
   /** Null while there is room; else resolves when there is room again. Nothing is sent meanwhile. */
   room(): Promise<void> | null
   /** Where several followers send to one place: resolves when no other reads for it, to what lets the next one. */
@@ -47,6 +49,8 @@ type Follower = {
   userId: string | null
   following: Following
   lastSent: string
+  /** Of the last cursor that they were told. */
+  toldSeq: number
   sink: Sink
   stopped: boolean
   /** Its last read failed: the next poll wakes it. */
@@ -95,6 +99,9 @@ const liveForMs = 10_000
  * finds it if it is not. With every wakeup lost none moves, and each is read after this time.
  */
 const onItsWayMs = 50
+
+/** After so many events that they may not see a follower is told where they are: whoever comes back would read them again. */
+const unseenMax = 100
 
 /** A feed's own are told to nobody. */
 const noCursor = () => ''
@@ -192,6 +199,10 @@ export function createHub(options: {
   function followerNext(follower: Follower, input: FollowInput): void {
     if (follower.stopped) return
     for (const effect of follow(follower.following, input)) perform(follower, effect)
+    const { following, sink, stopped } = follower
+    if (stopped || !following.caughtUp || following.seq - follower.toldSeq < unseenMax) return
+    follower.toldSeq = following.seq
+    sink.moved?.(cursorOf(following))
   }
 
   function perform(follower: Follower, effect: FollowEffect): void {
@@ -206,9 +217,11 @@ export function createHub(options: {
           follower.lastSent = item.cursor
         }
         if (frames.length > 0) follower.sink.send(frames)
+        follower.toldSeq = follower.following.seq
         break
       }
       case 'caught-up':
+        follower.toldSeq = follower.following.seq
         follower.sink.control({ type: 'caught-up' }, cursorOf(follower.following))
         break
       case 'reset':
@@ -389,6 +402,7 @@ export function createHub(options: {
         userId,
         following,
         lastSent,
+        toldSeq: following.seq,
         sink,
         stopped: false,
         stale: false,

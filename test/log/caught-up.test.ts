@@ -44,3 +44,26 @@ test('the cursor of caught-up lies beyond what was left out, and `after` is that
   const { frames } = await ann.poll(session, { cursor: told.cursor })
   expect((frames as { after?: string }[])[0]!.after).toBe(told.cursor)
 })
+
+test('over server-sent events the cursor moves on with what is left out live, without a frame (P47)', async () => {
+  const { chat, ann, session } = await openChat()
+  const control = new AbortController()
+  onTestFinished(() => control.abort())
+  const { body } = await ann.request(`/v1/sessions/${session}/events?cursor=now`, { signal: control.signal })
+  const reader = body!.pipeThrough(new TextDecoderStream()).getReader()
+  let text = ''
+  const until = async (pattern: RegExp) => {
+    for (;;) {
+      const found = pattern.exec(text)
+      if (found) return found[1]!
+      text += (await reader.read()).value
+    }
+  }
+  await until(/(caught-up)/)
+  await Promise.all(Array.from({ length: 100 }, () => chat.publish(session, 'not.anns', {}, { excludeUserId: 'ann' })))
+  const id = await until(/\nid: (\S+)\n\n/)
+  expect(id).toBe((await ann.snapshot(session)).cursor)
+  expect(text.match(/data: /g)).toHaveLength(1)
+  const again = await streamOf(ann, session, id)
+  expect((await again('caught-up')).id).toBe(id)
+})
