@@ -81,7 +81,7 @@ test('six tidy lines, and a server that is killed from the page is back with the
   expect(await processesOf(folder)).toEqual([])
 }, 120_000)
 
-test('nobody but a guest on this machine may kill the demo, and not from another site', async () => {
+test('nobody but a guest on this machine may kill the demo, and not from another site; who is invited is another guest', async () => {
   const demo = startCommand(['demo'], { cwd: folder })
   const url = (await demo.said(ready))[1]!
   const cookie = await openPage(url)
@@ -91,6 +91,13 @@ test('nobody but a guest on this machine may kill the demo, and not from another
   expect((await kill({ cookie, 'content-type': 'text/plain' })).status).toBe(403)
   expect(await (await fetch(`${url}/readyz`)).text()).toBe('ready\n')
   expect(await noticeKey(url, cookie)).toBe(await keptKey())
+  // One demo is tried by two people: who opens the link of an invitation in another browser is a guest of their own.
+  const [invited, again] = [await openPage(`${url}/?guest`), await openPage(url)]
+  expect(again).toBe(cookie)
+  expect(invited).not.toBe(cookie)
+  expect((await fetch(`${url}/?guest`, { headers: { cookie } })).headers.getSetCookie()).toEqual([])
+  const { id } = await json(fetch(`${url}/v1/sessions`, post(cookie, {})))
+  expect((await fetch(`${url}/v1/sessions/${id}`, { headers: { cookie: invited } })).status).toBe(404)
 })
 
 test('the page is served under a policy without inline scripts, and its assets for ever', async () => {

@@ -288,7 +288,7 @@ test('R2.4: a message is sending, stored, delivered and read, each shown by itse
   await other.request.post(`${api}/receipts`, { data: { delivered: cursor } })
   await own.getByText('Delivered.').waitFor({ state: 'attached' })
   await other.goto(page.url())
-  await own.getByText('Read.').waitFor({ state: 'attached' })
+  await own.getByText(/^Read by Guest .{4}\.$/).waitFor({ state: 'attached' })
 })
 
 test('R2.6: what fails for a while is tried again by itself, so often and no more, and then the user is told, with each attempt', async () => {

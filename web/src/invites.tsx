@@ -84,7 +84,10 @@ export function Invites({ membership, members }: InvitesProps) {
             onFocus={({ currentTarget }) => currentTarget.setSelectionRange(0, made.link.length, 'backward')}
           />
           <CopyButton text={made.link} label="Copy link" />
-          <p>Whoever has it can join and reads all of this chat. It is shown this once.</p>
+          <p>
+            Whoever has it can join and reads all of this chat. It is shown this once.
+            {membership.isDemo && ' To try it here, open it in a private window.'}
+          </p>
         </div>
       )}
       {open.length > 0 && (

@@ -14,6 +14,7 @@ export function membershipOf(sessionId: string, isDemo: boolean) {
   const path = `/v1/sessions/${encodeURIComponent(sessionId)}`
   const memberPath = (userId: string) => `${path}/members/${encodeURIComponent(userId)}`
   return {
+    isDemo,
     change: (userId: string, role: string) => ask<Member>('PATCH', memberPath(userId), { role }),
     /** Oneself, too: that is leaving. */
     remove: (userId: string) => ask<null>('DELETE', memberPath(userId)),
