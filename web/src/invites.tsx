@@ -80,8 +80,11 @@ export function Invites({ membership, members }: InvitesProps) {
             aria-label="Invitation link"
             // biome-ignore lint/a11y/noAutofocus: it was just asked for
             autoFocus
-            // All of it, and its beginning is in sight.
-            onFocus={({ currentTarget }) => currentTarget.setSelectionRange(0, made.link.length, 'backward')}
+            onFocus={({ currentTarget }) => {
+              currentTarget.select()
+              // Its beginning is in sight.
+              requestAnimationFrame(() => currentTarget.scrollTo(0, 0))
+            }}
           />
           <CopyButton text={made.link} label="Copy link" />
           <p>
