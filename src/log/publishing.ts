@@ -79,6 +79,8 @@ type Held = HeldPosition & {
   caughtUp: boolean
   lost: boolean
   ring(): void
+  /** Who reads on when there is room in the queue, or nobody publishes from it any more. */
+  awaitingRoom: (() => void)[]
 }
 
 export function createPublishing(options: {
@@ -154,6 +156,7 @@ export function createPublishing(options: {
       caughtUp: false,
       lost: false,
       ring: () => ring(),
+      awaitingRoom: [],
     }
     held.set(key, one)
     const rung = (ms: number) =>
@@ -178,8 +181,10 @@ export function createPublishing(options: {
     } finally {
       follow?.stop()
       if (held.get(key) === one) held.delete(key)
+      const isOurs = !one.lost
+      lose(one)
       // Where that is not heard, its lease runs out.
-      if (!one.lost) await giveBackPublishing(database, who, one, failure).catch(() => undefined)
+      if (isOurs) await giveBackPublishing(database, who, one, failure).catch(() => undefined)
     }
   }
 
@@ -207,6 +212,7 @@ export function createPublishing(options: {
       // What closes them comes soon behind: it does not wait.
       if (restMs > 0 && !stopping && one.queue.every((item) => 'run' in item)) {
         await new Promise((resolve) => setTimeout(resolve, restMs))
+        if (one.queue.length === 0) continue
       }
       const items = nextOf(one.queue)
       if ('run' in items.at(-1)!) chunksAtMs = performance.now()
@@ -219,8 +225,11 @@ export function createPublishing(options: {
     const audience = audienceOf(items[0]!)
     const to = audience === null ? null : await membersWhoSee(database, one, audience)
     await mustHold(one)
-    await publisher.publish({ tenantId, sessionId, epoch: hub.epoch(), to, items }, aborting.signal)
+    // Of the log that it is from: by now there may be another one.
+    const { epoch } = decodeCursor(items[0]!.cursor)!
+    await publisher.publish({ tenantId, sessionId, epoch, to, items }, aborting.signal)
     one.queue.splice(0, items.length)
+    if (one.queue.length < queuedMax) giveRoom(one)
     await move(one, items.at(-1)!.cursor)
   }
 
@@ -293,6 +302,11 @@ export function createPublishing(options: {
 function lose(one: Held): void {
   one.lost = true
   one.ring()
+  giveRoom(one)
+}
+
+function giveRoom(one: Held): void {
+  for (const resolve of one.awaitingRoom.splice(0)) resolve()
 }
 
 function sinkOf(one: Held): Sink {
@@ -303,21 +317,22 @@ function sinkOf(one: Held): Sink {
     },
     control(word) {
       if (word.type === 'caught-up') one.caughtUp = true
-      if (word.type === 'reset') one.over = word.reason
+      if (word.type === 'reset') {
+        one.over = word.reason
+        // They are of a log that clients are to forget.
+        one.queue.length = 0
+      }
       one.ring()
     },
-    room: () => (one.queue.length < queuedMax ? null : hasRoom(one)),
+    room() {
+      if (one.lost || one.queue.length < queuedMax) return null
+      return new Promise((resolve) => one.awaitingRoom.push(resolve))
+    },
     end() {
       one.over ??= 'ended'
       one.ring()
     },
   }
-}
-
-const roomEveryMs = 20
-
-async function hasRoom(one: Held): Promise<void> {
-  while (one.queue.length >= queuedMax && !one.lost) await new Promise((resolve) => setTimeout(resolve, roomEveryMs))
 }
 
 /** An event by itself: each has an id of its own, and what was taken before a failure is not sent again. */

@@ -1,0 +1,126 @@
+/** Who publishes what and when, with a real log and database, and a service that takes or refuses as the test says. */
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { createHub, type Hub, type Sink } from '../../src/log/hub.ts'
+import { createPublishing, type Publication, type Publisher } from '../../src/log/publishing.ts'
+import type { Database } from '../../src/store/database.ts'
+import { publish } from '../../src/store/publish.ts'
+import { publisherSeen } from '../../src/store/publishers.ts'
+import { eventually } from '../support/eventually.ts'
+import { openStored, type Stored, sessionsOf, tenantId } from '../support/stored.ts'
+
+let stored: Stored
+let database: Database
+let hub: Hub
+let stop: () => Promise<void>
+beforeEach(async () => {
+  stored = await openStored(18)
+  database = stored.open()
+  await publisherSeen(database, 'service')
+  hub = createHub({ database, epoch: 'e', readEpoch: async () => 'e', pollMs: 10_000, log: () => undefined })
+  stop = async () => undefined
+})
+afterEach(async () => {
+  await stop()
+  hub.stop()
+  await stored.close()
+})
+
+function startPublishing(service: Partial<Publisher>, by: Hub = hub): void {
+  const publisher: Publisher = {
+    name: 'service',
+    publish: async () => undefined,
+    reset: async () => undefined,
+    chunksEveryMs: () => 40,
+    ...service,
+  }
+  const publishing = createPublishing({
+    database,
+    hub: by,
+    publisher,
+    holder: 'here',
+    leaseMs: 15_000,
+    pollMs: 50,
+    log: () => undefined,
+  })
+  stop = () => publishing.stop()
+  publishing.start()
+}
+
+async function write(sessionId: string, count: number): Promise<void> {
+  for (let at = 0; at < count; at++) {
+    const event = { tenantId, sessionId, type: 'app.said', audience: null, data: `${at}`, id: `i${at}`, hash: 'h' }
+    await publish(database, event)
+  }
+}
+
+/** The hub, with what the test does to each follower's sink. */
+const hubWith = (around: (sink: Sink) => Sink): Hub => ({
+  ...hub,
+  follow: (who, sink) => hub.follow(who, around(sink)),
+})
+
+test('where the service refuses, nothing waits on for room in the queue', async () => {
+  await sessionsOf(database, 1)
+  await write('s0', 201)
+  let [waited, waiting, refused] = [0, 0, 0]
+  const watched = hubWith((sink) => ({
+    ...sink,
+    room() {
+      const room = sink.room()
+      if (room !== null) {
+        waited++
+        waiting++
+        void room.then(() => waiting--)
+      }
+      return room
+    },
+  }))
+  const untilWaiting = () => eventually(async () => waited > 0)
+  startPublishing(
+    {
+      async publish() {
+        await untilWaiting()
+        refused++
+        throw new Error('not now')
+      },
+    },
+    watched,
+  )
+  await eventually(async () => refused === 1)
+  await eventually(async () => waiting === 0, 2_000)
+})
+
+test('where the log is another one, what was waiting to be published is dropped, and the reset is told (P184)', async () => {
+  await sessionsOf(database, 1)
+  await write('s0', 3)
+  const sinks: Sink[] = []
+  let epoch = 'e'
+  const watched = hubWith((sink) => {
+    sinks.push(sink)
+    return sink
+  })
+  watched.epoch = () => epoch
+  const told: string[] = []
+  let goOn: () => void = () => undefined
+  startPublishing(
+    {
+      async publish({ epoch: of, items }: Publication) {
+        told.push(...items.flatMap((item) => ('event' in item ? [`${of}-${item.event.seq}`] : [])))
+        await new Promise<void>((resolve) => {
+          goOn = resolve
+        })
+      },
+      async reset(_session, reason) {
+        told.push(reason)
+      },
+    },
+    watched,
+  )
+  await eventually(async () => told.length === 1)
+  epoch = 'f'
+  sinks[0]!.control({ type: 'reset', reason: 'epoch' })
+  sinks[0]!.end()
+  goOn()
+  await eventually(async () => told.includes('epoch'))
+  expect(told).toEqual(['e-1', 'epoch'])
+})
