@@ -77,10 +77,10 @@ export function ably(options: AblyOptions): Ably {
   return {
     name: `ably:${appId}:${prefix}`,
     tokenMs,
-    publish({ to, items, epoch, ...session }, signal) {
+    publish({ to, items, epoch, ...session }, signal, log) {
       const channel = channelOf(session)
       const channels = to === null ? [channel] : to.map((userId) => userChannel(channel, userId))
-      return messages.publish(channels, epoch, items, signal)
+      return messages.publish(channels, epoch, items, signal, log)
     },
     reset: (session, reason, signal) => messages.reset(channelOf(session), reason, signal),
     chunksEveryMs: messages.chunksEveryMs,

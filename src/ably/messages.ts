@@ -8,10 +8,17 @@
  */
 import type { ChunkRun, Event } from '../core/event.ts'
 import type { Item } from '../core/following.ts'
+import type { PublishingLog } from '../log/publishing.ts'
 import { AblyError, type AblyMessage, type AblyRest } from './rest.ts'
 
 export type Messages = {
-  publish(channels: string[], epoch: string, items: readonly Item[], signal: AbortSignal): Promise<void>
+  publish(
+    channels: string[],
+    epoch: string,
+    items: readonly Item[],
+    signal: AbortSignal,
+    log: PublishingLog,
+  ): Promise<void>
   reset(channel: string, reason: string, signal: AbortSignal): Promise<void>
   chunksEveryMs(): number
 }
@@ -31,6 +38,8 @@ const appendsNotEnabled = 93_002
 
 const chunksName = 'holdfast.chunks'
 
+/** Where something is published, and how that is told and ended. */
+type Place = { channel: string; epoch: string; signal: AbortSignal; log: PublishingLog }
 type Growing = { attempt: number; serial: string; bytes: number }
 
 export function createMessages({ rest, bytesMax }: { rest: AblyRest; bytesMax: number }): Messages {
@@ -38,15 +47,17 @@ export function createMessages({ rest, bytesMax }: { rest: AblyRest; bytesMax: n
   /** By channel and turn. */
   const growing = new Map<string, Growing>()
   let noAppendsUntilMs = Number.NEGATIVE_INFINITY
+  let isToldOfRight = false
   const mayAppend = () => performance.now() >= noAppendsUntilMs
 
-  async function publishEvent(channel: string, epoch: string, event: Event, signal: AbortSignal): Promise<void> {
+  async function publishEvent(place: Place, event: Event): Promise<void> {
+    const { channel, epoch, log } = place
     if (event.position !== null && event.attempt !== null) growing.delete(growingKey(channel, event.position))
     const id = `${epoch}-${event.seq}`
     const extras = { headers: headersOf(epoch, event) }
     const whole = { id, name: event.type, data: event.json, encoding: 'json', extras }
     const fits = Buffer.byteLength(event.json) <= roomBytes
-    if (fits && (await isTaken(channel, whole, signal))) return
+    if (fits && (await isTaken(place, whole))) return
     // Whoever can reads it from the server; who cannot knows of it. What Ably refuses of this, too, would hold all else up.
     const instead = {
       id: `${id}-too-large`,
@@ -55,11 +66,12 @@ export function createMessages({ rest, bytesMax }: { rest: AblyRest; bytesMax: n
       encoding: 'json',
       extras,
     }
-    await isTaken(channel, instead, signal)
+    if (await isTaken(place, instead)) return
+    log('Ably refuses an event, and word of it: clients read it from the server', { id, type: event.type })
   }
 
   /** False: Ably refuses it, now and later. */
-  async function isTaken(channel: string, message: AblyMessage, signal: AbortSignal): Promise<boolean> {
+  async function isTaken({ channel, signal }: Place, message: AblyMessage): Promise<boolean> {
     try {
       await rest.publish(channel, message, signal)
       return true
@@ -69,28 +81,21 @@ export function createMessages({ rest, bytesMax }: { rest: AblyRest; bytesMax: n
     }
   }
 
-  async function publishRuns(channel: string, epoch: string, runs: ChunkRun[], signal: AbortSignal): Promise<void> {
-    for (const run of joined(epoch, runs, roomBytes)) await publishLines(channel, epoch, run, signal)
-  }
-
-  async function publishLines(
-    channel: string,
-    epoch: string,
-    { first, text }: Lines,
-    signal: AbortSignal,
-  ): Promise<void> {
+  async function publishLines(place: Place, { first, end, text }: Lines): Promise<void> {
+    const { channel, epoch, signal } = place
     const key = growingKey(channel, first.position)
     const grown = growing.get(key)
     const bytes = Buffer.byteLength(text)
     if (grown?.attempt === first.attempt && mayAppend() && grown.bytes + bytes <= roomBytes) {
-      if (await isAppended(channel, grown.serial, text, signal)) {
+      if (await isAppended(place, grown.serial, text)) {
         grown.bytes += bytes
         return
       }
     }
     growing.delete(key)
     const { position, attempt, index } = first
-    const id = `${epoch}-${position}.${attempt}.${index}`
+    // What is sent again may be cut otherwise. By its beginning alone it would be passed over with what was not sent before.
+    const id = `${epoch}-${position}.${attempt}.${index}-${end}`
     let serial: string | null = null
     try {
       serial = await rest.publish(channel, { id, name: chunksName, data: text }, signal)
@@ -103,23 +108,32 @@ export function createMessages({ rest, bytesMax }: { rest: AblyRest; bytesMax: n
     if (growing.size > growingMax) growing.delete(growing.keys().next().value!)
   }
 
-  async function isAppended(channel: string, serial: string, text: string, signal: AbortSignal): Promise<boolean> {
+  /** False: Ably answers that it is not. The message may be gone, or the right to change it: another one is begun. */
+  async function isAppended({ channel, signal, log }: Place, serial: string, text: string): Promise<boolean> {
     try {
       await rest.append(channel, serial, { name: chunksName, data: text }, signal)
       return true
     } catch (error) {
-      if (!(error instanceof AblyError && error.isRefused)) throw error
-      if (error.code === appendsNotEnabled) noAppendsUntilMs = performance.now() + refusedForMs
+      if (!(error instanceof AblyError && error.isAnswered)) throw error
+      const mayNot = error.status === 401 || error.status === 403
+      if (mayNot || error.code === appendsNotEnabled) noAppendsUntilMs = performance.now() + refusedForMs
+      if (mayNot && !isToldOfRight) {
+        isToldOfRight = true
+        log('Ably refuses appends, replies are published in pieces: give the key message-update-any', {
+          code: error.code,
+        })
+      }
       return false
     }
   }
 
   return {
-    async publish(channels, epoch, items, signal) {
+    async publish(channels, epoch, items, signal, log) {
       const runs = items.flatMap((item) => ('run' in item ? [item.run] : []))
       for (const channel of channels) {
-        for (const item of items) if ('event' in item) await publishEvent(channel, epoch, item.event, signal)
-        if (runs.length > 0) await publishRuns(channel, epoch, runs, signal)
+        const place = { channel, epoch, signal, log }
+        for (const item of items) if ('event' in item) await publishEvent(place, item.event)
+        for (const lines of joined(epoch, runs, roomBytes)) await publishLines(place, lines)
       }
     },
     async reset(channel, reason, signal) {
@@ -152,7 +166,7 @@ function tooLarge({ type, seq }: Event): string {
   return JSON.stringify({ type, seq })
 }
 
-type Lines = { first: ChunkRun; text: string }
+type Lines = { first: ChunkRun; end: number; text: string }
 
 /** Lines of one attempt that fit into a message together. One that fits into none is left out: its outcome stands for it. */
 function joined(epoch: string, runs: ChunkRun[], roomBytes: number): Lines[] {
@@ -164,9 +178,10 @@ function joined(epoch: string, runs: ChunkRun[], roomBytes: number): Lines[] {
     const group = groups.at(-1)
     const isSame = group?.first.position === run.position && group.first.attempt === run.attempt
     if (group && isSame && group.bytes + bytes <= roomBytes) {
+      group.end = run.index + run.n
       group.text += line
       group.bytes += bytes
-    } else groups.push({ first: run, text: line, bytes })
+    } else groups.push({ first: run, end: run.index + run.n, text: line, bytes })
   }
   return groups
 }

@@ -19,6 +19,10 @@ export class AblyError extends Error {
   get isRefused(): boolean {
     return this.code !== 0 && [400, 413, 422].includes(this.status)
   }
+  /** It was not done, and not for Ably's being busy or down. */
+  get isAnswered(): boolean {
+    return this.status >= 400 && this.status < 500 && this.status !== 429
+  }
 }
 
 export type AblyRest = {

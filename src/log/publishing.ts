@@ -38,6 +38,8 @@ export type Publication = {
   items: readonly Item[]
 }
 
+export type PublishingLog = (line: string, detail?: object) => void
+
 /** A service to publish over. */
 export type Publisher = {
   /** Names its positions in the database: another name begins anew. */
@@ -46,7 +48,7 @@ export type Publisher = {
    * Resolves when the service has taken all of it, in order. What it has taken before it does not take twice. Rejects
    * where it does not take it now, with `retryAfterMs` if it says when; the same comes again.
    */
-  publish(publication: Publication, signal: AbortSignal): Promise<void>
+  publish(publication: Publication, signal: AbortSignal, log: PublishingLog): Promise<void>
   /** What a session's clients had leads nowhere any more: they load it anew. As `publish`. */
   reset(session: { tenantId: string; sessionId: string }, reason: string, signal: AbortSignal): Promise<void>
   /** The least time between two publications of chunks alone. */
@@ -91,7 +93,7 @@ export function createPublishing(options: {
   holder: string
   leaseMs: number
   pollMs: number
-  log: (line: string, detail?: object) => void
+  log: PublishingLog
 }): Publishing {
   const { database, hub, publisher, leaseMs, log } = options
   const who = { publisher: publisher.name, holder: options.holder }
@@ -227,7 +229,7 @@ export function createPublishing(options: {
     await mustHold(one)
     // Of the log that it is from: by now there may be another one.
     const { epoch } = decodeCursor(items[0]!.cursor)!
-    await publisher.publish({ tenantId, sessionId, epoch, to, items }, aborting.signal)
+    await publisher.publish({ tenantId, sessionId, epoch, to, items }, aborting.signal, log)
     one.queue.splice(0, items.length)
     if (one.queue.length < queuedMax) giveRoom(one)
     await move(one, items.at(-1)!.cursor)
