@@ -251,6 +251,7 @@ export function createPublishing(options: {
   async function mustHold(one: Held): Promise<void> {
     if (performance.now() >= one.trustedUntilMs) await renew([one])
     if (one.lost) throw new Error('another process publishes this session')
+    if (performance.now() >= one.trustedUntilMs) throw new Error('the lease of this session was not renewed in time')
   }
 
   async function move(one: Held, cursor: string): Promise<void> {
@@ -265,10 +266,10 @@ export function createPublishing(options: {
   async function renew(some: Held[]): Promise<void> {
     if (some.length === 0) return
     const sentMs = performance.now()
-    const still = await renewPublishing(database, who, some, leaseMs)
+    const { still, renewed } = await renewPublishing(database, who, some, leaseMs)
     for (const one of some) {
-      if (still.has(one)) one.trustedUntilMs = Math.max(one.trustedUntilMs, sentMs + leaseMs * trustedShare)
-      else lose(one)
+      if (renewed.has(one)) one.trustedUntilMs = Math.max(one.trustedUntilMs, sentMs + leaseMs * trustedShare)
+      else if (!still.has(one)) lose(one)
     }
   }
 

@@ -63,20 +63,34 @@ export async function movePublishing(
 const renewStatement: Statement = {
   name: 'renew-publishing',
   text: `
-    update holdfast.publishing p set due_at = clock_timestamp() + make_interval(secs => $6 / 1000.0)
-      from unnest($3::text[], $4::text[], $5::int[]) with ordinality x(tenant, sid, fence, ord)
-     where p.publisher = $1 and p.tenant_id = x.tenant and p.session_id = x.sid and p.holder = $2 and p.fence = x.fence
-    returning x.ord::int - 1 as at`,
+    with held as (
+      select p.publisher, p.tenant_id, p.session_id, p.holder, p.fence, x.ord
+        from unnest($3::text[], $4::text[], $5::int[]) with ordinality x(tenant, sid, fence, ord)
+        join holdfast.publishing p on p.publisher = $1 and p.tenant_id = x.tenant and p.session_id = x.sid
+       where p.holder = $2 and p.fence = x.fence),
+    free as (
+      select p.publisher, p.tenant_id, p.session_id, h.ord
+        from held h join holdfast.publishing p using (publisher, tenant_id, session_id)
+       where p.holder = h.holder and p.fence = h.fence
+       order by p.publisher, p.tenant_id, p.session_id for no key update of p skip locked),
+    renewed as (
+      update holdfast.publishing p set due_at = clock_timestamp() + make_interval(secs => $6 / 1000.0) from free f
+       where p.publisher = f.publisher and p.tenant_id = f.tenant_id and p.session_id = f.session_id
+      returning f.ord)
+    select h.ord::int - 1 as at, r.ord is not null as "isRenewed" from held h left join renewed r using (ord)`,
 }
 
-/** Of these those that are still held. */
+/**
+ * Which of these are held still, and which of them for longer by now. It waits for none: whoever writes events locks the
+ * same rows, those of several sessions in an order of their own, and two that wait for each other stop both.
+ */
 export async function renewPublishing<T extends Key & { fence: number }>(
   database: Database,
   { publisher, holder }: Holder,
   held: T[],
   leaseMs: number,
-): Promise<Set<T>> {
-  const rows = await database.query<{ at: number }>('read', renewStatement, [
+): Promise<{ still: Set<T>; renewed: Set<T> }> {
+  const rows = await database.query<{ at: number; isRenewed: boolean }>('read', renewStatement, [
     publisher,
     holder,
     held.map(({ tenantId }) => tenantId),
@@ -84,7 +98,8 @@ export async function renewPublishing<T extends Key & { fence: number }>(
     held.map(({ fence }) => fence),
     leaseMs,
   ])
-  return new Set(rows.map(({ at }) => held[at]!))
+  const of = (some: typeof rows) => new Set(some.map(({ at }) => held[at]!))
+  return { still: of(rows), renewed: of(rows.filter(({ isRenewed }) => isRenewed)) }
 }
 
 const leaveStatement: Statement = {

@@ -1,10 +1,11 @@
 /** Who publishes what and when, with a real log and database, and a service that takes or refuses as the test says. */
+import pg from 'pg'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { createHub, type Hub, type Sink } from '../../src/log/hub.ts'
 import { createPublishing, type Publication, type Publisher } from '../../src/log/publishing.ts'
 import type { Database } from '../../src/store/database.ts'
 import { publish } from '../../src/store/publish.ts'
-import { publisherSeen } from '../../src/store/publishers.ts'
+import { claimPublishing, publisherSeen, renewPublishing } from '../../src/store/publishers.ts'
 import { eventually } from '../support/eventually.ts'
 import { openStored, type Stored, sessionsOf, tenantId } from '../support/stored.ts'
 
@@ -123,4 +124,24 @@ test('where the log is another one, what was waiting to be published is dropped,
   goOn()
   await eventually(async () => told.includes('epoch'))
   expect(told).toEqual(['e-1', 'epoch'])
+})
+
+test('renewing waits for no writer of events, in whatever order that locks sessions; what it cannot renew is not lost (I4)', async () => {
+  await sessionsOf(database, 3)
+  for (const id of ['s0', 's1', 's2']) await write(id, 1)
+  const who = { publisher: 'service', holder: 'here' }
+  const held = await claimPublishing(database, who, { leaseMs: 15_000, limit: 10 })
+  const of = (some: Set<(typeof held)[number]>) => [...some].map(({ sessionId }) => sessionId).sort()
+  await stored.query("update holdfast.publishing set holder = 'there', fence = fence + 1 where session_id = 's2'")
+  const writer = new pg.Client({ connectionString: stored.url })
+  await writer.connect()
+  try {
+    await writer.query("begin; update holdfast.publishing set last_seq = last_seq where session_id = 's1'")
+    const { still, renewed } = await renewPublishing(database, who, held, 15_000)
+    expect({ still: of(still), renewed: of(renewed) }).toEqual({ still: ['s0', 's1'], renewed: ['s0'] })
+    await writer.query('commit')
+    expect(of((await renewPublishing(database, who, held, 15_000)).renewed)).toEqual(['s0', 's1'])
+  } finally {
+    await writer.end()
+  }
 })
