@@ -13,6 +13,7 @@ import { type AblyMessage, createInOrder, type InOrder } from './in-order.ts'
 
 /** What is used of a `RealtimeChannel` of the package `ably`. */
 export type AblyChannel = {
+  readonly state: string
   subscribe(listener: (message: AblyMessage) => void): Promise<unknown>
   unsubscribe(listener: (message: AblyMessage) => void): void
   attach(): Promise<unknown>
@@ -47,9 +48,10 @@ export type LineParts = {
 type Followed = {
   wanted: Wanted
   inOrder: InOrder
-  /** What stops listening. Null: not listened to yet. */
-  unlisten: (() => void) | null
-  isHeard: boolean
+  /** Empty: not listened to yet. */
+  channels: AblyChannel[]
+  unlisten: () => void
+  attachAtMs: number
   isReading: boolean
   readAgain: boolean
   isCaughtUp: boolean
@@ -81,7 +83,7 @@ export function openAblyLine(parts: LineParts): Line {
     const one = followed.get(sessionId)
     followed.delete(sessionId)
     one?.inOrder.stop()
-    one?.unlisten?.()
+    one?.unlisten()
   }
 
   const changed = () => {
@@ -107,8 +109,8 @@ export function openAblyLine(parts: LineParts): Line {
     })
     // What is no cursor the server refuses.
     if (inOrder === null) return take({ type: 'reset', sessionId, reason: 'epoch' })
-    const states = { isHeard: false, isReading: false, readAgain: false, isCaughtUp: false, lookedAtMs: 0 }
-    followed.set(sessionId, { wanted, inOrder, unlisten: null, ...states })
+    const states = { isReading: false, readAgain: false, isCaughtUp: false, lookedAtMs: 0 }
+    followed.set(sessionId, { wanted, inOrder, channels: [], unlisten: () => undefined, attachAtMs: 0, ...states })
     take({ type: 'following', ...wanted })
   }
 
@@ -127,31 +129,27 @@ export function openAblyLine(parts: LineParts): Line {
   }
   const attach = async (sessionId: string, { session, user }: AblyChannels) => {
     const one = followed.get(sessionId)
-    if (one === undefined || one.unlisten !== null) return
+    if (one === undefined || one.channels.length > 0) return
     const hear = (message: AblyMessage) => one.inOrder.take(message)
-    const attached = new Set<AblyChannel>()
-    const opened = [session, user].map((name) => {
-      const channel = realtime.channels.get(name)
-      const change = ({ current, resumed }: { current: string; resumed: boolean }) => {
-        if (current === 'attached') attached.add(channel)
-        else attached.delete(channel)
-        one.isHeard = attached.size === 2
-        // What was told before, or while one was away, did not come.
-        if (one.isHeard && !resumed) void look(sessionId)
-      }
-      channel.on(change)
-      return { channel, change }
-    })
+    const change = ({ resumed }: { resumed: boolean }) => {
+      // What was told before, or while one was away, did not come.
+      if (isHeard(one) && !resumed) void look(sessionId)
+    }
+    one.channels = [session, user].map((name) => realtime.channels.get(name))
+    one.attachAtMs = Date.now()
     one.unlisten = () => {
-      for (const { channel, change } of opened) {
+      for (const channel of one.channels) {
         channel.off(change)
         channel.unsubscribe(hear)
         // One of the app's own may have other listeners.
         if (parts.isOwn) channel.detach().catch(() => undefined)
       }
     }
-    const heard = () => Promise.all(opened.map(({ channel }) => channel.attach()))
-    for (const { channel } of opened) channel.subscribe(hear).catch(() => undefined)
+    const heard = () => Promise.all(one.channels.map((channel) => channel.attach()))
+    for (const channel of one.channels) {
+      channel.on(change)
+      channel.subscribe(hear).catch(() => undefined)
+    }
     try {
       await heard()
     } catch {
@@ -217,7 +215,9 @@ export function openAblyLine(parts: LineParts): Line {
 
   const looking = setInterval(() => {
     for (const [sessionId, one] of followed) {
-      const everyMs = one.isHeard ? parts.lookEveryMs : parts.lookUnheardEveryMs
+      const everyMs = isHeard(one) ? parts.lookEveryMs : parts.lookUnheardEveryMs
+      // Ably's library leaves a channel that was refused as it is. By now its token may be another.
+      if (Date.now() - one.attachAtMs >= parts.lookEveryMs) attachFailed(one)
       if (Date.now() - one.lookedAtMs >= everyMs) void look(sessionId)
     }
   }, Math.min(parts.lookUnheardEveryMs, parts.lookEveryMs) / 2)
@@ -230,6 +230,16 @@ export function openAblyLine(parts: LineParts): Line {
     },
     close: () => end({ how: 'ended', afterMs: 0 }),
   }
+}
+
+/** As the channels are: one of the app's own may have been attached before. */
+function isHeard({ channels }: Followed): boolean {
+  return channels.length > 0 && channels.every(({ state }) => state === 'attached')
+}
+
+function attachFailed(one: Followed): void {
+  one.attachAtMs = Date.now()
+  for (const channel of one.channels) if (channel.state === 'failed') channel.attach().catch(() => undefined)
 }
 
 function endBy({ status, retryable, retryAfterMs }: Partial<HoldfastError>): LineEnd {

@@ -421,6 +421,53 @@ test('a client over Ably whose messages are lost and cut off ends with the store
   await eventually(async () => looking.session.getSnapshot().messages[1]!.status === 'complete')
 })
 
+test('over an `Ably.Realtime` of the app’s own, channels that are attached already are heard, and one that was refused is attached when its token allows it', async () => {
+  const { stub, server } = await open()
+  await server.chat.sessions.create({ id: 'walk', userId: 'ann' })
+  const token = await server.token('ann')
+  let sessionIds = ['trip']
+  const realtime = new Ably.Realtime({
+    ...optionsOf(stub),
+    authCallback: (_params, callback) => {
+      void grantOf(server, token, { sessionIds }).then(({ tokenRequest }) => callback(null, tokenRequest))
+    },
+  })
+  onTestFinished(() => realtime.close())
+  for (const name of ['trip', 'trip:user:ann']) await realtime.channels.get(`beheard:session:${name}`).attach()
+  const refused: string[] = []
+  realtime.channels.get('beheard:session:walk').on('failed', () => refused.push('walk'))
+
+  const follow = (lookEveryMs: number, ...ids: string[]) => {
+    const asked: string[] = []
+    const client = createClient({
+      url: server.url,
+      token,
+      transport: ablyTransport(realtime, { lookEveryMs, lookUnheardEveryMs: 50 }),
+      fetch: (input, init) => {
+        asked.push(String(input))
+        return fetch(input, init)
+      },
+    })
+    onTestFinished(() => client.close())
+    for (const id of ids) onTestFinished(client.session(id).subscribe(() => undefined))
+    const reads = (id: string) => asked.filter((path) => path.includes(`/${id}/events`)).length
+    return { client, reads, isLive: (id: string) => client.session(id).getSnapshot().isLive }
+  }
+  const rarely = follow(60_000, 'trip', 'walk')
+  await eventually(async () => refused.length === 2 && rarely.isLive('trip'))
+  const before = { trip: rarely.reads('trip'), walk: rarely.reads('walk') }
+  await eventually(async () => rarely.reads('walk') >= before.walk + 4)
+  expect(rarely.reads('trip')).toBe(before.trip)
+  rarely.client.close()
+
+  const again = follow(100, 'walk')
+  await eventually(async () => refused.length >= 4)
+  sessionIds = ['trip', 'walk']
+  await realtime.auth.authorize()
+  await eventually(async () => stub.listeners('beheard:session:walk') > 0)
+  again.client.close()
+})
+
 test('an `Ably.Realtime` fits the transport as the package declares it, and the authCallback fits the package', async () => {
   const transport = fileURLToPath(new URL('../../src/ably-client/transport.ts', import.meta.url))
   await writeFile(

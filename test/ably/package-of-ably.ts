@@ -13,6 +13,7 @@ type Options = Auth & { endpoint: string; port: number; tls: false; useBinaryPro
 type Presence = { enter(data?: unknown): Promise<void>; leave(): Promise<void> }
 type Listener = (message: AblyMessage) => void
 type Channel = {
+  on(state: string, listener: () => void): void
   presence: Presence
   attach(): Promise<unknown>
   subscribe(...how: [Listener] | [string, Listener]): Promise<unknown>
