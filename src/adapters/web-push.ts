@@ -1,9 +1,13 @@
-/** Notices to browsers, by Web Push (RFC 8030): encrypted and signed by `web-push`, which is loaded when the first is sent. */
-
-import { lookup } from 'node:dns'
-import { Agent } from 'node:https'
-import { BlockList, isIP, type LookupFunction } from 'node:net'
+/**
+ * Notices to browsers, by Web Push (RFC 8030): encrypted and signed by `web-push`, which is loaded when the first is sent. The
+ * request is our own. Whoever registers an endpoint chooses who answers it, and `web-push` would keep all that is answered,
+ * for as long as it is, and reads the address in another way than it was judged here.
+ */
+import { ECDH } from 'node:crypto'
+import type { OutgoingHttpHeaders } from 'node:http'
+import { Agent, request } from 'node:https'
 import type { Delivery, Notice, PushSender } from '../core/pushing.ts'
+import { isAllowed, privateCode, publicLookup } from './web-push-endpoint.ts'
 
 export type { PushSender } from '../core/pushing.ts'
 
@@ -17,11 +21,18 @@ export type WebPushOptions = {
   agent?: Agent
   /** Endpoints on this machine and in private networks may be registered: for tests. Defaults to false. */
   privateEndpoints?: boolean
+  /**
+   * How long each service is waited for, in milliseconds, from asking it to its status; after that nobody knows whether it took
+   * the notice. 1–15,000. Defaults to 10,000.
+   */
+  answerWithinMs?: number
 }
 
 /** Nobody wants to hear of it a day later. In seconds. */
 const ttl = 86_400
-const callMs = 10_000
+const answerWithinMsMax = 15_000
+/** Of an answer nothing but its status and headers is wanted. */
+const answerBytesMax = 4_096
 const connectionsMax = 20
 
 /**
@@ -30,8 +41,11 @@ const connectionsMax = 20
  * ```
  */
 export function webPush(options: WebPushOptions): PushSender {
-  const { vapid, privateEndpoints = false } = options
+  const { vapid, privateEndpoints = false, answerWithinMs = 10_000 } = options
   checkVapid(vapid)
+  if (!(answerWithinMs >= 1 && answerWithinMs <= answerWithinMsMax)) {
+    throw new TypeError(`webPush: answerWithinMs: expected a number from 1 to ${answerWithinMsMax}.`)
+  }
   const agent =
     options.agent ?? new Agent({ maxSockets: connectionsMax, ...(privateEndpoints ? {} : { lookup: publicLookup }) })
   const refusalOf: PushSender['refusalOf'] = (device) => {
@@ -50,19 +64,22 @@ export function webPush(options: WebPushOptions): PushSender {
       () => null,
     )
     if (library === null) return { outcome: 'again', why: 'web-push cannot be loaded: npm install web-push' }
+    // The address that was judged, as it was read then.
+    const endpoint = new URL(to.subscription.endpoint)
+    let details: ReturnType<typeof library.generateRequestDetails>
     try {
-      await library.sendNotification(to.subscription, JSON.stringify({ tag, title, body, data }), {
+      const text = JSON.stringify({ tag, title, body, data })
+      const subscription = { ...to.subscription, endpoint: endpoint.href }
+      details = library.generateRequestDetails(subscription, text, {
         vapidDetails: vapid,
         TTL: ttl,
         urgency: 'high',
         topic: tag,
-        timeout: callMs,
-        agent,
       })
-      return { outcome: 'sent' }
-    } catch (error) {
-      return afterError(error)
+    } catch {
+      return { outcome: 'refused', why: 'it cannot be encrypted for this device' }
     }
+    return ask(endpoint, { headers: details.headers, body: details.body!, agent, answerWithinMs })
   }
   return {
     kind: 'web',
@@ -84,7 +101,17 @@ function checkVapid({ subject, publicKey, privateKey }: WebPushOptions['vapid'])
 }
 
 function areKeys({ p256dh, auth }: { p256dh: string; auth: string }): boolean {
-  return bytesOf(p256dh) === 65 && bytesOf(auth) === 16
+  return bytesOf(p256dh) === 65 && isPoint(p256dh) && bytesOf(auth) === 16
+}
+
+/** On the curve: nothing can be encrypted for another one. */
+function isPoint(text: string): boolean {
+  try {
+    ECDH.convertKey(text, 'prime256v1', 'base64url')
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** 0: it is not base64url. */
@@ -92,22 +119,55 @@ function bytesOf(text: string): number {
   return /^[\w-]{1,100}=*$/.test(text) ? Buffer.from(text, 'base64url').length : 0
 }
 
-function afterError(error: unknown): Delivery {
-  const { statusCode, headers, code } = error as {
-    statusCode?: number
-    headers?: Record<string, string>
-    code?: string
-  }
-  if (statusCode === undefined) {
-    if (code === privateCode) return { outcome: 'gone', why: 'its endpoint leads to a private address' }
-    return unreached.has(code ?? '')
-      ? { outcome: 'again', why: `the push service is not reached (${code})` }
-      : { outcome: 'unknown', why: `the push service has not answered (${code ?? 'no code'})` }
-  }
-  const why = `the push service answered ${statusCode}`
-  if (statusCode === 404 || statusCode === 410) return { outcome: 'gone', why }
-  if (statusCode === 429 || statusCode >= 500) return { outcome: 'again', why, ...retryAfter(headers?.['retry-after']) }
+type Asking = { headers: OutgoingHttpHeaders; body: Buffer; agent: Agent; answerWithinMs: number }
+
+/** Always answers, and in time, whatever the other side does. */
+function ask(endpoint: URL, { headers, body, agent, answerWithinMs }: Asking): Promise<Delivery> {
+  return new Promise((resolve) => {
+    let isReached = false
+    const asking = request(endpoint, { method: 'POST', headers, agent }, (response) => {
+      resolve(afterAnswer(response.statusCode!, response.headers['retry-after']))
+      let bytes = 0
+      response.on('data', (chunk: Buffer) => {
+        bytes += chunk.length
+        if (bytes > answerBytesMax) response.destroy()
+      })
+      // It was answered by then.
+      response.on('error', () => undefined)
+    })
+    const timer = setTimeout(() => {
+      // One that waits for a connection would tell of its end when it has got it.
+      resolve(afterError('ETIMEDOUT', isReached))
+      asking.destroy()
+    }, answerWithinMs)
+    asking.on('socket', (socket) => {
+      isReached = !socket.connecting
+      socket.once('secureConnect', () => {
+        isReached = true
+      })
+    })
+    asking.on('error', ({ code }: NodeJS.ErrnoException) => resolve(afterError(code ?? 'no code', isReached)))
+    asking.on('close', () => clearTimeout(timer))
+    asking.end(body)
+  })
+}
+
+function afterAnswer(status: number, retryAfterHeader: string | undefined): Delivery {
+  if (status >= 200 && status < 300) return { outcome: 'sent' }
+  const why = `the push service answered ${status}`
+  if (status === 404 || status === 410) return { outcome: 'gone', why }
+  // Of something before it, which does not know what the service has done.
+  if (status === 502 || status === 504) return { outcome: 'unknown', why }
+  if (status === 429 || status >= 500) return { outcome: 'again', why, ...retryAfter(retryAfterHeader) }
   return { outcome: 'refused', why }
+}
+
+/** Before there was a connection nothing was sent. */
+function afterError(code: string, isReached: boolean): Delivery {
+  if (code === privateCode) return { outcome: 'gone', why: 'its endpoint leads to a private address' }
+  return isReached
+    ? { outcome: 'unknown', why: `the push service has not answered (${code})` }
+    : { outcome: 'again', why: `the push service is not reached (${code})` }
 }
 
 /** Seconds, or a date (RFC 9110, 10.2.3). */
@@ -115,67 +175,4 @@ function retryAfter(header: string | undefined): { afterMs?: number } {
   if (header === undefined) return {}
   const afterMs = /^\d{1,9}$/.test(header) ? Number(header) * 1_000 : Date.parse(header) - Date.now()
   return Number.isFinite(afterMs) ? { afterMs: Math.max(0, afterMs) } : {}
-}
-
-/** It was never reached, so it has not taken it. */
-const unreached = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH'])
-
-/** Whoever registers an endpoint chooses where this server sends requests to: nothing that only it may reach. */
-function isAllowed(endpoint: string, privateEndpoints: boolean): boolean {
-  if (endpoint.length > 2_048 || !URL.canParse(endpoint)) return false
-  const { protocol, username, password, hostname } = new URL(endpoint)
-  if (protocol !== 'https:' || username !== '' || password !== '') return false
-  if (privateEndpoints) return true
-  const host = hostname.replace(/^\[|\]$/g, '')
-  if (isIP(host) !== 0) return !isPrivate(host)
-  return host.includes('.') && !/\.(localhost|local|internal|lan|home|arpa)\.?$/i.test(`.${host}`)
-}
-
-const privateAddresses = new BlockList()
-for (const [net, prefix] of [
-  // RFC 6890 and 6598, and what is multicast or reserved.
-  ['0.0.0.0', 8],
-  ['10.0.0.0', 8],
-  ['100.64.0.0', 10],
-  ['127.0.0.0', 8],
-  ['169.254.0.0', 16],
-  ['172.16.0.0', 12],
-  ['192.0.0.0', 24],
-  ['192.168.0.0', 16],
-  ['198.18.0.0', 15],
-  ['224.0.0.0', 3],
-] as const) {
-  privateAddresses.addSubnet(net, prefix, 'ipv4')
-}
-for (const [net, prefix] of [
-  ['::', 96],
-  ['64:ff9b::', 96],
-  ['64:ff9b:1::', 48],
-  ['100::', 64],
-  ['2002::', 16],
-  ['fc00::', 7],
-  ['fe80::', 10],
-  ['ff00::', 8],
-] as const) {
-  privateAddresses.addSubnet(net, prefix, 'ipv6')
-}
-
-/** An IPv4 address within an IPv6 one is judged as itself. */
-function isPrivate(address: string): boolean {
-  return privateAddresses.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4')
-}
-
-const privateCode = 'EPRIVATE'
-
-/** Judged where it is connected to, because a name may lead elsewhere by then. */
-const publicLookup: LookupFunction = (hostname, options, done) => {
-  lookup(hostname, { ...options, all: true }, (error, addresses) => {
-    if (error) return done(error, [])
-    const open = addresses.filter(({ address }) => !isPrivate(address))
-    if (open.length === 0) {
-      return done(Object.assign(new Error('This name leads to private addresses.'), { code: privateCode }), [])
-    }
-    if (options.all) return done(null, open)
-    done(null, open[0]!.address, open[0]!.family)
-  })
 }

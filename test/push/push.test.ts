@@ -351,6 +351,14 @@ test('devices: a token is one user’s at a time, twenty each, strict, and answe
     { kind: 'fcm', token: 'a' },
     { kind: 'web', subscription: { ...subscription, endpoint: subscription.endpoint.replace('https', 'http') } },
     { kind: 'web', subscription: { ...subscription, keys: { ...subscription.keys, auth: 'AAAA' } } },
+    // No point of the curve: nothing can be encrypted for it.
+    {
+      kind: 'web',
+      subscription: {
+        ...subscription,
+        keys: { ...subscription.keys, p256dh: Buffer.alloc(65, 7).toString('base64url') },
+      },
+    },
     { kind: 'expo', token: token('a'), locale: 'de_DE; drop' },
   ]
   for (const body of wrong) expect([body, (await register(ann, body)).status]).toEqual([body, 400])
@@ -376,6 +384,12 @@ test('an endpoint within this machine or a private network is refused, unless a 
     'db.internal',
     'printer.local',
     'user:word@push.example.com',
+    '[fec0::1]',
+    '[::ffff:0:127.0.0.1]',
+    '[2001:0:1::1]',
+    'push.example.com:22',
+    // Valid names of a URL, of which others read the beginning.
+    ...[';', "'", '{', '`', '!', ',', '='].map((end) => `127.0.0.1${end}.example.com`),
   ]
   for (const host of inside) expect([host, refused(`https://${host}/x`)]).toEqual([host, true])
   for (const url of ['http://push.example.com/x', 'file:///etc/passwd', 'nothing']) expect(refused(url)).toBe(true)
