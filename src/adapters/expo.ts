@@ -11,10 +11,20 @@ export type ExpoPushOptions = {
   baseUrl?: string
   /** How long its library first waits, in milliseconds, when Expo says 429; then we do. Defaults to 1,000. */
   retryMinTimeout?: number
+  /**
+   * How long Expo is waited for, in milliseconds, for all that is sent at once; what is asked then is known by nobody, and what
+   * was not yet is sent later. 1–15,000. Defaults to 15,000.
+   */
+  answerWithinMs?: number
 }
 
 /** Nobody wants to hear of it a day later. In seconds. */
 const ttl = 86_400
+const answerWithinMsMax = 15_000
+/** As many as Expo takes in one request. */
+const chunkMax = 100
+/** Of one `send`, of which four may be under way. */
+const requestsMax = 4
 
 /**
  * ```ts
@@ -22,6 +32,10 @@ const ttl = 86_400
  * ```
  */
 export function expoPush(options: ExpoPushOptions = {}): PushSender {
+  const { answerWithinMs = answerWithinMsMax } = options
+  if (!(answerWithinMs >= 1 && answerWithinMs <= answerWithinMsMax)) {
+    throw new TypeError(`expoPush: answerWithinMs: expected a number from 1 to ${answerWithinMsMax}.`)
+  }
   let loading: Promise<Expo> | undefined
   const client = () => {
     loading ??= load(options)
@@ -42,12 +56,10 @@ export function expoPush(options: ExpoPushOptions = {}): PushSender {
       if (expo === null) return notices.map(() => notLoaded)
       const deliveries: Delivery[] = notices.map(() => notOne)
       const places = [...notices.keys()].filter((at) => tokenOf(notices[at]!) !== null)
-      const sendable = places.map((at) => messageOf(notices[at]!))
-      let sent = 0
-      // One by one they come back in their order.
-      for (const chunk of expo.chunkPushNotifications(sendable)) {
-        for (const delivery of await sendChunk(expo, chunk)) deliveries[places[sent++]!] = delivery
-      }
+      const sendable = places.map((at) => ({ at, message: messageOf(notices[at]!) }))
+      await sendAll(expo, sendable, answerWithinMs, ({ at }, delivery) => {
+        deliveries[at] = delivery
+      })
       return deliveries
     },
     async receipts(tickets) {
@@ -82,20 +94,59 @@ function messageOf(notice: Notice): ExpoPushMessage {
   return { to: tokenOf(notice)!, title, body, data, sound: 'default', priority: 'high', ttl, collapseId: tag, tag }
 }
 
-/** One that Expo does not take makes it refuse all that came with it: then each half is sent by itself. */
-async function sendChunk(expo: Expo, chunk: ExpoPushMessage[]): Promise<Delivery[]> {
-  try {
-    return (await expo.sendPushNotificationsAsync(chunk)).map(deliveryOf)
-  } catch (error) {
-    const { statusCode } = error as { statusCode?: number }
-    if (statusCode === 400 && chunk.length > 1) {
-      const half = Math.ceil(chunk.length / 2)
-      const first = await sendChunk(expo, chunk.slice(0, half))
-      return [...first, ...(await sendChunk(expo, chunk.slice(half)))]
+type Part = { at: number; message: ExpoPushMessage }[]
+type Tell = (each: Part[number], delivery: Delivery) => void
+
+/** One that Expo does not take makes it refuse all that came with it: then each part is sent by itself. */
+async function sendAll(expo: Expo, all: Part, withinMs: number, tell: Tell): Promise<void> {
+  let isOver = false
+  let timer: NodeJS.Timeout | undefined
+  const over = new Promise<void>((resolve) => {
+    timer = setTimeout(() => {
+      isOver = true
+      resolve()
+    }, withinMs)
+  })
+  async function sendPart(part: Part): Promise<Part[]> {
+    try {
+      const asked = expo.sendPushNotificationsAsync(part.map(({ message }) => message))
+      // Its word may come when nobody waits for it any more.
+      asked.catch(() => undefined)
+      const tickets = await Promise.race([asked, over])
+      for (const [nth, each] of part.entries()) tell(each, tickets ? deliveryOf(tickets[nth]!) : notAnswered)
+    } catch (error) {
+      const { statusCode } = error as { statusCode?: number }
+      if (statusCode === 400 && part.length > 1) return partsOf(part, error)
+      for (const each of part) tell(each, afterError(error, statusCode))
     }
-    return chunk.map(() => afterError(error, statusCode))
+    return []
   }
+  let parts: Part[] = []
+  for (let at = 0; at < all.length; at += chunkMax) parts.push(all.slice(at, at + chunkMax))
+  // So many at a time, so that what is not answered in time was asked.
+  while (parts.length > 0 && !isOver) {
+    const more = await Promise.all(parts.slice(0, requestsMax).map(sendPart))
+    parts = [...parts.slice(requestsMax), ...more.flat()]
+  }
+  clearTimeout(timer)
+  for (const each of parts.flat()) tell(each, tooLate)
 }
+
+/** One for each project, where Expo has said whose the tokens are, else halves. */
+function partsOf(part: Part, error: unknown): Part[] {
+  const ofProjects = Object.values((error as { details?: object }).details ?? {})
+  const projects = new Map<number, Part>()
+  for (const each of part) {
+    const project = ofProjects.findIndex((tokens) => Array.isArray(tokens) && tokens.includes(each.message.to))
+    projects.set(project, [...(projects.get(project) ?? []), each])
+  }
+  if (projects.size > 1) return [...projects.values()]
+  const half = Math.ceil(part.length / 2)
+  return [part.slice(0, half), part.slice(half)]
+}
+
+const tooLate: Delivery = { outcome: 'again', why: 'Expo took too long with others' }
+const notAnswered: Delivery = { outcome: 'unknown', why: 'Expo has not answered in time' }
 
 function afterError(error: unknown, status: number | undefined): Delivery {
   if (status === undefined) return connectionFailed(error) ?? { outcome: 'unknown', why: 'Expo has not answered' }
@@ -103,6 +154,8 @@ function afterError(error: unknown, status: number | undefined): Delivery {
   const isFinal = status === 400 || status === 413
   // What came with 200 and cannot be read: it may have taken them.
   if (status < 300) return { outcome: 'unknown', why: 'Expo’s answer cannot be read' }
+  // Of something before it, which does not know what Expo has done.
+  if (status === 502 || status === 504) return { outcome: 'unknown', why: `Expo answered ${status}` }
   return { outcome: isFinal ? 'refused' : 'again', why: `Expo answered ${status}` }
 }
 
@@ -143,6 +196,8 @@ async function load({ accessToken, baseUrl, retryMinTimeout }: ExpoPushOptions):
   }
   const { Expo } = await import('expo-server-sdk')
   return new Expo({
+    // None of ours waits within the library.
+    maxConcurrentRequests: 4 * requestsMax,
     ...(accessToken === undefined ? {} : { accessToken }),
     ...(retryMinTimeout === undefined ? {} : { retryMinTimeout }),
   })

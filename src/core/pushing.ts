@@ -33,7 +33,7 @@ export type Delivery =
 /** What hands notices to one service: `expoPush` of `holdfast/expo`, `webPush` of `holdfast/web-push`. */
 export type PushSender = {
   kind: PushKind
-  /** Answers for each notice, in their order. */
+  /** Answers for each notice, in their order, within 15 seconds: one that is not answered by then is `unknown`, by itself. */
   send(notices: readonly Notice[]): Promise<Delivery[]>
   /** Why such a device can never be reached, as a sentence for who registers it. Null: it may be. */
   refusalOf(device: PushDevice): string | null
