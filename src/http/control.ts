@@ -62,7 +62,8 @@ async function editRoute(call: Call): Promise<Response> {
   // In the lane that its message has, whatever the app says by now.
   const { tenantId, sessionId, userId, messageId } = keyOf(call)
   const pair = await messagePair(call.parts.database, tenantId, sessionId, messageId, userId)
-  const content = await contentOf(filePlaceOf(call, pair?.message.lane ?? 'main'), body)
+  if (pair === null) throw new Problem('not_found')
+  const content = await contentOf(filePlaceOf(call, pair.message.lane), body)
   const { expiresMs, sendsPerMinute: sendsMax } = call.parts
   const ask = { ...content, id: body.id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, sendsMax }
   const edited = await edit(call.parts.database, keyOf(call), ask)

@@ -15,7 +15,7 @@ import { type MessagePlace, messagePage, type Pair } from '../store/messages.ts'
 import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
 import { withinToken } from './events.ts'
 import { type FilePlace, filePlaceOf, takeOutFiles } from './files.ts'
-import { laneOf } from './lane.ts'
+import { laneOfMessage } from './lane.ts'
 import { Problem } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
 import { type Call, json, jsonText, locationOf, type Route, sessionOf, type Within } from './route.ts'
@@ -72,17 +72,17 @@ type Taken =
 
 /**
  * Stores a message, tells of it, and stops what it interrupts. Rejects with a Problem. `sendsMax`: as in `Acceptance`.
- * `mayRefuseBudget`: it is the no to what its lane asks about a budget, if it does.
+ * `lane`: where its files were stored for that already. `mayRefuseBudget`: it is the no to what its lane asks about a budget, if it does.
  */
 export async function takeMessage(
   call: Within,
-  body: z.infer<typeof sendSchema>,
+  body: z.infer<typeof sendSchema> & { lane?: string | undefined },
   sendsMax: number,
   mayRefuseBudget = false,
 ): Promise<Taken> {
   const { id } = body
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000, userMessageId: id })
-  const lane = await laneOf(call)
+  const lane = body.lane ?? (await laneOfMessage(call, body))
   const place = { ...sessionOf(call), lane, messageId: id }
   const acceptance = {
     ...place,

@@ -25,7 +25,7 @@ import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } fr
 import { goOn, storeAnswers } from './chat-answers.ts'
 import { pairNow, roundOf, type StateAfter, stateAfter, tell } from './control.ts'
 import { filePlaceOf, takeOutFiles } from './files.ts'
-import { laneOf } from './lane.ts'
+import { laneOfMessage } from './lane.ts'
 import { contentOf, takeMessage, type WhenBusy, whenBusySchema } from './messages.ts'
 import { inWords, Problem, wantsJson } from './problem.ts'
 import { rateHeaders, tooManySends } from './rate.ts'
@@ -65,6 +65,8 @@ type Sending = {
   /** May hold answers to what was asked before the message was sent. */
   history: readonly Json[]
   parts: UserPart[]
+  /** For which its files were stored, if it has any. */
+  lane?: string
   metadata: JsonObject | undefined
   regenerates: boolean
   /** What `sendMessage({messageId})` and `regenerate({messageId})` name. */
@@ -91,7 +93,7 @@ export async function acceptChat(call: Call, asked: Asked): Promise<Done> {
   }
   if (asked.id === undefined) return { pair: await goOn(call, asked.history), headers: {} }
   await storeAnswers(call, asked.history)
-  return await perform(call, { ...asked, parts: await withoutData(call, asked.parts) })
+  return await perform(call, await withoutData(call, asked))
 }
 
 /** Of the body that a transport sends, what is read of it. Throws the `Problem` of one that cannot be. */
@@ -131,16 +133,16 @@ export function readChat(sent: Json): { sessionId: string; asked: Asked } {
 const isData = (part: UserPart) => part.type === 'file' && /^data:/i.test(part.url)
 
 /** Before anything is compared: what is stored has paths, and so has what the client means by the same files. */
-async function withoutData(call: Call, parts: UserPart[]): Promise<UserPart[]> {
-  if (!parts.some(({ type }) => type === 'file')) return parts
-  const place = filePlaceOf(call, await laneOf(call))
-  try {
-    return await takeOutFiles(place, parts)
-  } catch (error) {
+async function withoutData(call: Call, asked: Sending): Promise<Sending> {
+  const { parts } = asked
+  if (!parts.some(({ type }) => type === 'file')) return asked
+  const lane = await laneOfMessage(call, asked)
+  const take = async () => ({ ...asked, lane, parts: await takeOutFiles(filePlaceOf(call, lane), parts) })
+  return await take().catch(async (error: unknown) => {
     if (!is(error, 'not_found')) throw error
     await makeSession(call)
-    return await takeOutFiles(place, parts)
-  }
+    return await take()
+  })
 }
 
 /** A chat begins with its first message. A foreign one is not found. */

@@ -158,3 +158,33 @@ test('what one says alone changes nothing that another sees of the session: coun
   expect(watcher.frames.filter(({ type }) => type !== 'caught-up')).toHaveLength(1)
   await watcher.close()
 })
+
+test('a file that was said alone stays so when its message is sent again or edited after the lane has changed (P157, I10)', async () => {
+  const { ann, bob, session, isPrivate } = await openPrivate()
+  const post = async (path: string, body: object) => {
+    const response = await ann.request(path, { method: 'POST', body: JSON.stringify(body) })
+    await response.body?.cancel()
+    return response.status
+  }
+  const filesOf = async (api: Api) =>
+    ((await (await api.request(`/v1/sessions/${session}/files`)).json()) as { data: [] }).data.length
+  const said = (text: string) => [
+    { type: 'text', text },
+    { type: 'file', mediaType: 'text/plain', url: `data:text/plain,${text}` },
+  ]
+  const messages = `/v1/sessions/${session}/messages`
+  const chat = (text: string, more: object = {}) =>
+    post('/api/chat', { id: session, messages: [{ id: 'u1', role: 'user', parts: said(text) }], ...more })
+  expect(await post(messages, { id: 'm1', parts: said('one') })).toBe(202)
+  expect(await chat('two')).toBe(200)
+  await eventually(async () => (await listed(ann)).messageCount === 4)
+  isPrivate.ann = false
+  expect(await post(messages, { id: 'm1', parts: said('one') })).toBe(202)
+  expect(await chat('two')).toBe(200)
+  expect([await filesOf(ann), await filesOf(bob)]).toEqual([2, 0])
+  expect(await chat('three', { messageId: 'u1' })).toBe(200)
+  expect(await post(`${messages}/m1/edit`, { id: 'm2', parts: said('four') })).toBeLessThan(300)
+  // Of a message that has not come yet nobody knows the lane.
+  expect(await post(`${messages}/m9/edit`, { id: 'm10', parts: said('five') })).toBe(404)
+  expect([await filesOf(ann), await filesOf(bob)]).toEqual([4, 0])
+})
