@@ -30,7 +30,7 @@ create table holdfast.sessions (
   input_tokens bigint not null default 0,
   output_tokens bigint not null default 0,
   last_preview text,
-  -- The next seq of the log when it was written.
+  -- The seq that told it: of two previews the later one is shown.
   preview_seq int not null default 0,
   last_model text,
   model_seq int not null default 0,
@@ -500,17 +500,17 @@ begin
   return v_seq;
 end $$;
 
--- Counts messages and tokens where those look who may see them. `p_shows`: the preview is theirs from now on. A model that is
--- null is none.
+-- Counts messages and tokens where those look who may see them. `p_shows`: the preview is theirs from now on, told by
+-- `p_preview_seq` (null: by the event that comes next). A model that is null is none.
 create function holdfast.count_in(p_tenant text, p_session text, p_audience text, p_messages int, p_shows boolean,
-  p_preview text, p_input bigint default 0, p_output bigint default 0, p_model text default null) returns void
-  language plpgsql as $$
+  p_preview text, p_input bigint default 0, p_output bigint default 0, p_model text default null,
+  p_preview_seq int default null) returns void language plpgsql as $$
 declare v_user text := holdfast.alone(p_audience); v_seq int;
 begin
   if v_user is null then
     update holdfast.sessions set message_count = message_count + p_messages, input_tokens = input_tokens + p_input,
         output_tokens = output_tokens + p_output, last_preview = case when p_shows then p_preview else last_preview end,
-        preview_seq = case when p_shows then next_seq else preview_seq end, last_model = coalesce(p_model, last_model),
+        preview_seq = case when p_shows then coalesce(p_preview_seq, next_seq) else preview_seq end, last_model = coalesce(p_model, last_model),
         model_seq = case when p_model is null then model_seq else next_seq end, updated_at = clock_timestamp()
      where tenant_id = p_tenant and id = p_session;
     return;
@@ -520,7 +520,7 @@ begin
   insert into holdfast.asides (tenant_id, session_id, user_id) values (p_tenant, p_session, v_user) on conflict do nothing;
   update holdfast.asides set message_count = message_count + p_messages, input_tokens = input_tokens + p_input,
       output_tokens = output_tokens + p_output, last_preview = case when p_shows then p_preview else last_preview end,
-      preview_seq = case when p_shows then v_seq else preview_seq end, last_model = coalesce(p_model, last_model),
+      preview_seq = case when p_shows then coalesce(p_preview_seq, v_seq) else preview_seq end, last_model = coalesce(p_model, last_model),
       model_seq = case when p_model is null then model_seq else v_seq end, updated_at = clock_timestamp()
    where tenant_id = p_tenant and session_id = p_session and user_id = v_user;
 end $$;
@@ -868,15 +868,19 @@ begin
 end $$;
 
 -- The beginning of the last message that is shown, of all lanes that are seen together, is what lists show of the session: asked
--- where that may be another one than what came last. Long texts are cut before they are searched.
-create function holdfast.renew_preview(p_tenant text, p_session text, p_audience text) returns void language sql as $$
-  select holdfast.count_in(p_tenant, p_session, p_audience, 0, true, (
-      select (select nullif(left(trim(regexp_replace(left(string_agg(p ->> 'text', ' '), 4000), '\s+', ' ', 'g')), 140), '')
-          from jsonb_array_elements(m.parts) p where p ->> 'type' = 'text')
-        from holdfast.messages m where m.tenant_id = p_tenant and m.session_id = p_session and m.shown and m.parts <> '[]'
-          and m.audience is not distinct from p_audience
-       order by m.position desc, m.role limit 1))
-$$;
+-- where that may be another one than what came last. Long texts are cut before they are searched. Where none is shown, what others
+-- see, too, is later than nothing.
+create function holdfast.renew_preview(p_tenant text, p_session text, p_audience text) returns void language plpgsql as $$
+declare v_preview text; v_seq int;
+begin
+  select (select nullif(left(trim(regexp_replace(left(string_agg(p ->> 'text', ' '), 4000), '\s+', ' ', 'g')), 140), '')
+        from jsonb_array_elements(m.parts) p where p ->> 'type' = 'text'), coalesce(m.told_seq, m.seq)
+    into v_preview, v_seq
+    from holdfast.messages m where m.tenant_id = p_tenant and m.session_id = p_session and m.shown and m.parts <> '[]'
+      and m.audience is not distinct from p_audience
+   order by m.position desc, m.role limit 1;
+  perform holdfast.count_in(p_tenant, p_session, p_audience, 0, true, v_preview, p_preview_seq => coalesce(v_seq, 0));
+end $$;
 
 -- Shows what chosen messages lead to, and nothing else.
 create function holdfast.show_lane(p_tenant text, p_session text, p_lane text) returns void language plpgsql as $$
@@ -931,7 +935,7 @@ begin
     -- Those that are marked still, for the sender whose first answer was lost.
     if p_when_busy = 'interrupt' or p_refuses_budget then
       select json_agg(json_build_object('messageId', e.message_id, 'round', e.round)) into v_interrupted
-        from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session and e.lane = p_lane
+        from holdfast.turns e where e.tenant_id = p_tenant and e.session_id = p_session and e.lane = v_message.lane
           and e.stopping is not null and e.stopping_reason = 'interrupted';
     end if;
     return json_build_object('outcome', 'same', 'seq', v_message.seq, 'interrupted', coalesce(v_interrupted, '[]'),
@@ -1272,10 +1276,10 @@ end $$;
 -- exists: it is answered); again (round, attempt or index moved, or the index counts another thing: read and fold again);
 -- stopping (after the last try: the turn is marked, nothing is appended any more, and any process completes it). `p_round` is
 -- the round that the stopper has read: a retry keeps the attempt's number until it begins. `p_open`: whether the index counts
--- chunks, or (not open) answers.
+-- chunks, or (not open) answers. `p_takes_back`: a message of the user's own that nobody has begun to answer is withdrawn.
 create function holdfast.stop(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_next_index int,
   p_parts jsonb, p_metadata jsonb, p_preview text, p_by text, p_reason text, p_last_try boolean, p_user text,
-  p_round int, p_open boolean) returns json language plpgsql as $$
+  p_round int, p_open boolean, p_takes_back boolean default true) returns json language plpgsql as $$
 declare t holdfast.turns; v_message json; v_seq int; v_index int; v_by text; v_reason text;
 begin
   t := holdfast.locked_turn(p_tenant, p_session, p_turn);
@@ -1302,9 +1306,8 @@ begin
     v_by := t.stopping;
     v_reason := t.stopping_reason;
   end if;
-  -- One that nobody has begun to answer is taken back by who wrote it: it leaves the conversation, and its text is theirs
-  -- again. Anybody else only stops it.
-  if p_user = t.user_id and t.attempt = 0 and t.round = 1 then
+  -- It leaves the conversation, and its text is theirs again. Anybody else only stops it.
+  if p_takes_back and p_user = t.user_id and t.attempt = 0 and t.round = 1 then
     v_reason := 'withdrawn';
     perform holdfast.take_back(t);
   end if;

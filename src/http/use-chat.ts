@@ -351,17 +351,21 @@ function nothing(): Response {
 async function stop(call: Call): Promise<Response> {
   const { database, hub, wakeups } = call.parts
   const { tenantId, sessionId, userId } = sessionOf(call)
-  const snapshot = await readSnapshot(database, hub.epoch(), { tenantId, sessionId, userId, limit: 1 })
-  const turns = (snapshot?.turns ?? []) as { messageId: string; replyId: string; round: number; state: string }[]
+  // First: by the time that it is here its sender may have lost the right.
   const named = await namedIn(call.request)
+  const snapshot = await readSnapshot(database, hub.epoch(), { tenantId, sessionId, userId, limit: 1 })
+  if (snapshot === null) throw new Problem('not_found')
+  const turns = snapshot.turns as { messageId: string; replyId: string; round: number; state: string }[]
   const turn =
     named === undefined
       ? (turns.find(({ state }) => state === 'running') ?? turns[0])
       : turns.find(({ replyId }) => replyId === named)
   if (turn !== undefined) {
     const { messageId, round } = turn
-    const ask = { tenantId, sessionId, messageId, by: userId, reason: null, round, userId: null }
+    // Such a client goes on showing the message: it is not withdrawn.
+    const ask = { tenantId, sessionId, messageId, by: userId, reason: null, round, userId, takesBack: false }
     const stopped = await stopTurn(database, ask)
+    if (stopped.outcome === 'not_found' || stopped.outcome === 'forbidden') throw new Problem(stopped.outcome)
     if (stopped.outcome === 'stopped') {
       wakeups.tell({ tenantId, sessionId, events: [stopped.event], runs: [], due: true })
     }

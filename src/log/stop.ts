@@ -25,6 +25,8 @@ export type Stopping = {
    * nothing out.
    */
   userId: string | null
+  /** False: nor does that user. Defaults to true. */
+  takesBack?: boolean
   /** One that has begun is left alone. Defaults to false. */
   onlyQueued?: boolean
 }
@@ -41,7 +43,7 @@ const triesMax = 3
 const toolErrorText = 'stopped'
 
 export async function stopTurn(database: Database, ask: Stopping): Promise<Stopped> {
-  const { by, reason, userId, onlyQueued = false } = ask
+  const { by, reason, userId, takesBack, onlyQueued = false } = ask
   for (let tries = 1; ; tries++) {
     const turn = await stoppable(database, ask.tenantId, ask.sessionId, ask.messageId, userId)
     if (turn === null) return { outcome: 'not_found' }
@@ -57,7 +59,7 @@ export async function stopTurn(database: Database, ask: Stopping): Promise<Stopp
     // What moves is not only queued: it is never marked.
     if (onlyQueued && tries > triesMax) return { outcome: 'begun' }
     const lastTry = tries >= triesMax && !onlyQueued
-    const answer = await stop(database, key, folded, { by, reason, userId, lastTry, round })
+    const answer = await stop(database, key, folded, { by, reason, userId, lastTry, round, takesBack })
     if (answer.outcome === 'stopped') return { outcome: 'stopped', event: answer.event }
     if (answer.outcome === 'late') return { outcome: 'late' }
     if (answer.outcome === 'not_found' || answer.outcome === 'forbidden') return { outcome: answer.outcome }

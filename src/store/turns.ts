@@ -297,7 +297,7 @@ export async function stoppable(
 
 const stopTurn: Statement = {
   name: 'stop',
-  text: 'select holdfast.stop($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10, $11, $12, $13, $14) as answer',
+  text: 'select holdfast.stop($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8, $9, $10, $11, $12, $13, $14, $15) as answer',
 }
 
 export type StopAnswer =
@@ -308,7 +308,14 @@ export async function stop(
   database: Database,
   key: AttemptKey,
   folded: { isOpen: boolean; nextIndex: number; parts: Part[]; metadata: JsonObject | null; preview: string | null },
-  ask: { by: string; reason: string | null; lastTry: boolean; userId: string | null; round: number },
+  ask: {
+    by: string
+    reason: string | null
+    lastTry: boolean
+    userId: string | null
+    round: number
+    takesBack?: boolean
+  },
 ): Promise<StopAnswer> {
   const rows = await database.query<{ answer: { outcome: StopAnswer['outcome']; event?: EventJson } }>(
     'accept',
@@ -325,6 +332,7 @@ export async function stop(
       ask.userId,
       ask.round,
       folded.isOpen,
+      ask.takesBack ?? true,
     ],
   )
   const { outcome, event } = rows[0]!.answer

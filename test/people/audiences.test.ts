@@ -5,6 +5,7 @@ import { textOf } from '../../src/core/parts.ts'
 import { openChat } from '../support/chat.ts'
 import { type Api, apiOf, type Frame } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
+import { queryOnce } from '../support/postgres.ts'
 import { checkFrames } from './two-people.ts'
 
 type Who = 'ann' | 'bob'
@@ -187,4 +188,19 @@ test('a file that was said alone stays so when its message is sent again or edit
   // Of a message that has not come yet nobody knows the lane.
   expect(await post(`${messages}/m9/edit`, { id: 'm10', parts: said('five') })).toBe(404)
   expect([await filesOf(ann), await filesOf(bob)]).toEqual([4, 0])
+})
+
+test('where all that one said alone is withdrawn, the preview is of what all see again (P34, P157)', async () => {
+  const { chat, ann, bob, session, database, isPrivate } = await openPrivate()
+  isPrivate.bob = false
+  await bob.send(session, 'hello', 'b1')
+  await eventually(async () => (await listed(ann)).lastPreview === 'told hello')
+  // Nobody begins to answer it.
+  await queryOnce(database, 'update holdfast.meta set paused = true')
+  await ann.send(session, 'a secret', 'a1')
+  expect(await listed(ann)).toMatchObject({ messageCount: 3, lastPreview: 'a secret' })
+  const stop = await ann.request(`/v1/sessions/${session}/messages/a1/stop`, { method: 'POST', body: '{}' })
+  expect(await stop.json()).toMatchObject({ withdrawn: true })
+  const shown = { messageCount: 2, lastPreview: 'told hello' }
+  for (const seen of [await listed(ann), await chat.sessions.get(session)]) expect(seen).toMatchObject(shown)
 })

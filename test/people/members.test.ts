@@ -1,4 +1,6 @@
 /** Who the members of a session are: P150 to P155. */
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
 import { WebSocket } from 'ws'
 import { textOf } from '../../src/core/parts.ts'
@@ -173,6 +175,36 @@ test('what a removed member has asked for is stopped, running or waiting its tur
   ])
   expect(watcher.problems).toEqual([])
   expect(await textsOf(ann, session)).toEqual(['runs', 'begun', 'waits', 'waits, too', 'begun'])
+})
+
+test('a stop over useChat whose body comes after its sender was removed ends nothing (P13, P154, I15)', async () => {
+  const held = gate()
+  const { chat, ann, url, session, watcher } = await openChat({
+    async *reply() {
+      yield 'begun'
+      await held.passed
+    },
+  })
+  await chat.members.add(session, { userId: 'bob' })
+  await ann.send(session, 'hello', 'm1')
+  await watcher.until(({ type }) => type === 'chunk')
+  const { hostname, port } = new URL(url)
+  const slow = connect(Number(port), hostname)
+  onTestFinished(() => void slow.destroy())
+  const head = ['host: x', `authorization: Bearer ${await tokenOf('bob')}`, 'content-type: application/json']
+  slow.write(
+    [`POST /api/chat/${session}/stop HTTP/1.1`, ...head, 'content-length: 2', 'connection: close', '', '{'].join(
+      '\r\n',
+    ),
+  )
+  // By then it is judged.
+  for (let asked = 0; asked < 5; asked++) await ann.snapshot(session)
+  await chat.members.remove(session, { userId: 'bob' })
+  slow.write('}')
+  const [answer] = (await once(slow, 'data')) as [Buffer]
+  expect(String(answer)).toMatch(/^HTTP\/1.1 404 /)
+  held.open()
+  expect((await watcher.outcome('m1')).type).toBe('message.ai_response')
 })
 
 test('open lists hear that one has joined a session, and that it is not theirs any more (P126, P154)', async () => {
