@@ -25,7 +25,7 @@ import {
 } from './http/approvals.ts'
 import { idSchema, metadataSchema, readValue } from './http/body.ts'
 import { retryTurn, stopReply, tell } from './http/control.ts'
-import { add, change, membersOf, remove, roleSchema } from './http/members.ts'
+import { add, change, invite, inviteFields, invitesOf, membersOf, remove, revoke, roleSchema } from './http/members.ts'
 import {
   contentOf,
   contentSchema,
@@ -48,6 +48,7 @@ import { listSchema, sessionPage, tellCreated, titleSchema } from './http/sessio
 import { replyMessage, type UserOrAssistantMessage } from './reply/message.ts'
 import type { WhenBusy } from './store/accept.ts'
 import type { Member } from './store/log.ts'
+import type { Invite } from './store/members.ts'
 import { messagePage, type Pair } from './store/messages.ts'
 import { type Present, presentIn } from './store/presence.ts'
 import { say } from './store/say.ts'
@@ -220,6 +221,21 @@ export type InCode<Metadata extends object = JsonObject, Events extends EventTyp
      */
     remove(sessionId: string, ask: InTenant & { userId: string }): Promise<boolean>
   }
+  /** Who may become a member, by a secret that they are given: `POST /v1/invites/accept` takes it. */
+  invites: {
+    /**
+     * `role` defaults to `member`, and nobody is made an owner. It is good for `expiresMs` (a minute to 30 days, 7 days where
+     * nothing is said) and for `uses` people (1–100, defaults to 1). `token` is answered this once and stored nowhere.
+     */
+    create(
+      sessionId: string,
+      ask?: InTenant & { role?: 'member' | 'reader'; expiresMs?: number; uses?: number },
+    ): Promise<Invite & { token: string }>
+    /** Those that are good, without their tokens. */
+    list(sessionId: string, ask?: InTenant): Promise<Invite[]>
+    /** False: the session has no such invitation. */
+    revoke(sessionId: string, inviteId: string, ask?: InTenant): Promise<boolean>
+  }
   /** Who of its members is there just now, on whichever device and process: `here`, or `away` where all are in the background. */
   presence(sessionId: string, ask?: InTenant): Promise<Present[]>
   /** Answers a message again whose turn failed or was stopped; any other is left as it is. `round`: only that one. */
@@ -350,6 +366,8 @@ const retrySchema = z.strictObject(ofMessage)
 const memberListSchema = z.strictObject(inSession)
 const memberAskSchema = z.strictObject({ ...inSession, userId: nameSchema, role: roleSchema.default('member') })
 const memberRemoveSchema = z.strictObject({ ...inSession, userId: nameSchema })
+const inviteAskSchema = z.strictObject({ ...inSession, ...inviteFields })
+const revokeSchema = z.strictObject({ ...inSession, inviteId: z.string() })
 const notifyAskSchema = notifySchema.safeExtend(inSession)
 const publishAskSchema = publishSchema.safeExtend(inSession)
 const presenceSchema = z.strictObject(inSession)
@@ -468,8 +486,7 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       list: failing(async (sessionId, ask) => {
         const { tenantId } = readValue({ ...ask, sessionId }, memberListSchema)
         const own = await parts()
-        if ((await readSession(own.database, tenantId, sessionId, null)) === null) throw new Problem('not_found')
-        return await membersOf(within(own, tenantId, sessionId, null))
+        return await membersOf(await withinOneThere(own, tenantId, sessionId))
       }),
       add: failing(async (sessionId, ask) => {
         const { tenantId, ...member } = readValue({ ...ask, sessionId }, memberAskSchema)
@@ -482,6 +499,20 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       remove: failing(async (sessionId, ask) => {
         const { tenantId, userId } = readValue({ ...ask, sessionId }, memberRemoveSchema)
         return await remove(within(await parts(), tenantId, sessionId, null), userId)
+      }),
+    },
+    invites: {
+      create: failing(async (sessionId, ask) => {
+        const { tenantId, role, expiresMs, uses } = readValue({ ...ask, sessionId }, inviteAskSchema)
+        return await invite(within(await parts(), tenantId, sessionId, null), { role, expiresMs, uses })
+      }),
+      list: failing(async (sessionId, ask) => {
+        const { tenantId } = readValue({ ...ask, sessionId }, memberListSchema)
+        return await invitesOf(await withinOneThere(await parts(), tenantId, sessionId))
+      }),
+      revoke: failing(async (sessionId, inviteId, ask) => {
+        const { tenantId } = readValue({ ...ask, sessionId, inviteId }, revokeSchema)
+        return await revoke(await withinOneThere(await parts(), tenantId, sessionId), inviteId)
       }),
     },
     presence: failing(async (sessionId, ask) => {
@@ -533,6 +564,12 @@ function within<User extends string | null>(
   userId: User,
 ): Within<User> {
   return { parts, params: { sessionId }, principal: { tenantId, userId } }
+}
+
+/** Rejects where there is no such session. */
+async function withinOneThere(parts: HttpParts, tenantId: string, sessionId: string): Promise<Within<null>> {
+  if ((await readSession(parts.database, tenantId, sessionId, null)) === null) throw new Problem('not_found')
+  return within(parts, tenantId, sessionId, null)
 }
 
 function standIn<Metadata extends object>(own: Within<string | null>, pair: Pair): Stand<Metadata> {

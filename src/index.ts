@@ -79,6 +79,7 @@ export type { WrapTools } from './reply/tools.ts'
 export type { OnUncertain, UncertainCall, Uncertainty } from './reply/uncertain.ts'
 export type { WhenBusy } from './store/accept.ts'
 export type { Member } from './store/log.ts'
+export type { Invite } from './store/members.ts'
 export type { PresenceState, Present } from './store/presence.ts'
 export type { Role as MemberRole, ServerSession, Session } from './store/sessions.ts'
 

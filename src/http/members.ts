@@ -9,6 +9,7 @@ import {
   acceptInvite,
   addMember,
   changeMember,
+  type Invite,
   listInvites,
   listMembers,
   type MemberAnswer,
@@ -116,35 +117,51 @@ async function removeRoute(call: Call): Promise<Response> {
   return new Response(null, { status: 204 })
 }
 
-const inviteSchema = z.strictObject({
+export const inviteFields = {
   role: z.enum(['member', 'reader']).default('member'),
   expiresMs: z.number().int().min(60_000).max(limits.inviteLastsMsMax).default(limits.inviteLastsMs),
   uses: z.number().int().min(1).max(limits.membersMax).default(1),
-})
+}
+const inviteSchema = z.strictObject(inviteFields)
+type InviteAsk = z.infer<typeof inviteSchema>
 
-async function inviteRoute(call: Call): Promise<Response> {
-  const asked = await readBody(call.request, inviteSchema)
+/** `token`: told this once. */
+export async function invite(own: Own, asked: InviteAsk): Promise<Invite & { token: string }> {
   const token = randomBytes(24).toString('base64url')
-  const ask = { ...askedBy(call), ...asked, id: uuidv7(), hash: hashOf(token), invitesMax: limits.invitesMax }
-  const stored = await surely(() => storeInvite(call.parts.database, ask))
+  const ask = { ...askedBy(own), ...asked, id: uuidv7(), hash: hashOf(token), invitesMax: limits.invitesMax }
+  const stored = await surely(() => storeInvite(own.parts.database, ask))
   if (stored.outcome === 'full') {
     throw new Problem('too_large', `A session may have at most ${limits.invitesMax} invitations. Revoke one first.`)
   }
   if (stored.outcome !== 'invited') throw new Problem(stored.outcome)
-  return json(201, { ...stored.invite, token })
+  return { ...stored.invite, token }
+}
+
+async function inviteRoute(call: Call): Promise<Response> {
+  return json(201, await invite(call, await readBody(call.request, inviteSchema)))
+}
+
+/** Those that are good. */
+export async function invitesOf(own: Own): Promise<Invite[]> {
+  return await listInvites(own.parts.database, sessionOf(own))
 }
 
 async function invitesRoute(call: Call): Promise<Response> {
-  return json(200, { data: await listInvites(call.parts.database, sessionOf(call)), before: null, after: null })
+  return json(200, { data: await invitesOf(call), before: null, after: null })
 }
 
 const uuidPattern = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
+/** False: there is none, nor has been. */
+export async function revoke(own: Own, id: string): Promise<boolean> {
+  if (!uuidPattern.test(id)) return false
+  const { outcome } = await revokeInvite(own.parts.database, { ...askedBy(own), id })
+  if (outcome === 'forbidden') throw new Problem(outcome)
+  return outcome === 'revoked'
+}
+
 async function revokeRoute(call: Call): Promise<Response> {
-  const id = call.params.inviteId!
-  if (!uuidPattern.test(id)) throw new Problem('not_found')
-  const { outcome } = await revokeInvite(call.parts.database, { ...askedBy(call), id })
-  if (outcome !== 'revoked') throw new Problem(outcome)
+  if (!(await revoke(call, call.params.inviteId!))) throw new Problem('not_found')
   return new Response(null, { status: 204 })
 }
 

@@ -130,13 +130,7 @@ export function createLists(database: Database): Lists {
   function lookForLeft(): void {
     clearTimeout(leftTimer)
     if (stopped || users.size === 0) return
-    leftTimer = setTimeout(
-      () =>
-        void tellLeft()
-          .catch(() => undefined)
-          .then(lookForLeft),
-      leftEveryMs,
-    ).unref()
+    leftTimer = setTimeout(() => void tellLeft().then(lookForLeft, lookForLeft), leftEveryMs).unref()
   }
 
   /** Where it fails, the next one looks as far back as this one. */

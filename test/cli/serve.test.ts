@@ -6,8 +6,10 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
+import { apiOf } from '../support/client.ts'
 import { freshDatabase } from '../support/postgres.ts'
+import { startServer } from '../support/server.ts'
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 
@@ -46,6 +48,7 @@ const wrong: [what: string, env: Record<string, string>, line: RegExp][] = [
   ['guests perhaps', { HOLDFAST_GUESTS: 'yes' }, /^HOLDFAST_GUESTS: expected on or off or loopback, got "yes"\.\n$/],
   ['a role that is none', { HOLDFAST_ROLES: 'http,worker' }, /^HOLDFAST_ROLES: expected http, runner or both.*\n$/],
   ['a short secret', { HOLDFAST_JWT_SECRET: 'short' }, /^HOLDFAST_JWT_SECRET: expected at least 32 characters\.\n$/],
+  ['a short key', { HOLDFAST_SERVER_KEY: 'short' }, /^serverKey \(HOLDFAST_SERVER_KEY\): expected at least 32.*\n$/],
   ['secret and keys', { HOLDFAST_JWT_SECRET: 'x'.repeat(32), HOLDFAST_JWKS_URL: 'http://a/' }, /not both\.\n$/],
   [
     'keys without an audience',
@@ -108,6 +111,20 @@ $`),
   again.kill('SIGTERM')
   expect(await once(again, 'exit')).toEqual([0, null])
   await rm(dataDir, { recursive: true })
+})
+
+test('serve takes events of the app from who has HOLDFAST_SERVER_KEY, and from nobody else (P155)', async () => {
+  const database = await freshDatabase(18)
+  onTestFinished(() => database.drop())
+  const serverKey = 'k'.repeat(32)
+  const { url } = await startServer({ database: database.url, env: { HOLDFAST_SERVER_KEY: serverKey } })
+  await (await apiOf(url)).createSession('s')
+  const publish = async (key: string) => {
+    const headers = { 'content-type': 'application/json', authorization: `Bearer ${key}` }
+    const body = JSON.stringify({ event: 'partner.moved', data: {} })
+    return (await fetch(`${url}/v1/sessions/s/events`, { method: 'POST', headers, body })).status
+  }
+  expect([await publish(serverKey), await publish('x'.repeat(32))]).toEqual([200, 401])
 })
 
 test('an unknown command is named, with the commands that there are', async () => {

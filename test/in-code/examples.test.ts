@@ -28,6 +28,10 @@ test('the examples of docs/in-code.md run', async () => {
 
     await chat.publish('trip', 'partner.signed_compact', { stage: 1 }, { excludeUserId: 'ann' })
 
+    const { id: inviteId, token } = await chat.invites.create('trip', { role: 'reader', uses: 2 })
+    expect(token).toMatch(/^[\w-]{32}$/)
+    await chat.invites.revoke('trip', inviteId)
+
     const messages = await chat.messages.forUseChat('trip', { userId: 'ann' })
     expect(messages.map(({ role }) => role)).toEqual(['assistant', 'user', 'assistant'])
 

@@ -1,4 +1,5 @@
 /** Who the members of a session are: P150 to P155. */
+import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
@@ -144,11 +145,23 @@ test('an invitation makes members as often as it may, once each, until it is rev
   const second = await ask(ann, 'POST', invites, {})
   expect(await ask(ann, 'DELETE', `${invites}/${second.body.id}`)).toMatchObject({ status: 204 })
   const eve = await apiOf(url, 'eve')
+  // In code the server does the same.
+  const third = await chat.invites.create(session, { role: 'reader', uses: 3 })
+  expect(await chat.invites.list(session)).toEqual([{ ...third, token: undefined }])
+  expect(third).toMatchObject({ uses: 3, used: 0, createdBy: 'server' })
+  expect(await accept(await apiOf(url, 'fay'), third.token)).toMatchObject({ body: { member: { role: 'reader' } } })
+  expect(await chat.invites.revoke(session, third.id)).toBe(true)
+  expect(await chat.invites.list(session)).toEqual([])
+  for (const none of ['none', randomUUID()]) expect(await chat.invites.revoke(session, none)).toBe(false)
+  expect(await codeOf(chat.invites.list('missing'))).toBe('not_found')
+  expect(await codeOf(chat.invites.create('missing'))).toBe('not_found')
+  expect(await codeOf(chat.invites.create(session, { uses: 101 }))).toBe('invalid_request')
+  expect(await accept(eve, third.token)).toMatchObject({ status: 410 })
   expect(await accept(eve, second.body.token)).toMatchObject({ status: 410, body: { code: 'gone' } })
   expect(await accept(eve, 'nobody’s')).toMatchObject({ status: 404 })
   expect(await ask(bob, 'POST', invites, {})).toMatchObject({ status: 403 })
   expect(await ask(ann, 'POST', invites, { role: 'owner' })).toMatchObject({ status: 400 })
-  expect((await chat.members.list(session)).length).toBe(3)
+  expect((await chat.members.list(session)).length).toBe(4)
 })
 
 test('what a removed member has asked for is stopped, running or waiting its turn, and others’ goes on (P154, I2)', async () => {
