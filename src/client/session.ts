@@ -325,8 +325,9 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
 
   /** As far back as was shown before: what has changed there no frame tells. */
   const withEarlier = async (next: View, signal: AbortSignal) => {
-    const oldest = phase === 'ready' ? view?.now().messages[0]?.id : undefined
     for (;;) {
+      // A page of those before may come meanwhile.
+      const oldest = phase === 'ready' ? view?.now().messages[0]?.id : undefined
       const { messages, before } = next.now()
       if (oldest === undefined || before === null || messages.some((message) => message.id === oldest)) return
       next.takeEarlier(await pageBefore(before, signal))
@@ -433,14 +434,17 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       await wire.ask(`${path}/typing`, { method: 'POST', body: { isTyping } }, undefined)
     },
     async loadEarlier() {
-      const before = view?.now().before ?? null
-      const of = view
-      if (before === null || of === null) return false
-      const page = await pageBefore(before)
-      // A snapshot that was loaded meanwhile has its own place.
-      if (view === of && of.now().before === before) of.takeEarlier(page)
-      changed()
-      return page.data.length > 0
+      for (;;) {
+        const of = view
+        const before = of?.now().before ?? null
+        if (before === null || of === null) return false
+        const page = await pageBefore(before)
+        // A snapshot that was loaded meanwhile has its own place: it is gone on from there.
+        if (view !== of) continue
+        if (of.now().before === before) of.takeEarlier(page)
+        changed()
+        return page.data.length > 0
+      }
     },
   }
 }

@@ -4,6 +4,7 @@ import { memoryStorage } from '../../src/client/client.ts'
 import { textOf } from '../../src/core/parts.ts'
 import { ReplyError } from '../../src/index.ts'
 import { eventually } from '../support/eventually.ts'
+import { queryOnce } from '../support/postgres.ts'
 import { clientOf, isLive, openScene, shownBy, stored, transports, watch } from './scene.ts'
 
 describe.each(transports)('over %s', (transport) => {
@@ -30,6 +31,8 @@ describe.each(transports)('over %s', (transport) => {
     scene.proxy.accept()
     client.wake()
     await eventually(async () => shownBy(handle)[3] === 'assistant: Re again')
+    // The words of a reply are shown while it is written, and are its message's when that is over.
+    await eventually(async () => handle.getSnapshot().turns.length === 0)
     expect(shownBy(handle)).toEqual(await stored(scene))
     const first = seen.findIndex((each) => each.includes('hello'))
     expect(seen.slice(first).filter((each) => !each.includes('hello'))).toEqual([])
@@ -347,4 +350,39 @@ test('a message that an earlier page wrote makes its session, and stays in sight
   })
   expect(seen.filter((each) => !each.includes('from the tunnel'))).toEqual([])
   expect(textOf(handle.getSnapshot().messages[0]!.parts)).toBe('from the tunnel')
+})
+
+test('an earlier page that comes when the session was loaded anew is loaded for what is shown now, and is there', async () => {
+  const scene = await openScene()
+  await queryOnce(
+    scene.database,
+    `select count(holdfast.say(s.tenant_id, s.id, 'm' || n, '[]', null, 'said', null, 'main'))
+       from holdfast.sessions s, generate_series(1, 60) n where s.id = '${scene.session}'`,
+  )
+  const held: (() => void)[] = []
+  let isHolding = true
+  const client = clientOf(scene, {
+    async fetch(input, init) {
+      const answer = await fetch(input, init)
+      if (isHolding && String(input).includes('before=')) await new Promise<void>((resolve) => held.push(resolve))
+      return answer
+    },
+  })
+  const handle = client.session(scene.session)
+  const { leave } = watch(handle)
+  await isLive(handle)
+  const count = handle.getSnapshot().messages.length
+  expect(count).toBeLessThan(60)
+  const earlier = handle.loadEarlier()
+  await eventually(async () => held.length === 1)
+  // Who leaves and comes back has it loaded anew.
+  leave()
+  let loads = 0
+  onTestFinished(handle.onLoaded(() => loads++))
+  watch(handle)
+  await eventually(async () => loads === 1)
+  isHolding = false
+  for (const letGo of held) letGo()
+  expect(await earlier).toBe(true)
+  await eventually(async () => handle.getSnapshot().messages.length > count)
 })

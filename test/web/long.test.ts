@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest
 import { groupsOf } from '../../web/src/groups.ts'
 import { noSections, sectionsOf } from '../../web/src/sections.ts'
 import { eventually } from '../support/eventually.ts'
+import { queryOnce } from '../support/postgres.ts'
 import { untilStatusOn } from './page.ts'
 import { gatesOf, openStage, openTab, type Stage } from './stage.ts'
 
@@ -56,7 +57,6 @@ async function openLong(): Promise<void> {
   page = await openTab(context, `${stage.site.origin}/#/${id}`, complaints)
   await page.getByRole('status').getByText('Live', { exact: true }).waitFor()
   const button = page.getByRole('button', { name: 'Earlier messages' })
-  // A page that came while the chat was loaded anew is not shown: who stays at the top has the button for that.
   await eventually(async () => {
     await scroller().evaluate((it) => it.scrollTo({ top: it.scrollTop === 0 ? 2_000 : 0 }))
     return (await button.count()) === 0
@@ -148,6 +148,35 @@ test('who reads on in a long chat while a reply streams is not moved', async () 
   await untilStatusOn(page, 'complete')
   await page.locator('article.reply').getByText('Line 39 of many.').waitFor()
   expect(Math.abs((await place(id)) - start)).toBeLessThanOrEqual(2)
+})
+
+test('who is at the top gets what was before, also where a busy page is told late that the reader has come near', async () => {
+  const made = await context.request.post(`${stage.site.origin}/v1/sessions`, { data: {} })
+  const { id } = (await made.json()) as { id: string }
+  await queryOnce(
+    stage.database.url,
+    `select count(holdfast.say(s.tenant_id, s.id, 'm' || n, '[{"type":"text","text":"said"}]', null, 'said', null, 'main'))
+       from holdfast.sessions s, generate_series(1, 70) n where s.id = '${id}'`,
+  )
+  // As browsers may: what changed first, and what changed then, are told together.
+  await context.addInitScript(() => {
+    let held: IntersectionObserverEntry[] | null = []
+    const isOfButton = ({ target }: IntersectionObserverEntry) => target.querySelector('.small-button') !== null
+    window.IntersectionObserver = class extends IntersectionObserver {
+      constructor(tell: IntersectionObserverCallback, options?: IntersectionObserverInit) {
+        super((entries, observer) => {
+          if (held === null || !entries.some(isOfButton)) return tell(entries, observer)
+          held.push(...entries)
+          if (held.length === 1) return document.querySelector('.messages')?.scrollTo({ top: 0 })
+          const all = held
+          held = null
+          tell(all, observer)
+        }, options)
+      }
+    }
+  })
+  page = await openTab(context, `${stage.site.origin}/#/${id}`, complaints)
+  await eventually(async () => (await page.locator('main article').count()) === 70)
 })
 
 async function eventuallyIs(look: () => Promise<string | null>): Promise<string> {

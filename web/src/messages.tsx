@@ -143,8 +143,9 @@ function Earlier({ onEarlier }: { onEarlier(): Promise<unknown> }) {
   useEffect(() => {
     const { current } = place
     if (!current) return
-    const near = ([entry]: IntersectionObserverEntry[]) => {
-      if (entry?.isIntersecting) void give(onEarlier)
+    // A busy page is told several at once, what holds now last.
+    const near = (entries: IntersectionObserverEntry[]) => {
+      if (entries.at(-1)?.isIntersecting) void give(onEarlier)
     }
     const watcher = new IntersectionObserver(near, { root: current.closest('.messages'), rootMargin: '400px 0px 0px' })
     watcher.observe(current)
