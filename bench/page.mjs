@@ -4,6 +4,8 @@
  * processor is counted, because what else runs on the machine is no work of the page.
  */
 
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import pg from 'pg'
 import { chromium } from 'playwright-core'
 import { startProvider } from '../test/support/provider.mjs'
@@ -18,6 +20,8 @@ const browserArgs = ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disab
 
 /** `PAGE_MESSAGES=2000 npm run bench -- page`: a shorter one. */
 const messages = Number(process.env.PAGE_MESSAGES ?? 10_000)
+/** To look closer: `PAGE_PROFILES=…`, a directory for a CPU profile of each part. They cost the page time themselves. */
+const profiles = process.env.PAGE_PROFILES
 
 export async function page() {
   return withMachine(async (machine) => {
@@ -32,29 +36,29 @@ export async function page() {
       const [name, value] = cookie.split('=')
       await context.addCookies([{ name, value, url }])
       const tab = await context.newPage()
-      const watch = await watchOf(browser)
+      const cdp = await context.newCDPSession(tab)
+      const watch = await watchOf(browser, cdp)
       const lines = []
 
-      const opened = await watch(async () => {
+      const opened = await watch('opened', async () => {
         await tab.goto(`${url}/#/${session}`)
         await tab.locator(`[data-reply="m${messages}"]`).waitFor()
       })
       lines.push(`page, opens a session of ${messages} messages: shown after ${ms(opened.tookMs)}; ${told(opened)}`)
       await tab.waitForTimeout(2_000)
 
-      const loaded = await watch(() => loadAll(tab))
+      const loaded = await watch('loaded', () => loadAll(tab))
       lines.push(`page, loads all ${messages} by going up, ${ms(loaded.tookMs)}: ${told(loaded)}`)
 
-      const cdp = await context.newCDPSession(tab)
-      const scrolled = await watch(() => wheel(tab, cdp))
+      const scrolled = await watch('scrolled', () => wheel(tab, cdp))
       lines.push(`page, ${messages} messages, scrolled by ${wheels} wheel events: ${told(scrolled)}`)
 
-      const jumped = await watch(() => jump(tab))
+      const jumped = await watch('jumped', () => jump(tab))
       lines.push(`page, ${messages} messages, ${jumps} jumps anywhere: ${told(jumped)}`)
 
       await tab.getByLabel('To the latest message').click()
       await tab.waitForTimeout(1_000)
-      const replied = await watch(async () => {
+      const replied = await watch('replied', async () => {
         // Asked of the server: what looks into the page for it would be work of the page.
         const path = `/v1/sessions/${session}/messages?wait=55`
         const { status, text } = await send(url, 'POST', path, { id: 'the-fast-one', text: 'go' }, cookie)
@@ -82,19 +86,30 @@ const told = ({ work }) => {
   return `${count} tasks, p50 ${ms(p50)}, p99 ${ms(p99)}, max ${ms(max)}, ${over.length} over ${frameMs} ms; all ${ms(sum)}`
 }
 
-/** In one statement, by the function with which the assistant says something; every other one is made a person's. */
+const storedAtOnce = 100
+
+/**
+ * By the function with which the assistant says something; every other one is made a person's. Some in each transaction:
+ * within one, each change of the session's row leaves a version that the next one walks over.
+ */
 async function fill(databaseUrl, session) {
   const client = new pg.Client(databaseUrl)
   await client.connect()
+  const texts = [replyText, 'Question #: how does it hold, and what when the network is gone?']
   try {
-    await client.query('begin')
-    await client.query(
-      `select count(holdfast.say(s.tenant_id, s.id, 'm' || n,
-          jsonb_build_array(jsonb_build_object('type', 'text', 'text', replace(($2::text[])[n % 2 + 1], '#', n::text))),
-          null, md5(n::text), null, 'main'))
-         from holdfast.sessions s, generate_series(1, $3::int) n where s.id = $1`,
-      [session, [replyText, 'Question #: how does it hold, and what when the network is gone?'], messages],
-    )
+    await client.query('set synchronous_commit to off')
+    for (let first = 1; first <= messages; first += storedAtOnce) {
+      const last = Math.min(messages, first + storedAtOnce - 1)
+      await client.query(
+        `select count(holdfast.say(s.tenant_id, s.id, 'm' || n,
+            jsonb_build_array(jsonb_build_object('type', 'text', 'text', replace(($2::text[])[n % 2 + 1], '#', n::text))),
+            null, md5(n::text), null, 'main'))
+           from holdfast.sessions s, generate_series($3::int, $4::int) n where s.id = $1`,
+        [session, texts, first, last],
+      )
+      // A plan for the few that there were would look at each of all that there are.
+      if (first % 1_000 === 1) await client.query('analyze holdfast.messages, holdfast.events, holdfast.sessions')
+    }
     await client.query(
       `update holdfast.messages set role = 'user', author = (select user_id from holdfast.members where session_id = $1)
         where session_id = $1 and substr(id, 2)::int % 2 = 1`,
@@ -104,7 +119,6 @@ async function fill(databaseUrl, session) {
       `update holdfast.messages set replies_to = 'm' || (substr(id, 2)::int - 1) where session_id = $1 and role = 'assistant'`,
       [session],
     )
-    await client.query('commit')
     await client.query('analyze holdfast.messages')
   } finally {
     await client.end()
@@ -135,21 +149,23 @@ function fastReply() {
   return [...steps, { text: 'And that was all of it.' }]
 }
 
+const earlierMs = 20_000
+
 async function loadAll(tab) {
-  for (let pages = messages / 25; pages > 0; pages--) {
-    const left = await tab.evaluate(async () => {
-      const button = document.querySelector('.messages .earlier-messages, .messages .column > div > .small-button')
+  for (;;) {
+    const { count, isStalled, hasEarlier } = await tab.evaluate(async (ms) => {
+      const button = document.querySelector('.messages .column > div > .small-button')
       document.querySelector('.messages').scrollTo({ top: 0 })
-      const first = document.querySelector('main article')?.getAttribute('data-message')
-      for (let frame = 0; frame < 600; frame++) {
-        await new Promise((resolve) => requestAnimationFrame(resolve))
-        if (!document.contains(button))
-          return document.querySelector('.messages .column > div > .small-button') !== null
-        if (document.querySelector('main article')?.getAttribute('data-message') !== first) return true
+      const until = performance.now() + ms
+      while (button?.isConnected && performance.now() < until) await new Promise(requestAnimationFrame)
+      return {
+        count: document.querySelectorAll('main article').length,
+        isStalled: button?.isConnected ?? false,
+        hasEarlier: document.querySelector('.messages .column > div > .small-button') !== null,
       }
-      return true
-    })
-    if (!left) return
+    }, earlierMs)
+    if (isStalled) throw new Error(`${count} messages are there, and nothing more came in ${earlierMs} ms at the top`)
+    if (!hasEarlier) return
   }
 }
 
@@ -182,9 +198,10 @@ async function jump(tab) {
 }
 
 /** What the tasks of the page's main thread took of the processor, in ms. */
-async function watchOf(browser) {
+async function watchOf(browser, tab) {
   const cdp = await browser.newBrowserCDPSession()
-  return async (work) => {
+  if (profiles) await tab.send('Profiler.enable')
+  return async (name, work) => {
     const events = []
     const collect = ({ value }) => events.push(...value.filter(isWanted))
     cdp.on('Tracing.dataCollected', collect)
@@ -193,6 +210,7 @@ async function watchOf(browser) {
       transferMode: 'ReportEvents',
       traceConfig: { recordMode: 'recordContinuously', includedCategories, excludedCategories: ['*'] },
     })
+    if (profiles) await tab.send('Profiler.start')
     const began = performance.now()
     await work()
     const tookMs = performance.now() - began
@@ -200,6 +218,10 @@ async function watchOf(browser) {
     await cdp.send('Tracing.end')
     await done
     cdp.off('Tracing.dataCollected', collect)
+    if (profiles) {
+      const { profile } = await tab.send('Profiler.stop')
+      await writeFile(join(profiles, `${name}.cpuprofile`), JSON.stringify(profile))
+    }
     return { tookMs, ...tasksOf(events) }
   }
 }
