@@ -189,8 +189,10 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     const rest = [...between, ...waiting]
     if (drawn !== null && drawn.shown === shown && sameList(drawn.rest, rest)) return drawn.messages
     const stored = [...(shown?.messages ?? []), ...between.map(({ message }) => message)]
+    const before = drawn
+    const known = (at: number) => (before?.shown?.messages[at] === stored[at] ? before?.messages[at] : undefined)
     const messages = [
-      ...stored.map((message, at) => withDelivery(message, shown, at)),
+      ...stored.map((message, at) => withDelivery(message, shown, at, known(at))),
       ...waiting.filter((each) => !stored.some((message) => message.id === each.id)).map(optimistic),
     ]
     drawn = { shown, rest, messages }

@@ -18,9 +18,16 @@ export type Delivery =
 /** `delivery` null: it is a reply. */
 export type ShownMessage<Chat = unknown> = MessageOf<Chat> & { delivery: Delivery | null }
 
-/** The same object where it is of the same message, so that only what changed is drawn again. */
-export function withDelivery(message: Message, shown: Shown | null, at: number): ShownMessage {
-  const known = drawn.get(message)
+/**
+ * The same object where it is of the same message, so that only what changed is drawn again. `known`: as what it was shown
+ * last, where that is at hand: of thousands each is looked up else, in each frame.
+ */
+export function withDelivery(
+  message: Message,
+  shown: Shown | null,
+  at: number,
+  known = drawn.get(message),
+): ShownMessage {
   // A reply's, and one that was read: it stays so, and of thousands nothing is looked for.
   if (known && (known.delivery === null || known.delivery.state === 'read')) return known
   const delivery = deliveryOf(message, shown, at)

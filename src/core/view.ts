@@ -6,6 +6,7 @@
 import type { Chunk, Part } from './chunk.ts'
 import type { Failure } from './errors.ts'
 import { createFold, type Fold } from './fold.ts'
+import { lastIndex } from './last-index.ts'
 import type { Message, Session, Turn } from './message.ts'
 import { withCall } from './open-step.ts'
 
@@ -82,9 +83,16 @@ export function createView(snapshot: Snapshot): View {
   const turns = new Map(snapshot.turns.map((turn) => [turn.id, turn]))
   const open = new Map<string, Open>()
   let shown: Shown | null = null
+  /** The turns in their order, until an event changes them: no chunk does. */
+  let line: readonly Turn[] | null = null
 
+  // What changes stands at the end: of many messages the others are not looked at.
   const change = (id: string, to: (message: Message) => Message) => {
-    messages = messages.map((each) => (each.id === id ? to(each) : each))
+    const at = lastIndex(messages, (each) => each.id === id)
+    if (at < 0) return
+    const next = messages.slice()
+    next[at] = to(next[at]!)
+    messages = next
   }
   const changeMember = (id: string, to: (member: Member) => Member) => {
     members = members.map((each) => (each.userId === id ? to(each) : each))
@@ -117,6 +125,7 @@ export function createView(snapshot: Snapshot): View {
 
   const takeEvent = (frame: EventFrame): boolean => {
     const { type, turnId, data } = frame
+    line = null
     if (turnId !== undefined) takeTurn(turnId, type, data)
     switch (type) {
       case 'message.created':
@@ -259,7 +268,7 @@ export function createView(snapshot: Snapshot): View {
       const known = new Set(messages.map(({ id }) => id))
       messages = [...page.data.filter(({ id }) => !known.has(id)), ...messages]
       before = page.before
-      shown = null
+      shown = line = null
     },
     takeReceipt({ userId, delivered, read }) {
       changeMember(userId, (member) => ({
@@ -271,7 +280,8 @@ export function createView(snapshot: Snapshot): View {
     },
     now() {
       settleFolds()
-      shown ??= { session, members, messages, before, turns: inOrder([...turns.values()], messages), cursor }
+      line ??= inOrder([...turns.values()], messages)
+      shown ??= { session, members, messages, before, turns: line, cursor }
       return shown
     },
   }

@@ -1,8 +1,9 @@
 /** What a client shows of a session is what the server has stored, from whichever snapshot it goes on (I5, I7). */
 import { setImmediate as turnOfLoop } from 'node:timers/promises'
 import { expect, test } from 'vitest'
+import type { Turn } from '../../src/core/message.ts'
 import { textOf } from '../../src/core/parts.ts'
-import { createView, isChunkFrame, type LogFrame, type Shown, type Snapshot } from '../../src/core/view.ts'
+import { createView, isChunkFrame, type LogFrame, newMessage, type Shown, type Snapshot } from '../../src/core/view.ts'
 import { type Reply, ReplyError } from '../../src/index.ts'
 import { openChat } from '../support/chat.ts'
 import { type Api, ApiError } from '../support/client.ts'
@@ -216,4 +217,39 @@ test('between two attempts, in a new round and behind another branch a view says
   await until(runs(5))
   await next()
   await until(isOver)
+})
+
+test('a piece of a reply is taken without a look at the messages before it, however many there are', () => {
+  let looks = 0
+  const lookedAt = (count: number) => {
+    const about = { sessionId: 's', lane: 'main', at: '2026-01-01T00:00:00.000Z' }
+    const messages = Array.from({ length: count }, (_, at) => {
+      const message = newMessage({ ...about, id: `m${at}`, seq: at, role: at % 2 === 0 ? 'user' : 'assistant' })
+      return Object.defineProperty(message, 'id', {
+        enumerable: true,
+        get() {
+          looks++
+          return `m${at}`
+        },
+      })
+    })
+    const [messageId, replyId] = [`m${count - 2}`, `m${count - 1}`]
+    const turn = { id: 't', messageId, replyId, state: 'running', attempt: 1, round: 1 } as Turn
+    const session = { id: 's' } as Shown['session']
+    const open = [{ turnId: 't', replyId, attempt: 1, index: 1, chunks: [{ type: 'text-start' as const, id: 'a' }] }]
+    const view = createView({ session, members: [], messages, before: null, turns: [turn], open, cursor: 'c0' })
+    const before = view.now()
+    looks = 0
+    view.take({
+      ...{ type: 'chunk', after: 'c0', cursor: 'c1', turnId: 't', messageId: replyId, attempt: 1, index: 1, n: 1 },
+      chunks: [{ type: 'text-delta', id: 'a', delta: 'word' }],
+    })
+    const now = view.now()
+    expect(textOf(now.messages.at(-1)!.parts)).toBe('word')
+    expect(now.messages.slice(0, -1).every((message, at) => message === before.messages[at])).toBe(true)
+    expect(now.turns).toBe(before.turns)
+    return looks
+  }
+  const ofFew = lookedAt(10)
+  expect(lookedAt(1_000)).toBe(ofFew)
 })

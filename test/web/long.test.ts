@@ -208,6 +208,17 @@ test('groups keep their messages and stay the same objects where nothing changed
   expect(keyOf(next, 'b19')).toBe(keyOf(grown, 'b19'))
 })
 
+test('of thousands of messages a piece of a reply changes one group, and an earlier page adds some before them', () => {
+  type Message = Parameters<typeof groupsOf>[0][number]
+  const message = (id: string) => ({ id }) as Message
+  const some = Array.from({ length: 4_000 }, (_, at) => message(`b${at}`))
+  const groups = groupsOf(some, [])
+  const grown = groupsOf([...some.slice(0, -1), message('b3999')], groups)
+  expect(grown.filter((group, at) => group !== groups[at]).length).toBe(1)
+  const paged = groupsOf([...Array.from({ length: 50 }, (_, at) => message(`a${at}`)), ...some], groups)
+  expect(paged.slice(-groups.length).every((group, at) => group === groups[at])).toBe(true)
+})
+
 test('a text in sections is the same text, each finished one as it was while it grows, and no fence is cut', () => {
   const block = '```ts\nconst a = 1\n\nconst b = 2\n```\n\n'
   const text = Array.from({ length: 60 }, (_, at) => `A paragraph ${at} of words.\n\n${block}- one\n\n  two\n\n`).join(

@@ -57,7 +57,7 @@ const lifeOf = (told: Told[], of = 'r-u1') =>
       const ends = { after: `c${at}`, cursor: `c${at + 1}` }
       return { ...ends, type, seq: at + 1, at: timeOf(second), turnId, data: data as EventFrame['data'] }
     }),
-  ).get(of)!
+  ).lives.get(of)!
 const labels = (told: Told[], absences: Absence[] = [], of?: string) =>
   stepsOf(lifeOf(told, of), absences).map(({ label }) => label)
 const at = (second: number) => Date.parse(timeOf(second))

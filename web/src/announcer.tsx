@@ -60,9 +60,9 @@ export function Announcer({ messages, replyId, line, clockAheadMs, givenBack }: 
       lines.push(outcome)
     }
     // To its end, before the one that waited behind it.
-    const reading = messages.find(({ id }) => id === current.replyId)
+    const reading = messages.findLast(({ id }) => id === current.replyId)
     if (reading) read(reading)
-    const reply = messages.find(({ id }) => id === replyId)
+    const reply = messages.findLast(({ id }) => id === replyId)
     // What was there before the page came is read when the reader goes there.
     if (reply && reply.id !== current.replyId && outcomeOf(reply, messages) === null) {
       current.replyId = reply.id

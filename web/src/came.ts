@@ -1,5 +1,5 @@
 /** What came while nobody looked. */
-import type { SessionState } from 'holdfast/client'
+import type { Message, SessionState } from 'holdfast/client'
 import { useEffect, useRef, useState } from 'react'
 
 /** Who was away for less has seen what came, or sees it come. */
@@ -12,25 +12,23 @@ const awayMs = 10_000
 export function useCame(state: SessionState, isShown: boolean, lastSent: string | undefined): string | null {
   const { phase, isLive, messages, session } = state
   const [first, setFirst] = useState<string | null>(null)
-  const seen = useRef<{ over: readonly string[]; at: number } | null>(null)
+  const seen = useRef<{ messages: readonly Message[]; at: number } | null>(null)
   const hasSent = useRef(false)
   const isLooking = isShown && isLive
   useEffect(() => {
     if (lastSent !== undefined) hasSent.current = true
     if (phase !== 'ready' || !isLooking) return
-    const over = messages.flatMap(({ id, role, status }) =>
-      role === 'assistant' && status !== 'pending' && status !== 'streaming' ? [id] : [],
-    )
     if (seen.current === null) {
       const unread = session?.unread ?? 0
       // Of a chat that was begun here the first reply may be there before its log is followed.
-      if (unread > 0 && !hasSent.current) setFirst(over.at(-Math.min(unread, over.length)) ?? null)
+      const over = unread > 0 && !hasSent.current ? overIn(messages) : []
+      if (over.length > 0) setFirst(over.at(-Math.min(unread, over.length)) ?? null)
     } else if (Date.now() - seen.current.at > awayMs) {
-      const ids = new Set(seen.current.over)
-      const came = over.find((id) => !ids.has(id))
+      const ids = new Set(overIn(seen.current.messages))
+      const came = overIn(messages).find((id) => !ids.has(id))
       if (came !== undefined) setFirst(came)
     }
-    seen.current = { over, at: Date.now() }
+    seen.current = { messages, at: Date.now() }
     // What follows came while somebody looked, until they look away.
     return () => {
       if (seen.current) seen.current = { ...seen.current, at: Date.now() }
@@ -41,3 +39,9 @@ export function useCame(state: SessionState, isShown: boolean, lastSent: string 
   }, [lastSent])
   return first
 }
+
+/** Looked for when somebody was away, and not for each piece of a reply. */
+const overIn = (messages: readonly Message[]) =>
+  messages.flatMap(({ id, role, status }) =>
+    role === 'assistant' && status !== 'pending' && status !== 'streaming' ? [id] : [],
+  )

@@ -118,7 +118,7 @@ export function ConversationPage({ sessionId, isNew, demo, isCovered, title, has
   useEscape(stop, running !== undefined && !isCovered && people.mayWrite)
   /** Whose life the timeline draws and the announcer reads: a message that waits behind another has none to speak of. */
   const told =
-    messages.find(({ id }) => id === running?.replyId) ?? messages.findLast(({ role }) => role === 'assistant')
+    messages.findLast(({ id }) => id === running?.replyId) ?? messages.findLast(({ role }) => role === 'assistant')
   const isMissing = phase === 'missing' && isEmpty && !isNew
   /** Nothing of it is known, on this device or from the server. */
   const isAwaited = phase === 'loading' && isEmpty && !isNew

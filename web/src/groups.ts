@@ -20,7 +20,7 @@ export function groupsOf(messages: readonly ShownMessage[], before: readonly Gro
   let at = start
   let kept = 0
   for (const group of before) {
-    if (!group.messages.every((message, place) => messages[at + place] === message)) break
+    if (!isAt(messages, at, group.messages)) break
     at += group.messages.length
     kept++
   }
@@ -28,6 +28,12 @@ export function groupsOf(messages: readonly ShownMessage[], before: readonly Gro
   if (at < messages.length && kept === before.length) at -= before[--kept]?.messages.length ?? 0
   groups.push(...before.slice(0, kept), ...later(messages.slice(at), before.slice(kept), nextKey(before)))
   return groups
+}
+
+/** Whether those stand there, as they are. */
+export function isAt<Item>(items: readonly Item[], at: number, those: readonly Item[]): boolean {
+  for (let place = 0; place < those.length; place++) if (items[at + place] !== those[place]) return false
+  return true
 }
 
 const nextKey = (groups: readonly Group[]) => Math.max(0, ...groups.map(({ key }) => key)) + 1
@@ -65,10 +71,7 @@ function later(messages: readonly ShownMessage[], before: readonly Group[], fres
   }
   return runs.map(({ key, messages: those }, at) => {
     const group = known.get(key)
-    if (group && sameMessages(group.messages, those)) return group
+    if (group?.messages.length === those.length && isAt(those, 0, group.messages)) return group
     return { key, messages: those, isNew: group?.isNew ?? (at < drawnAtFirst || at >= runs.length - drawnAtFirst) }
   })
 }
-
-const sameMessages = (a: readonly ShownMessage[], b: readonly ShownMessage[]) =>
-  a.length === b.length && a.every((each, at) => each === b[at])

@@ -2,12 +2,12 @@
 import type { ConnectionState, EventFrame, SessionHandle, SessionState } from 'holdfast/client'
 import { useCallback, useEffect, useRef, useState } from 'react'
 import { readLog } from './demo.ts'
-import { type Absence, type Life, livesOf } from './timeline.ts'
+import { type Absence, type Life, livesOf, noLives } from './timeline.ts'
 
 /** By reply. What came before the page did, or while it loaded, is read from the log. */
 export function useLives(handle: SessionHandle, { turns, phase }: SessionState, isOn: boolean) {
   const [lives, setLives] = useState<ReadonlyMap<string, Life>>(new Map())
-  const log = useRef({ events: [] as EventFrame[], cursor: '', isReading: false })
+  const log = useRef({ events: [] as EventFrame[], told: noLives, cursor: '', isReading: false })
   const read = useCallback(async () => {
     const { current } = log
     if (current.isReading) return
@@ -17,7 +17,8 @@ export function useLives(handle: SessionHandle, { turns, phase }: SessionState, 
     current.cursor = cursor
     const seq = events[0]?.seq ?? Number.POSITIVE_INFINITY
     current.events = [...current.events.filter((each) => each.seq < seq), ...events]
-    setLives(livesOf(current.events))
+    current.told = livesOf(current.events)
+    setLives(current.told.lives)
   }, [handle])
 
   useEffect(() => {
@@ -27,9 +28,10 @@ export function useLives(handle: SessionHandle, { turns, phase }: SessionState, 
       const { current } = log
       // One that leaves a gap before it is read with what is missing.
       if (frame.after !== current.cursor && frame.seq !== (current.events.at(-1)?.seq ?? 0) + 1) return void read()
-      current.events = [...current.events, frame]
+      current.events.push(frame)
       current.cursor = frame.cursor
-      setLives(livesOf(current.events))
+      current.told = livesOf([frame], current.told)
+      setLives(current.told.lives)
     })
   }, [handle, isOn, read])
   const isBehind = turns.some(({ replyId, attempt }) => lives.get(replyId)?.attempt !== attempt)

@@ -62,12 +62,7 @@ const settled = { isHeld: false, retryAt: null, isLimited: false }
 /** Of one that is far only its text is shown, whatever else may be done with it. */
 function isSameGroup(before: GroupProps, now: GroupProps): boolean {
   if (!before.isNear && !now.isNear) return before.group === now.group && before.height === now.height
-  return (
-    (Object.keys(now) as (keyof GroupProps)[]).every(
-      (key) => key === 'height' || key === 'outlook' || Object.is(before[key], now[key]),
-    ) &&
-    Object.entries(now.outlook).every(([key, value]) => before.outlook[key as keyof typeof before.outlook] === value)
-  )
+  return (Object.keys(now) as (keyof GroupProps)[]).every((key) => key === 'height' || Object.is(before[key], now[key]))
 }
 
 /** As the message that it stands for, to who searches the page or has it read out. */

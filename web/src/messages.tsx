@@ -98,8 +98,14 @@ function useSame<Value>(value: Value, isSame: (a: Value, b: Value) => boolean): 
 const sameList = <Item,>(a: readonly Item[], b: readonly Item[]) =>
   a.length === b.length && a.every((each, at) => each === b[at])
 /** What may be done with a reply is told by itself, and by whether others are there. */
-const sameButForReplies = (a: readonly ShownMessage[], b: readonly ShownMessage[]) =>
-  a.length === b.length && a.every((each, at) => each === b[at] || (each.role === 'assistant' && each.id === b[at]?.id))
+function sameButForReplies(a: readonly ShownMessage[], b: readonly ShownMessage[]): boolean {
+  if (a.length !== b.length) return false
+  // Of many nearly all are the same objects.
+  for (let at = 0; at < a.length; at++) {
+    if (a[at] !== b[at] && (a[at]?.role !== 'assistant' || a[at]?.id !== b[at]?.id)) return false
+  }
+  return true
+}
 
 /** When those that are not sent so far may be: they go one after the other, so what holds one holds those behind it. */
 function useOutlook(unsent: readonly UnsentView[]) {
@@ -108,7 +114,10 @@ function useOutlook(unsent: readonly UnsentView[]) {
   // Once it could not be sent it is waited for, also while another try is made.
   const wasHeld = useRef(false)
   wasHeld.current = waiting.some(({ mayBeStored, isSending }) => mayBeStored && (!isSending || wasHeld.current))
-  return { isHeld: wasHeld.current, retryAt: cooling?.retryAt ?? null, isLimited: cooling?.tries === 0 }
+  const isHeld = wasHeld.current
+  const retryAt = cooling?.retryAt ?? null
+  const isLimited = cooling?.tries === 0
+  return useMemo(() => ({ isHeld, retryAt, isLimited }), [isHeld, retryAt, isLimited])
 }
 
 /** Shows another branch, and keeps the keyboard on the button that was pressed, on the message that takes its place. */

@@ -7,11 +7,14 @@ export type Absence = { from: number; to: number | null; reason: 'cut' | 'killed
 /** One round of a turn, as its events tell it. */
 export type Life = { replyId: string; attempt: number; isOpen: boolean; events: readonly EventFrame[] }
 
-/** By reply: each round has its own. `events`: of one session, in their order, from its beginning. */
-export function livesOf(events: readonly EventFrame[]): ReadonlyMap<string, Life> {
-  const lives = new Map<string, Life>()
-  /** Of each turn, the reply that it owes now. */
-  const replies = new Map<string, string>()
+/** `lives`: by reply, as each round has its own. `replies`: of each turn, the reply that it owes now. */
+export type Lives = { lives: ReadonlyMap<string, Life>; replies: ReadonlyMap<string, string> }
+export const noLives: Lives = { lives: new Map(), replies: new Map() }
+
+/** `events`: of one session, in their order, those that follow from what `told` was made of; else from its beginning. */
+export function livesOf(events: readonly EventFrame[], told = noLives): Lives {
+  const lives = new Map(told.lives)
+  const replies = new Map(told.replies)
   for (const event of events) {
     const { turnId, type, data } = event
     if (turnId === undefined) continue
@@ -26,7 +29,7 @@ export function livesOf(events: readonly EventFrame[]): ReadonlyMap<string, Life
     const isOpen = turn === undefined ? known.isOpen && !(type in outcomes) : true
     lives.set(replyId, { replyId, attempt, isOpen, events: [...known.events, event] })
   }
-  return lives
+  return { lives, replies }
 }
 
 /** What ends a turn's round, and how. */
