@@ -65,9 +65,9 @@ export function createConnection(options: ConnectionOptions): Connection {
   const state = createStore<ConnectionState>({ phase: 'idle', transport: null, retryAt: null })
   const show = (
     phase: ConnectionState['phase'],
-    as: ConnectionState['transport'] = null,
+    as: Transport | OwnTransport | null = null,
     retryAt: string | null = null,
-  ) => state.set({ phase, transport: as, retryAt })
+  ) => state.set({ phase, transport: (as as OwnTransport | null)?.name ?? (as as Transport | null), retryAt })
   const entries = new Map<string, Entry>()
   const listHearers = new Set<(hint: SessionHint | null) => void>()
   let line: Line | null = null
@@ -188,7 +188,7 @@ export function createConnection(options: ConnectionOptions): Connection {
           neverOpened = 0
           // While the network lets it through: later no socket may, and the app may have been deployed anew.
           loadHttp().catch(() => undefined)
-          show('live', nameOf(as))
+          show('live', as)
         },
         ended,
       }
@@ -201,7 +201,7 @@ export function createConnection(options: ConnectionOptions): Connection {
     isRunning = true
     while (wants()) {
       const as = kind()
-      show('connecting', nameOf(as))
+      show('connecting', as)
       const end = await connect(as)
       for (const { reader } of entries.values()) reader.live(false)
       if (!wants()) break
@@ -293,7 +293,6 @@ export function createConnection(options: ConnectionOptions): Connection {
 
 /** Where there is no page, nobody is told that it is in the background: `rest` leaves the connection. */
 const isAway = () => (globalThis as { document?: Document }).document?.visibilityState === 'hidden'
-const nameOf = (as: Transport | OwnTransport) => (typeof as === 'object' ? as.name : as)
 
 /** A session that cannot be followed at the moment. */
 const againMs = 2_000

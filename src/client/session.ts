@@ -189,10 +189,8 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     const rest = [...between, ...waiting]
     if (drawn !== null && drawn.shown === shown && sameList(drawn.rest, rest)) return drawn.messages
     const stored = [...(shown?.messages ?? []), ...between.map(({ message }) => message)]
-    const before = drawn
-    const known = (at: number) => (before?.shown?.messages[at] === stored[at] ? before?.messages[at] : undefined)
     const messages = [
-      ...stored.map((message, at) => withDelivery(message, shown, at, known(at))),
+      ...stored.map((message, at) => withDelivery(message, shown, at)),
       ...waiting.filter((each) => !stored.some((message) => message.id === each.id)).map(optimistic),
     ]
     drawn = { shown, rest, messages }
@@ -438,8 +436,8 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     async loadEarlier() {
       for (;;) {
         const of = view
-        const before = of?.now().before ?? null
-        if (before === null || of === null) return false
+        const before = of?.now().before
+        if (!of || !before) return false
         const page = await pageBefore(before)
         // A snapshot that was loaded meanwhile has its own place: it is gone on from there.
         if (view !== of) continue

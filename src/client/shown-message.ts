@@ -22,12 +22,8 @@ export type ShownMessage<Chat = unknown> = MessageOf<Chat> & { delivery: Deliver
  * The same object where it is of the same message, so that only what changed is drawn again. `known`: as what it was shown
  * last, where that is at hand: of thousands each is looked up else, in each frame.
  */
-export function withDelivery(
-  message: Message,
-  shown: Shown | null,
-  at: number,
-  known = drawn.get(message),
-): ShownMessage {
+export function withDelivery(message: Message, shown: Shown | null, at: number): ShownMessage {
+  const known = drawn.get(message)
   // A reply's, and one that was read: it stays so, and of thousands nothing is looked for.
   if (known && (known.delivery === null || known.delivery.state === 'read')) return known
   const delivery = deliveryOf(message, shown, at)
@@ -45,8 +41,8 @@ function deliveryOf({ id, role, seq, author, lane }: Message, shown: Shown | nul
   const { members, messages, turns } = shown
   const others = lane.startsWith(privateLane) ? [] : members.filter(({ userId }) => userId !== author)
   if (others.length > 0) {
-    const everybody = (has: 'read' | 'delivered') => others.every((member) => member[has] >= seq)
-    return { state: everybody('read') ? 'read' : everybody('delivered') ? 'delivered' : 'sent' }
+    const reached = (['read', 'delivered'] as const).find((has) => others.every((member) => member[has] >= seq))
+    return { state: reached ?? 'sent' }
   }
   const reply = messages[at + 1]
   if (reply?.repliesTo === id && (reply.status !== 'pending' || reply.parts.length > 0)) return { state: 'read' }
