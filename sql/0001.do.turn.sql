@@ -137,6 +137,8 @@ create table holdfast.turns (
   message_id text not null,
   reply_id text not null,
   user_id text not null,
+  -- Who asked for its round, where that is another than the author.
+  round_by text,
   -- The seq of the event that accepted it, hence unique and rising within the session.
   position int not null,
   lane text not null default 'main',
@@ -345,6 +347,11 @@ $$;
 -- It has no outcome.
 create function holdfast.is_live(t holdfast.turns) returns boolean language sql immutable parallel safe as $$
   select t.state in ('queued', 'running', 'waiting')
+$$;
+
+-- Who wants its reply: with them goes what they have asked for.
+create function holdfast.asked_by(t holdfast.turns) returns text language sql immutable parallel safe as $$
+  select coalesce(t.round_by, t.user_id)
 $$;
 
 -- No other turn of its lane may run.

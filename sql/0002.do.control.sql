@@ -2,10 +2,10 @@
 -- The rules of 0001 hold: the session's lock first, decided in a later statement, one call each.
 
 -- Begins a new round of a turn that has its outcome, with a new reply beside the old one, which stays stored. The new one is
--- shown, or (`p_instead`) takes the old one's place, shown or not. Expects the session's row to be locked by the caller.
--- Answers the seq of `turn.queued`.
-create function holdfast.begin_round(t holdfast.turns, p_reply text, p_instead boolean, p_expires_ms bigint) returns int
-  language plpgsql as $$
+-- shown, or (`p_instead`) takes the old one's place, shown or not. `p_by` asks for it; null: the operator, for its author.
+-- Expects the session's row to be locked by the caller. Answers the seq of `turn.queued`.
+create function holdfast.begin_round(t holdfast.turns, p_by text, p_reply text, p_instead boolean, p_expires_ms bigint)
+  returns int language plpgsql as $$
 declare v_seq int; v_turn holdfast.turns; v_old holdfast.messages; v_new holdfast.messages;
 begin
   select * into v_old from holdfast.messages
@@ -17,8 +17,8 @@ begin
       t.message_id, t.message_id, v_old.chosen, false, t.round + 1, t.id) returning * into v_new;
   update holdfast.messages set error = null, updated_at = clock_timestamp()
    where tenant_id = t.tenant_id and session_id = t.session_id and id = t.message_id;
-  update holdfast.turns set state = 'queued', round = round + 1, reply_id = p_reply, failures = 0, crashes = 0,
-      best_steps = 0, best_chunks = 0, checkpoint = null, steps_from = 0, tokens = 0, due_at = null, stopping = null, stopping_reason = null,
+  update holdfast.turns set state = 'queued', round = round + 1, round_by = nullif(p_by, user_id), reply_id = p_reply,
+      failures = 0, crashes = 0, best_steps = 0, best_chunks = 0, checkpoint = null, steps_from = 0, tokens = 0, due_at = null, stopping = null, stopping_reason = null,
       expires_at = clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0), updated_at = clock_timestamp()
    where tenant_id = t.tenant_id and id = t.id;
   if p_instead then
@@ -81,7 +81,7 @@ begin
   -- So does what was handed to the round that failed: the new one is told it from the start.
   update holdfast.turns set reply_id = p_reply
    where tenant_id = p_tenant and session_id = p_session and steered and reply_id = v_old;
-  v_seq := holdfast.begin_round(t, p_reply, true, p_expires_ms);
+  v_seq := holdfast.begin_round(t, p_user, p_reply, true, p_expires_ms);
   return json_build_object('outcome', 'queued', 'event', holdfast.events_of(p_tenant, p_session, array[v_seq]) -> 0,
     'allowance', v_allowance);
 end $$;
@@ -130,7 +130,7 @@ begin
   if not (v_allowance -> 'taken')::boolean then
     return json_build_object('outcome', 'rate_limited', 'allowance', v_allowance);
   end if;
-  v_seq := holdfast.begin_round(t, p_reply, false, p_expires_ms);
+  v_seq := holdfast.begin_round(t, p_user, p_reply, false, p_expires_ms);
   return json_build_object('outcome', 'queued', 'event', holdfast.events_of(p_tenant, p_session, array[v_seq]) -> 0,
     'allowance', v_allowance);
 end $$;

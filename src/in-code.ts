@@ -498,7 +498,7 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       }),
       remove: failing(async (sessionId, ask) => {
         const { tenantId, userId } = readValue({ ...ask, sessionId }, memberRemoveSchema)
-        return await remove(within(await parts(), tenantId, sessionId, null), userId)
+        return (await remove(within(await parts(), tenantId, sessionId, null), userId)) === 'removed'
       }),
     },
     invites: {

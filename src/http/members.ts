@@ -43,14 +43,18 @@ export async function change(own: Own, { userId, role }: Change): Promise<Member
   return told(own, await surely(() => changeMember(own.parts.database, { ...askedBy(own), userId, role }))).member
 }
 
-/** False: they are no member. */
-export async function remove(own: Own, userId: string): Promise<boolean> {
+/** `same`: they went before. Told again all the same: the answer to who removed them may have been lost, and with it the news. */
+export async function remove(own: Own, userId: string): Promise<'removed' | 'same' | 'no_member'> {
   const { tenantId, sessionId } = sessionOf(own)
   const { database, wakeups } = own.parts
-  const removed = await surely(() => removeMember(database, { ...askedBy(own), userId }))
-  if (removed.outcome === 'no_member') return false
+  let tries = 0
+  const removed = await surely(() => {
+    tries++
+    return removeMember(database, { ...askedBy(own), userId })
+  })
+  if (removed.outcome === 'no_member') return 'no_member'
   if (removed.outcome === 'last_owner') throw lastOwner()
-  if (removed.outcome !== 'removed') throw new Problem(removed.outcome)
+  if (removed.outcome !== 'removed' && removed.outcome !== 'same') throw new Problem(removed.outcome)
   wakeups.tell({ tenantId, sessionId, events: [removed.event], runs: [], due: false, left: [userId] })
   for (const { messageId, round } of removed.interrupted) {
     const ask = { tenantId, sessionId, messageId, round, by: 'server', reason: null, userId: null }
@@ -60,7 +64,7 @@ export async function remove(own: Own, userId: string): Promise<boolean> {
       wakeups.tell({ tenantId, sessionId, events: [stopped.event], runs: [], due: true })
     }
   }
-  return true
+  return tries > 1 ? 'removed' : removed.outcome
 }
 
 export async function membersOf(own: Own): Promise<Member[]> {
@@ -113,7 +117,7 @@ async function changeRoute(call: Call): Promise<Response> {
 }
 
 async function removeRoute(call: Call): Promise<Response> {
-  if (!(await remove(call, call.params.userId!))) throw noMember()
+  if ((await remove(call, call.params.userId!)) === 'no_member') throw noMember()
   return new Response(null, { status: 204 })
 }
 

@@ -38,8 +38,10 @@ export function appAuthenticate(authenticate: AppAuthenticate): Authenticate {
   }
 }
 
-export const nameRule = 'of 1 to 255 characters without control characters'
+export const nameRule = 'of 1 to 255 characters without control characters, and not . or ..'
+/** `.` and `..` would vanish from a URL's path, percent-encoded or not. */
 export function isName(text: unknown): text is string {
+  if (text === '.' || text === '..') return false
   // biome-ignore lint/suspicious/noControlCharactersInRegex: keys of the log are built with them as separators
   return typeof text === 'string' && text.length > 0 && text.length <= 255 && !/[\u0000-\u001f\u007f]/.test(text)
 }

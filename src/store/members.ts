@@ -67,9 +67,12 @@ const removeStatement: Statement = {
   text: 'select holdfast.remove_member($1, $2, $3, $4) as answer',
 }
 
-/** `interrupted`: whose turns were marked, to be stopped now; the last first, so that to stop one makes no other begin. */
+/**
+ * `same`: they went before, and what is answered is told and stopped already, or that answer was lost. `interrupted`: whose
+ * turns are marked, to be stopped now; the last first, so that to stop one makes no other begin.
+ */
 export type RemoveAnswer =
-  | { outcome: 'removed'; event: Event; interrupted: Interrupted[] }
+  | { outcome: 'removed' | 'same'; event: Event; interrupted: Interrupted[] }
   | { outcome: 'last_owner' | 'no_member' | Refused }
 
 export function removeMember(
@@ -168,7 +171,7 @@ const acceptStatement: Statement = {
   text: 'select holdfast.accept_invite($1, $2, $3, $4) as answer',
 }
 
-/** `gone`: it was good once. */
+/** `gone`: it was good once, or still is, but not for who was removed after it was made. */
 export function acceptInvite(
   database: Database,
   { tenantId, userId, hash, membersMax }: { tenantId: string; userId: string; hash: Buffer; membersMax: number },

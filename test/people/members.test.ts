@@ -73,8 +73,13 @@ test('owners add, change and remove members; all see it, and a role holds at the
       ...{ status: 403, body: { code: 'forbidden', detail: expect.stringContaining('only owner') } },
     })
   }
-  expect(await ask(ann, 'DELETE', `${members}/ann`)).toMatchObject({ status: 204 })
-  expect(await ask(ann, 'DELETE', `${members}/ann`)).toMatchObject({ status: 404 })
+  // Once and again, as where the first answer was lost.
+  for (const by of [ann, ann, bob]) expect(await ask(by, 'DELETE', `${members}/ann`)).toMatchObject({ status: 204 })
+  for (const userId of ['never', 'ann/']) {
+    expect(await ask(bob, 'DELETE', `${members}/${encodeURIComponent(userId)}`)).toMatchObject({ status: 404 })
+  }
+  // Nobody could remove them again: no path leads there.
+  for (const userId of ['.', '..']) expect(await ask(bob, 'POST', members, { userId })).toMatchObject({ status: 400 })
   const { frames } = await bob.poll(session, {})
   expect(rolesIn(frames)).toEqual([
     ['member.joined', 'bob', 'member', 'ann'],
@@ -164,6 +169,42 @@ test('an invitation makes members as often as it may, once each, until it is rev
   expect((await chat.members.list(session)).length).toBe(4)
 })
 
+test('no invitation from before lets in again who was removed, nor one of who is no owner any more, nor any once nobody is there (P152, P153)', async () => {
+  const { ann, url, session, chat } = await openChat()
+  const [bob, cat] = [await apiOf(url, 'bob'), await apiOf(url, 'cat')]
+  const path = `/v1/sessions/${session}`
+  const invite = async (by: Api) => (await ask(by, 'POST', `${path}/invites`, { uses: 10 })).body.token
+  const accept = async (by: Api, token: unknown) => (await ask(by, 'POST', '/v1/invites/accept', { token })).status
+  const token = await invite(ann)
+  expect(await accept(bob, token)).toBe(200)
+  expect((await ask(ann, 'DELETE', `${path}/members/bob`)).status).toBe(204)
+  expect([await accept(bob, token), await accept(cat, token)]).toEqual([410, 200])
+  const newer = await invite(ann)
+  expect(await accept(bob, newer)).toBe(200)
+  // Who leaves may come back.
+  expect((await ask(bob, 'DELETE', `${path}/members/bob`)).status).toBe(204)
+  expect(await accept(bob, token)).toBe(200)
+  // An owner is one no more, and another is removed: what they gave out is not good for anybody.
+  const given: unknown[] = []
+  for (const [who, api] of [
+    ['bob', bob],
+    ['cat', cat],
+  ] as const) {
+    await chat.members.change(session, { userId: who, role: 'owner' })
+    given.push(await invite(api))
+  }
+  await chat.members.change(session, { userId: 'bob', role: 'member' })
+  await chat.members.remove(session, { userId: 'cat' })
+  const eve = await apiOf(url, 'eve')
+  expect(await Promise.all([cat, eve].flatMap((by) => given.map((each) => accept(by, each))))).toEqual([
+    410, 410, 410, 410,
+  ])
+  await chat.members.remove(session, { userId: 'bob' })
+  expect((await ask(ann, 'DELETE', `${path}/members/ann`)).status).toBe(204)
+  expect(await accept(eve, newer)).toBe(410)
+  expect(await chat.members.list(session)).toEqual([])
+})
+
 test('what a removed member has asked for is stopped, running or waiting its turn, and others’ goes on (P154, I2)', async () => {
   const held = gate()
   const { chat, ann, url, session, watcher } = await openChat({
@@ -188,6 +229,44 @@ test('what a removed member has asked for is stopped, running or waiting its tur
   ])
   expect(watcher.problems).toEqual([])
   expect(await textsOf(ann, session)).toEqual(['runs', 'begun', 'waits', 'waits, too', 'begun'])
+})
+
+test('who asked for a reply to be written again has asked for it, not the author of its message (P154)', async () => {
+  const held = gate()
+  let begun = 0
+  const { chat, ann, url, session, watcher } = await openChat({
+    lane: () => 'author',
+    async *reply() {
+      yield 'begun'
+      if (++begun > 2) await held.passed
+    },
+  })
+  await chat.members.add(session, { userId: 'bob' })
+  const bob = await apiOf(url, 'bob')
+  const ids = ['a1', 'b1']
+  await ann.send(session, 'hello', 'a1')
+  await bob.send(session, 'hello', 'b1')
+  await Promise.all(ids.map((id) => watcher.outcome(id)))
+  for (const [by, of] of [
+    [ann, 'b1'],
+    [bob, 'a1'],
+  ] as const) {
+    const path = `/v1/sessions/${session}/messages/${of}/regenerate`
+    expect((await ask(by, 'POST', path, { id: `${of}-again` })).status).toBe(200)
+  }
+  await eventually(async () => begun === 4)
+  await chat.members.remove(session, { userId: 'bob' })
+  await eventually(async () =>
+    watcher.frames.some(({ type, data }) => type === 'message.stopped' && data.reason === 'removed'),
+  )
+  held.open()
+  const ended = () =>
+    watcher.frames.filter(({ type }) => ['message.stopped', 'message.ai_response'].includes(type)).slice(2)
+  await eventually(async () => ended().length === 2)
+  expect(ended().map(({ type, data }) => [type, data.message.repliesTo])).toEqual([
+    ['message.stopped', 'a1'],
+    ['message.ai_response', 'b1'],
+  ])
 })
 
 test('a stop over useChat whose body comes after its sender was removed ends nothing (P13, P154, I15)', async () => {
