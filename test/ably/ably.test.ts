@@ -393,6 +393,32 @@ test('the client follows over Ably: chunks as they come, nothing read from the s
   expect(reads()).toBe(before)
 })
 
+test('several appends that Ably hands over as one are shown, each chunk once, and nothing is read for them (I5, I7)', async () => {
+  const { stub, server, reply, send } = await open({
+    says: ['To ', { wait: 'half' }, 'the ', { wait: 'tide' }, 'sea', { wait: 'last' }, '.'],
+  })
+  const { session, shows, isHeard, reads } = await clientOver(stub, server)
+  await isHeard()
+  await send('one')
+  await shows('user: Where to?', 'assistant: To ')
+  const before = reads()
+  const tell = stub.conflate()
+  const chunks = () => stub.published.find(({ name }) => name === 'holdfast.chunks')!
+  const { appends } = chunks()
+  reply.open('half')
+  await eventually(async () => chunks().data.includes('the '))
+  reply.open('tide')
+  await eventually(async () => chunks().data.includes('sea'))
+  expect(chunks().appends - appends).toBeGreaterThan(1)
+  await shows('user: Where to?', 'assistant: To ')
+  tell()
+  await shows('user: Where to?', 'assistant: To the sea')
+  reply.open('last')
+  await eventually(async () => session.getSnapshot().messages[1]!.status === 'complete')
+  await shows('user: Where to?', 'assistant: To the sea.')
+  expect(reads()).toBe(before)
+})
+
 test('a client over Ably whose messages are lost and cut off ends with the stored message (I5, I7)', async () => {
   const { stub, server, reply, send } = await open({
     says: ['To ', { wait: 'half' }, 'the ', { wait: 'tide' }, 'sea', { wait: 'last' }, '.'],

@@ -64,6 +64,8 @@ export async function startStub({ mutableMessages = true } = {}) {
   const requests: string[] = []
   let serials = 0
   let loses: (message: Wire) => boolean = () => false
+  /** By message, what was appended and is not told yet. Null: each is told at once. */
+  let conflated: Map<string, { channel: string; told: Wire }> | null = null
   let answering: () => Promise<void> = () => Promise.resolve()
 
   class Refused extends Error {
@@ -178,11 +180,10 @@ export async function startStub({ mutableMessages = true } = {}) {
     one.data += data
     one.appends++
     const version = { serial: `${String(++serials).padStart(10, '0')}-000@stub`, timestamp: Date.now() }
-    tell(channel, {
-      action: action.message,
-      id: randomUUID(),
-      messages: [{ serial, action: append, name, data, version }],
-    })
+    const held = conflated?.get(serial)?.told.data ?? ''
+    const told = { serial, action: append, name, data: `${String(held)}${data}`, version }
+    if (conflated) conflated.set(serial, { channel, told })
+    else tell(channel, { action: action.message, id: randomUUID(), messages: [told] })
     return { versionSerial: version.serial }
   }
 
@@ -366,6 +367,19 @@ export async function startStub({ mutableMessages = true } = {}) {
     /** What subscribers do not get. */
     lose(which: (message: Wire) => boolean) {
       loses = which
+    },
+    /**
+     * Appends are held back until what this answers is called: then those to one message are told as one
+     * (rollups: https://ably.com/docs/ai-transport/token-streaming/message-per-response).
+     */
+    conflate() {
+      conflated = new Map()
+      return () => {
+        for (const { channel, told } of conflated!.values()) {
+          tell(channel, { action: action.message, id: randomUUID(), messages: [told] })
+        }
+        conflated = null
+      }
     },
     /** Publications are taken, and answered when this resolves. */
     answerAfter(wait: () => Promise<void>) {
