@@ -76,6 +76,7 @@ test('R3.1: who is invited by a link joins with one button, and both see what is
   // It is used up, and they are there.
   await panel.getByRole('list', { name: 'Open invitations' }).waitFor({ state: 'detached' })
   await panel.getByText('here', { exact: true }).waitFor()
+  await other.getByRole('status').getByText('Live', { exact: true }).waitFor()
   await composerOn(other).pressSequentially('I wri')
   await panel.getByText('writing…').waitFor()
   await picture(page, 'people')

@@ -98,6 +98,7 @@ test('a tour of the web app', async () => {
   const guests = await stage.browser.newContext({ viewport: { width: 1280, height: 844 }, locale: 'en-GB' })
   const other = await openTab(guests, await people.getByLabel('Invitation link').inputValue(), complaints)
   await buttonOn(other, 'Join').click()
+  await other.getByRole('status').getByText('Live', { exact: true }).waitFor()
   await composerOn(other).pressSequentially('I have')
   await people.getByText('writing…').waitFor()
   await picture(page, '8-people', lightFirst)
