@@ -16,6 +16,7 @@ import type { Item } from '../core/following.ts'
 import type { Database } from '../store/database.ts'
 import {
   claimPublishing,
+  duePublishing,
   giveBackPublishing,
   type HeldPosition,
   leavePublishing,
@@ -58,7 +59,12 @@ export type Publisher = {
 export type Publishing = { hear(note: Note | null): void; start(): void; stop(withinMs?: number): Promise<void> }
 
 /** Followed at a time by one process: others, or it later, take the rest. */
-const heldMax = 400
+const heldMaxDefault = 400
+/** Where others are due and all places are taken: a session has its place for so long at least, */
+const heldLeastDefaultMs = 2_000
+/** and so many give theirs up at once. */
+const leftAtOnceMax = 40
+const fullToldEveryMs = 60_000
 /** A session is followed on for so long: the next event of a conversation then costs no claim. */
 const lingerMs = 2_000
 const runsAtOnceMax = 50
@@ -72,7 +78,10 @@ const seenEveryMs = 3_600_000
 const stopMs = 2_000
 
 type Held = HeldPosition & {
+  sinceMs: number
   trustedUntilMs: number
+  /** Others wait for its place. */
+  isToLeave: boolean
   /** An attempt is open at its position. */
   isOpen: boolean
   queue: Item[]
@@ -93,9 +102,13 @@ export function createPublishing(options: {
   holder: string
   leaseMs: number
   pollMs: number
+  /** Defaults to 400. */
+  heldMax?: number
+  /** Before others have its place. Defaults to 2,000. */
+  heldLeastMs?: number
   log: PublishingLog
 }): Publishing {
-  const { database, hub, publisher, leaseMs, log } = options
+  const { database, hub, publisher, leaseMs, heldMax = heldMaxDefault, heldLeastMs = heldLeastDefaultMs, log } = options
   const who = { publisher: publisher.name, holder: options.holder }
   const held = new Map<string, Held>()
   const workers = new Set<Promise<void>>()
@@ -103,6 +116,7 @@ export function createPublishing(options: {
   let stopping = false
   let claiming: Promise<void> | undefined
   let claimAgain = false
+  let fullToldAtMs = Number.NEGATIVE_INFINITY
   let seenAtMs = performance.now()
   let timers: NodeJS.Timeout[] = []
 
@@ -131,7 +145,7 @@ export function createPublishing(options: {
       seenAtMs = performance.now()
     }
     const limit = heldMax - held.size
-    if (limit === 0) return
+    if (limit === 0) return await makeRoom()
     const sentMs = performance.now()
     for (const position of await claimPublishing(database, who, { leaseMs, limit })) {
       const worker = hold(position, sentMs).finally(() => {
@@ -143,6 +157,24 @@ export function createPublishing(options: {
     }
   }
 
+  /** A reply that is written for long keeps its session due: others have their turn, the longest held give way. */
+  async function makeRoom(): Promise<void> {
+    const nowMs = performance.now()
+    const ripe = [...held.values()].filter((one) => nowMs - one.sinceMs >= heldLeastMs).slice(0, leftAtOnceMax)
+    if (ripe.length === 0) return
+    const due = await duePublishing(database, publisher.name, ripe.length)
+    for (const one of ripe.slice(0, due)) {
+      one.isToLeave = true
+      one.ring()
+    }
+    if (due === 0 || nowMs - fullToldAtMs < fullToldEveryMs) return
+    fullToldAtMs = nowMs
+    log('more sessions are to be published than this process follows at once: they take turns, start more processes', {
+      publisher: publisher.name,
+      heldMax,
+    })
+  }
+
   async function hold(position: HeldPosition, sentMs: number): Promise<void> {
     const key = keyOf(position)
     // Its lease ran out here, too: that worker has lost it, and finds out.
@@ -151,7 +183,9 @@ export function createPublishing(options: {
     let ring: () => void = () => undefined
     const one: Held = {
       ...position,
+      sinceMs: performance.now(),
       trustedUntilMs: sentMs + leaseMs * trustedShare,
+      isToLeave: false,
       isOpen: false,
       queue: [],
       over: null,
@@ -199,7 +233,7 @@ export function createPublishing(options: {
   /** Resolves when it has lost the session, or left it. */
   async function publishAll(one: Held, rung: (ms: number) => Promise<void>): Promise<void> {
     let chunksAtMs = Number.NEGATIVE_INFINITY
-    while (!one.lost) {
+    while (!one.lost && !one.isToLeave) {
       if (one.queue.length === 0) {
         if (one.over === 'ended') return
         if (one.over !== null) return await startAnew(one, one.over)

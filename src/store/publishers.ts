@@ -39,6 +39,19 @@ export function claimPublishing(
   return database.query('read', claimStatement, [publisher, holder, ask.leaseMs, ask.limit])
 }
 
+const dueStatement: Statement = {
+  name: 'due-publishing',
+  text: `
+    select count(*)::int as n from (
+      select from holdfast.publishing
+       where publisher = $1 and due_at <= now() and (last_seq > published_seq or is_open) limit $2) d`,
+}
+
+/** How many sessions could be claimed now, up to `most`. */
+export async function duePublishing(database: Database, publisher: string, most: number): Promise<number> {
+  return (await database.query<{ n: number }>('read', dueStatement, [publisher, most]))[0]!.n
+}
+
 const moveStatement: Statement = {
   name: 'move-publishing',
   text: `

@@ -13,12 +13,14 @@ let stored: Stored
 let database: Database
 let hub: Hub
 let stop: () => Promise<void>
+let lines: string[]
 beforeEach(async () => {
   stored = await openStored(18)
   database = stored.open()
   await publisherSeen(database, 'service')
   hub = createHub({ database, epoch: 'e', readEpoch: async () => 'e', pollMs: 10_000, log: () => undefined })
   stop = async () => undefined
+  lines = []
 })
 afterEach(async () => {
   await stop()
@@ -26,7 +28,11 @@ afterEach(async () => {
   await stored.close()
 })
 
-function startPublishing(service: Partial<Publisher>, by: Hub = hub): void {
+function startPublishing(
+  service: Partial<Publisher>,
+  by: Hub = hub,
+  held?: { heldMax: number; heldLeastMs: number },
+): void {
   const publisher: Publisher = {
     name: 'service',
     publish: async () => undefined,
@@ -41,7 +47,8 @@ function startPublishing(service: Partial<Publisher>, by: Hub = hub): void {
     holder: 'here',
     leaseMs: 15_000,
     pollMs: 50,
-    log: () => undefined,
+    ...held,
+    log: (line) => lines.push(line),
   })
   stop = () => publishing.stop()
   publishing.start()
@@ -144,4 +151,17 @@ test('renewing waits for no writer of events, in whatever order that locks sessi
   } finally {
     await writer.end()
   }
+})
+
+test('with more open replies than a process follows at once the sessions take turns, and the log says so', async () => {
+  await sessionsOf(database, 2)
+  await write('s0', 1)
+  // An attempt is open there that goes on and on.
+  await stored.query("update holdfast.publishing set published_seq = 1, cursor = 'e.1.1:1:1', is_open = true")
+  await write('s1', 1)
+  const published: string[] = []
+  const service = { publish: async ({ sessionId }: Publication) => void published.push(sessionId) }
+  startPublishing(service, hub, { heldMax: 1, heldLeastMs: 100 })
+  await eventually(async () => published.includes('s1'))
+  expect(lines).toEqual([expect.stringContaining('they take turns')])
 })
