@@ -7,7 +7,8 @@ create table holdfast.publishers (
   seen_at timestamptz not null default clock_timestamp()
 );
 
--- A publisher's position in a session, from the first event on that is written while it is there.
+-- A publisher's position in a session, from the first event on that is written while it is there. It outlives the session
+-- until that was told.
 create table holdfast.publishing (
   publisher text not null,
   tenant_id text not null,
@@ -25,8 +26,7 @@ create table holdfast.publishing (
   -- Not to be claimed before.
   due_at timestamptz not null default clock_timestamp(),
   failures int not null default 0,
-  primary key (publisher, tenant_id, session_id),
-  foreign key (tenant_id, session_id) references holdfast.sessions (tenant_id, id) on delete cascade
+  primary key (publisher, tenant_id, session_id)
 ) with (fillfactor = 70);
 -- Only sessions in which something is to be published: the others are never looked at.
 create index publishing_due on holdfast.publishing (publisher, due_at) where last_seq > published_seq or is_open;
@@ -47,3 +47,16 @@ begin
 end $$;
 create trigger events_are_published after insert on holdfast.events referencing new table as added
   for each statement execute function holdfast.note_publishing();
+
+-- More than the log has is to be published, so whoever claims it finds no session. Where nobody publishes any more, nobody
+-- would: that position goes at once.
+create function holdfast.note_gone() returns trigger language plpgsql as $$
+begin
+  delete from holdfast.publishing p using holdfast.publishers n, removed r
+   where n.seen_at <= now() - interval '1 day' and p.publisher = n.name and p.tenant_id = r.tenant_id and p.session_id = r.id;
+  update holdfast.publishing p set last_seq = p.last_seq + 1 from holdfast.publishers n, removed r
+   where p.publisher = n.name and p.tenant_id = r.tenant_id and p.session_id = r.id;
+  return null;
+end $$;
+create trigger gone_is_published after delete on holdfast.sessions referencing old table as removed
+  for each statement execute function holdfast.note_gone();

@@ -17,6 +17,7 @@ import type { Database } from '../store/database.ts'
 import {
   claimPublishing,
   duePublishing,
+  forgetPublishing,
   giveBackPublishing,
   type HeldPosition,
   leavePublishing,
@@ -273,7 +274,7 @@ export function createPublishing(options: {
   async function startAnew(one: Held, reason: string): Promise<void> {
     await mustHold(one)
     await publisher.reset(one, reason, aborting.signal)
-    if (reason === 'gone') return
+    if (reason === 'gone') return await forgetPublishing(database, who, one)
     const follow = await hub.follow(
       { ...one, userId: null, cursor: null },
       { send: () => undefined, control: () => undefined, room: () => null, end: () => undefined },

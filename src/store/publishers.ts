@@ -134,6 +134,22 @@ export async function leavePublishing(
   return (await database.query('read', leaveStatement, values)).length === 1
 }
 
+const forgetStatement: Statement = {
+  name: 'forget-publishing',
+  text: `
+    delete from holdfast.publishing
+     where publisher = $1 and tenant_id = $2 and session_id = $3 and holder = $4 and fence = $5`,
+}
+
+/** The session is gone, and that was told. */
+export async function forgetPublishing(
+  database: Database,
+  { publisher, holder }: Holder,
+  { tenantId, sessionId, fence }: Key & { fence: number },
+): Promise<void> {
+  await database.query('read', forgetStatement, [publisher, tenantId, sessionId, holder, fence])
+}
+
 const giveBackStatement: Statement = {
   name: 'give-back-publishing',
   text: `

@@ -165,3 +165,16 @@ test('with more open replies than a process follows at once the sessions take tu
   await eventually(async () => published.includes('s1'))
   expect(lines).toEqual([expect.stringContaining('they take turns')])
 })
+
+test('a session that was deleted while nobody published it is told once, by whoever publishes next (P184)', async () => {
+  await sessionsOf(database, 2)
+  for (const id of ['s0', 's1']) await write(id, 1)
+  await stored.query('update holdfast.publishing set published_seq = 1')
+  await stored.query("select holdfast.delete_session($1, 's0')", [tenantId])
+  const told: string[] = []
+  startPublishing({ reset: async ({ sessionId }, reason) => void told.push(`${sessionId} ${reason}`) })
+  const left = () => stored.query<{ session_id: string }>('select session_id from holdfast.publishing')
+  await eventually(async () => (await left()).length === 1)
+  expect(told).toEqual(['s0 gone'])
+  expect(await left()).toEqual([{ session_id: 's1' }])
+})
