@@ -2,9 +2,11 @@
 -- transaction, so it is sent whichever process has died since. Whether it is sent is decided when its time has come, in the
 -- statement that takes it for sending, and by receipts alone. These rows are locked last of all.
 
--- What the processes of this database were last told to do, by whichever started last. Null: none of them has ever pushed, and
--- nothing is written. `push_asks_app`: the app keeps tokens, so who has devices is only known by asking it.
-alter table holdfast.meta add column push_grace_ms int, add column push_asks_app boolean not null default false;
+-- What the processes of this database were last told to do, by whichever started last. Null: none of them has ever pushed.
+-- `push_seen_at`: one that sends was there; `push_app_seen_at`: one whose app keeps tokens, so that who has devices is only known by
+-- asking it. A day after the last one nothing is written any more.
+alter table holdfast.meta add column push_grace_ms int, add column push_seen_at timestamptz,
+  add column push_app_seen_at timestamptz;
 
 create table holdfast.devices (
   tenant_id text not null,
@@ -88,7 +90,8 @@ create function holdfast.push_due(p_tenant text, p_session text, p_about text, p
   p_audience text, p_data json) returns void language plpgsql as $$
 declare v_grace int; v_asks boolean;
 begin
-  select push_grace_ms, push_asks_app into v_grace, v_asks from holdfast.meta where only_row;
+  select push_grace_ms, coalesce(push_app_seen_at > now() - interval '1 day', false) into v_grace, v_asks
+    from holdfast.meta where only_row and push_seen_at > now() - interval '1 day';
   if v_grace is null then return; end if;
   insert into holdfast.pushes (tenant_id, session_id, about, device, user_id, turn_id, event, seq, data, due_at)
     select p_tenant, p_session, p_about, d.device, m.user_id, p_turn, p_event, p_seq, p_data,
@@ -99,7 +102,7 @@ begin
         union all
         select 'app:' || m.user_id where v_asks) d
      where m.tenant_id = p_tenant and m.session_id = p_session and not m.muted and holdfast.may_see(p_audience, m.user_id)
-     -- As `mark_pushes` locks them.
+     -- As others of these lock them.
      order by d.device
     on conflict (tenant_id, session_id, about, device) do update set user_id = excluded.user_id, event = excluded.event,
       seq = excluded.seq, target = null, state = 'due', tries = 0, ticket = null, taken_at = null, at = excluded.at,
@@ -142,19 +145,25 @@ $$;
 -- covers the event, or they may not see it any more, or the turn went on, or the device is another's by now; and those
 -- about which the app has to be asked, which stay due a little later, should nobody come back from asking. All is judged
 -- here, in one statement, and nowhere else: a receipt that was answered before it is seen by it.
-create function holdfast.take_pushes(p_limit int, p_sending_ms int) returns setof json language sql as $$
+-- Who cannot ask the app (`p_asks_app`) leaves those to others. `isStale`: the app said so some time ago that its user has this
+-- device, and has to be asked whether that is so still.
+create function holdfast.take_pushes(p_limit int, p_sending_ms int, p_asks_app boolean) returns setof json language sql as $$
   with due as materialized (
-    select p.* from holdfast.pushes p where p.state = 'due' and p.due_at <= now() order by p.due_at limit p_limit
-      for update skip locked),
+    select p.* from holdfast.pushes p
+     where p.state = 'due' and p.due_at <= now() and (p_asks_app or p.device <> 'app:' || p.user_id)
+     order by p.due_at limit p_limit for update skip locked),
   judged as (
     select due.tenant_id, due.session_id, due.about, due.device, holdfast.device_json(d) as own, t.reply_id,
+        due.target is not null and d.id is null and (due.tries > 0 or due.due_at < now() - interval '1 minute') as stale,
         case when m.user_id is null or m.muted or m.read_seq >= due.seq or not holdfast.may_see(e.audience, due.user_id)
               or due.turn_id is not null and not coalesce(holdfast.still_stands(due.event, t.state), false)
-              -- Nobody wants to hear of it so much later.
-              or due.at < now() - interval '1 day'
             then 'withheld'
+          -- Nobody wants to hear of it so much later.
+          when due.at < now() - interval '1 day' then case when due.tries > 0 then 'failed' else 'withheld' end
           when due.device = 'app:' || due.user_id then 'due'
-          when due.target is null and d.id is null then 'gone'
+          -- Taken away; or whoever signed in there since is not told what was for who used it before.
+          when d.id is null and (due.target is null or exists (
+              select from holdfast.devices o where o.address_hash = due.device)) then 'gone'
           else 'sending' end as state
       from due
       left join holdfast.members m on m.tenant_id = due.tenant_id and m.session_id = due.session_id
@@ -162,17 +171,19 @@ create function holdfast.take_pushes(p_limit int, p_sending_ms int) returns seto
       left join holdfast.events e on e.tenant_id = due.tenant_id and e.session_id = due.session_id and e.seq = due.seq
       left join holdfast.turns t on t.tenant_id = due.tenant_id and t.id = due.turn_id
       left join holdfast.devices d on d.address_hash = due.device and d.tenant_id = due.tenant_id
-        and d.user_id = due.user_id),
+        and d.user_id = due.user_id
+     -- Written while this was waiting for its row: what it is about is not to be seen yet, and is by the next that looks.
+     where e.seq is not null or due.at < now() - interval '1 minute'),
   taken as (
     update holdfast.pushes p set state = j.state, tries = p.tries + 1, taken_at = now(),
         due_at = now() + case when j.state in ('sending', 'due') then make_interval(secs => p_sending_ms / 1000.0)
           else interval '2 days' end
       from judged j where p.tenant_id = j.tenant_id and p.session_id = j.session_id and p.about = j.about
         and p.device = j.device
-      returning p.*, j.own, j.reply_id)
+      returning p.*, j.own, j.reply_id, j.stale)
   select json_build_object('tenantId', tenant_id, 'sessionId', session_id, 'about', about, 'device', device,
       'userId', user_id, 'turnId', turn_id, 'messageId', reply_id, 'event', event, 'seq', seq, 'data', data, 'tries', tries,
-      'state', state, 'target', coalesce(target, own))
+      'state', state, 'target', coalesce(target, own), 'isStale', stale)
     from taken
 $$;
 
@@ -181,6 +192,8 @@ create function holdfast.spread_push(p_tenant text, p_session text, p_about text
   returns void language plpgsql as $$
 declare p holdfast.pushes;
 begin
+  -- Sessions before notices: what is inserted refers to it, and its deletion takes these rows.
+  perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for key share;
   delete from holdfast.pushes where tenant_id = p_tenant and session_id = p_session and about = p_about
     and device = p_device and seq = p_seq and state = 'due' returning * into p;
   if not found then return; end if;
@@ -196,26 +209,38 @@ end $$;
 
 -- What became of notices that were taken: [{tenantId, sessionId, about, device, seq, tries, state, afterMs, ticket}]. Only of the
 -- event and the try that it was: a fact stays one also where it had been given up as unknown. A device that the service does
--- not know is removed, unless it was registered again since. Answers how many it was told of that were still there.
-create function holdfast.mark_pushes(p_marks json) returns int language sql as $$
-  with held as materialized (
-    select p.tenant_id, p.session_id, p.about, p.device, p.taken_at, k.state, k.ticket, k."afterMs" as after_ms
+-- not know is removed, unless it was registered again since. Waits for nobody, since others lock notices of many sessions one
+-- after another: answers the places, from 0, of those that somebody holds, to be marked again.
+create function holdfast.mark_pushes(p_marks json) returns int[] language sql as $$
+  with marks as materialized (
+    select k.value ->> 'tenantId' as tenant_id, k.value ->> 'sessionId' as session_id, k.value ->> 'about' as about,
+        k.value ->> 'device' as device, (k.value ->> 'seq')::int as seq, (k.value ->> 'tries')::int as tries,
+        k.value ->> 'state' as state, (k.value ->> 'afterMs')::bigint as after_ms, k.value ->> 'ticket' as ticket,
+        k.ordinality::int - 1 as place
+      from json_array_elements(p_marks) with ordinality k),
+  held as materialized (
+    select p.tenant_id, p.session_id, p.about, p.device, p.taken_at, k.state, k.ticket, k.after_ms, k.place
       from holdfast.pushes p
-      join json_to_recordset(p_marks) k("tenantId" text, "sessionId" text, about text, device text, seq int, tries int,
-          state text, "afterMs" bigint, ticket text)
-        on p.tenant_id = k."tenantId" and p.session_id = k."sessionId" and p.about = k.about and p.device = k.device
+      join marks k using (tenant_id, session_id, about, device)
      where p.seq = k.seq and p.tries = k.tries and p.state in ('sending', 'sent', 'unknown')
-     order by p.tenant_id, p.session_id, p.about, p.device for update of p),
+     for update of p skip locked),
   marked as (
     update holdfast.pushes p set state = h.state, ticket = h.ticket,
         due_at = now() + make_interval(secs => h.after_ms / 1000.0)
       from held h where p.tenant_id = h.tenant_id and p.session_id = h.session_id and p.about = h.about
-        and p.device = h.device
-      returning 1),
+        and p.device = h.device),
+  gone as materialized (
+    select d.tenant_id, d.user_id, d.id from holdfast.devices d
+      join held h on h.state = 'gone' and d.address_hash = h.device and d.registered_at <= h.taken_at
+      -- Who holds it removes it or registers it; else its next notice does.
+      for update of d skip locked),
   removed as (
-    delete from holdfast.devices d using held h
-     where h.state = 'gone' and d.address_hash = h.device and d.registered_at <= h.taken_at)
-  select count(*)::int from marked
+    delete from holdfast.devices d using gone g
+     where d.tenant_id = g.tenant_id and d.user_id = g.user_id and d.id = g.id)
+  select coalesce(array_agg(k.place), '{}')
+    from marks k join holdfast.pushes p using (tenant_id, session_id, about, device)
+   where p.seq = k.seq and p.tries = k.tries and p.state in ('sending', 'sent', 'unknown')
+     and k.place not in (select place from held)
 $$;
 
 -- Tickets whose receipts are to be asked for. Nobody else asks meanwhile.

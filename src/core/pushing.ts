@@ -139,6 +139,7 @@ export type PushMark = {
   ticket: string | null
 }
 
+/** Of what may have been taken each time: it would come again and again. */
 const triesMax = 8
 const backoffMinMs = 1_000
 const backoffMaxMs = 300_000
@@ -164,16 +165,17 @@ export function afterDelivery(delivery: Delivery, tries: number, policy: PushPol
       return policy.resend && tries < triesMax
         ? { state: 'due', afterMs: backoff(tries, random), ticket: null }
         : { state: 'unknown', afterMs: keptMs, ticket: null }
+    // For a day, whoever counts: `take_pushes` ends it.
     case 'again': {
-      if (tries >= triesMax) return { state: 'failed', afterMs: keptMs, ticket: null }
       const wanted = Math.min(retryAfterMaxMs, Math.max(0, Math.ceil(delivery.afterMs ?? 0)))
       return { state: 'due', afterMs: wanted + backoff(tries, random), ticket: null }
     }
   }
 }
 
+/** Doubled each time; at least half of it, so that no bad luck makes it a burst. */
 function backoff(tries: number, random: number): number {
-  return Math.round(random * Math.min(backoffMaxMs, backoffMinMs * 2 ** (tries - 1)))
+  return Math.round((0.5 + random / 2) * Math.min(backoffMaxMs, backoffMinMs * 2 ** (tries - 1)))
 }
 
 /** What follows from asking about a ticket. Absent: the service does not know yet, and is asked again for a day. */

@@ -27,11 +27,13 @@ import {
   markPushes,
   type PushKey,
   spreadPush,
+  stillPushing,
   type TakenPush,
   type TakenTicket,
   takePushes,
   takeTickets,
 } from '../store/pushes.ts'
+import { deviceOf } from './device-of.ts'
 import { askText, type PushOptions } from './options.ts'
 
 export type Pusher = {
@@ -98,7 +100,7 @@ export function createPusher(options: {
   async function take(limit: number): Promise<void> {
     const askedAtMs = performance.now()
     try {
-      const { taken, dueInMs } = await takePushes(database, limit, sendingMs)
+      const { taken, dueInMs } = await takePushes(database, limit, sendingMs, push().devices !== undefined)
       if (taken.length > 0) work(batch(taken, askedAtMs).finally(() => input({ type: 'batch-ended' })))
       input({ type: 'taken', count: taken.length, dueInMs })
     } catch (error) {
@@ -109,6 +111,8 @@ export function createPusher(options: {
 
   async function batch(taken: TakenPush[], askedAtMs: number): Promise<void> {
     await point('push.taken')
+    const late = taken.filter(({ state }) => state === 'failed').length
+    if (late > 0) log('push: not delivered', { what: 'failed: nobody took it within a day', notices: late })
     const sending = taken.filter((each): each is Sending => each.state === 'sending' && each.target !== null)
     await Promise.all([
       ...taken.filter(({ state }) => state === 'due').map(spread),
@@ -128,24 +132,59 @@ export function createPusher(options: {
     await point('push.called')
     await mark(
       pushes.map((each, at) => {
-        const delivery = deliveries[at] ?? { outcome: 'unknown', why: 'the sender said nothing of it' }
-        return { push: each, delivery, mark: afterDelivery(delivery, each.tries, policy(), random()) }
+        const delivery = deliveries[at]!
+        // The app knows, and perhaps who has it now.
+        const push = delivery === notTheirs ? { ...each, target: null } : each
+        return { push, delivery, mark: afterDelivery(delivery, each.tries, policy(), random()) }
       }),
     )
+  }
+
+  /** A device that the app keeps was perhaps given to somebody else since it was asked. */
+  async function stillTheirs({ device, userId, tenantId }: Sending): Promise<Delivery | null> {
+    try {
+      const kept = await keptDevices(userId, tenantId)
+      return kept.has(device) ? null : notTheirs
+    } catch (error) {
+      return { outcome: 'again', why: `push.devices could not be asked (${nameOf(error)})` }
+    }
+  }
+
+  async function keptDevices(userId: string, tenantId: string): Promise<Map<string, PushDevice>> {
+    const ask = push().devices
+    if (ask === undefined) throw new NoDevices('This process has no push.devices.')
+    const answered: readonly unknown[] = await inTime(Promise.resolve(ask(userId, { tenantId })))
+    const devices = answered.slice(0, devicesOfAppMax).map(deviceOf)
+    const kept = devices.filter((device) => device !== null)
+    if (kept.length < devices.length) {
+      const leftOut = devices.length - kept.length
+      log('push.devices: some of what it answered is no device (see PushDevice), and is left out', { leftOut })
+    }
+    return new Map(kept.map((device) => [deviceHash(device), device]))
   }
 
   async function deliver(kind: PushKind, pushes: Sending[], askedAtMs: number): Promise<Delivery[]> {
     const all = (delivery: Delivery) => pushes.map(() => delivery)
     const sender = senderOf(kind)
     if (sender === undefined) return all({ outcome: 'again', why: `this process has no push.${kind}` })
+    const checked = await Promise.all(pushes.map((each) => (each.isStale ? stillTheirs(each) : null)))
     // Given up by now, or soon: whoever takes them next sends them.
     if (performance.now() - askedAtMs > sendingMs - 2 * callMs) {
       return all({ outcome: 'again', why: 'this process was paused' })
     }
+    const sent = await sendTo(
+      sender,
+      pushes.filter((_, at) => checked[at] === null),
+    )
+    return checked.map((delivery) => delivery ?? sent.shift() ?? unanswered)
+  }
+
+  async function sendTo(sender: PushSender, pushes: Sending[]): Promise<Delivery[]> {
+    if (pushes.length === 0) return []
     try {
-      return await inTime(sender.send(pushes.map(noticeOf)))
+      return [...(await inTime(sender.send(pushes.map(noticeOf))))]
     } catch (error) {
-      return all({ outcome: 'unknown', why: nameOf(error) })
+      return pushes.map(() => ({ outcome: 'unknown', why: nameOf(error) }))
     }
   }
 
@@ -173,9 +212,12 @@ export function createPusher(options: {
   async function spread(taken: TakenPush): Promise<void> {
     const { userId, tenantId } = taken
     try {
-      const devices = await inTime(Promise.resolve(push().devices?.(userId, { tenantId }) ?? []))
-      const own = devices.slice(0, devicesOfAppMax).map((target) => ({ device: deviceHash(target), target }))
-      await spreadPush(database, taken, [...new Map(own.map((each) => [each.device, each])).values()])
+      const kept = await keptDevices(userId, tenantId)
+      await spreadPush(
+        database,
+        taken,
+        [...kept].map(([device, target]) => ({ device, target })),
+      )
     } catch (error) {
       log('push.devices failed, it is asked again', { error: nameOf(error) })
     }
@@ -185,12 +227,11 @@ export function createPusher(options: {
 
   async function mark(marked: Marked[]): Promise<void> {
     tellFailed(marked)
-    await surely(() =>
-      markPushes(
-        database,
-        marked.map(({ push, mark }) => ({ ...push, ...mark })),
-      ),
-    )
+    let left = marked.map(({ push, mark }) => ({ ...push, ...mark }))
+    await surely(async () => {
+      left = await markPushes(database, left)
+      if (left.length > 0) throw new HeldElsewhere('Notices are held by another transaction.')
+    })
     for (const { push: gone, mark } of marked) if (mark.state === 'gone' && gone.target) await forget(gone, gone.target)
   }
 
@@ -219,7 +260,9 @@ export function createPusher(options: {
       try {
         return await ask()
       } catch (error) {
-        const isOver = stopped || tries >= markTries || (error instanceof DatabaseError && error.kind === 'abandoned')
+        const isHeld = error instanceof HeldElsewhere
+        const isAbandoned = error instanceof DatabaseError && error.kind === 'abandoned'
+        const isOver = tries >= markTries || isAbandoned || (stopped && !isHeld)
         if (isOver) throw error
         await new Promise((resolve) => setTimeout(resolve, markAgainMs).unref())
       }
@@ -228,21 +271,28 @@ export function createPusher(options: {
 
   /** What others left behind, and what became of what was sent. */
   async function tend(): Promise<void> {
+    await stillPushing(database, { asksApp: push().devices !== undefined })
     const { resend } = policy()
     const given = await giveUpPushes(database, ticketsMax, resend)
     if (given > 0) log('push: whoever sent these has died', { notices: given, sentAgain: resend })
     if (resend && given > 0) input({ type: 'timer' })
     const sender = senderOf('expo')
     if (sender?.receipts === undefined) return
-    const tickets = await takeTickets(database, ticketsMax, sendingMs)
-    if (tickets.length > 0) await askReceipts(sender.receipts, tickets)
+    for (let count = ticketsMax; count === ticketsMax && !stopped; ) {
+      const tickets = await takeTickets(database, ticketsMax, sendingMs)
+      count = tickets.length
+      if (count > 0) await askReceipts(sender.receipts, tickets)
+    }
   }
 
   async function askReceipts(ask: NonNullable<PushSender['receipts']>, tickets: TakenTicket[]): Promise<void> {
-    const receipts = await inTime(ask(tickets.map(({ ticket }) => ticket)))
+    const receipts = await inTime(ask(tickets.map(({ ticket }) => ticket))).catch((error: unknown) => {
+      log('push: receipts could not be asked for', { error: nameOf(error) })
+      return null
+    })
     await mark(
       tickets.map((each) => {
-        const delivery = receipts.get(each.ticket)
+        const delivery = receipts?.get(each.ticket)
         const mark = afterReceipt(delivery, each, policy(), random())
         return { push: each, ...(delivery === undefined ? {} : { delivery }), mark }
       }),
@@ -288,9 +338,21 @@ function tagOf({ tenantId, sessionId, about, turnId }: TakenPush): string {
   return createHash('sha256').update(all).digest('base64url').slice(0, 32)
 }
 
+const notTheirs: Delivery = { outcome: 'gone', why: 'the app says that its user has it no more' }
+const unanswered: Delivery = { outcome: 'unknown', why: 'the sender said nothing of it' }
+
 /** Not its message: that may hold a token, or what the app says. */
 function nameOf(error: unknown): string {
   return error instanceof Error ? error.name : typeof error
+}
+
+/** By one that writes new events of their sessions: it ends soon. */
+class HeldElsewhere extends Error {
+  override readonly name = 'HeldElsewhere'
+}
+
+class NoDevices extends Error {
+  override readonly name = 'NoDevices'
 }
 
 class NoAnswer extends Error {

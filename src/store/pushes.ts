@@ -8,16 +8,30 @@ import type { Published, Publishing } from './publish.ts'
 const pushingStatement: Statement = {
   name: 'say-pushing',
   text: `
-    update holdfast.meta set push_grace_ms = $1, push_asks_app = $2
-     where only_row and (push_grace_ms, push_asks_app) is distinct from ($1::int, $2::boolean)`,
+    update holdfast.meta
+       set push_grace_ms = $1, push_seen_at = now(), push_app_seen_at = case when $2 then now() else push_app_seen_at end
+     where only_row`,
 }
 
-/** From now on, for all processes: notices are due so long after what they are about. */
+/** From now on, and for a day, for all processes: notices are due so long after what they are about. */
 export async function sayPushing(
   database: Database,
   { graceMs, asksApp }: { graceMs: number; asksApp: boolean },
 ): Promise<void> {
   await database.query('turns', pushingStatement, [graceMs, asksApp])
+}
+
+const stillStatement: Statement = {
+  name: 'still-pushing',
+  text: `
+    update holdfast.meta set push_seen_at = now(), push_app_seen_at = case when $1 then now() else push_app_seen_at end
+     where only_row and (push_seen_at < now() - interval '10 minutes'
+       or $1 and coalesce(push_app_seen_at, '-infinity') < now() - interval '10 minutes')`,
+}
+
+/** Renews it, from time to time. */
+export async function stillPushing(database: Database, { asksApp }: { asksApp: boolean }): Promise<void> {
+  await database.query('turns', stillStatement, [asksApp])
 }
 
 /** Which notice: of which event, and which try. */
@@ -31,31 +45,37 @@ export type PushKey = {
 }
 /** `target`: null where the app has to be asked (`due`) or nothing is to be sent. */
 export type TakenPush = PushKey & {
-  state: 'sending' | 'due' | 'withheld' | 'gone'
+  state: 'sending' | 'due' | 'withheld' | 'failed' | 'gone'
   userId: string
   turnId: string | null
   messageId: string | null
   event: string
   data: JsonObject | null
   target: PushDevice | null
+  /** Of a device that the app keeps, and said so some time ago. */
+  isStale: boolean
 }
 
 const takeStatement: Statement = {
   name: 'take-pushes',
   text: `
-    select array(select holdfast.take_pushes($1, $2)) as taken,
+    select array(select holdfast.take_pushes($1, $2, $3)) as taken,
       (select ceil(extract(epoch from min(due_at) - now()) * 1000)::float8 from holdfast.pushes
         where state = 'due' and due_at > now()) as "dueInMs"`,
 }
 
-/** In the order in which they were due. `dueInMs`: when the next one is; null: none. */
+/**
+ * In the order in which they were due; those about which the app has to be asked only for who can. `dueInMs`: when the next one
+ * is; null: none.
+ */
 export async function takePushes(
   database: Database,
   limit: number,
   sendingMs: number,
+  asksApp = false,
 ): Promise<{ taken: TakenPush[]; dueInMs: number | null }> {
   type Row = { taken: TakenPush[]; dueInMs: number | null }
-  return (await database.query<Row>('turns', takeStatement, [limit, sendingMs]))[0]!
+  return (await database.query<Row>('turns', takeStatement, [limit, sendingMs, asksApp]))[0]!
 }
 
 const spreadStatement: Statement = {
@@ -73,14 +93,15 @@ export async function spreadPush(
   await database.query('turns', spreadStatement, values)
 }
 
-const markStatement: Statement = { name: 'mark-pushes', text: 'select holdfast.mark_pushes($1::json)' }
+const markStatement: Statement = { name: 'mark-pushes', text: 'select holdfast.mark_pushes($1::json) as held' }
 
-/** What became of them. A device that is gone is removed. */
-export async function markPushes(database: Database, marks: readonly (PushKey & PushMark)[]): Promise<void> {
+/** What became of them. A device that is gone is removed. Answers those that somebody holds just now: mark them again. */
+export async function markPushes<T extends PushKey & PushMark>(database: Database, marks: readonly T[]): Promise<T[]> {
   const rows = marks.map(({ tenantId, sessionId, about, device, seq, tries, state, afterMs, ticket }) => {
     return { tenantId, sessionId, about, device, seq, tries, state, afterMs, ticket }
   })
-  await database.query('turns', markStatement, [JSON.stringify(rows)])
+  const [answer] = await database.query<{ held: number[] }>('turns', markStatement, [JSON.stringify(rows)])
+  return answer!.held.map((place) => marks[place]!)
 }
 
 /** `target`: null where the device was removed since. */

@@ -39,15 +39,15 @@ test('four batches at a time are sent, the end of one takes the next, and who dr
   expect(pushingNext(state, { type: 'taken', count: takeMax, dueInMs: null })).toEqual([])
 })
 
-test('what was refused for now is tried again, later each time, as late as the service asks, and eight times at most', () => {
+test('what was refused for now is tried again, later each time, as late as the service asks, and as often as it takes', () => {
   const again = (tries: number, afterMs?: number) =>
-    afterDelivery({ outcome: 'again', why: '', ...(afterMs === undefined ? {} : { afterMs }) }, tries, policy, 0.5)
+    afterDelivery({ outcome: 'again', why: '', ...(afterMs === undefined ? {} : { afterMs }) }, tries, policy, 0)
   expect([1, 2, 3].map((tries) => again(tries))).toMatchObject(
     [500, 1_000, 2_000].map((afterMs) => ({ state: 'due', afterMs })),
   )
   expect(again(1, 30_000)).toMatchObject({ state: 'due', afterMs: 30_500 })
   expect(again(1, Number.MAX_SAFE_INTEGER).afterMs).toBe(3_600_500)
-  expect(again(8)).toMatchObject({ state: 'failed' })
+  expect(again(30)).toMatchObject({ state: 'due', afterMs: 150_000 })
 })
 
 test('what nobody knows of is sent again only where the app wants it (I14)', () => {

@@ -45,7 +45,7 @@ beforeAll(async () => {
       receiptsAfterMs: 150,
       texts: (event, locale) =>
         locale === 'de' && event === 'message.ai_response' ? { title: 'Deine Antwort ist da' } : null,
-      devices: (userId) => (userId === 'app' ? ofApp : []),
+      devices: (userId) => (userId.startsWith('app') ? ofApp : []),
       forget: (device) => void forgotten.push(device),
     },
     reply: scriptedReply([
@@ -287,6 +287,8 @@ test('a device that Expo knows no more, at once or by its receipt, is removed he
     kind: 'expo',
     token: name === 'not one' ? name : token(`app-${name}`),
   }))
+  // Whatever an app may say as well: left out, and the others are told.
+  ofApp.push(...([null, { kind: 'expo' }, { kind: 'fcm', token: 'x' }, { kind: 'web', subscription: {} }] as never[]))
   expo.receipts.set(token('app-b'), notRegistered)
   const app = await apiOf(url, 'app')
   const own = await app.createSession()
@@ -309,6 +311,26 @@ test('a device that Expo knows no more, at once or by its receipt, is removed he
   ).toEqual([token('app-a'), token('app-b')])
   await eventually(async () => forgotten.length === 2)
   expect(forgotten).toEqual(expect.arrayContaining([ofApp[1], ofApp[2]]))
+})
+
+test('a device that the app keeps is not tried again where the app has it no more by then (I15)', async () => {
+  const app = await apiOf(url, 'app-2')
+  const session = await app.createSession()
+  ofApp = ['sold', 'kept'].map((name) => ({ kind: 'expo', token: token(`app-${name}`) }))
+  forgotten = []
+  expo.next(({ to }) => {
+    if (to !== token('app-sold')) return undefined
+    ofApp = ofApp.slice(1)
+    return { status: 'error', message: 'later', details: { error: 'MessageRateExceeded' } }
+  })
+  await app.send(session, 'hello')
+  const rows = await eventually(async () => {
+    const all = await rowsOf(session)
+    return all.length === 2 && all.every(({ state }) => state === 'sent' || state === 'gone') && all
+  })
+  expect(rows.map(({ state }) => state).sort()).toEqual(['gone', 'sent'])
+  expect(expo.messages.filter(({ to }) => to === token('app-sold'))).toHaveLength(1)
+  expect(forgotten).toEqual([])
 })
 
 test('one that Expo does not take keeps none of the others from being sent', async () => {

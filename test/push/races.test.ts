@@ -12,6 +12,8 @@ import {
   markPushes,
   notify,
   sayPushing,
+  spreadPush,
+  stillPushing,
   sweepPushes,
   type TakenPush,
   takePushes,
@@ -41,6 +43,7 @@ beforeAll(async () => {
 afterAll(() => stored.close())
 beforeEach(async () => {
   await stored.query('delete from holdfast.pushes')
+  await stored.query('update holdfast.meta set push_app_seen_at = null')
   await sayPushing(database, { graceMs: 0, asksApp: false })
 })
 
@@ -227,4 +230,98 @@ test('where nobody pushes nothing is written; old rows are swept, and those of a
   expect(await statesOf(other)).toEqual(['sent', 'sent'])
   await deleteSession(database, tenantId, other, userId)
   expect(await stored.query('select from holdfast.pushes')).toEqual([])
+})
+
+test('marking waits for nobody who locks notices of many sessions, and says which are to be marked again', async () => {
+  const [first, second] = (await sessionsOf(database, 2, 'held')) as [string, string]
+  await told(first)
+  await told(second)
+  const { taken } = await takePushes(database, 10, sendingMs)
+  expect(taken).toHaveLength(4)
+  const expiring = new pg.Client(stored.url)
+  await expiring.connect()
+  await expiring.query('begin')
+  const rewrite = (session: string) =>
+    expiring.query(`select holdfast.push_due($1, $2, '1', null, 'app.event', 1, null, '{}')`, [tenantId, session])
+  await rewrite(second)
+  const held = await markPushes(database, taken.map(sentMark))
+  expect(held.map(({ sessionId }) => sessionId)).toEqual([second, second])
+  expect(await statesOf(first)).toEqual(['sent', 'sent'])
+  // As a sweeper goes on to the next session: nobody who marks holds it.
+  await rewrite(first)
+  await expiring.query('rollback')
+  await expiring.end()
+  expect(await markPushes(database, held)).toEqual([])
+  expect(await statesOf(second)).toEqual(['sent', 'sent'])
+})
+
+const appRows = () =>
+  stored.query<{ n: number }>(`select count(*)::int as n from holdfast.pushes where device like 'app:%'`)
+
+test('who keeps tokens is asked by a process that can, as long as one is there, and the deletion of the session waits for nobody (I14)', async () => {
+  const [sessionId] = (await sessionsOf(database, 1, 'app')) as [string]
+  await sayPushing(database, { graceMs: 0, asksApp: true })
+  // Another that started since, and knows of no devices.
+  await sayPushing(database, { graceMs: 0, asksApp: false })
+  await told(sessionId)
+  expect((await takePushes(database, 10, sendingMs)).taken.map(({ state }) => state)).toEqual(['sending', 'sending'])
+  const { taken } = await takePushes(database, 10, sendingMs, true)
+  expect(taken.map(({ device, state }) => [device, state])).toEqual([[`app:${userId}`, 'due']])
+
+  // As the deletion of the session begins.
+  const deleting = new pg.Client(stored.url)
+  await deleting.connect()
+  await deleting.query('begin')
+  await deleting.query('select from holdfast.sessions where id = $1 for update', [sessionId])
+  const spread = spreadPush(databases[1]!, taken[0]!, [{ device: 'x', target: expoDevice('x') }])
+  await eventually(async () => (await stored.query('select from pg_locks where not granted')).length > 0)
+  await deleting.query('delete from holdfast.sessions where id = $1', [sessionId])
+  await deleting.query('commit')
+  await deleting.end()
+  await spread
+  expect(await appRows()).toEqual([{ n: 0 }])
+})
+
+test('a day after the last process that pushes, or asks the app, nothing is written for it any more', async () => {
+  const [sessionId] = (await sessionsOf(database, 1, 'off')) as [string]
+  await stillPushing(database, { asksApp: true })
+  await stored.query(`update holdfast.meta set push_app_seen_at = now() - interval '25 hours'`)
+  await told(sessionId)
+  expect(await appRows()).toEqual([{ n: 0 }])
+  await stillPushing(database, { asksApp: true })
+  await told(sessionId)
+  expect(await appRows()).toEqual([{ n: 1 }])
+  await stored.query(`update holdfast.meta set push_seen_at = now() - interval '25 hours', push_app_seen_at = null`)
+  await stored.query('delete from holdfast.pushes')
+  await told(sessionId)
+  expect(await statesOf(sessionId)).toEqual([])
+})
+
+test('a token that the app keeps is told nothing of its user once somebody else has registered it here (I15)', async () => {
+  const [sessionId] = (await sessionsOf(database, 1, 'moved')) as [string]
+  await sayPushing(database, { graceMs: 0, asksApp: true })
+  await told(sessionId)
+  const app = (await takePushes(database, 10, sendingMs, true)).taken.find(({ state }) => state === 'due')!
+  const devices = ['moved', 'stays'].map(expoDevice).map((target) => ({ device: deviceHash(target), target }))
+  await spreadPush(database, app, devices)
+  const bob = { tenantId, userId: 'bob' }
+  await registerDevice(database, bob, { id: null, device: devices[0]!.target, hash: devices[0]!.device, max: 20 })
+  const { taken } = await takePushes(database, 10, sendingMs)
+  const stateOf = (at: number) => taken.find(({ device }) => device === devices[at]!.device)
+  expect([stateOf(0), stateOf(1)]).toMatchObject([{ state: 'gone' }, { state: 'sending', isStale: false }])
+  // Its service wants it later: by then the app is asked again.
+  const later = afterDelivery({ outcome: 'again', why: '' }, 1, policy, 0)
+  await markPushes(database, [{ ...stateOf(1)!, ...later, afterMs: 0 }])
+  expect((await takePushes(database, 10, sendingMs)).taken).toMatchObject([{ state: 'sending', isStale: true }])
+})
+
+test('what was tried for a day has failed, and what nobody tried in a day is withheld', async () => {
+  const [sessionId] = (await sessionsOf(database, 1, 'day')) as [string]
+  await told(sessionId)
+  await stored.query(
+    `update holdfast.pushes set at = now() - interval '25 hours', tries = case device when $1 then 9 else 0 end`,
+    [deviceHash(expoDevice('phone'))],
+  )
+  await takePushes(database, 10, sendingMs)
+  expect((await statesOf(sessionId)).sort()).toEqual(['failed', 'withheld'])
 })
