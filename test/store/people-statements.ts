@@ -26,6 +26,7 @@ import {
   notify,
   sayPushing,
   spreadPush,
+  stillPushing,
   sweepPushes,
   takePushes,
   takeTickets,
@@ -54,6 +55,7 @@ export async function sendPeopleStatements(
   // Makes the row in which it stands whether anybody pushes.
   await readEpoch(database, 'epoch')
   await sayPushing(database, { graceMs: 0, asksApp: false })
+  await stillPushing(database, { asksApp: false })
   const device = { kind: 'expo', token: 'ExponentPushToken[a]' } as const
   const hash = deviceHash(device)
   await registerDevice(database, { tenantId, userId }, { id: 'phone', device, hash, max: 20 })
