@@ -73,7 +73,7 @@ type Receipt = { sessionId: string; seq: number; askedAt: number; answeredAt: nu
 type Taking = { state: string; askedAt: number; answeredAt: number }
 
 test('of 1,000 notices whose user is there, goes and comes back meanwhile, none is missed and none comes twice on a device (R3.3, I14)', async () => {
-  await sayPushing(database, { graceMs: 60, asksApp: false })
+  await sayPushing(database, { graceMs: 250, asksApp: false })
   const sessions = await sessionsOf(database, 50, 'flap')
   const random = seeded(20)
   const receipts: Receipt[] = []
@@ -102,7 +102,7 @@ test('of 1,000 notices whose user is there, goes and comes back meanwhile, none 
       const seq = await told(sessionId)
       const flap = random(4)
       // There, and reads; there, and reads as it falls due; gone until it was delivered; or gone, and then the next one comes.
-      if (flap === 1) await pause(random(100))
+      if (flap === 1) await pause(random(400))
       if (flap < 2) {
         const askedAt = ++clock
         await read(sessionId, seq)
