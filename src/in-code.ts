@@ -40,6 +40,7 @@ import {
   takeMessage,
 } from './http/messages.ts'
 import { notifySchema, notifyUser } from './http/notify.ts'
+import { whoIsThere } from './http/people.ts'
 import { defaultTenant, isName, nameRule } from './http/principal.ts'
 import { Problem, problemOf } from './http/problem.ts'
 import { tooManySendsProblem } from './http/rate.ts'
@@ -50,7 +51,7 @@ import type { WhenBusy } from './store/accept.ts'
 import type { Member } from './store/log.ts'
 import type { Invite } from './store/members.ts'
 import { messagePage, type Pair } from './store/messages.ts'
-import { type Present, presentIn } from './store/presence.ts'
+import type { Present } from './store/presence.ts'
 import { say } from './store/say.ts'
 import {
   createSession,
@@ -517,7 +518,7 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
     },
     presence: failing(async (sessionId, ask) => {
       const session = readValue({ ...ask, sessionId }, presenceSchema)
-      return await presentIn((await parts()).database, session)
+      return await whoIsThere(await parts(), session)
     }),
     retry: failing(async (sessionId, messageId, ask) => {
       const { tenantId, round } = readValue({ ...ask, sessionId, messageId }, retrySchema)

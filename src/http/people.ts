@@ -3,13 +3,14 @@ import * as z from 'zod'
 import { decodeCursor } from '../core/cursor.ts'
 import { privateLane } from '../core/event.ts'
 import { passingNote } from '../log/wakeups.ts'
-import { presentIn } from '../store/presence.ts'
+import { listMembers } from '../store/members.ts'
+import { type Present, presentIn } from '../store/presence.ts'
 import { storeReceipt } from '../store/receipts.ts'
 import { readBody } from './body.ts'
 import { laneOf } from './lane.ts'
 import { Problem } from './problem.ts'
 import { mustHave } from './right.ts'
-import { type Call, json, type Route, sessionOf } from './route.ts'
+import { type Call, type HttpParts, json, type Route, sessionOf } from './route.ts'
 
 const cursorSchema = z.string().max(4_000)
 const receiptSchema = z.strictObject({ delivered: cursorSchema.optional(), read: cursorSchema.optional() })
@@ -59,9 +60,29 @@ async function typing(call: Call): Promise<Response> {
 /** What a device says of itself where it follows. */
 export const presenceField = z.enum(['here', 'away'])
 
+/**
+ * Members who are there just now: those who follow the session here, and where the app delivers over Ably, those who have entered
+ * its presence channel. Where Ably does not answer it is the first alone.
+ */
+export async function whoIsThere(
+  { database, ably }: Pick<HttpParts, 'database' | 'ably'>,
+  session: { tenantId: string; sessionId: string },
+): Promise<Present[]> {
+  const following = presentIn(database, session)
+  if (ably === undefined) return await following
+  const [here, entered] = await Promise.all([following, ably.present(session).catch(() => [])])
+  const among = new Set(entered.map(({ userId }) => userId))
+  if (among.size === 0) return here
+  // A token outlives a membership.
+  const members = await listMembers(database, session)
+  const states = new Map(here.map(({ userId, state }) => [userId, state]))
+  for (const { userId } of members) if (among.has(userId)) states.set(userId, 'here')
+  return [...states].map(([userId, state]) => ({ userId, state }))
+}
+
 async function presence(call: Call): Promise<Response> {
   const session = sessionOf(call)
-  const present = await presentIn(call.parts.database, session)
+  const present = await whoIsThere(call.parts, session)
   return json(200, { presence: present.filter(({ userId }) => userId !== session.userId) })
 }
 

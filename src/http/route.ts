@@ -66,6 +66,8 @@ export type AblyTokens = {
   tokenMs: number
   channelsOf(who: { tenantId: string; sessionId: string; userId: string }): AblyChannels
   tokenRequest(ask: { userId: string; channels: readonly AblyChannels[]; ttlMs: number }): AblyTokenRequest
+  /** Who has entered the session's presence channel, members or not. Rejects where Ably does not answer. */
+  present(session: { tenantId: string; sessionId: string }): Promise<{ userId: string }[]>
 }
 
 export type Call = {

@@ -337,9 +337,19 @@ test('who is present on a session’s presence channel the app’s server knows,
   const tablet = await plain(stub, server, 'ann')
   await tablet.channels.get('beheard:session:trip:presence').presence.enter()
   expect(await live.present({ sessionId: 'trip' })).toMatchObject([{ userId: 'ann' }])
+  // So does whoever asks Holdfast, of members alone: a token outlives a membership.
+  await server.chat.members.add('trip', { userId: 'bob' })
+  const bob = await plain(stub, server, 'bob')
+  await bob.channels.get('beheard:session:trip:presence').presence.enter()
+  const both = ['ann', 'bob'].map((userId) => ({ userId, state: 'here' }))
+  expect(await server.chat.presence('trip')).toEqual(both)
+  await server.chat.members.remove('trip', { userId: 'bob' })
+  expect(await server.chat.presence('trip')).toEqual(both.slice(0, 1))
+  await bob.channels.get('beheard:session:trip:presence').presence.leave()
   await presence.leave()
   await tablet.channels.get('beheard:session:trip:presence').presence.leave()
   expect(await live.present({ sessionId: 'trip' })).toEqual([])
+  expect(await server.chat.presence('trip')).toEqual([])
 })
 
 async function clientOver(stub: Stub, server: TestServer, lookEveryMs = 60_000) {
