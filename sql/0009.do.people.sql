@@ -1,4 +1,4 @@
--- Several people in one session: the app's own events. The rules of 0001 hold: the session's lock first, decided in a later
+-- Several people in one session: members, invitations, and the app's own events. The rules of 0001 hold: the session's lock first, decided in a later
 -- statement, one call each.
 
 -- Ids that events were published with, so that the same one is published once. It lives as long as its session.

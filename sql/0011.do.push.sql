@@ -147,7 +147,7 @@ $$;
 -- here, in one statement, and nowhere else: a receipt that was answered before it is seen by it.
 -- Who cannot ask the app (`p_asks_app`) leaves those to others. `isStale`: the app said so some time ago that its user has this
 -- device, and has to be asked whether that is so still.
-create function holdfast.take_pushes(p_limit int, p_sending_ms int, p_asks_app boolean default true) returns setof json language sql as $$
+create function holdfast.take_pushes(p_limit int, p_sending_ms int, p_asks_app boolean) returns setof json language sql as $$
   with due as materialized (
     select p.* from holdfast.pushes p
      where p.state = 'due' and p.due_at <= now() and (p_asks_app or p.device <> 'app:' || p.user_id)

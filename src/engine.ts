@@ -226,7 +226,7 @@ function wire(
       sockets,
       presence,
       typing,
-      push: options.push ?? {},
+      push: () => app().push ?? {},
       ably,
       expiresMs: options.expiresMs,
       sendsPerMinute: options.limits.sendsPerMinute,

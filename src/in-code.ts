@@ -364,14 +364,14 @@ const stopSchema = z.strictObject({
   reason: reasonSchema.nullable().default(null),
 })
 const retrySchema = z.strictObject(ofMessage)
-const memberListSchema = z.strictObject(inSession)
+const sessionSchema = z.strictObject(inSession)
+const memberChangeSchema = z.strictObject({ ...inSession, userId: nameSchema, role: roleSchema })
 const memberAskSchema = z.strictObject({ ...inSession, userId: nameSchema, role: roleSchema.default('member') })
 const memberRemoveSchema = z.strictObject({ ...inSession, userId: nameSchema })
 const inviteAskSchema = z.strictObject({ ...inSession, ...inviteFields })
 const revokeSchema = z.strictObject({ ...inSession, inviteId: z.string() })
 const notifyAskSchema = notifySchema.safeExtend(inSession)
 const publishAskSchema = publishSchema.safeExtend(inSession)
-const presenceSchema = z.strictObject(inSession)
 /** Whatever its provider calls it: no path has to hold it. */
 const askedId = z.string().min(1).max(1_000)
 const approveSchema = z.strictObject({ ...inSession, userId: nobodySchema, approvalId: askedId, ...approvalFields })
@@ -485,7 +485,7 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
     }),
     members: {
       list: failing(async (sessionId, ask) => {
-        const { tenantId } = readValue({ ...ask, sessionId }, memberListSchema)
+        const { tenantId } = readValue({ ...ask, sessionId }, sessionSchema)
         const own = await parts()
         return await membersOf(await withinOneThere(own, tenantId, sessionId))
       }),
@@ -494,7 +494,7 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
         return (await add(within(await parts(), tenantId, sessionId, null), member)).member
       }),
       change: failing(async (sessionId, ask) => {
-        const { tenantId, ...member } = readValue({ ...ask, sessionId }, memberAskSchema)
+        const { tenantId, ...member } = readValue({ ...ask, sessionId }, memberChangeSchema)
         return await change(within(await parts(), tenantId, sessionId, null), member)
       }),
       remove: failing(async (sessionId, ask) => {
@@ -508,7 +508,7 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
         return await invite(within(await parts(), tenantId, sessionId, null), { role, expiresMs, uses })
       }),
       list: failing(async (sessionId, ask) => {
-        const { tenantId } = readValue({ ...ask, sessionId }, memberListSchema)
+        const { tenantId } = readValue({ ...ask, sessionId }, sessionSchema)
         return await invitesOf(await withinOneThere(await parts(), tenantId, sessionId))
       }),
       revoke: failing(async (sessionId, inviteId, ask) => {
@@ -517,8 +517,10 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       }),
     },
     presence: failing(async (sessionId, ask) => {
-      const session = readValue({ ...ask, sessionId }, presenceSchema)
-      return await whoIsThere(await parts(), session)
+      const session = readValue({ ...ask, sessionId }, sessionSchema)
+      const own = await parts()
+      await withinOneThere(own, session.tenantId, sessionId)
+      return await whoIsThere(own, session)
     }),
     retry: failing(async (sessionId, messageId, ask) => {
       const { tenantId, round } = readValue({ ...ask, sessionId, messageId }, retrySchema)

@@ -42,6 +42,8 @@ export function createInOrder(
   let last = cursor
   let waiting: Offer[] = []
   let isReading = false
+  /** While a read stood still more came than is kept: it is read, too. */
+  let hasDropped = false
   let timer: ReturnType<typeof setTimeout> | undefined
 
   const showItem = (item: Item) => {
@@ -59,13 +61,25 @@ export function createInOrder(
   }
   /** Until nothing of it fits any more. */
   const settle = () => {
+    const first = waiting[0]
     let before: number
     do {
       before = waiting.length
       waiting = waiting.filter((offer) => !fits(offer))
     } while (waiting.length < before)
-    clearTimeout(timer)
-    if (waiting.length > 0) timer = setTimeout(() => !isReading && missing(), waiting.length > waitingMax ? 0 : graceMs)
+    const isTooMuch = waiting.length > waitingMax || hasDropped
+    // The time of the first that waits: others come all the while.
+    if (isTooMuch || waiting[0] !== first || waiting.length === 0) {
+      clearTimeout(timer)
+      timer = undefined
+    }
+    hasDropped = false
+    if (isTooMuch) missing()
+    else if (waiting.length > 0)
+      timer ??= setTimeout(() => {
+        timer = undefined
+        if (!isReading) missing()
+      }, graceMs)
   }
 
   return {
@@ -73,6 +87,10 @@ export function createInOrder(
     take(message) {
       const offer = offerOf(message)
       if (offer === null) return
+      if (isReading && waiting.length > waitingMax) {
+        hasDropped = true
+        return
+      }
       waiting.push(...offer)
       if (!isReading) settle()
     },

@@ -200,6 +200,9 @@ export function openAblyLine(parts: LineParts): Line {
       }
       if (followed.get(sessionId) !== one) return
       one.inOrder.readTo(answer.cursor)
+      // While a reply is written each read finds more of it. What is heard is not waited for so.
+      const isNear = JSON.stringify(answer.frames).length < nearBytes
+      if (isNear && isHeard(one)) break
     } while (answer.frames.length > 0)
     if (one.isCaughtUp) return
     one.isCaughtUp = true
@@ -231,6 +234,9 @@ export function openAblyLine(parts: LineParts): Line {
     close: () => end({ how: 'ended', afterMs: 0 }),
   }
 }
+
+/** A read that brings less had no more to bring. */
+const nearBytes = 65_536
 
 /** As the channels are: one of the app's own may have been attached before. */
 function isHeard({ channels }: Followed): boolean {

@@ -76,8 +76,14 @@ export function createRest({ key, endpoint }: { key: string; endpoint: string })
     async presence(channel) {
       const members: AblyMember[] = []
       let query = `limit=${presencePage}`
+      const within = AbortSignal.timeout(answerMs)
       for (let page = 0; page < presencePagesMax; page++) {
-        const response = await ask('GET', `/channels/${encodeURIComponent(channel)}/presence?${query}`, undefined)
+        const response = await ask(
+          'GET',
+          `/channels/${encodeURIComponent(channel)}/presence?${query}`,
+          undefined,
+          within,
+        )
         const found = (await response.json()) as { clientId?: unknown; data?: unknown; encoding?: unknown }[]
         for (const { clientId, data, encoding } of found) {
           if (typeof clientId === 'string') members.push({ clientId, data: decoded(data, encoding) })

@@ -18,10 +18,7 @@ export type Delivery =
 /** `delivery` null: it is a reply. */
 export type ShownMessage<Chat = unknown> = MessageOf<Chat> & { delivery: Delivery | null }
 
-/**
- * The same object where it is of the same message, so that only what changed is drawn again. `known`: as what it was shown
- * last, where that is at hand: of thousands each is looked up else, in each frame.
- */
+/** The same object where it is of the same message, so that only what changed is drawn again. */
 export function withDelivery(message: Message, shown: Shown | null, at: number): ShownMessage {
   const known = drawn.get(message)
   // A reply's, and one that was read: it stays so, and of thousands nothing is looked for.

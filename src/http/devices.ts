@@ -31,7 +31,7 @@ const deviceSchema = z.discriminatedUnion('kind', [
 
 async function register({ request, parts, principal }: Call): Promise<Response> {
   const asked = await readBody(request, deviceSchema)
-  const sender = parts.push[asked.kind]
+  const sender = parts.push()[asked.kind]
   if (sender === undefined) {
     throw new Problem('not_found', `This server sends no notices to devices of the kind "${asked.kind}".`)
   }
@@ -63,7 +63,7 @@ async function remove({ parts, principal, params }: Call): Promise<Response> {
 }
 
 async function key({ parts }: Call): Promise<Response> {
-  const publicKey = parts.push.web?.publicKey
+  const publicKey = parts.push().web?.publicKey
   if (publicKey === undefined) throw new Problem('not_found', 'This server sends no notices to browsers.')
   return json(200, { publicKey })
 }

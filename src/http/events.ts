@@ -121,7 +121,8 @@ async function longPoll(call: Call, cursor: Cursor | null, state: PresenceState,
   }
   const follow = await call.parts.hub.follow({ ...sessionOf(call), cursor }, sink)
   if (follow === null) throw new Problem('not_found')
-  const device = call.parts.presence.enter(sessionOf(call), state)
+  // Who only looks is not there.
+  const device = waitMs > 0 ? call.parts.presence.enter(sessionOf(call), state) : undefined
   const timers = [
     setTimeout(() => {
       waited = true
@@ -134,7 +135,7 @@ async function longPoll(call: Call, cursor: Cursor | null, state: PresenceState,
   await finished
   for (const timer of timers) clearTimeout(timer)
   follow.stop()
-  device.leave()
+  device?.leave()
   return jsonText(200, `{"frames":[${collected.join(',')}],"cursor":"${follow.cursor()}"}`)
 }
 

@@ -28,7 +28,7 @@ export type HttpParts = {
   presence: Presence
   typing: Typing
   /** To which kinds of devices notices are sent. */
-  push: { readonly [kind in PushKind]?: PushSender }
+  push(): { readonly [kind in PushKind]?: PushSender }
   /** Undefined: nothing is published over Ably. */
   ably: AblyTokens | undefined
   /** A turn that was not begun by then ends as expired. */

@@ -181,7 +181,7 @@ export function createLists(database: Database): Lists {
       } else if (pending.size < pendingMax) {
         // One without events may be about any.
         const some = note.audiences ?? events.map(({ audience }) => audience)
-        const audiences = new Set(some.length > 0 ? some : [null])
+        const audiences = new Set(!isChange ? [] : some.length > 0 ? some : [null])
         const readers = new Set(readBy === undefined ? [] : [readBy])
         mark(key, { tenantId, sessionId, isChange, audiences, readers })
         schedule(mayBeToldAtMs(key))

@@ -326,10 +326,12 @@ export function createPublishing(options: {
       stopping = true
       for (const one of held.values()) one.ring()
       const late = setTimeout(() => aborting.abort(), withinMs)
-      await claiming
-      for (const one of held.values()) one.ring()
       const cut = new Promise<void>((resolve) => aborting.signal.addEventListener('abort', () => resolve()))
-      await Promise.race([Promise.all(workers), cut])
+      const ended = Promise.resolve(claiming).then(async () => {
+        for (const one of held.values()) one.ring()
+        await Promise.all(workers)
+      })
+      await Promise.race([ended, cut])
       clearTimeout(late)
       for (const timer of timers) clearInterval(timer)
       for (const one of held.values()) lose(one)

@@ -4,7 +4,7 @@ import type { Chunk, Part } from '../../src/core/chunk.ts'
 import { type Cursor, decodeCursor, encodeCursor } from '../../src/core/cursor.ts'
 import { type ChunkRun, type Event, maySee } from '../../src/core/event.ts'
 import { createFold, type Fold } from '../../src/core/fold.ts'
-import { createFollowing, cursorOf, follow, type Item } from '../../src/core/following.ts'
+import { createFollowing, cursorOf, follow } from '../../src/core/following.ts'
 import { createHub, type Hub, type Sink } from '../../src/log/hub.ts'
 import { createSeal } from '../../src/log/seal.ts'
 import { readSnapshot } from '../../src/log/snapshot.ts'
@@ -343,26 +343,24 @@ async function snapshotClient(database: Database, sessionId: string, user: strin
   return {
     /** Reads a page from the client's cursor as the server does, and may break off after any frame of it. */
     async readOn(mayCut: boolean): Promise<number> {
-      const following = createFollowing(decodeCursor(cursor)!)
+      const sees = (audience: string | null) => maySee(audience, user)
+      const following = createFollowing(decodeCursor(cursor)!, sees)
       const page = (await readPage(database, tenantId, sessionId, following, null))!
       follow(following, { type: 'start' })
       const effects = follow(following, { type: 'page', page })
       expect(effects.filter(({ type }) => type === 'reset')).toEqual([])
       const items = effects.flatMap((effect) => (effect.type === 'show' ? effect.items : []))
-      const isHidden = (item: Item) => !maySee('event' in item ? item.event.audience : item.run.audience, user)
+      seen.hidden += [...page.events, ...page.runs].filter(({ audience }) => !sees(audience)).length
       const until = mayCut ? Math.floor(Math.random() * (items.length + 1)) : items.length
       if (until < items.length) seen.cuts++
       const taken = items.slice(0, until)
       for (const item of taken) {
-        // A frame that is not shown does not reach the client: its cursor comes with the next one that does.
-        if (isHidden(item)) seen.hidden++
-        else {
-          'event' in item ? takeEvent(item.event) : takeRun(item.run)
-          cursor = item.cursor
-        }
+        'event' in item ? takeEvent(item.event) : takeRun(item.run)
+        cursor = item.cursor
       }
-      if (until === items.length && items.length > 0) cursor = cursorOf(following)
-      return items.length
+      // What is not shown only makes the cursor larger.
+      if (until === items.length) cursor = cursorOf(following)
+      return items.length + page.events.length
     },
     /** One connection, which ends after so many frames. */
     async followAt(hub: Hub, framesMax: number, ended: Promise<void>): Promise<void> {

@@ -29,7 +29,7 @@ describe('rounds and branches', () => {
     expect(await wrongs(stored)).toEqual([])
     // The next test claims what is its own.
     await stored.query(
-      'truncate holdfast.sessions, holdfast.turns, holdfast.messages, holdfast.events, holdfast.chunks, holdfast.files, holdfast.tool_calls, holdfast.asks',
+      'truncate holdfast.sessions, holdfast.turns, holdfast.messages, holdfast.events, holdfast.chunks, holdfast.files, holdfast.tool_calls, holdfast.asks cascade',
     )
   })
   afterAll(() => stored.close())

@@ -278,7 +278,7 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('register_device', [tenantId, userId, 'tablet', 'expo', '{}', 'another hash', null, 20])
   await call('notify', [tenantId, 'q0', userId, 'a.b', '{}', 'n1', 'hash'])
   await call('push_due', [tenantId, 'q0', 'about', null, 'a.b', 1, null, null])
-  await call('take_pushes', [20, 60_000])
+  await call('take_pushes', [20, 60_000, true])
   await call('spread_push', [tenantId, 'q0', 'about', 'hash', 1, '[{"device":"a","target":{}}]'])
   const mark = {
     tenantId,
@@ -310,7 +310,7 @@ async function hotClient({ url }: Stored): Promise<pg.Client> {
 }
 
 /** One row, and one for each process. */
-const small = ['meta', 'processes']
+const small = ['meta', 'processes', 'publishers']
 
 /** Tables that this transaction has read from end to end. */
 async function scanned(client: pg.Client): Promise<string[]> {

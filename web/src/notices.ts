@@ -72,21 +72,22 @@ async function offer(): Promise<void> {
 export async function turnOn(): Promise<void> {
   if (notices.isBusy) return
   set({ isBusy: true, problem: null })
-  const permission = await Notification.requestPermission()
-  if (permission !== 'granted') {
-    // Who closed the browser's question has not answered it. It is not asked again by itself all the same.
-    set({ phase: permission === 'denied' ? 'refused' : 'off', mayAsk: false, isBusy: false })
-    if (permission === 'denied') remember(choiceKey, 'off')
-    return
-  }
   try {
+    const permission = await Notification.requestPermission()
+    if (permission !== 'granted') {
+      // Who closed the browser's question has not answered it. It is not asked again by itself all the same.
+      set({ phase: permission === 'denied' ? 'refused' : 'off', mayAsk: false })
+      if (permission === 'denied') remember(choiceKey, 'off')
+      return
+    }
     await register()
     remember(choiceKey, 'on')
     set({ phase: 'on', mayAsk: false })
   } catch (error) {
     set({ problem: `Notices are not on: ${wordsOf(error)}` })
+  } finally {
+    set({ isBusy: false })
   }
-  set({ isBusy: false })
 }
 
 export async function turnOff(): Promise<void> {
@@ -94,8 +95,8 @@ export async function turnOff(): Promise<void> {
   set({ isBusy: true, problem: null })
   remember(choiceKey, 'off')
   // What is not subscribed any more the server forgets by itself, when it sends the next one.
-  const registration = await navigator.serviceWorker.getRegistration(scope)
-  const subscription = await registration?.pushManager.getSubscription()
+  const registration = await navigator.serviceWorker.getRegistration(scope).catch(() => undefined)
+  const subscription = await registration?.pushManager.getSubscription().catch(() => null)
   await subscription?.unsubscribe().catch(() => false)
   const id = recall(deviceKey)
   if (id !== null) await ask('DELETE', encodeURIComponent(id)).catch(() => null)
