@@ -67,7 +67,7 @@ export function createConnection(options: ConnectionOptions): Connection {
     phase: ConnectionState['phase'],
     as: Transport | OwnTransport | null = null,
     retryAt: string | null = null,
-  ) => state.set({ phase, transport: typeof as === 'object' ? (as?.name ?? null) : as, retryAt })
+  ) => state.set({ phase, transport: (as as OwnTransport | null)?.name ?? (as as Transport | null), retryAt })
   const entries = new Map<string, Entry>()
   const listHearers = new Set<(hint: SessionHint | null) => void>()
   let line: Line | null = null
