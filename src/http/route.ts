@@ -50,8 +50,8 @@ export type HttpParts = {
 /**
  * The app's function that says which lane a message of this user joins: `main` (one turn at a time in the session) or
  * `author` (the author's own, beside the others'), or `private`: the author's own, of which nobody else sees anything, not the
- * messages, the replies, or that there are any. Called with every send, mostly with a repeated one, too, and before rights
- * are judged: the session need not be the user's, or there at all. The sender waits for it. A repeated send, an edit or a
+ * messages, the replies, or that there are any. Called with every send, mostly with a repeated one, too, with every upload
+ * and word that they type, and before rights are judged: the session need not be the user's, or there at all. The sender waits for it. A repeated send, an edit or a
  * retry stays in the lane that its message has, and so do its files.
  *
  * Where it throws, or answers something else, nothing is stored: the send is 500, `internal`, a line in the log says why,

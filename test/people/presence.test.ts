@@ -64,8 +64,12 @@ test('members are told who comes, is away and back, and is gone: left, removed, 
   expect((await otto.request('/v1/sessions/s/presence')).status).toBe(404)
   expect((await ann.request('/v1/sessions/s/events?presence=near')).status).toBe(400)
 
-  // A poll is a device, too, for as long as the next one takes.
-  await rita.request('/v1/sessions/s/events?cursor=now&wait=0', { headers: { accept: 'application/json' } })
+  // A poll is a device, too, for as long as the next one takes; one that waits for nothing is a look.
+  const poll = (wait: number) =>
+    rita.request(`/v1/sessions/s/events?cursor=now&wait=${wait}`, { headers: { accept: 'application/json' } })
+  await poll(0)
+  expect(await asked(ann)).toHaveLength(2)
+  await poll(1)
   await untilTold(hers, 'carl here', 'bob away', 'bob here', 'rita here', 'rita gone')
 
   await queryOnce(scene.database, `delete from holdfast.members where user_id = 'carl'`)

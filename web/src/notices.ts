@@ -191,10 +191,15 @@ export function useClosed(sessions: readonly unknown[]): void {
 /** What the worker says and asks. */
 function onMessage({ data, ports }: MessageEvent<{ shows?: string; noticed?: object; open?: string }>): void {
   if (data.shows !== undefined) ports[0]?.postMessage(!document.hidden && placeNow().sessionId === data.shows)
-  if (data.noticed !== undefined) void close()
+  if (data.noticed !== undefined) {
+    void close()
+    // A busy browser lists what it has shown just now a moment later.
+    setTimeout(() => void close(), listedMs)
+  }
   if (data.open !== undefined && data.open !== placeNow().sessionId) goTo(data.open)
 }
 
+const listedMs = 1_000
 /** So many chats with notices are looked at in one go. */
 const chatsMax = 20
 let isClosing = false
