@@ -392,8 +392,8 @@ describe('a database that hangs (FD3)', () => {
 
 /** Of nearly the largest bodies that are taken, all at once. */
 const flood = { count: 500, text: `${'x'.repeat(250_000)}€` }
-/** Seen: 170 MB, most of it garbage of what was refused; where all are kept waiting, 700 MB. */
-const grownBytesMax = 350 * 1024 * 1024
+/** Seen: 170 MB, most of it garbage of what was refused, and on a busy machine 390; where all are kept waiting, 700 MB. */
+const grownBytesMax = 450 * 1024 * 1024
 
 /**
  * Freezes Postgres while replies stream and large messages are sent, thaws it, and waits until everything is told. A
