@@ -23,7 +23,7 @@ import {
   takeAnswer,
   toolResultOf,
 } from './http/approvals.ts'
-import { idSchema, metadataSchema, readValue } from './http/body.ts'
+import { idSchema, metadataSchema, nameSchema, readValue } from './http/body.ts'
 import { retryTurn, stopReply, tell } from './http/control.ts'
 import { add, change, invite, inviteFields, invitesOf, membersOf, remove, revoke, roleSchema } from './http/members.ts'
 import {
@@ -41,7 +41,7 @@ import {
 } from './http/messages.ts'
 import { notifySchema, notifyUser } from './http/notify.ts'
 import { whoIsThere } from './http/people.ts'
-import { defaultTenant, isName, nameRule } from './http/principal.ts'
+import { defaultTenant, isName } from './http/principal.ts'
 import { Problem, problemOf } from './http/problem.ts'
 import { tooManySendsProblem } from './http/rate.ts'
 import type { HttpParts, Within } from './http/route.ts'
@@ -306,7 +306,6 @@ export class HoldfastError extends Error {
   }
 }
 
-const nameSchema = z.string().refine(isName, `expected a text ${nameRule}`)
 const nobodySchema = nameSchema.nullable().default(null)
 const newIdSchema = idSchema.default(() => uuidv7())
 /** No larger than the database's `int`. */

@@ -8,14 +8,13 @@ import type { Event } from '../core/event.ts'
 import type { Json } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
 import { publish } from '../store/publish.ts'
-import { checkValue, idSchema, parseJson, readBody } from './body.ts'
+import { checkValue, idSchema, nameSchema, parseJson, readBody } from './body.ts'
 import { cursorAfter, surely } from './messages.ts'
-import { defaultTenant, isName, nameRule } from './principal.ts'
+import { defaultTenant, isName } from './principal.ts'
 import { Problem } from './problem.ts'
 import { type HttpParts, json } from './route.ts'
 import type { ServerCall, ServerRoute } from './server-key.ts'
 
-const nameSchema = z.string().refine(isName, `expected a text ${nameRule}`)
 const audienceSchema = z
   .string()
   .refine((audience) => isName(/^(user|not):(.*)$/s.exec(audience)?.[2] ?? ''), 'expected user:ID or not:ID')

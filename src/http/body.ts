@@ -6,6 +6,7 @@ import { idPattern } from '../core/ids.ts'
 import type { Json } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
 import { cleanText } from '../core/plain-json.ts'
+import { isName, nameRule } from './principal.ts'
 import { Problem } from './problem.ts'
 
 export async function readBody<T>(request: Request, schema: z.ZodType<T>): Promise<T> {
@@ -214,6 +215,8 @@ export function readQuery<T>(url: URL, schema: z.ZodType<T>): T {
   return parsed.data
 }
 
+/** Of a user or a tenant. */
+export const nameSchema = z.string().refine(isName, `expected a text ${nameRule}`)
 export const idSchema = z.string().regex(idPattern, 'expected 1 to 128 of A-Z a-z 0-9 . _ : ~ -, not "." or ".."')
 
 /** Its values are JSON already, and were bounded when the body was read. */

@@ -17,15 +17,13 @@ import {
   revokeInvite,
   storeInvite,
 } from '../store/members.ts'
-import { readBody } from './body.ts'
+import { nameSchema, readBody } from './body.ts'
 import { surely } from './messages.ts'
-import { isName, nameRule } from './principal.ts'
 import { Problem } from './problem.ts'
 import { type Call, json, type Route, sessionOf, type Within } from './route.ts'
 
 export const roleSchema = z.enum(['owner', 'member', 'reader'])
-export const userSchema = z.string().refine(isName, `expected a text ${nameRule}`)
-const addSchema = z.strictObject({ userId: userSchema, role: roleSchema.default('member') })
+const addSchema = z.strictObject({ userId: nameSchema, role: roleSchema.default('member') })
 const changeSchema = z.strictObject({ role: roleSchema })
 type Change = { userId: string; role: z.infer<typeof roleSchema> }
 

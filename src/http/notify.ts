@@ -7,15 +7,15 @@ import type { Json } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
 import { notify } from '../store/pushes.ts'
 import { dataText, publishSchema } from './app-events.ts'
+import { nameSchema } from './body.ts'
 import { surely } from './messages.ts'
-import { isName, nameRule } from './principal.ts'
 import { Problem } from './problem.ts'
 import type { HttpParts } from './route.ts'
 
 export const notifySchema = z.strictObject({
   event: publishSchema.shape.event,
   id: publishSchema.shape.id,
-  userId: z.string().refine(isName, `expected a text ${nameRule}`),
+  userId: nameSchema,
   data: publishSchema.shape.data,
 })
 
