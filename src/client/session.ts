@@ -241,10 +241,13 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     leave?.()
     if (closed.aborted) return
     const control = new AbortController()
-    let unfollow: (() => void) | undefined
+    let isWoken = false
+    let undo = wire.onWake(() => {
+      isWoken = true
+    })
     leave = () => {
       control.abort()
-      unfollow?.()
+      undo()
     }
     const { signal } = control
     isLive = false
@@ -260,7 +263,8 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
       changed()
       void keep()
       for (const hear of loadHearers) hear()
-      unfollow = feed.follow(id, snapshot.cursor, {
+      undo()
+      undo = feed.follow(id, snapshot.cursor, {
         frame: take,
         passing,
         live(is) {
@@ -271,13 +275,14 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
         refused,
       })
       // What was heard meanwhile may have ended it.
-      if (signal.aborted) unfollow()
+      if (signal.aborted) undo()
     } catch (caught) {
       if (signal.aborted || closed.aborted) return
       if (!(caught instanceof HoldfastError)) throw caught
       refused(caught)
-      // Somebody may sign in, make it, or mend the server: it is asked again when the app says so, and now and then.
-      await wire.pause(caught.retryable ? awayMs : refusedMs, signal).catch(() => undefined)
+      // Somebody may sign in, make it, or mend the server: it is asked again when the app says so (it may have said it
+      // before the answer came), and now and then.
+      if (!isWoken) await wire.pause(caught.retryable ? awayMs : refusedMs, signal).catch(() => undefined)
       if (!signal.aborted) await begin()
     }
   }
@@ -379,7 +384,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
     async send(message, { id: messageId, metadata, whenBusy } = {}) {
       const parts = 'parts' in message ? message.parts : [{ type: 'text', text: message.text }]
       // It may be the first of a session that is made with it. One that is there already is left as it is.
-      const makes = phase === 'missing' || phase === 'loading' ? { title: null } : null
+      const makes = view === null ? { title: null } : null
       const { taken } = await unsent.add({
         sessionId: id,
         parts,
@@ -388,7 +393,7 @@ export function createSession(id: string, options: SessionOptions): SessionHandl
         whenBusy,
         makes,
       })
-      return await taken
+      return taken
     },
     async retry(messageId) {
       if (isUnsent(messageId)) {

@@ -98,6 +98,32 @@ test('a session that was not there is shown when it is, also where another devic
   expect(handle.getSnapshot()).toMatchObject({ phase: 'ready', error: null })
 })
 
+test('a session that is made, and said to be, before the answer came that it is not there, is asked for again at once', async () => {
+  const scene = await openScene()
+  let isHeldBack = false
+  let letGo: (() => void) | undefined
+  const client = clientOf(scene, {
+    async fetch(input, init) {
+      const response = await fetch(input, init)
+      if (String(input).endsWith('/v1/sessions/made-meanwhile') && !isHeldBack) {
+        isHeldBack = true
+        await new Promise<void>((resolve) => {
+          letGo = resolve
+        })
+      }
+      return response
+    },
+  })
+  const handle = client.session('made-meanwhile')
+  watch(handle)
+  await eventually(async () => letGo !== undefined)
+  await client.createSession({ id: 'made-meanwhile' })
+  client.wake()
+  letGo!()
+  await isLive(handle)
+  expect(handle.getSnapshot()).toMatchObject({ phase: 'ready', error: null })
+})
+
 test('what is left is not live, and is not said to be when somebody comes back, before it is', async () => {
   const scene = await openScene()
   const handle = clientOf(scene).session(scene.session)
