@@ -273,7 +273,9 @@ create table holdfast.events (
 );
 create index events_of_turn on holdfast.events (tenant_id, turn_id, seq) where turn_id is not null;
 
--- The ledger: one row per step that reached the provider, as reported. Not fenced: its rows are facts about money.
+-- The ledger: one row for each call of the model, its `step` within its attempt. `open` before the provider is called; settled
+-- once, as `reported`, and never changed after that; or `estimated`, where nobody was left to hear what was reported, until
+-- somebody says it after all. Not fenced: its rows are facts about money. What is done with them: 0013.
 create table holdfast.usage (
   tenant_id text not null,
   turn_id uuid not null,
@@ -281,17 +283,37 @@ create table holdfast.usage (
   step int not null,
   session_id text not null,
   user_id text not null,
+  state text not null check (state in ('open', 'reported', 'estimated')),
   provider text,
   model text,
   input_tokens int,
   output_tokens int,
   cached_input_tokens int,
   reasoning_tokens int,
-  outcome text not null check (outcome in ('complete', 'failed', 'stopped', 'lost', 'handover')),
+  -- In the app's currency, by its prices. Null: nobody knows.
+  cost numeric,
+  -- It was estimated where the app's prices were not at hand: a sweeper adds its cost.
+  needs_price boolean not null default false,
+  -- What a budget holds back for it while it is open.
+  reserved_tokens bigint,
+  reserved_cost numeric,
+  -- The index, in its attempt, of the first chunk that may be of it.
+  from_index int not null default 0,
+  -- How its attempt ended, and when; null while that runs.
+  outcome text check (outcome in ('complete', 'failed', 'stopped', 'lost', 'handover')),
+  ended_at timestamptz,
+  -- On one row of each turn that ever was complete: the day (UTC) on which it first was.
+  succeeded_on date,
   created_at timestamptz not null default clock_timestamp(),
-  primary key (tenant_id, turn_id, attempt, step)
+  primary key (tenant_id, turn_id, attempt, step),
+  constraint open_has_not_ended check (state <> 'open' or ended_at is null),
+  constraint ended_has_its_outcome check ((ended_at is null) = (outcome is null))
 );
-create index usage_by_user on holdfast.usage (tenant_id, user_id, created_at);
+create index usage_by_user on holdfast.usage (tenant_id, user_id, ended_at);
+create index usage_open on holdfast.usage (tenant_id, user_id) where state = 'open';
+create index usage_to_price on holdfast.usage (ended_at) where needs_price;
+-- For reports over all users: rows lie in the table nearly in this order.
+create index usage_by_end on holdfast.usage using brin (ended_at, succeeded_on) with (autosummarize = on);
 
 -- When each user has sent messages: those of the last minute, and before the next send some older ones. One row per user
 -- who ever sent under a limit; exact, where a counter per minute would let twice as many pass around its border.
@@ -459,10 +481,11 @@ create function holdfast.unread_of(m holdfast.members) returns int language sql 
       order by u.told_seq limit 100) x
 $$;
 
--- What a reply took to write: the steps of the attempt that ended it, and of those before it that ended by waiting.
+-- What a reply took to write, as it was reported: the steps of the attempt that ended it, and of those before it that ended by
+-- waiting.
 create function holdfast.output_tokens_of(t holdfast.turns, p_attempt int) returns bigint language sql stable as $$
   select sum(u.output_tokens) from holdfast.usage u
-   where u.tenant_id = t.tenant_id and u.turn_id = t.id and (u.attempt = p_attempt or u.attempt in (
+   where u.tenant_id = t.tenant_id and u.turn_id = t.id and u.state = 'reported' and (u.attempt = p_attempt or u.attempt in (
      select a.attempt from holdfast.asks a where a.tenant_id = t.tenant_id and a.turn_id = t.id and a.round = t.round
        and a.attempt < p_attempt))
 $$;
@@ -543,60 +566,15 @@ begin
      where e.tenant_id = p_tenant and e.session_id = p_session and e.lane = p_lane and holdfast.is_live(e));
 end $$;
 
--- How many tokens such a report is of.
-create function holdfast.tokens_in(p_usage json) returns bigint language sql immutable parallel safe as $$
-  select coalesce(sum(coalesce(u."inputTokens", 0)::bigint + coalesce(u."outputTokens", 0)), 0)::bigint
-    from json_to_recordset(p_usage) u("inputTokens" int, "outputTokens" int)
-$$;
-
--- Writes what was reported for an attempt's steps, once each, and adds it to the session's counters. Answers how
--- many rows were new. A settled row never changes.
-create function holdfast.record_usage(p_tenant text, p_session text, p_user text, p_turn uuid, p_attempt int,
-  p_outcome text, p_usage json) returns int language plpgsql as $$
-declare v_rows int; v_input bigint; v_output bigint; v_model text;
-begin
-  with added as (
-    insert into holdfast.usage (tenant_id, turn_id, attempt, step, session_id, user_id, provider, model, input_tokens,
-        output_tokens, cached_input_tokens, reasoning_tokens, outcome)
-      select p_tenant, p_turn, p_attempt, u.step, p_session, p_user, u.provider, u.model, u."inputTokens",
-        u."outputTokens", u."cachedInputTokens", u."reasoningTokens", p_outcome
-      from json_to_recordset(p_usage) u(step int, provider text, model text, "inputTokens" int, "outputTokens" int,
-        "cachedInputTokens" int, "reasoningTokens" int)
-      on conflict do nothing
-      returning input_tokens, output_tokens, model)
-  select count(*)::int, coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), max(model)
-    into v_rows, v_input, v_output, v_model from added;
-  if v_rows > 0 then
-    perform holdfast.count_in(p_tenant, p_session,
-      (select audience from holdfast.turns where tenant_id = p_tenant and id = p_turn), 0, false, null, v_input, v_output,
-      v_model);
-  end if;
-  -- What the message cost to read: the first step of the first attempt that reported, written once.
-  update holdfast.messages m set input_tokens = u.input_tokens
-    from holdfast.turns t, holdfast.usage u
-   where t.tenant_id = p_tenant and t.id = p_turn
-     and m.tenant_id = p_tenant and m.session_id = p_session and m.id = t.message_id and m.input_tokens is null
-     and u.tenant_id = p_tenant and u.turn_id = p_turn and u.attempt = p_attempt and u.step = 0
-     and u.input_tokens is not null;
-  -- Where the reply has its outcome already (it was stopped, and its provider's word comes late). The reply that the
-  -- attempt wrote, of which it was the last: the turn's own may be that of a later round by now.
-  update holdfast.messages m set output_tokens = (select sum(u.output_tokens) from holdfast.usage u
-      where u.tenant_id = p_tenant and u.turn_id = p_turn and (u.attempt = p_attempt or u.attempt in (
-        select a.attempt from holdfast.asks a where a.tenant_id = p_tenant and a.turn_id = p_turn and a.round = m.round
-          and a.attempt < p_attempt)))
-    from (select e.data ->> 'replyId' as id, max(e.attempt) as attempt from holdfast.events e
-      where e.tenant_id = p_tenant and e.turn_id = p_turn and e.type = 'attempt.started' group by 1) r
-   where v_rows > 0 and r.attempt = p_attempt
-     and m.tenant_id = p_tenant and m.session_id = p_session and m.id = r.id
-     and m.status in ('complete', 'failed', 'stopped');
-  return v_rows;
-end $$;
-
 -- Ends a turn's round: the turn, its reply and (for a failure) the user's message. `p_error` is null but for failed.
 create function holdfast.settle(t holdfast.turns, p_state text, p_parts jsonb, p_metadata jsonb, p_model text,
   p_preview text, p_error jsonb, p_counts boolean) returns json language plpgsql as $$
 declare v_reply holdfast.messages; v_turn holdfast.turns;
 begin
+  -- Who ends it for an attempt that is not there to say what it used.
+  if exists (select from holdfast.usage u where u.tenant_id = t.tenant_id and u.turn_id = t.id and u.ended_at is null) then
+    perform holdfast.record_usage(t.tenant_id, t.session_id, t.user_id, t.id, t.attempt, p_state, '[]');
+  end if;
   update holdfast.turns set state = p_state, open = false, lease_until = null, runner = null, due_at = null,
       expires_at = null, stopping = null, stopping_reason = null, sweep_at = clock_timestamp() + interval '60 s',
       updated_at = clock_timestamp()
@@ -741,6 +719,9 @@ end $$;
 create function holdfast.erase_session(p_tenant text, p_session text) returns void language plpgsql as $$
 begin
   perform 1 from holdfast.turns where tenant_id = p_tenant and session_id = p_session order by id for no key update;
+  -- While its chunks are there: what it may have used so far.
+  perform holdfast.record_usage(tenant_id, session_id, user_id, id, attempt, 'lost', '[]') from holdfast.turns
+   where tenant_id = p_tenant and session_id = p_session and state = 'running';
   delete from holdfast.chunks c using holdfast.turns t
    where t.tenant_id = p_tenant and t.session_id = p_session and c.tenant_id = p_tenant and c.turn_id = t.id;
   delete from holdfast.turns where tenant_id = p_tenant and session_id = p_session;
@@ -1111,6 +1092,7 @@ begin
       end if;
       v_before := v_before || holdfast.write_event(t.tenant_id, t.session_id, 'attempt.ended', old,
         json_build_object('turnId', t.id, 'attempt', old.attempt, 'reason', 'crashed'));
+      perform holdfast.record_usage(t.tenant_id, t.session_id, t.user_id, t.id, old.attempt, 'lost', '[]');
       if p_takeover = 'restart' and not holdfast.has_run_tools(t) then
         update holdfast.turns set checkpoint = null, steps_from = 0
          where tenant_id = t.tenant_id and id = t.id returning * into t;
@@ -1131,6 +1113,7 @@ begin
       continue;
     end if;
 
+    perform holdfast.open_usage(t, 0);
     v_taken := v_taken + 1;
     return next holdfast.claimed_json(t, v_before || v_seq);
   end loop;
@@ -1211,7 +1194,7 @@ begin
       where tenant_id = p_tenant and turn_id = p_turn and attempt = p_attempt) then
     return json_build_object('outcome', 'mismatch');
   end if;
-  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt, 'complete', p_usage);
+  perform holdfast.record_usage(p_tenant, p_session, t.user_id, p_turn, p_attempt, 'complete', p_usage, true);
   v_message := holdfast.settle(t, 'complete', p_parts, p_metadata, p_model, p_preview, null, true);
   v_seq := holdfast.write_event(p_tenant, p_session, 'message.ai_response', t,
     (coalesce(p_metadata, '{}') || jsonb_build_object('message', v_message))::json);

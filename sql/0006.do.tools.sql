@@ -92,9 +92,10 @@ begin
   return json_build_object('outcome', 'begun', 'isFirst', c.call_id is null);
 end $$;
 
--- Outcomes: stored, lost. Asked again it changes nothing.
+-- Outcomes: stored, lost. Asked again it changes nothing. What the model is called for next is opened in the ledger: who called
+-- the tool waits for this, and calls the model after it.
 create function holdfast.end_call(p_tenant text, p_session text, p_turn uuid, p_attempt int, p_step int, p_call text,
-  p_state text, p_output json, p_checkpoint json) returns json language plpgsql as $$
+  p_state text, p_output json, p_checkpoint json, p_next_step int) returns json language plpgsql as $$
 declare t holdfast.turns;
 begin
   t := holdfast.held_turn(p_tenant, p_session, p_turn, p_attempt);
@@ -104,5 +105,8 @@ begin
      and state = 'begun' and attempt = p_attempt;
   update holdfast.turns set checkpoint = p_checkpoint, updated_at = clock_timestamp()
    where tenant_id = p_tenant and id = p_turn;
+  if p_next_step is not null then
+    perform holdfast.open_usage(t, p_next_step, (p_checkpoint ->> 'nextIndex')::int);
+  end if;
   return json_build_object('outcome', 'stored');
 end $$;

@@ -25,6 +25,7 @@ import { migrate, schemaState } from './store/migrations.ts'
 import { publisherSeen } from './store/publishers.ts'
 import { sayPushing } from './store/pushes.ts'
 import { readWakeupKey } from './store/wakeup-key.ts'
+import { createPriceOf } from './usage/ledger-prices.ts'
 
 export type Engine = {
   parts: HttpParts
@@ -183,8 +184,10 @@ function wire(
         runner.databaseFailed()
       },
     })
+    const priceOf = createPriceOf(() => app().prices, log)
     const runner = createRunner({
       ...options,
+      priceOf,
       database,
       appender,
       wakeups,
@@ -198,7 +201,10 @@ function wire(
       retry: { ...retryPolicy, attemptsMax: options.attemptsMax },
       random: Math.random,
     })
-    const sweeper = createSweeper({ database, wakeups, everyMs: sweepEveryMs, roundsMax: options.roundsMax, log })
+    const sweeper = createSweeper({
+      ...{ database, wakeups, everyMs: sweepEveryMs },
+      ...{ roundsMax: options.roundsMax, priceOf, log },
+    })
     stops.push(() => appender.stop())
     stops.push(() => sweeper.stop())
     stops.push(() => runner.stop(drainMs))

@@ -1,6 +1,7 @@
 /** What an app may set, and what becomes of it: resolved once, at the edge, into a complete readonly object. */
 import type { Ably } from './ably/ably.ts'
 import { type EventSchema, type EventSchemas, wrongAppEvent } from './core/app-event.ts'
+import { type Prices, wrongPrices } from './core/prices.ts'
 import type { AppAuthenticate, TokenSettings } from './http/principal.ts'
 import type { LaneOf } from './http/route.ts'
 import type { PushOptions } from './push/options.ts'
@@ -135,6 +136,11 @@ export type HoldfastOptions<
    * Published by processes that have the role `runner`. Defaults to none.
    */
   ably?: Ably
+  /**
+   * What tokens cost, by model, in the app's currency: see `Prices`. Each step's cost is written beside its tokens when it is
+   * settled, and later prices change nothing of it. Defaults to none: no cost is known.
+   */
+  prices?: Prices
   /** What one user may do; see `Limits`. */
   limits?: Limits
   /**
@@ -182,10 +188,13 @@ export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limit
   >
 type Optional =
   | ('ably' | 'database' | 'authenticate' | 'tokens' | 'serverKey' | 'origins' | 'waitUntil')
-  | ('onReply' | 'onUncertain' | 'title' | 'events' | 'push')
+  | ('onReply' | 'onUncertain' | 'title' | 'events' | 'push' | 'prices')
 
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
-export type AppFunctions = Pick<Resolved, 'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane' | 'events' | 'push'>
+export type AppFunctions = Pick<
+  Resolved,
+  'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane' | 'events' | 'push' | 'prices'
+>
 
 export class OptionError extends Error {
   override readonly name = 'OptionError'
@@ -250,6 +259,7 @@ export function resolveOptions(
     hasNoRunner,
     wakeups: oneOf('wakeups', options.wakeups ?? 'on', ['on', 'off']),
     log: options.log ?? defaults.log,
+    prices: pricesOf(options.prices),
     limits: limitsOf(options.limits ?? {}),
     leaseMs: within(options, 'leaseMs'),
     pollMs: within(options, 'pollMs'),
@@ -300,6 +310,12 @@ function eventsOf(events: EventSchemas | undefined): EventSchemas | undefined {
     }
   }
   return events
+}
+
+function pricesOf(prices: Prices | undefined): Prices | undefined {
+  const wrong = prices === undefined ? null : wrongPrices(prices)
+  if (wrong === null) return prices
+  throw new OptionError(`prices${wrong}.`)
 }
 
 function serverKeyOf(key: string | undefined): string | undefined {

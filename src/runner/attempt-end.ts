@@ -2,8 +2,8 @@ import { point } from '#points'
 import { type Ask, type Budget, withUncertainAsked } from '../core/asks.ts'
 import { afterError } from '../core/backoff.ts'
 import type { Part } from '../core/chunk.ts'
-import { type Failure, failureOf, ReplyError } from '../core/errors.ts'
-import { lastStep, withResults } from '../core/open-step.ts'
+import { type Failure, failureOf, ReplyError, type TurnCode } from '../core/errors.ts'
+import { hasAllResults, lastStep, withResults } from '../core/open-step.ts'
 import { closeCalls, closeParts, previewOf } from '../core/parts.ts'
 import type { AppendEnd } from '../log/append.ts'
 import { type Waiting, waitIfHeld } from '../store/asks.ts'
@@ -78,7 +78,7 @@ async function storeEnd(options: AttemptOptions, attempt: Attempt, went: Went): 
 }
 
 async function finish(options: AttemptOptions, attempt: Attempt): Promise<Ended> {
-  const { claimed, fold, model, usage } = attempt
+  const { claimed, fold, model } = attempt
   const asks = asksOfEnd(attempt, fold.parts())
   if (asks.length > 0) return await wait(options, attempt, asks)
   const step = new Set(lastStep(fold.parts()))
@@ -90,7 +90,9 @@ async function finish(options: AttemptOptions, attempt: Attempt): Promise<Ended>
   if (messageMetadata !== null) fold.push({ type: 'message-metadata', messageMetadata })
   const reply = { nextIndex, parts, metadata: fold.metadata(), model, preview: previewOf(parts) }
   await point('finish.send')
-  const ended = await answered(options, attempt, () => finishIfHeld(options.database, claimed, reply, usage))
+  const ended = await answered(options, attempt, () =>
+    finishIfHeld(options.database, claimed, reply, attempt.ledger.atEnd({ mayHaveGoneOn: false })),
+  )
   await point('finish.answered')
   return ended.outcome === 'mismatch' ? await failMismatched(options, attempt) : ended
 }
@@ -146,10 +148,12 @@ async function storeWait(
   attempt: Attempt,
   asks: Omit<Waiting, 'model' | 'expiresMs' | 'holdsLane'>,
 ): Promise<Ended> {
-  const { claimed, model, usage } = attempt
+  const { claimed, model } = attempt
   const asked = { ...asks, model, expiresMs: options.approvalExpiresMs, holdsLane: options.waitHoldsLane }
   await point('wait.send')
-  const ended = await answered(options, attempt, () => waitIfHeld(options.database, claimed, asked, usage))
+  const ended = await answered(options, attempt, () =>
+    waitIfHeld(options.database, claimed, asked, attempt.ledger.atEnd({ mayHaveGoneOn: false })),
+  )
   await point('wait.answered')
   return ended.outcome === 'mismatch' ? await failMismatched(options, attempt) : ended
 }
@@ -177,20 +181,23 @@ async function afterFailure(options: AttemptOptions, attempt: Attempt, error: Re
 }
 
 async function requeue(options: AttemptOptions, attempt: Attempt, why: RequeueReason): Promise<Ended> {
-  const { claimed, usage } = attempt
   await point('requeue.send')
-  const ended = await answered(options, attempt, () => requeueIfHeld(options.database, claimed, why, usage))
+  const ended = await answered(options, attempt, () =>
+    requeueIfHeld(options.database, attempt.claimed, why, usageOfBroken(attempt, why.code)),
+  )
   await point('requeue.answered')
   return ended
 }
 
 async function fail(options: AttemptOptions, attempt: Attempt, failure: Failure): Promise<Ended> {
-  const { claimed, fold, model, usage } = attempt
+  const { claimed, fold, model } = attempt
   const parts = closeParts(fold.parts(), { toolErrorText })
   const reply = { parts, metadata: fold.metadata(), model }
   const failing = failingOf(failure, options.roundsMax)
   await point('fail.send')
-  const ended = await answered(options, attempt, () => failIfHeld(options.database, claimed, failing, reply, usage))
+  const ended = await answered(options, attempt, () =>
+    failIfHeld(options.database, claimed, failing, reply, usageOfBroken(attempt, failure.code)),
+  )
   await point('fail.answered')
   return ended
 }
@@ -212,9 +219,29 @@ async function answered(options: AttemptOptions, attempt: Attempt, ask: () => Pr
 }
 
 /** The folded message cannot be stored: the turn fails without it, alone. */
-function failUnstorable({ database, log, roundsMax }: AttemptOptions, { claimed, usage }: Attempt): Promise<Ended> {
+function failUnstorable({ database, log, roundsMax }: AttemptOptions, attempt: Attempt): Promise<Ended> {
+  const { claimed } = attempt
   log('the reply cannot be stored', { turnId: claimed.turnId, attempt: claimed.attempt })
   const empty = { parts: [], metadata: null, model: null }
   const failing = failingOf(failureOf('internal'), roundsMax)
-  return askAgain(() => failIfHeld(database, claimed, failing, empty, usage))
+  return askAgain(() => failIfHeld(database, claimed, failing, empty, usageOfBroken(attempt, null)))
 }
+
+/**
+ * Of an attempt that did not come to its end the model may have been called once more than is known. Not while calls of a step
+ * that was kept were running, and not where a budget has cut it off.
+ */
+function usageOfBroken({ ledger, stepIsKept, fold }: Attempt, code: string | null): StepReport[] {
+  const mayHaveGoneOn = code !== 'budget_exceeded' && !(stepIsKept && !hasAllResults(fold.parts()))
+  return ledger.atEnd({ mayHaveGoneOn, isRefused: refusals.has(code) })
+}
+
+/** A provider takes no money for what it did not begin to write, and of these nothing has come. */
+const refusals: ReadonlySet<string | null> = new Set<TurnCode | null>([
+  'provider_rate_limited',
+  'provider_overloaded',
+  'provider_unreachable',
+  'provider_rejected',
+  'provider_auth',
+  'context_too_long',
+])

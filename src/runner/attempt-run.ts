@@ -20,6 +20,7 @@ import { takeSteeringIfHeld } from '../store/control.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
 import { promptMessages, promptSession } from '../store/messages.ts'
 import { type Checkpoint, type Claimed, checkpointIfHeld } from '../store/turns.ts'
+import { bytesOfPrompt } from '../usage/ledger.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, asksOfClaim, beginAttempt, pushChunk, type Went } from './attempt.ts'
 import { endAttempt, reportLate, wentBy } from './attempt-end.ts'
@@ -86,6 +87,8 @@ async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
     if (broken) return broken
     // So late that somebody else may have the turn by now: given back, if it is not.
     if (performance.now() > log.trustedUntilMs()) return { how: 'handover' }
+    const { messages } = attempt.asked!
+    attempt.ledger.replyAsked(() => bytesOfPrompt(messages), { keepsStep: attempt.stepIsKept, bytes: attempt.bytes })
     await point('attempt.reply')
     await readReply(options.reply, context, (chunks) => {
       if (broken) return null
@@ -182,8 +185,7 @@ async function takeSteering(options: AttemptOptions, attempt: Attempt, asked: As
 
 function noteUsage(database: Database, attempt: Attempt, reported: StepUsage): void {
   const usage = cleanUsage(reported)
-  const report = { step: attempt.usage.length, usage }
-  attempt.usage.push(report)
+  const report = attempt.ledger.report(usage)
   attempt.model = usage.model ?? attempt.model
   if (attempt.over) reportLate(database, attempt, [report]).catch(() => undefined)
 }
@@ -234,6 +236,7 @@ function endKeptStep(attempt: Attempt): void {
 
 function takeChunk(options: AttemptOptions, attempt: Attempt, chunk: Chunk): void {
   mustHaveShortIds(chunk)
+  attempt.ledger.taken(chunk, { isKept: attempt.stepIsKept, bytes: attempt.bytes })
   for (const clean of attempt.cleaner.clean(chunk)) pushChunk(attempt, clean)
   attempt.calls?.taken(chunk)
   if (chunk.type === 'start-step') {
@@ -275,7 +278,9 @@ async function storeCheckpoint(database: Database, attempt: Attempt): Promise<vo
     const nextIndex = await log.flushed()
     const checkpoint = calls.checkpointNow(true, nextIndex)
     await point('checkpoint.send')
-    await askAgain(() => checkpointIfHeld(database, claimed, checkpoint), log.ended)
+    const nextStep = attempt.ledger.nextStep()
+    const usage = attempt.ledger.atCheckpoint()
+    await askAgain(() => checkpointIfHeld(database, claimed, checkpoint, { usage, nextStep }), log.ended)
     await point('checkpoint.answered')
   })
   attempt.betweenSteps = false

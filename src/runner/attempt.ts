@@ -14,11 +14,13 @@ import type { CallStore } from '../reply/tools.ts'
 import type { OnUncertain } from '../reply/uncertain.ts'
 import type { Database } from '../store/database.ts'
 import type { Checkpoint, Claimed, StepReport } from '../store/turns.ts'
+import { type AttemptLedger, createAttemptLedger, type PriceOf } from '../usage/ledger.ts'
 
 export type AttemptOptions = {
   database: Database
   appender: Appender
   reply: Reply
+  priceOf: PriceOf
   /** Looked up for each reply, because a reloaded module's is used. */
   onReply: () => OnReply | undefined
   onUncertain: () => OnUncertain | undefined
@@ -75,7 +77,9 @@ export type Attempt = {
   readonly handover: AbortSignal
   /** Tells the reply that the attempt is over. */
   readonly stop: AbortController
-  readonly usage: StepReport[]
+  readonly ledger: AttemptLedger
+  /** What its provider has reported. */
+  readonly usage: readonly StepReport[]
   /** How many of them the attempt's end has surely taken along. */
   reported: number
   /** The model that the provider named last. */
@@ -108,11 +112,12 @@ export type Went =
   | { how: 'uncertain'; asks: Ask[] }
 
 export function beginAttempt(
-  { appender }: AttemptOptions,
+  { appender, priceOf }: AttemptOptions,
   claimed: Claimed,
   claimSentAtMs: number,
   handover: AbortSignal,
 ): Attempt {
+  const ledger = createAttemptLedger(priceOf)
   return {
     claimed,
     log: appender.open(claimed, claimSentAtMs),
@@ -121,7 +126,8 @@ export function beginAttempt(
     asked: null,
     handover,
     stop: new AbortController(),
-    usage: [],
+    ledger,
+    usage: ledger.reports,
     reported: 0,
     model: null,
     step: claimed.checkpoint?.step ?? 0,

@@ -1,7 +1,7 @@
 /**
  * What nobody else did, every few seconds on every runner: stops that could not be completed, turns that were never
  * begun in time, questions that nobody has answered in time, heads of lanes that were not made due, chunks that are no
- * longer needed, tickets that nobody used, notices that are over, and the planner's picture of tables that grew. A job that fails keeps no other
+ * longer needed, tickets that nobody used, costs of steps that were estimated, notices that are over, and the planner's picture of tables that grew. A job that fails keeps no other
  * from running.
  */
 import { expiredAnswers } from '../core/asks.ts'
@@ -14,6 +14,8 @@ import { sweepPushes } from '../store/pushes.ts'
 import { refreshStatistics } from '../store/statistics.ts'
 import { sweepTickets } from '../store/tickets.ts'
 import { type BadRow, type ExpiredRow, expire, failingOf, repair, sweep, turnsStopping } from '../store/turns.ts'
+import type { PriceOf } from '../usage/ledger.ts'
+import { priceEstimated } from '../usage/ledger-prices.ts'
 
 const rowsMax = 100
 
@@ -26,6 +28,7 @@ export function createSweeper(options: {
   wakeups: Wakeups
   everyMs: number
   roundsMax: number
+  priceOf: PriceOf
   log: (line: string, detail: object) => void
 }): Sweeper {
   const { database, wakeups, everyMs, log } = options
@@ -69,6 +72,9 @@ export function createSweeper(options: {
     },
     async pushes(limit) {
       while ((await sweepPushes(database, limit)) === limit);
+    },
+    async prices(limit) {
+      while ((await priceEstimated(database, options.priceOf, limit)) === limit);
     },
     // Waits where somebody vacuums or builds an index, and gives up: last, because it holds the others up as long.
     statistics: () => refreshStatistics(database),

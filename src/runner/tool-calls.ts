@@ -284,7 +284,8 @@ export function createToolCalls(options: {
       // Else another step has begun since, and may have a call of the same id.
       if (key.step >= (attempt.stepIsOpen ? attempt.step : attempt.step - 1)) results.set(key.callId, part)
     }
-    const ask = (checkpoint: Checkpoint) => endCallIfHeld(database, key, { state, output }, checkpoint)
+    const ask = (checkpoint: Checkpoint) =>
+      endCallIfHeld(database, key, { state, output }, checkpoint, attempt.ledger.nextStep())
     const stored = await write(key, ask, hasEnded)
     await point('tool.ended')
     if (stored === 'lost') throw over()

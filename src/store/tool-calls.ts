@@ -78,21 +78,23 @@ export function uncertainCalls(
 
 const end: Statement = {
   name: 'end-call',
-  text: 'select holdfast.end_call($1, $2, $3, $4, $5, $6, $7, $8::json, $9::json) as answer',
+  text: 'select holdfast.end_call($1, $2, $3, $4, $5, $6, $7, $8::json, $9::json, $10) as answer',
 }
 
-/** `output`: of one that failed, the text of its error. */
+/** `output`: of one that failed, the text of its error. `nextStep`: the model may be called next, as this step of the attempt. */
 export async function endCallIfHeld(
   database: Database,
   { step, callId, ...key }: CallKey,
   ended: { state: 'done' | 'failed'; output: Json },
   checkpoint: Checkpoint,
+  nextStep: number | null = null,
 ): Promise<'stored' | 'lost'> {
   const rows = await database.query<{ answer: { outcome: 'stored' | 'lost' } }>('turns', end, [
     ...placeOf(key, step, callId),
     ended.state,
     JSON.stringify(ended.output),
     JSON.stringify(checkpoint),
+    nextStep,
   ])
   return rows[0]!.answer.outcome
 }

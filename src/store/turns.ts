@@ -130,8 +130,14 @@ export async function claim(
   return answer
 }
 
-/** What was reported for the attempt's steps, in order. Null: the step reached the provider and it reported nothing. */
-export type StepReport = { step: number; usage: StepUsage | null }
+/** Of one call of the model, the `step`-th of its attempt. What is not spoken of and was opened is estimated. */
+export type StepReport =
+  /** As its provider reported it. `cost`: a decimal number in the app's currency; null: not known. */
+  | { step: number; usage: StepUsage; cost?: string | null }
+  /** As its process thinks, which was told nothing. */
+  | { step: number; usage: StepUsage; cost?: string | null; estimated: true }
+  /** The model was not called. */
+  | { step: number; usage: null }
 
 export type Ended = { outcome: 'stored'; event: Event } | { outcome: 'lost' } | { outcome: 'mismatch' }
 export type EndedJson = { outcome: string; event?: EventJson }
@@ -142,7 +148,9 @@ export function ended({ outcome, event }: EndedJson): Ended {
 }
 
 export function usageJson(reports: StepReport[]): string {
-  return JSON.stringify(reports.map(({ step, usage }) => ({ step, ...usage })))
+  return JSON.stringify(
+    reports.map(({ step, usage, ...rest }) => (usage === null ? { step, notMade: true } : { step, ...usage, ...rest })),
+  )
 }
 
 const finishAttempt: Statement = {
@@ -237,15 +245,20 @@ export async function reportUsageOfLost(
 
 const storeCheckpoint: Statement = {
   name: 'checkpoint',
-  text: `update holdfast.turns set checkpoint = $5::json, updated_at = clock_timestamp()
-     where tenant_id = $1 and session_id = $2 and id = $3 and attempt = $4 and state = 'running' and stopping is null
-     returning id`,
+  text: 'select holdfast.checkpoint($1, $2, $3, $4, $5::json, $6::json, $7) as held',
 }
 
-/** False: the attempt is not the turn's any more. */
-export async function checkpointIfHeld(database: Database, key: AttemptKey, checkpoint: Checkpoint): Promise<boolean> {
-  const rows = await database.query('turns', storeCheckpoint, [...keyed(key), JSON.stringify(checkpoint)])
-  return rows.length > 0
+/** What was used up to it is settled with it, and the next call of the model opened. False: the attempt is not the turn's any more. */
+export async function checkpointIfHeld(
+  database: Database,
+  key: AttemptKey,
+  checkpoint: Checkpoint,
+  ledger: { usage: StepReport[]; nextStep: number | null } = { usage: [], nextStep: null },
+): Promise<boolean> {
+  const { usage, nextStep } = ledger
+  const given = [...keyed(key), JSON.stringify(checkpoint), usageJson(usage), nextStep]
+  const rows = await database.query<{ held: boolean }>('turns', storeCheckpoint, given)
+  return rows[0]!.held
 }
 
 /** A turn as a stopper needs it: its latest attempt and what the log holds of it. */

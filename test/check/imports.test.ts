@@ -15,7 +15,8 @@ const allowed: Record<string, readonly string[]> = {
   store: ['core'],
   log: ['store', 'core'],
   reply: ['store', 'core'],
-  runner: ['reply', 'log', 'store', 'core'],
+  usage: ['store', 'core'],
+  runner: ['usage', 'reply', 'log', 'store', 'core'],
   people: ['log', 'store', 'core'],
   push: ['store', 'core'],
   http: ['people', 'log', 'store', 'core'],
@@ -26,9 +27,9 @@ const allowed: Record<string, readonly string[]> = {
   'ably-client': ['client', 'core'],
   'tanstack-query': ['client', 'core'],
   react: ['tanstack-query', 'client', 'core'],
-  cli: ['wire', 'adapters', 'push', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
+  cli: ['wire', 'usage', 'adapters', 'push', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
   testing: ['wire', 'reply', 'store', 'core'],
-  wire: ['ably', 'adapters', 'http', 'people', 'push', 'runner', 'reply', 'log', 'store', 'core'],
+  wire: ['ably', 'adapters', 'usage', 'http', 'people', 'push', 'runner', 'reply', 'log', 'store', 'core'],
 }
 /**
  * The only packages that these layers may import: six run where the app's page runs, and `testing` in whatever test runner

@@ -160,6 +160,8 @@ describe('without progress', () => {
     expect(first).toEqual({ kind: 'budget', id: some, budget: 'progress', used: 2, max: 2, expiresAt: some })
     expect(textIn(waiting)).toBe('first\n\nhalf')
     expect(await queryOnce(scene.database, 'select attempt, outcome from holdfast.usage order by attempt')).toEqual([
+      // Its second step was begun, too.
+      { attempt: 1, outcome: 'failed' },
       { attempt: 1, outcome: 'failed' },
       { attempt: 2, outcome: 'failed' },
     ])

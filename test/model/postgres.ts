@@ -259,8 +259,10 @@ const stateStatement = `
       from holdfast.turns t
       join holdfast.messages r on (r.tenant_id, r.session_id, r.id) = (t.tenant_id, t.session_id, t.reply_id)
       join holdfast.messages m on (m.tenant_id, m.session_id, m.id) = (t.tenant_id, t.session_id, t.message_id)) as turns,
-    (select json_agg(json_build_object('turnId', u.turn_id, 'attempt', u.attempt, 'outcome', u.outcome)
-        order by u.turn_id, u.attempt, u.step) from holdfast.usage u) as usage,
+    (select json_agg(json_build_object('turnId', u.turn_id, 'attempt', u.attempt, 'outcome', u.outcome,
+        'inputTokens', u.input_tokens)
+        order by u.turn_id, u.attempt, u.step) from holdfast.usage u
+      where u.state = 'reported' and u.ended_at is not null) as usage,
     (select count(*)::int from holdfast.messages) as messages,
     (select count(*)::int from holdfast.members) as members,
     (select count(*)::int from holdfast.events) as events,
@@ -291,7 +293,9 @@ export function stateOfModel(model: store.Model): unknown {
       })),
     ),
     turns: orNull(all.map((turn) => turnState(turn, model.nowMs))),
-    usage: orNull(usage.map(({ turnId, attempt, outcome }) => ({ turnId, attempt, outcome }))),
+    usage: orNull(
+      usage.map(({ turnId, attempt, outcome, inputTokens }) => ({ turnId, attempt, outcome, inputTokens })),
+    ),
     // Of each turn the user's, and a reply for each round.
     messages: all.reduce((sum, { round }) => sum + 1 + round, 0),
     members: sessions.length,

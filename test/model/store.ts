@@ -57,7 +57,7 @@ export type Session = {
   inputTokens: number
   outputTokens: number
 }
-export type UsageRow = { turnId: string; attempt: number; step: number; outcome: string }
+export type UsageRow = { turnId: string; attempt: number; step: number; outcome: string; inputTokens: number }
 export type Model = {
   nowMs: number
   sessions: Map<string, Session>
@@ -186,7 +186,7 @@ export const outcomeTypes = ['message.ai_response', 'message.error', 'message.st
 function recordUsage(model: Model, key: Key, outcome: string, report: Report): void {
   const name = `${key.turnId} ${key.attempt} 0`
   if (report === null || model.usage.has(name)) return
-  model.usage.set(name, { turnId: key.turnId, attempt: key.attempt, step: 0, outcome })
+  model.usage.set(name, { turnId: key.turnId, attempt: key.attempt, step: 0, outcome, inputTokens: report.inputTokens })
   const session = model.sessions.get(key.sessionId)
   if (!session) return
   session.inputTokens += report.inputTokens

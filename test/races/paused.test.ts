@@ -178,7 +178,7 @@ const calls: Call[] = [
     name: 'report',
     module: 'turns',
     function: 'reportUsageOfLost',
-    arguments: ({ claimed }) => [claimed, userId, [{ step: 0, usage: { outputTokens: 1 } }]],
+    arguments: ({ claimed }) => [claimed, userId, [{ step: 1, usage: { outputTokens: 1 } }]],
     blocks: 'usage',
     done: (answer: null) => answer === null,
   },
@@ -339,8 +339,8 @@ const rows = {
     select tenant_id, id, next_seq, 'x', '{}' from holdfast.sessions where id = $1`,
   chunk: `insert into holdfast.chunks (tenant_id, turn_id, attempt, index, n, data)
     select tenant_id, id, attempt, 1, 1, '[]' from holdfast.turns where message_id = $1 || '-m0'`,
-  usage: `insert into holdfast.usage (tenant_id, turn_id, attempt, step, session_id, user_id, outcome)
-    select tenant_id, id, attempt, 0, session_id, user_id, 'lost' from holdfast.turns where message_id = $1 || '-m0'`,
+  usage: `insert into holdfast.usage (tenant_id, turn_id, attempt, step, session_id, user_id, state)
+    select tenant_id, id, attempt, 1, session_id, user_id, 'open' from holdfast.turns where message_id = $1 || '-m0'`,
   deleted: `insert into holdfast.deleted_sessions (tenant_id, id) select tenant_id, id from holdfast.sessions where id = $1`,
   member: `insert into holdfast.members (tenant_id, session_id, user_id, role)
     select tenant_id, session_id || '-new', user_id, role from holdfast.members where session_id = $1`,

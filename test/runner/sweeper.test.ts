@@ -14,7 +14,10 @@ function sweeperOf(database: Database) {
   const log = (line: string, { jobs, error }: { jobs?: string; error?: string } = {}) =>
     void logged.push(jobs === undefined ? (error ?? line) : `${line} of ${jobs}`)
   const wakeups = createWakeups({ database, seal: createSeal('key', randomUUID()), log, enabled: false })
-  return { sweeper: createSweeper({ database, wakeups, everyMs: 60_000, roundsMax: 10, log }), logged }
+  return {
+    sweeper: createSweeper({ database, wakeups, everyMs: 60_000, roundsMax: 10, priceOf: () => null, log }),
+    logged,
+  }
 }
 
 /** A turn in each session that waits with a question whose time is over, and one behind it that nobody made due. */
