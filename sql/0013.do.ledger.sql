@@ -344,3 +344,52 @@ create function holdfast.usage_differences() returns table (tenant_id text, user
      and coalesce((to_jsonb(f) ->> k.key)::numeric, 0) <> coalesce((to_jsonb(d) ->> k.key)::numeric, 0)
    order by 1, 2, 3, 4, 5
 $$;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- A message and its reply that were written elsewhere, as the last of a conversation, for code that has written them into a
+-- table of its own so far. Nobody was called for them here, so the ledger has nothing of them, nor have the daily figures. The
+-- session is made where there is none. With the same ids again it changes nothing; answers the reply's id.
+create function holdfast.insert_pair(p_tenant text, p_session text, p_user text, p_content text, p_reply_text text,
+  p_model text, p_input_tokens int, p_output_tokens int, p_message text, p_reply text, p_created_at timestamptz) returns text
+  language plpgsql as $$
+declare v_seq int; v_turn uuid := gen_random_uuid(); v_hash text := md5(p_content || chr(1) || p_reply_text); m holdfast.messages;
+begin
+  if p_message !~ '^[A-Za-z0-9._:~-]{1,128}$' or p_reply !~ '^[A-Za-z0-9._:~-]{1,128}$' or p_session !~ '^[A-Za-z0-9._:~-]{1,128}$'
+      or p_message = p_reply then
+    raise exception 'ids must be 1 to 128 of A-Z a-z 0-9 . _ : ~ -, and those of message and reply must differ'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if not exists (select from holdfast.sessions where tenant_id = p_tenant and id = p_session) then
+    perform holdfast.create_session(p_tenant, p_session, p_user, null, '{}');
+  end if;
+  perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
+  if not holdfast.may_write(p_tenant, p_session, p_user) then
+    raise exception 'session % is another user''s, or was deleted', p_session using errcode = 'insufficient_privilege';
+  end if;
+  select * into m from holdfast.messages where tenant_id = p_tenant and session_id = p_session and id = p_message;
+  if m.body_hash = v_hash and m.author = p_user and exists (select from holdfast.messages where tenant_id = p_tenant
+      and session_id = p_session and id = p_reply and replies_to = p_message) then
+    return p_reply;
+  end if;
+  select next_seq into v_seq from holdfast.sessions where tenant_id = p_tenant and id = p_session;
+  insert into holdfast.messages (tenant_id, session_id, id, seq, told_seq, position, role, author, parts, status, parent, turn_id,
+      body_hash, input_tokens, created_at, updated_at)
+    values (p_tenant, p_session, p_message, v_seq, v_seq, v_seq, 'user', p_user,
+      jsonb_build_array(jsonb_build_object('type', 'text', 'text', p_content)), 'complete',
+      holdfast.tip_of(p_tenant, p_session, 'main'), v_turn, v_hash, p_input_tokens, p_created_at, p_created_at);
+  insert into holdfast.messages (tenant_id, session_id, id, seq, told_seq, position, role, parts, status, replies_to, parent, round,
+      turn_id, model, output_tokens, created_at, updated_at)
+    values (p_tenant, p_session, p_reply, v_seq, v_seq, v_seq, 'assistant',
+      jsonb_build_array(jsonb_build_object('type', 'text', 'text', p_reply_text)), 'complete', p_message, p_message, 1, v_turn,
+      p_model, p_output_tokens, p_created_at, p_created_at);
+  -- By its turn a message is edited and answered anew.
+  insert into holdfast.turns (tenant_id, id, session_id, message_id, reply_id, user_id, position, state)
+    values (p_tenant, v_turn, p_session, p_message, p_reply, p_user, v_seq, 'complete');
+  perform holdfast.count_in(p_tenant, p_session, null, 2, true,
+    nullif(left(trim(regexp_replace(left(p_reply_text, 4000), '\s+', ' ', 'g')), 140), ''), coalesce(p_input_tokens, 0),
+    coalesce(p_output_tokens, 0), p_model);
+  -- Clients load what is shown.
+  perform holdfast.write_event(p_tenant, p_session, 'branch.selected', null,
+    json_build_object('messageId', p_message, 'index', 0, 'count', 1));
+  return p_reply;
+end $$;

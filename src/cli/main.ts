@@ -7,6 +7,7 @@ import { doctorCommand } from './doctor.ts'
 import { initCommand } from './init.ts'
 import { migrateCommand } from './migrate.ts'
 import { serveCommand } from './serve.ts'
+import { usageCommand } from './usage.ts'
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string
@@ -26,6 +27,7 @@ await runMain(
       stop: stopCommand,
       pause: pauseCommand,
       resume: resumeCommand,
+      usage: usageCommand,
     },
   }),
 )

@@ -21,9 +21,10 @@ import { type Authenticate, isName } from './principal.ts'
 import { inWords, Problem, problemOf, problemResponse } from './problem.ts'
 import { mustHave } from './right.ts'
 import type { Call, HttpParts, Route } from './route.ts'
-import { mustBringKey, type ServerRoute } from './server-key.ts'
+import { bringsKey, mustBringKey, type ServerRoute } from './server-key.ts'
 import { sessionRoutes } from './sessions.ts'
 import { ticketRoutes } from './tickets.ts'
+import { usageRoutes, usageServerRoutes } from './usage.ts'
 import { useChatRoutes } from './use-chat.ts'
 
 export const routes: readonly Route[] = [
@@ -41,9 +42,10 @@ export const routes: readonly Route[] = [
   ...memberRoutes,
   ...meRoutes,
   ...deviceRoutes,
+  ...usageRoutes,
 ]
 /** For the app's own servers. */
-export const serverRoutes: readonly ServerRoute[] = appEventRoutes
+export const serverRoutes: readonly ServerRoute[] = [...appEventRoutes, ...usageServerRoutes]
 
 export type HttpEnv = { Bindings: { outgoing?: ServerResponse } }
 
@@ -62,15 +64,18 @@ export function createApp(options: AppOptions): Hono<HttpEnv> {
   const root = new Hono<HttpEnv>()
   const app = options.basePath === '' ? root : root.basePath(options.basePath)
   const allowed = methodsByPath()
+  for (const route of serverRoutes) {
+    app.on(route.method, route.path, async ({ req }, next) => {
+      if (route.orUser && !bringsKey(req.raw, options.serverKey)) return await next()
+      return await answerServer(options, route, req.raw, req.param())
+    })
+  }
   for (const route of routes) {
     app.on(route.method, route.path, async (context) => {
       if (route.endless && context.req.method === 'HEAD') return otherMethod('HEAD', allowed.get(route.path)!)
       const call = { request: context.req.raw, params: context.req.param(), outgoing: context.env?.outgoing }
       return await answer(options, route, call)
     })
-  }
-  for (const route of serverRoutes) {
-    app.on(route.method, route.path, ({ req }) => answerServer(options, route, req.raw, req.param()))
   }
   app.get('/livez', () => new Response('ok\n'))
   app.get('/readyz', async () => {

@@ -13,9 +13,11 @@ export type ServerCall = {
 /** A row of the registry whose right is the server's: its key is what is judged. */
 export type ServerRoute = {
   name: string
-  method: 'POST'
+  method: 'GET' | 'POST'
   path: string
   right: 'server'
+  /** Users ask for the same path: it is this route for who brings the key. */
+  orUser?: true
   endless?: undefined
   handle(call: ServerCall): Promise<Response>
 }
@@ -23,11 +25,16 @@ export type ServerRoute = {
 /** Without a key of its own a server has no such routes. Rejects with a Problem. */
 export function mustBringKey(request: Request, serverKey: string | undefined): void {
   if (serverKey === undefined) throw new Problem('not_found', 'There is no such route.')
-  const brought = /^Bearer (.+)$/i.exec(request.headers.get('authorization') ?? '')?.[1]
-  // Hashes are of one length, whatever was brought.
-  if (brought === undefined || !timingSafeEqual(hashOf(brought), hashOf(serverKey))) {
+  if (!bringsKey(request, serverKey)) {
     throw new Problem('unauthorized', 'Send the server’s key: "Authorization: Bearer" and HOLDFAST_SERVER_KEY.')
   }
+}
+
+export function bringsKey(request: Request, serverKey: string | undefined): boolean {
+  const brought = /^Bearer (.+)$/i.exec(request.headers.get('authorization') ?? '')?.[1]
+  if (brought === undefined || serverKey === undefined) return false
+  // Hashes are of one length, whatever was brought.
+  return timingSafeEqual(hashOf(brought), hashOf(serverKey))
 }
 
 function hashOf(text: string): Buffer {

@@ -7,6 +7,7 @@ import { expect, test } from 'vitest'
 import { closes, requestErrors, turnErrors } from '../../src/core/errors.ts'
 import { limits } from '../../src/core/limits.ts'
 import { routes, serverRoutes } from '../../src/http/app.ts'
+import { usageLimits } from '../../src/http/usage.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const protocol = readFileSync(join(root, 'PROTOCOL.md'), 'utf8')
@@ -99,6 +100,8 @@ test('the table of limits has the numbers of the source', () => {
     'characters of a requestId or ref': shown(limits.requestIdCharactersMax),
     'tickets of a user that wait to be used': shown(limits.ticketsOfUserMax),
     'devices of a user': shown(limits.devicesOfUserMax),
+    'days of usage that are asked for at once': shown(usageLimits.daysMax),
+    'rows of usage that are answered at once': shown(usageLimits.rowsMax),
     'bytes of the data of a notice': shown(limits.notifyBytesMax),
     'seconds that typing lasts, unless it is said again': shown(limits.typingLastsMs / 1_000),
     'seconds of a ticket': shown(limits.ticketLastsMs / 1_000),

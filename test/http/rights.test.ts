@@ -108,6 +108,7 @@ const matrix: Record<string, Row> = {
   },
   'devices.list': { right: 'none', asks: [{ ok: 200 }] },
   'devices.key': { right: 'none', asks: [{ ok: 200 }] },
+  'usage.read': { right: 'none', asks: [{ query: '?by=session,day', ok: 200 }] },
   // Also where the caller has no such device.
   'devices.remove': { right: 'none', asks: [{ ok: 204 }] },
   // Its sessions are named in the query, and each is judged: test/realtime.
@@ -139,8 +140,10 @@ const may: Record<Route['right'], readonly string[]> = {
   own: ['owner'],
 }
 /** Of the app's servers, which bring a key. */
-const forServers: Record<string, { body(): object }> = {
+const forServers: Record<string, { body?(): object; ofUser?: number; missing?: number }> = {
   'events.publish': { body: () => ({ event: 'a.b', data: 1 }) },
+  // Users ask for the same path, and are told what is theirs.
+  'usage.readAll': { ofUser: 200, missing: 200 },
 }
 const serverKey = 'k'.repeat(32)
 
@@ -366,14 +369,15 @@ test.each(routes.map((route) => [route.name, route] as const))(
 test('routes for servers ask for their key, whoever asks: no user’s token is one (I15)', async () => {
   expect(serverRoutes.map(({ name }) => name)).toEqual(Object.keys(forServers))
   const { own } = await makePlaces()
-  const before = await rowsOf(own.sessionId)
   for (const route of serverRoutes) {
-    const asked = { ...forServers[route.name]!, ok: 200 }
+    const before = await rowsOf(own.sessionId)
+    const { ofUser = 401, missing: ofMissing = 404, ...asks } = forServers[route.name]!
+    const asked = { ...asks, ok: 200 }
     const asking = (headers: Caller['headers'], place = own) => ask(route, asked, { headers }, place)
-    for (const { headers } of callers) expect((await asking(headers)).status).toBe(401)
+    for (const { headers, known } of callers) expect((await asking(headers)).status).toBe(known ? ofUser : 401)
     expect(await rowsOf(own.sessionId)).toEqual(before)
     const headers = { authorization: `Bearer ${serverKey}` }
-    expect((await asking(headers, { ...own, sessionId: randomUUID() })).status).toBe(404)
+    expect((await asking(headers, { ...own, sessionId: randomUUID() })).status).toBe(ofMissing)
     expect((await asking(headers)).status).toBe(200)
   }
 })
