@@ -744,22 +744,33 @@ create function holdfast.allowance(p_sends timestamptz[], p_max int, p_now times
       coalesce(p_sends[greatest(1, cardinality(p_sends) - p_max + 1)], p_now) + interval '60 s' - p_now) * 1000))::int)
 $$;
 
--- Counts one send if there were fewer than `p_max` in the last minute. Answers the allowance, with `taken`; null where there
--- is no limit (0).
-create function holdfast.take_send(p_tenant text, p_user text, p_max int) returns jsonb language plpgsql as $$
-declare v_sends timestamptz[]; v_now timestamptz; v_taken boolean;
+-- Counts one send if there were fewer than `p_max` in the last minute, and fewer than `p_open_max` turns that the user has
+-- asked for have no outcome yet; 0: no such limit. `p_ends`: turns that end with it. Whoever asks for a turn under a limit
+-- holds the user's row to the end of their transaction, so that the turns, counted in a statement after the lock, are all
+-- there are. Answers the allowance, with `taken`, and `reached` where it was not: which limit; null where there is none.
+create function holdfast.take_send(p_tenant text, p_user text, p_max int, p_open_max int default 0, p_ends uuid[] default '{}')
+  returns jsonb language plpgsql as $$
+declare v_sends timestamptz[]; v_now timestamptz; v_open int := 0; v_reached text;
 begin
-  if p_max = 0 then return null; end if;
+  if p_max = 0 and p_open_max = 0 then return null; end if;
   insert into holdfast.limits (tenant_id, user_id) values (p_tenant, p_user) on conflict do nothing;
   select sends into v_sends from holdfast.limits where tenant_id = p_tenant and user_id = p_user for no key update;
   v_now := clock_timestamp();
   v_sends := array(select at from unnest(v_sends) at where at > v_now - interval '60 s' order by at);
-  v_taken := cardinality(v_sends) < p_max;
-  if v_taken then
-    v_sends := v_sends || v_now;
-    update holdfast.limits set sends = v_sends where tenant_id = p_tenant and user_id = p_user;
+  if p_open_max > 0 then v_open := holdfast.open_turns_of(p_tenant, p_user, p_ends); end if;
+  v_reached := case when p_max > 0 and cardinality(v_sends) >= p_max then 'sends'
+    when p_open_max > 0 and v_open >= p_open_max then 'openTurns' end;
+  if v_reached is null then
+    v_open := v_open + 1;
+    if p_max > 0 then
+      v_sends := v_sends || v_now;
+      update holdfast.limits set sends = v_sends where tenant_id = p_tenant and user_id = p_user;
+    end if;
   end if;
-  return holdfast.allowance(v_sends, p_max, v_now)::jsonb || jsonb_build_object('taken', v_taken);
+  return holdfast.allowance(v_sends, p_max, v_now)::jsonb || jsonb_build_object('taken', v_reached is null)
+    || case when v_reached is null then '{}' else jsonb_build_object('reached', v_reached) end
+    || case when p_open_max = 0 then '{}' else jsonb_build_object('openTurns',
+      jsonb_build_object('max', p_open_max, 'left', greatest(0, p_open_max - v_open))) end;
 end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -888,7 +899,8 @@ end $$;
 -- ---------------------------------------------------------------------------------------------------------------
 -- Accept, one at a time: what the batch (in src/store/accept.ts) leaves. Outcomes: created, same (what is stored
 -- now), conflict (this id with another body), not_found (no such session, or not a member of it), forbidden,
--- rate_limited (`p_sends_max` messages within the last minute; 0: as many as they like). `p_refuses_budget`: the message is
+-- rate_limited (`p_sends_max` messages within the last minute, `p_open_max` turns without an outcome; 0: as many as they
+-- like). `p_refuses_budget`: the message is
 -- the no to what its lane asks about a budget.
 
 create function holdfast.asks_about_budget(t holdfast.turns) returns boolean language plpgsql stable as $$
@@ -899,8 +911,8 @@ end $$;
 
 create function holdfast.accept(p_tenant text, p_session text, p_user text, p_message text, p_turn uuid, p_reply text,
   p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_lane text, p_expires_ms bigint,
-  p_sends_max int, p_when_busy text default 'queue', p_refuses_budget boolean default false) returns json
-  language plpgsql as $$
+  p_sends_max int, p_when_busy text default 'queue', p_refuses_budget boolean default false, p_open_max int default 0)
+  returns json language plpgsql as $$
 declare v_allowance jsonb; v_role text; v_message holdfast.messages; v_reply holdfast.messages; v_turn holdfast.turns;
   v_begun uuid[]; v_interrupted json; v_created json;
 begin
@@ -951,7 +963,7 @@ begin
        order by e.id for no key update);
   end if;
   -- After the locks of turns, as everywhere.
-  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
+  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max, p_open_max, coalesce(v_begun, '{}'));
   if not (v_allowance -> 'taken')::boolean then
     return json_build_object('outcome', 'rate_limited', 'allowance', v_allowance);
   end if;

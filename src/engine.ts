@@ -26,6 +26,7 @@ import { publisherSeen } from './store/publishers.ts'
 import { sayPushing } from './store/pushes.ts'
 import { readWakeupKey } from './store/wakeup-key.ts'
 import { createPriceOf } from './usage/ledger-prices.ts'
+import { createLimitsHere } from './usage/limits-here.ts'
 
 export type Engine = {
   parts: HttpParts
@@ -235,7 +236,8 @@ function wire(
       push: () => app().push ?? {},
       ably,
       expiresMs: options.expiresMs,
-      sendsPerMinute: options.limits.sendsPerMinute,
+      limitsOf: (whose) => app().limits(whose),
+      limitsHere: createLimitsHere(),
       lane: (ask) => app().lane(ask),
       events: () => app().events,
       roundsMax: options.roundsMax,

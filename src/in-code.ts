@@ -440,7 +440,7 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       const { tenantId, userId, waitMs, ...body } = readValue({ ...ask, sessionId }, sendAskSchema)
       const own = within(await parts(), tenantId, sessionId, userId)
       return await askingForReply(own.parts, async () => {
-        const taken = await takeMessage(own, body, 0)
+        const taken = await takeMessage(own, body, { sendsMax: 0 })
         if (taken.outcome === 'rate_limited') throw new Problem('rate_limited')
         const { json, seq, created } = taken
         const what = { tenantId, sessionId, userId, messageId: body.id, created }

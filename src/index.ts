@@ -61,7 +61,7 @@ export type {
   UseChatMessage,
 } from './in-code.ts'
 export { HoldfastError } from './in-code.ts'
-export type { HoldfastOptions, Limits, Log, Role } from './options.ts'
+export type { HoldfastOptions, Log, Role } from './options.ts'
 export { OptionError } from './options.ts'
 export type { PushOptions, PushTexts } from './push/options.ts'
 export type { AiResponse, FinishedContext, FinishedReply, OnReply, Title, TitleContext } from './reply/finished.ts'
@@ -83,6 +83,7 @@ export type { Member } from './store/log.ts'
 export type { Invite } from './store/members.ts'
 export type { PresenceState, Present } from './store/presence.ts'
 export type { Role as MemberRole, ServerSession, Session } from './store/sessions.ts'
+export type { Limits, LimitsAsk, LimitsByPlan, LimitsOf } from './usage/limits.ts'
 
 /**
  * `Metadata` is what `onReply` answers: messages have it, as far as `typeof chat` knows. `Tools` are those that `reply`
@@ -134,7 +135,7 @@ export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => bo
  * Makes the one Holdfast of this process and database. It is synchronous and starts nothing (no connection, no child,
  * no timer) until the first request, `start` or `listen`. Called again for the same database, as a reloaded module
  * does, it answers the one that is there, which from then on uses the newer `reply`, `onReply`,
- * `onUncertain`, `title`, `lane` and `events`. Throws an
+ * `onUncertain`, `title`, `lane`, `events` and `limits`. Throws an
  * `OptionError` that names the option that is wrong. `Metadata` is what `onReply` answers.
  */
 export function createHoldfast<

@@ -8,6 +8,7 @@ import type { PushOptions } from './push/options.ts'
 import type { OnReply, Title } from './reply/finished.ts'
 import type { Reply } from './reply/reply.ts'
 import type { OnUncertain } from './reply/uncertain.ts'
+import { type LimitsByPlan, type LimitsFor, type LimitsOf, limitsFor } from './usage/limits.ts'
 
 export type HoldfastOptions<
   Metadata extends object = object,
@@ -141,8 +142,8 @@ export type HoldfastOptions<
    * settled, and later prices change nothing of it. Defaults to none: no cost is known.
    */
   prices?: Prices
-  /** What one user may do; see `Limits`. */
-  limits?: Limits
+  /** What one user may do: the same for all, or by their plans, or what a function answers; see `Limits`, `LimitsOf`. */
+  limits?: LimitsByPlan | LimitsOf
   /**
    * Notices on the devices of who has not read a reply, a question or what `chat.notify` says; see `PushOptions`. Give all
    * processes of a database the same. Defaults to none.
@@ -169,19 +170,11 @@ export type HoldfastOptions<
 export type Role = 'http' | 'runner'
 export type Log = (line: string, detail?: object) => void
 
-export type Limits = {
-  /**
-   * How many messages a user may send within any minute, over all sessions and processes; more are refused with 429. A
-   * repeated send of a stored message does not count. 0–1,000; 0: no limit. Defaults to 30.
-   */
-  sendsPerMinute?: number
-}
-
 /** Every option, resolved. A new option that is forgotten here does not compile. */
 export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limits'>>> &
   Readonly<
     Pick<HoldfastOptions, Optional> & {
-      limits: Readonly<Required<Limits>>
+      limits: LimitsFor
       /** Nobody would write a reply: this process is frozen when it has answered, and no other was named. */
       hasNoRunner: boolean
     }
@@ -193,7 +186,7 @@ type Optional =
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
 export type AppFunctions = Pick<
   Resolved,
-  'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane' | 'events' | 'push' | 'prices'
+  'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane' | 'events' | 'push' | 'prices' | 'limits'
 >
 
 export class OptionError extends Error {
@@ -220,10 +213,6 @@ export const bounds = {
   concurrency: { min: 1, max: 10_000, default: 200 },
   poolMax: { min: 6, max: 100, default: 9 },
 } as const satisfies { [key in keyof HoldfastOptions]?: Bounds }
-
-export const limitBounds = {
-  sendsPerMinute: { min: 0, max: 1_000, default: 30 },
-} as const satisfies { [key in keyof Limits]-?: Bounds }
 
 export function resolveOptions(
   options: HoldfastOptions,
@@ -260,7 +249,7 @@ export function resolveOptions(
     wakeups: oneOf('wakeups', options.wakeups ?? 'on', ['on', 'off']),
     log: options.log ?? defaults.log,
     prices: pricesOf(options.prices),
-    limits: limitsOf(options.limits ?? {}),
+    limits: limitsFor(options.limits ?? {}, refuse),
     leaseMs: within(options, 'leaseMs'),
     pollMs: within(options, 'pollMs'),
     flushMs: within(options, 'flushMs'),
@@ -343,11 +332,8 @@ function tokensOf(
   )
 }
 
-function limitsOf(limits: Limits): Required<Limits> {
-  for (const name of Object.keys(limits)) {
-    if (!(name in limitBounds)) throw new OptionError(`limits.${name}: there is no such limit. See docs/options.md.`)
-  }
-  return { sendsPerMinute: whole('limits.sendsPerMinute', limits.sendsPerMinute, limitBounds.sendsPerMinute) }
+const refuse = (sentence: string): never => {
+  throw new OptionError(sentence)
 }
 
 const receiptsAfter = { min: 0, max: 86_400_000, default: 900_000 } as const satisfies Bounds

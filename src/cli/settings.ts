@@ -2,7 +2,8 @@
 import { expoPush } from '../adapters/expo.ts'
 import { webPush } from '../adapters/web-push.ts'
 import type { HoldfastOptions } from '../options.ts'
-import { bounds, limitBounds, OptionError } from '../options.ts'
+import { bounds, OptionError } from '../options.ts'
+import { type Limits, limitBounds } from '../usage/limits.ts'
 import { isHttpUrl, modelReply } from './model.ts'
 
 export type Settings = { options: HoldfastOptions; host: string; port: number; model: string }
@@ -41,7 +42,7 @@ export function readSettings(environment: Environment): Settings {
     onBudget: choice(environment, 'HOLDFAST_ON_BUDGET', ['ask', 'fail']),
     takeover: choice(environment, 'HOLDFAST_TAKEOVER', ['continue', 'restart', 'fail']),
     wakeups: choice(environment, 'HOLDFAST_WAKEUPS', ['on', 'off']),
-    limits: limitsOf(environment.HOLDFAST_SENDS_PER_MINUTE),
+    limits: limitsOf(environment),
     serverKey: environment.HOLDFAST_SERVER_KEY || undefined,
     push: pushOf(environment),
     roles: environment.HOLDFAST_ROLES ? rolesOf(environment.HOLDFAST_ROLES) : undefined,
@@ -65,10 +66,21 @@ function number(variable: string, text: string, min: number, max: number): numbe
   throw new OptionError(`${variable}: expected a whole number from ${min} to ${max}, got "${text}".`)
 }
 
-function limitsOf(sendsPerMinute = ''): HoldfastOptions['limits'] {
-  if (sendsPerMinute === '') return {}
-  const { min, max } = limitBounds.sendsPerMinute
-  return { sendsPerMinute: number('HOLDFAST_SENDS_PER_MINUTE', sendsPerMinute, min, max) }
+/** By environment variable: the limit that it sets. */
+export const limitNumbers = {
+  HOLDFAST_SENDS_PER_MINUTE: 'sendsPerMinute',
+  HOLDFAST_OPEN_TURNS: 'openTurns',
+  HOLDFAST_CONNECTIONS: 'connections',
+} as const satisfies Record<string, keyof typeof limitBounds>
+
+function limitsOf(environment: Environment): NonNullable<HoldfastOptions['limits']> {
+  const limits: Limits = {}
+  for (const [variable, limit] of Object.entries(limitNumbers)) {
+    const text = environment[variable]
+    const { min, max } = limitBounds[limit]
+    if (text !== undefined && text !== '') limits[limit] = number(variable, text, min, max)
+  }
+  return limits
 }
 
 function choice<const T extends string>(

@@ -10,7 +10,7 @@ import { readBody } from './body.ts'
 import { pairNow, tell } from './control.ts'
 import { pairResponse, surely } from './messages.ts'
 import { Problem } from './problem.ts'
-import { rateHeaders, tooManySends } from './rate.ts'
+import { rateHeaders, ratesOf, tooManySends } from './rate.ts'
 import { type Call, type Route, sessionOf, type Within } from './route.ts'
 
 /** Where several things were asked under one id, which of them: what this turn asked, and what this attempt of it. */
@@ -93,8 +93,7 @@ export async function storeAnswer(
 ): Promise<Answered> {
   await point('answer.send')
   const who = sessionOf(call)
-  // The server may answer as often as it likes.
-  const sendsMax = who.userId === null ? 0 : call.parts.sendsPerMinute
+  const { sendsMax } = await ratesOf(call)
   const answered = await surely(() => answerAsk(call.parts.database, who, answer, { turnId, attempt, by, sendsMax }))
   await point('answer.answered')
   if (answered.outcome === 'answered') tell(call, answered.event)

@@ -12,7 +12,7 @@ import { idSchema, readBody } from './body.ts'
 import { filePlaceOf } from './files.ts'
 import { contentOf, contentSchema, cursorAfter, pairResponse } from './messages.ts'
 import { Problem } from './problem.ts'
-import { rateHeaders, tooManySends } from './rate.ts'
+import { rateHeaders, ratesOf, tooManySends } from './rate.ts'
 import { type Call, json, type Route, sessionOf, type Within } from './route.ts'
 
 /** No larger than the database's `int`. */
@@ -32,7 +32,7 @@ export async function retryTurn(
   round: number | null,
 ): Promise<StateAfter> {
   const key = { ...sessionOf(call), messageId }
-  const ask = { round, replyId: uuidv7(), ...roundOf(call), ...(key.userId === null ? { sendsMax: 0 } : {}) }
+  const ask = { round, replyId: uuidv7(), ...(await roundOf(call)) }
   return await stateAfter(call, await retry(call.parts.database, key, ask), messageId)
 }
 
@@ -64,15 +64,15 @@ async function editRoute(call: Call): Promise<Response> {
   const pair = await messagePair(call.parts.database, tenantId, sessionId, messageId, userId)
   if (pair === null) throw new Problem('not_found')
   const content = await contentOf(filePlaceOf(call, pair.message.lane), body)
-  const { expiresMs, sendsPerMinute: sendsMax } = call.parts
-  const ask = { ...content, id: body.id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, sendsMax }
+  const { expiresMs } = call.parts
+  const ask = { ...content, id: body.id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, ...(await ratesOf(call)) }
   const edited = await edit(call.parts.database, keyOf(call), ask)
   return await told(call, edited, edited.messageId ?? call.params.messageId!)
 }
 
 async function regenerateRoute(call: Call): Promise<Response> {
   const { id } = await readBody(call.request, newIdSchema)
-  const ask = { replyId: id, ...roundOf(call) }
+  const ask = { replyId: id, ...(await roundOf(call)) }
   return await told(call, await regenerate(call.parts.database, keyOf(call), ask), call.params.messageId!)
 }
 
@@ -88,8 +88,9 @@ async function selectRoute(call: Call): Promise<Response> {
 }
 
 /** What a new round may be. */
-export function roundOf({ parts: { roundsMax, expiresMs, sendsPerMinute: sendsMax } }: Pick<Within, 'parts'>) {
-  return { roundsMax, expiresMs, sendsMax }
+export async function roundOf(call: Within<string | null>) {
+  const { roundsMax, expiresMs } = call.parts
+  return { roundsMax, expiresMs, ...(await ratesOf(call)) }
 }
 
 function keyOf(call: Call): MessageKey {

@@ -10,6 +10,7 @@ import { readQuery } from './body.ts'
 import { presenceField } from './people.ts'
 import { endAt } from './principal.ts'
 import { Problem } from './problem.ts'
+import { connectAndFollow, type Followed } from './rate.ts'
 import { type Call, type HttpParts, jsonText, type Route, sessionOf } from './route.ts'
 import { createSseSink, createSseStream, type SseStream, sseResponse } from './sse.ts'
 
@@ -24,11 +25,17 @@ async function events(call: Call): Promise<Response> {
   const from = startOf(call.parts, call.request.headers.get('last-event-id') ?? cursor)
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000 })
   const accept = call.request.headers.get('accept') ?? ''
-  return accept.includes('application/json')
-    ? await longPoll(call, from, presence, withinToken(call, wait * 1_000))
-    : // Begun before the first read: who follows is known to be a member.
-      sseResponse(call, (writer) => followInto(call, from, presence, createSseStream(writer)))
+  const followed = await connectAndFollow(call)
+  const place = { cursor: from, state: presence, followed }
+  if (accept.includes('application/json')) {
+    return await longPoll(call, place, withinToken(call, wait * 1_000)).finally(followed.unfollow)
+  }
+  // Begun before the first read: who follows is known to be a member.
+  return sseResponse(call, (writer) => followInto(call, place, createSseStream(writer)))
 }
+
+/** `followed`: it is let go of when it is over. */
+type Place = { cursor: Cursor | null; state: PresenceState; followed: Followed }
 
 /** From a cursor, from the start of the log (none), or from now on (`now`: null). */
 export function startOf({ hub }: Pick<HttpParts, 'hub'>, text: string | undefined): Cursor | null {
@@ -46,8 +53,8 @@ export const comeBackMs = 1_000
  * Answers what stops it. Where it cannot begin because the log cannot be read, the client comes back: it is not held
  * and begun later, because its right was judged now. Once begun, a read that failed comes again at the next poll.
  */
-function followInto(call: Call, cursor: Cursor | null, state: PresenceState, stream: SseStream): () => void {
-  const sink = createSseSink(stream)
+function followInto(call: Call, { cursor, state, followed }: Place, stream: SseStream): () => void {
+  const sink = followed.metered(createSseSink(stream))
   let follow: Follow | null = null
   let device: Device | undefined
   let stopped = false
@@ -56,6 +63,7 @@ function followInto(call: Call, cursor: Cursor | null, state: PresenceState, str
     clearTimeout(expiry)
     follow?.stop()
     device?.leave()
+    followed.unfollow()
     stream.close()
   }
   const expiry = endAt(call.principal.expiresAt, stop)
@@ -87,7 +95,7 @@ export const blindMs = 5_000
  * Answers `{frames, cursor}` as soon as there is something, else after `waitMs` with nothing; but not before the log
  * was read once, so `wait=0` answers what is there.
  */
-async function longPoll(call: Call, cursor: Cursor | null, state: PresenceState, waitMs: number): Promise<Response> {
+async function longPoll(call: Call, { cursor, state, followed }: Place, waitMs: number): Promise<Response> {
   const collected: string[] = []
   let bytes = 0
   let caughtUp = false
@@ -119,7 +127,7 @@ async function longPoll(call: Call, cursor: Cursor | null, state: PresenceState,
     room: () => (bytes > limits.longPollBytesMax ? new Promise(() => undefined) : null),
     end: finish,
   }
-  const follow = await call.parts.hub.follow({ ...sessionOf(call), cursor }, sink)
+  const follow = await call.parts.hub.follow({ ...sessionOf(call), cursor }, followed.metered(sink))
   if (follow === null) throw new Problem('not_found')
   // Who only looks is not there.
   const device = waitMs > 0 ? call.parts.presence.enter(sessionOf(call), state) : undefined

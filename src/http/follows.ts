@@ -15,6 +15,7 @@ import type { PresenceState } from '../store/presence.ts'
 import { startOf } from './events.ts'
 import type { Principal } from './principal.ts'
 import { Problem } from './problem.ts'
+import { type Followed, mayFollow } from './rate.ts'
 import { mustHave } from './right.ts'
 import type { HttpParts } from './route.ts'
 
@@ -56,6 +57,7 @@ export type Follows = {
 
 type Entry = {
   follow: Follow | null
+  followed: Followed | undefined
   device: Device | undefined
   from: string | undefined
   release(): void
@@ -65,7 +67,7 @@ type Entry = {
 /** `admit`: asked before each; rejects for who may follow nothing. `byRef`: one session may be followed under several refs. */
 export function createFollows(
   parts: HttpParts,
-  { tenantId, userId }: Principal,
+  principal: Principal,
   out: Out,
   {
     admit = async () => undefined,
@@ -74,6 +76,7 @@ export function createFollows(
   }: { admit?: () => Promise<void>; byRef?: boolean; state?: PresenceState } = {},
 ): Follows {
   let { state = 'here' } = first
+  const { tenantId, userId } = principal
   const entries = new Map<string, Entry>()
   const turn = createTurns()
   /** Also those that were replaced meanwhile. */
@@ -85,6 +88,7 @@ export function createFollows(
     if (entry.stopped) return
     entry.stopped = true
     entry.follow?.stop()
+    entry.followed?.unfollow()
     entry.device?.leave()
     if (entries.get(key) === entry) entries.delete(key)
     entry.release()
@@ -114,11 +118,15 @@ export function createFollows(
     if (!idPattern.test(sessionId)) throw new Problem('not_found')
     const cursor = startOf(parts, cursorText)
     await mustHave('read', { parts, params: { sessionId }, principal: { tenantId, userId } })
+    const followed = await mayFollow({ parts, principal })
+    if (entry.stopped) return followed.unfollow()
+    entry.followed = followed
     const over = await turn()
     try {
       await out.room()
       if (entry.stopped) return
-      const follow = await parts.hub.follow({ tenantId, sessionId, userId, cursor }, sinkOf(named, entry))
+      const sink = followed.metered(sinkOf(named, entry))
+      const follow = await parts.hub.follow({ tenantId, sessionId, userId, cursor }, sink)
       if (follow === null) throw new Problem('not_found')
       if (entry.stopped) return follow.stop()
       entry.follow = follow
@@ -143,7 +151,14 @@ export function createFollows(
       const followed = before ? entries.size - 1 : entries.size
       if (Math.max(followed, beginning) >= limits.followsMax) return out.refused(named, tooMany())
       if (before) end(key, before)
-      const entry: Entry = { follow: null, device: undefined, from: cursor, release: out.hold(), stopped: false }
+      const entry: Entry = {
+        follow: null,
+        followed: undefined,
+        device: undefined,
+        from: cursor,
+        release: out.hold(),
+        stopped: false,
+      }
       entries.set(key, entry)
       beginning++
       begin(named, cursor, entry)

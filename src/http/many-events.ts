@@ -16,6 +16,7 @@ import { createPassing } from './passing.ts'
 import { presenceField } from './people.ts'
 import { endAt } from './principal.ts'
 import { Problem, problemDocument } from './problem.ts'
+import { connect } from './rate.ts'
 import { type Call, jsonText, type Route } from './route.ts'
 import { createSseStream, type SseStream, sseResponse } from './sse.ts'
 import { notUpgraded } from './use-chat.ts'
@@ -65,15 +66,17 @@ async function manyEvents(call: Call): Promise<Response> {
     throw new Problem('invalid_request', 'In the query, expected "sessions=id@cursor,id@cursor" or "list=1".')
   }
   if (call.parts.isDraining()) throw new Problem('draining', undefined, { retryAfterMs: 1_000 })
-  if ((headers.get('accept') ?? '').includes('application/json')) {
-    return await longPoll(call, asked, withinToken(call, query.wait * 1_000))
-  }
-  if (headers.has('last-event-id')) return new Response(null, { status: 204, headers: { 'cache-control': 'no-store' } })
-  return sseResponse(call, (writer) => tellInto(call, asked, createSseStream(writer, 'id: open a new one\n')))
+  const isPoll = (headers.get('accept') ?? '').includes('application/json')
+  if (!isPoll && headers.has('last-event-id'))
+    return new Response(null, { status: 204, headers: { 'cache-control': 'no-store' } })
+  const leave = await connect(call)
+  if (isPoll) return await longPoll(call, asked, withinToken(call, query.wait * 1_000)).finally(leave)
+  const idOnce = 'id: open a new one\n'
+  return sseResponse(call, (writer) => tellInto(call, asked, createSseStream(writer, idOnce), leave))
 }
 
-/** Answers what stops it. It ends when nothing more can come. */
-function tellInto(call: Call, { sessions, list, state }: Asked, stream: SseStream): () => void {
+/** Answers what stops it. It ends when nothing more can come, and then lets go of its connection (`leave`). */
+function tellInto(call: Call, { sessions, list, state }: Asked, stream: SseStream, leave: () => void): () => void {
   const { parts, principal } = call
   const say = (frames: string[]) => stream.say(frames.map((data) => ({ data })))
   let unlook: (() => void) | undefined
@@ -81,6 +84,7 @@ function tellInto(call: Call, { sessions, list, state }: Asked, stream: SseStrea
     clearTimeout(expiry)
     unlook?.()
     follows.stop()
+    leave()
     stream.close()
   }
   const expiry = endAt(principal.expiresAt, stop)

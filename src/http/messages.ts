@@ -9,7 +9,14 @@ import type { Json } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
 import { previewOf } from '../core/parts.ts'
 import { stopTurn } from '../log/stop.ts'
-import { type Acceptance, type Accepted, type Allowance, findsBudgetAsked, type Interrupted } from '../store/accept.ts'
+import {
+  type Acceptance,
+  type Accepted,
+  type Allowance,
+  findsBudgetAsked,
+  type Interrupted,
+  type SendRates,
+} from '../store/accept.ts'
 import { DatabaseError } from '../store/database.ts'
 import { type MessagePlace, messagePage, type Pair } from '../store/messages.ts'
 import { idSchema, metadataSchema, partSchema, readBody, readQuery } from './body.ts'
@@ -17,7 +24,7 @@ import { withinToken } from './events.ts'
 import { type FilePlace, filePlaceOf, takeOutFiles } from './files.ts'
 import { laneOfMessage } from './lane.ts'
 import { Problem } from './problem.ts'
-import { rateHeaders, tooManySends } from './rate.ts'
+import { rateHeaders, ratesOf, tooManySends } from './rate.ts'
 import { type Call, json, jsonText, locationOf, type Route, sessionOf, type Within } from './route.ts'
 import { hasOutcome } from './wait.ts'
 
@@ -45,7 +52,7 @@ const waitSchema = z.object({ wait: z.coerce.number().min(0).max(limits.longPoll
 async function send(call: Call): Promise<Response> {
   const { wait } = readQuery(call.url, waitSchema)
   const body = await readBody(call.request, sendSchema)
-  const taken = await takeMessage(call, body, call.parts.sendsPerMinute)
+  const taken = await takeMessage(call, body, await ratesOf(call))
   if (taken.outcome === 'rate_limited') return tooManySends(taken.allowance, body.id)
   const { json: data, seq, created, allowance } = taken
   const headers = { ...locationOf(call, sessionOf(call).sessionId), ...rateHeaders(allowance) }
@@ -71,13 +78,13 @@ type Taken =
   | { outcome: 'rate_limited'; allowance: Allowance }
 
 /**
- * Stores a message, tells of it, and stops what it interrupts. Rejects with a Problem. `sendsMax`: as in `Acceptance`.
+ * Stores a message, tells of it, and stops what it interrupts. Rejects with a Problem.
  * `lane`: where its files were stored for that already. `mayRefuseBudget`: it is the no to what its lane asks about a budget, if it does.
  */
 export async function takeMessage(
   call: Within,
   body: z.infer<typeof sendSchema> & { lane?: string | undefined },
-  sendsMax: number,
+  rates: SendRates,
   mayRefuseBudget = false,
 ): Promise<Taken> {
   const { id } = body
@@ -91,7 +98,7 @@ export async function takeMessage(
     replyId: uuidv7(),
     expiresMs: call.parts.expiresMs,
     whenBusy: body.whenBusy,
-    sendsMax,
+    ...rates,
     refusesBudget: mayRefuseBudget && (await findsBudgetAsked(call.parts.database, place)),
   }
   const accepted = await acceptSurely(call, acceptance)

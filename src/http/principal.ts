@@ -6,6 +6,8 @@ import { Problem } from './problem.ts'
 export type Principal = {
   userId: string
   tenantId: string
+  /** By which the option `limits` may tell users apart. */
+  plan?: string
   /** Milliseconds since 1970 UTC: connections of this principal end then. */
   expiresAt?: number
 }
@@ -21,9 +23,9 @@ export function endAt(expiresAt: number | undefined, end: () => void): NodeJS.Ti
 /** Null: nobody; the route answers 401. `mayBecomeGuest`: the route may make a guest of somebody without a cookie. */
 export type Authenticate = (request: Request, mayBecomeGuest: boolean) => Promise<Caller | null>
 
-/** The app's own word on who asks. `tenantId` defaults to `default`. Null: 401. */
+/** The app's own word on who asks. `tenantId` defaults to `default`; `plan` is for the option `limits`. Null: 401. */
 export type AppAuthenticate = (request: Request) => AppPrincipal | null | Promise<AppPrincipal | null>
-export type AppPrincipal = { userId: string; tenantId?: string; expiresAt?: Date | number }
+export type AppPrincipal = { userId: string; tenantId?: string; plan?: string; expiresAt?: Date | number }
 
 export const defaultTenant = 'default'
 
@@ -31,10 +33,12 @@ export function appAuthenticate(authenticate: AppAuthenticate): Authenticate {
   return async (request) => {
     const principal = await authenticate(request)
     if (!principal) return null
-    const { userId, tenantId = defaultTenant, expiresAt } = principal
+    const { userId, tenantId = defaultTenant, plan, expiresAt } = principal
     if (!isName(userId) || !isName(tenantId))
       throw new TypeError(`authenticate must answer a userId and a tenantId ${nameRule}`)
-    return { principal: { userId, tenantId, ...(expiresAt === undefined ? {} : { expiresAt: Number(expiresAt) }) } }
+    if (plan !== undefined && !isName(plan)) throw new TypeError(`authenticate must answer a plan ${nameRule}`)
+    const until = expiresAt === undefined ? {} : { expiresAt: Number(expiresAt) }
+    return { principal: { userId, tenantId, ...(plan === undefined ? {} : { plan }), ...until } }
   }
 }
 
@@ -50,15 +54,17 @@ export type TokenSettings =
   | { secret: string; issuer?: string; audience?: string }
   | { jwksUrl: string; issuer: string; audience: string }
 
-/** Bearer tokens: `sub` is the user, the claim `tenant` (if there) the tenant; `exp` ends connections, too. */
+/** Bearer tokens: `sub` is the user, the claims `tenant` and `plan` (if there) the tenant and the plan; `exp` ends connections, too. */
 export function tokenAuthenticate(settings: TokenSettings): Authenticate {
   const verify = verifierOf(settings)
   return async (request) => {
     const token = /^Bearer ([\w.~+/=-]+)$/i.exec(request.headers.get('authorization') ?? '')?.[1]
     if (token === undefined) return null
-    const { sub, exp, tenant = defaultTenant } = (await verify(token).catch(refused)) ?? {}
+    const { sub, exp, tenant = defaultTenant, plan } = (await verify(token).catch(refused)) ?? {}
     if (!isName(sub) || !isName(tenant)) return null
-    return { principal: { userId: sub, tenantId: tenant, expiresAt: (exp as number) * 1000 } }
+    // A claim of this name may be another's idea: what is no plan is none.
+    const own = isName(plan) ? { plan } : {}
+    return { principal: { userId: sub, tenantId: tenant, ...own, expiresAt: (exp as number) * 1000 } }
   }
 }
 

@@ -9,17 +9,25 @@ export class Problem extends Error {
   readonly retryAfterMs: number | undefined
   readonly userMessageId: string | undefined
   readonly retryable: boolean
+  /** Of the answer, beside those that every problem has. */
+  readonly headers: Readonly<Record<string, string>>
   /** `retryable`: where this time it is not as the code's row says. */
   constructor(
     code: RequestCode,
     detail?: string,
-    more: { retryAfterMs?: number; userMessageId?: string; retryable?: boolean } = {},
+    more: {
+      retryAfterMs?: number
+      userMessageId?: string
+      retryable?: boolean
+      headers?: Record<string, string>
+    } = {},
   ) {
     super(detail ?? requestErrors[code].sentence)
     this.retryable = more.retryable ?? requestErrors[code].retryable
     this.code = code
     this.retryAfterMs = more.retryAfterMs
     this.userMessageId = more.userMessageId
+    this.headers = more.headers ?? {}
   }
 }
 
@@ -54,7 +62,11 @@ export function problemDocument({ code, message: detail, retryable, retryAfterMs
 export function problemResponse(problem: Problem): Response {
   const body = problemDocument(problem)
   const { retryAfterMs } = problem
-  const headers = new Headers({ 'content-type': 'application/problem+json', 'cache-control': 'no-store' })
+  const headers = new Headers({
+    ...problem.headers,
+    'content-type': 'application/problem+json',
+    'cache-control': 'no-store',
+  })
   if (retryAfterMs !== undefined) headers.set('retry-after', String(Math.ceil(retryAfterMs / 1000)))
   return new Response(JSON.stringify(body), { status: body.status, headers })
 }

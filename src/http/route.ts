@@ -9,6 +9,8 @@ import type { Presence } from '../people/presence.ts'
 import type { Typing } from '../people/typing.ts'
 import type { Acceptor } from '../store/accept.ts'
 import type { Database } from '../store/database.ts'
+import type { LimitsFor } from '../usage/limits.ts'
+import type { LimitsHere } from '../usage/limits-here.ts'
 import type { Principal } from './principal.ts'
 import type { Problem } from './problem.ts'
 import type { Hear, Socket, Sockets } from './socket.ts'
@@ -33,8 +35,9 @@ export type HttpParts = {
   ably: AblyTokens | undefined
   /** A turn that was not begun by then ends as expired. */
   expiresMs: number
-  /** Of one user. 0: no limit. */
-  sendsPerMinute: number
+  /** What a user may do. Rejects where the app's own function does. */
+  limitsOf: LimitsFor
+  limitsHere: LimitsHere
   lane: LaneOf
   /** The app's own events that may be published. Undefined: any. */
   events(): EventSchemas | undefined
@@ -157,7 +160,8 @@ export function locationOf({ basePath }: Call, sessionId: string): { location: s
 export type Within<User extends string | null = string> = {
   parts: HttpParts
   params: Record<string, string>
-  principal: { tenantId: string; userId: User }
+  /** `plan`: not known of who is named in the app's own code. */
+  principal: { tenantId: string; userId: User; plan?: string }
 }
 export type SessionKey<User extends string | null = string> = { tenantId: string; sessionId: string; userId: User }
 

@@ -10,6 +10,7 @@ import { requestErrors } from '../core/errors.ts'
 import { toldToOperator } from './app.ts'
 import type { Caller } from './principal.ts'
 import { Problem } from './problem.ts'
+import { connect } from './rate.ts'
 import { realtimeSocket } from './realtime.ts'
 import type { Call, HttpParts, SocketRoute } from './route.ts'
 import { reasonOf } from './socket.ts'
@@ -94,6 +95,12 @@ export function createUpgrades(options: UpgradeOptions): Upgrades {
     }
     const asked = await callOf(options, route, request, incoming, refusalOf)
       .then((call) => mustSpeak(route, call))
+      .then(async (call) => {
+        const leave = await connect(call)
+        if (raw.destroyed) leave()
+        else raw.once('close', leave)
+        return call
+      })
       .catch(refusalOf)
     // Gone while it was asked who it is.
     if (raw.destroyed) return

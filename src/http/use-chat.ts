@@ -28,7 +28,7 @@ import { filePlaceOf, takeOutFiles } from './files.ts'
 import { laneOfMessage } from './lane.ts'
 import { contentOf, takeMessage, type WhenBusy, whenBusySchema } from './messages.ts'
 import { inWords, Problem, wantsJson } from './problem.ts'
-import { rateHeaders, tooManySends } from './rate.ts'
+import { rateHeaders, ratesOf, tooManySends } from './rate.ts'
 import { mustHave } from './right.ts'
 import { type Call, json, type Route, sessionOf } from './route.ts'
 import { followFrom, type PairToTell, tellReplies } from './ui-reply.ts'
@@ -210,8 +210,9 @@ function hashOf(value: Json): string {
 
 async function send(call: Call, asked: Sending): Promise<StateAfter> {
   const { id } = asked
+  const rates = await ratesOf(call)
   // Such a client cannot show the question: who sends something else has said no to it.
-  const take = () => takeMessage(call, asked, call.parts.sendsPerMinute, true)
+  const take = () => takeMessage(call, asked, rates, true)
   try {
     const taken = await take().catch(async (error: unknown) => {
       if (!is(error, 'not_found')) throw error
@@ -267,7 +268,7 @@ async function again(call: Call, pair: Pair, { named }: Sending): Promise<StateA
   if (isUnseen || isReplaced) return { pair, headers: {} }
   // The same for all who ask for the next round of this reply: it is one round.
   const replyId = `again~${hashOf([reply.id, turn.round])}`
-  const ask = { replyId, ...roundOf(call) }
+  const ask = { replyId, ...(await roundOf(call)) }
   return await stateAfter(call, await regenerate(call.parts.database, keyOf(call, message.id), ask), message.id)
 }
 
@@ -286,15 +287,15 @@ async function letGoOn(call: Call, pair: Pair): Promise<StateAfter> {
 
 async function retryOf(call: Call, { message, turn }: Pair): Promise<StateAfter> {
   // Only of the round that was seen: whoever else tries again at the same time begins the same one.
-  const ask = { round: turn.round, replyId: uuidv7(), ...roundOf(call) }
+  const ask = { round: turn.round, replyId: uuidv7(), ...(await roundOf(call)) }
   return await stateAfter(call, await retry(call.parts.database, keyOf(call, message.id), ask), message.id)
 }
 
 async function editTo(call: Call, { message }: Pair, asked: Sending): Promise<StateAfter> {
-  const { expiresMs, sendsPerMinute: sendsMax, database } = call.parts
+  const { expiresMs, database } = call.parts
   const id = editedId(asked)
   const content = await contentOf(filePlaceOf(call, message.lane), { id, parts: asked.parts, metadata: asked.metadata })
-  const ask = { ...content, id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, sendsMax }
+  const ask = { ...content, id, turnId: uuidv7(), replyId: uuidv7(), expiresMs, ...(await ratesOf(call)) }
   const edited = await edit(database, keyOf(call, message.id), ask)
   return await stateAfter(call, edited, edited.messageId ?? message.id)
 }

@@ -31,17 +31,34 @@ export type Acceptance = {
   lane: string
   expiresMs: number
   whenBusy: WhenBusy
-  /** How many messages the user may send within a minute, of any session and to any process. 0: as many as they like. */
-  sendsMax: number
   /** It is the no to what its lane asks about a budget: the reply that asks is stopped. Defaults to false. */
   refusesBudget?: boolean
+} & SendRates
+
+/** Of one user, in all sessions and processes. 0: as many as they like. */
+export type SendRates = {
+  /** How many messages within a minute. */
+  sendsMax: number
+  /** How many turns without an outcome. Defaults to 0. */
+  openTurnsMax?: number
 }
+
+export const rated = ({ sendsMax, openTurnsMax = 0 }: SendRates) => [sendsMax, openTurnsMax]
 
 /** What becomes of a message whose lane is busy: it waits, it ends what runs, it is handed to what runs, or is refused. */
 export type WhenBusy = 'queue' | 'interrupt' | 'steer' | 'reject'
 
-/** What is left to a user of `max` sends a minute. `freeInMs`: when one more than now is left. */
-export type Allowance = { max: number; left: number; freeInMs: number }
+/**
+ * What is left to a user of `max` sends a minute (0: any number), and of open turns where they are limited. `freeInMs`: when
+ * one more send than now is left. `reached`: what refused them.
+ */
+export type Allowance = {
+  max: number
+  left: number
+  freeInMs: number
+  openTurns?: { max: number; left: number }
+  reached?: 'sends' | 'openTurns'
+}
 
 /** A user's message, and the round that was marked. */
 export type Interrupted = { messageId: string; round: number }
@@ -60,7 +77,7 @@ export type Accepted =
 
 const acceptOne: Statement = {
   name: 'accept-one',
-  text: 'select holdfast.accept($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10, $11, $12, $13, $14, $15) as answer',
+  text: 'select holdfast.accept($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10, $11, $12, $13, $14, $15, $16) as answer',
 }
 
 const acceptMany: Statement = {
@@ -305,9 +322,9 @@ function acceptedOf(row: Row): Accepted {
   return { outcome: 'created', event: eventOfRow(row), allowance, interrupted: [] }
 }
 
-/** What depends on nothing but its session, and is counted where all see it. */
-function isPlain({ whenBusy, refusesBudget, lane }: Acceptance): boolean {
-  return whenBusy === 'queue' && !refusesBudget && !lane.startsWith(privateLane)
+/** What depends on nothing but its session and what its user's row says, and is counted where all see it. */
+function isPlain({ whenBusy, refusesBudget, lane, openTurnsMax = 0 }: Acceptance): boolean {
+  return whenBusy === 'queue' && !refusesBudget && openTurnsMax === 0 && !lane.startsWith(privateLane)
 }
 
 function refusal(why: string): DatabaseError {
@@ -347,11 +364,12 @@ function fields(a: Acceptance): unknown[] {
     a.sendsMax,
     a.whenBusy,
     a.refusesBudget ?? false,
+    a.openTurnsMax ?? 0,
   ]
 }
 
 function columns(batch: Acceptance[]): unknown[][] {
-  // All but the last two, which are `queue` and false for each of them.
-  const rows = batch.map((each) => fields(each).slice(0, -2))
+  // All but the last three, which are `queue`, false and 0 for each of them.
+  const rows = batch.map((each) => fields(each).slice(0, -3))
   return rows[0]!.map((_, column) => rows.map((row) => row[column]))
 }

@@ -2,7 +2,7 @@
 import type { Event } from '../core/event.ts'
 import type { JsonObject } from '../core/json.ts'
 import { limits } from '../core/limits.ts'
-import type { Allowance } from './accept.ts'
+import { type Allowance, rated, type SendRates } from './accept.ts'
 import type { Database, Statement } from './database.ts'
 import { type EventJson, eventOf } from './event-rows.ts'
 
@@ -38,31 +38,31 @@ const keyed = ({ tenantId, sessionId, userId, messageId }: RetryKey) => [tenantI
 
 const retryStatement: Statement = {
   name: 'retry',
-  text: 'select holdfast.retry($1, $2, $3, $4, $5, $6, $7, $8, $9) as answer',
+  text: 'select holdfast.retry($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as answer',
 }
 
 /** A new round of a turn that failed or was stopped. `round`: only of that one. With no user it is the server that asks. */
 export function retry(
   database: Database,
   key: RetryKey,
-  ask: { round: number | null; replyId: string; roundsMax: number; expiresMs: number; sendsMax: number },
+  ask: { round: number | null; replyId: string; roundsMax: number; expiresMs: number } & SendRates,
 ) {
-  const values = [...keyed(key), ask.round, ask.replyId, ask.roundsMax, ask.expiresMs, ask.sendsMax]
+  const values = [...keyed(key), ask.round, ask.replyId, ask.roundsMax, ask.expiresMs, ...rated(ask)]
   return controlled<'same' | 'rounds' | 'rate_limited' | 'gone'>(database, retryStatement, values)
 }
 
 const regenerateStatement: Statement = {
   name: 'regenerate',
-  text: 'select holdfast.regenerate($1, $2, $3, $4, $5, $6, $7, $8) as answer',
+  text: 'select holdfast.regenerate($1, $2, $3, $4, $5, $6, $7, $8, $9) as answer',
 }
 
 /** Another reply beside the one that is there. `replyId` is the client's: asked again it finds what it made. */
 export function regenerate(
   database: Database,
   key: MessageKey,
-  ask: { replyId: string; roundsMax: number; expiresMs: number; sendsMax: number },
+  ask: { replyId: string; roundsMax: number; expiresMs: number } & SendRates,
 ) {
-  const values = [...keyed(key), ask.replyId, ask.roundsMax, ask.expiresMs, ask.sendsMax]
+  const values = [...keyed(key), ask.replyId, ask.roundsMax, ask.expiresMs, ...rated(ask)]
   return controlled<'same' | 'busy' | 'rounds' | 'conflict' | 'rate_limited' | 'gone'>(
     database,
     regenerateStatement,
@@ -72,7 +72,7 @@ export function regenerate(
 
 const editStatement: Statement = {
   name: 'edit',
-  text: 'select holdfast.edit($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11, $12, $13, $14) as answer',
+  text: 'select holdfast.edit($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11, $12, $13, $14, $15) as answer',
 }
 
 /**
@@ -91,12 +91,11 @@ export function edit(
     bodyHash: string
     preview: string | null
     expiresMs: number
-    sendsMax: number
-  },
+  } & SendRates,
 ) {
-  const { id, turnId, replyId, parts, metadata, bodyHash, preview, expiresMs, sendsMax } = ask
+  const { id, turnId, replyId, parts, metadata, bodyHash, preview, expiresMs } = ask
   const content = [id, turnId, replyId, parts, metadata, bodyHash, preview]
-  const values = [...keyed(key), ...content, expiresMs, limits.editsMax, sendsMax]
+  const values = [...keyed(key), ...content, expiresMs, limits.editsMax, ...rated(ask)]
   return controlled<'same' | 'busy' | 'conflict' | 'another_author' | 'edits' | 'rate_limited' | 'gone'>(
     database,
     editStatement,

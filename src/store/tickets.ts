@@ -3,11 +3,11 @@ import { createHash } from 'node:crypto'
 import type { Database, Statement } from './database.ts'
 
 /** Who a ticket stands for. `expiresAt`: milliseconds since 1970 until which they are known. */
-export type TicketHolder = { tenantId: string; userId: string; expiresAt?: number }
+export type TicketHolder = { tenantId: string; userId: string; plan?: string; expiresAt?: number }
 
 const issueStatement: Statement = {
   name: 'issue-ticket',
-  text: 'select holdfast.issue_ticket($1, $2, $3, $4, $5, $6, $7) as "expiresAt"',
+  text: 'select holdfast.issue_ticket($1, $2, $3, $4, $5, $6, $7, $8) as "expiresAt"',
 }
 
 /** Null: the holder has `max` that are neither used nor expired. */
@@ -15,8 +15,8 @@ export async function issueTicket(
   database: Database,
   ask: { ticket: string; holder: TicketHolder; origin: string | null; lastsMs: number; max: number },
 ): Promise<{ expiresAt: Date } | null> {
-  const { tenantId, userId, expiresAt = null } = ask.holder
-  const values = [hashOf(ask.ticket), tenantId, userId, ask.origin, expiresAt, ask.lastsMs, ask.max]
+  const { tenantId, userId, plan = null, expiresAt = null } = ask.holder
+  const values = [hashOf(ask.ticket), tenantId, userId, ask.origin, expiresAt, ask.lastsMs, ask.max, plan]
   const rows = await database.query<{ expiresAt: Date | null }>('accept', issueStatement, values)
   const until = rows[0]!.expiresAt
   return until && { expiresAt: until }
@@ -26,7 +26,7 @@ const takeStatement: Statement = {
   name: 'take-ticket',
   text: `
     delete from holdfast.tickets where hash = $1
-    returning tenant_id as "tenantId", user_id as "userId", principal_expires_ms as "expiresMs",
+    returning tenant_id as "tenantId", user_id as "userId", plan, principal_expires_ms as "expiresMs",
       expires_at > clock_timestamp() and (origin is null or origin = $2) as "isGood"`,
 }
 
@@ -40,11 +40,16 @@ export async function takeTicket(
   ticket: string,
   origin: string | null,
 ): Promise<TicketHolder | null> {
-  type Row = { tenantId: string; userId: string; expiresMs: number | null; isGood: boolean }
+  type Row = { tenantId: string; userId: string; plan: string | null; expiresMs: number | null; isGood: boolean }
   const [row] = await database.query<Row>('accept', takeStatement, [hashOf(ticket), origin])
   if (!row?.isGood) return null
-  const { tenantId, userId, expiresMs } = row
-  return { tenantId, userId, ...(expiresMs === null ? {} : { expiresAt: expiresMs }) }
+  const { tenantId, userId, plan, expiresMs } = row
+  return {
+    tenantId,
+    userId,
+    ...(plan === null ? {} : { plan }),
+    ...(expiresMs === null ? {} : { expiresAt: expiresMs }),
+  }
 }
 
 const sweepStatement: Statement = {

@@ -56,7 +56,7 @@ export async function testServer<Metadata extends object = JsonObject>(
         roles: ['http', 'runner'],
         ...options,
         ...(options.authenticate ? {} : { tokens }),
-        limits: { sendsPerMinute: 0, ...options.limits },
+        limits: typeof options.limits === 'function' ? options.limits : { sendsPerMinute: 0, ...options.limits },
         database,
         log(line, detail = {}) {
           if (begun !== speaks) return

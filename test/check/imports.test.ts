@@ -15,11 +15,11 @@ const allowed: Record<string, readonly string[]> = {
   store: ['core'],
   log: ['store', 'core'],
   reply: ['store', 'core'],
-  usage: ['store', 'core'],
   runner: ['usage', 'reply', 'log', 'store', 'core'],
   people: ['log', 'store', 'core'],
   push: ['store', 'core'],
-  http: ['people', 'log', 'store', 'core'],
+  usage: ['log', 'store', 'core'],
+  http: ['usage', 'people', 'log', 'store', 'core'],
   adapters: ['reply', 'core'],
   ably: ['log', 'core'],
   client: ['core'],
@@ -29,7 +29,7 @@ const allowed: Record<string, readonly string[]> = {
   react: ['tanstack-query', 'client', 'core'],
   cli: ['wire', 'usage', 'adapters', 'push', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
   testing: ['wire', 'reply', 'store', 'core'],
-  wire: ['ably', 'adapters', 'usage', 'http', 'people', 'push', 'runner', 'reply', 'log', 'store', 'core'],
+  wire: ['ably', 'adapters', 'http', 'people', 'push', 'usage', 'runner', 'reply', 'log', 'store', 'core'],
 }
 /**
  * The only packages that these layers may import: six run where the app's page runs, and `testing` in whatever test runner

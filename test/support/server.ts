@@ -132,7 +132,7 @@ function cleanEnvironment(): Record<string, string | undefined> {
 /** A bearer token of a user, as the app's own sign-in would make it. */
 export function tokenOf(
   userId: string,
-  claims: { tenant?: string; expiresIn?: string | number } = {},
+  claims: { tenant?: string; plan?: string; expiresIn?: string | number } = {},
 ): Promise<string> {
   const { expiresIn = '1h', ...rest } = claims
   return new SignJWT(rest)
