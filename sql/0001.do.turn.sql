@@ -217,13 +217,15 @@ create table holdfast.asks (
   kind text not null check (kind in ('approval', 'tool', 'uncertain', 'budget')),
   -- What an answer names: the approval's id, one of our own (uncertain, budget), or the call's.
   id text not null,
-  -- The tool's, or which budget: steps, tokens, progress.
+  -- The tool's, or which budget: steps, tokens, progress, or the id of one of the option `limits`.
   name text not null,
   -- Of the input in canonical form: what runs is what was shown.
   input_hash text not null,
   -- Of a budget: how much is used, and how much there is.
-  used bigint,
-  max bigint,
+  used numeric,
+  max numeric,
+  -- Where it is one of the option `limits`: {per, key, every?, measure, max, mayGoOn, renewsAt?}, see 0014.
+  rule jsonb,
   -- The attempt that ended with it, and the seq of its `turn.waiting`.
   attempt int not null,
   seq int not null,
@@ -321,6 +323,8 @@ create table holdfast.limits (
   tenant_id text not null,
   user_id text not null,
   sends timestamptz[] not null default '{}',
+  -- That with which they asked last for a turn, where the option `limits` has budgets.
+  plan text,
   primary key (tenant_id, user_id)
 ) with (fillfactor = 70);
 
@@ -418,6 +422,16 @@ create function holdfast.message_json(m holdfast.messages) returns json language
     'outputTokens', m.output_tokens, 'createdAt', holdfast.iso(m.created_at), 'updatedAt', holdfast.iso(m.updated_at))
 $$;
 
+-- The question about a budget. Of one of the option `limits` also whose it is, when it is renewed, and who may let it go on.
+create function holdfast.budget_ask_json(a holdfast.asks) returns json language sql stable parallel safe as $$
+  select case when a.rule is null
+    then json_build_object('kind', a.kind, 'id', a.id, 'budget', a.name, 'used', a.used, 'max', a.max,
+      'expiresAt', holdfast.iso(a.expires_at))
+    else json_build_object('kind', a.kind, 'id', a.id, 'budget', 'limit', 'used', a.used, 'max', a.max,
+      'expiresAt', holdfast.iso(a.expires_at), 'per', a.rule -> 'per', 'every', a.rule -> 'every',
+      'measure', a.rule -> 'measure', 'mayGoOn', a.rule -> 'mayGoOn', 'renewsAt', a.rule -> 'renewsAt') end
+$$;
+
 -- What a waiting turn still waits for.
 create function holdfast.waiting_json(t holdfast.turns) returns json language sql stable parallel safe as $$
   select json_build_object('id', t.id, 'messageId', t.message_id, 'replyId', t.reply_id, 'state', t.state,
@@ -425,8 +439,7 @@ create function holdfast.waiting_json(t holdfast.turns) returns json language sq
       'waitingFor', case when bool_or(a.kind = 'approval') then 'approval' when bool_or(a.kind = 'uncertain') then 'uncertain'
         when bool_or(a.kind = 'budget') then 'budget' else 'tool' end,
       'approvals', coalesce(json_agg(case a.kind
-        when 'budget' then json_build_object('kind', a.kind, 'id', a.id, 'budget', a.name, 'used', a.used, 'max', a.max,
-          'expiresAt', holdfast.iso(a.expires_at))
+        when 'budget' then holdfast.budget_ask_json(a)
         else json_build_object('kind', a.kind, 'id', a.id, 'toolCallId', a.call_id, 'toolName', a.name,
           'expiresAt', holdfast.iso(a.expires_at)) end order by a.call_id) filter (where a.kind <> 'tool'), '[]'),
       'toolCalls', coalesce(json_agg(json_build_object('toolCallId', a.call_id, 'toolName', a.name,
@@ -744,22 +757,29 @@ create function holdfast.allowance(p_sends timestamptz[], p_max int, p_now times
       coalesce(p_sends[greatest(1, cardinality(p_sends) - p_max + 1)], p_now) + interval '60 s' - p_now) * 1000))::int)
 $$;
 
--- Counts one send if there were fewer than `p_max` in the last minute, and fewer than `p_open_max` turns that the user has
--- asked for have no outcome yet; 0: no such limit. `p_ends`: turns that end with it. Whoever asks for a turn under a limit
--- holds the user's row to the end of their transaction, so that the turns, counted in a statement after the lock, are all
--- there are. Answers the allowance, with `taken`, and `reached` where it was not: which limit; null where there is none.
-create function holdfast.take_send(p_tenant text, p_user text, p_max int, p_open_max int default 0, p_ends uuid[] default '{}')
-  returns jsonb language plpgsql as $$
-declare v_sends timestamptz[]; v_now timestamptz; v_open int := 0; v_reached text;
+-- Counts one send if there were fewer than `p_max` in the last minute (0: no such limit). `p_more`, where a turn is asked for:
+-- {openTurns: so many of the user's may have no outcome, 0: any number; plan; budgets: those beyond which nobody may go}.
+-- `p_ends`: turns that end with it. Whoever asks for a turn under a limit holds the user's row to the end of their
+-- transaction, so that the turns, counted in a statement after the lock, are all there are. Answers the allowance, with
+-- `taken`, and `reached` where it was not: which limit; null where there is none.
+create function holdfast.take_send(p_tenant text, p_user text, p_max int, p_more jsonb default null,
+  p_ends uuid[] default '{}') returns jsonb language plpgsql as $$
+declare v_sends timestamptz[]; v_now timestamptz; v_open int := 0; v_reached text; v_budget jsonb;
+  v_open_max int := coalesce((p_more ->> 'openTurns')::int, 0);
 begin
-  if p_max = 0 and p_open_max = 0 then return null; end if;
+  if p_max = 0 and p_more is null then return null; end if;
   insert into holdfast.limits (tenant_id, user_id) values (p_tenant, p_user) on conflict do nothing;
   select sends into v_sends from holdfast.limits where tenant_id = p_tenant and user_id = p_user for no key update;
   v_now := clock_timestamp();
   v_sends := array(select at from unnest(v_sends) at where at > v_now - interval '60 s' order by at);
-  if p_open_max > 0 then v_open := holdfast.open_turns_of(p_tenant, p_user, p_ends); end if;
+  if v_open_max > 0 then v_open := holdfast.open_turns_of(p_tenant, p_user, p_ends); end if;
+  if p_more is not null then
+    update holdfast.limits set plan = p_more ->> 'plan'
+     where tenant_id = p_tenant and user_id = p_user and plan is distinct from p_more ->> 'plan';
+    v_budget := holdfast.used_up_of(p_tenant, p_more -> 'budgets');
+  end if;
   v_reached := case when p_max > 0 and cardinality(v_sends) >= p_max then 'sends'
-    when p_open_max > 0 and v_open >= p_open_max then 'openTurns' end;
+    when v_open_max > 0 and v_open >= v_open_max then 'openTurns' when v_budget is not null then 'budget' end;
   if v_reached is null then
     v_open := v_open + 1;
     if p_max > 0 then
@@ -769,8 +789,9 @@ begin
   end if;
   return holdfast.allowance(v_sends, p_max, v_now)::jsonb || jsonb_build_object('taken', v_reached is null)
     || case when v_reached is null then '{}' else jsonb_build_object('reached', v_reached) end
-    || case when p_open_max = 0 then '{}' else jsonb_build_object('openTurns',
-      jsonb_build_object('max', p_open_max, 'left', greatest(0, p_open_max - v_open))) end;
+    || case when v_open_max = 0 then '{}' else jsonb_build_object('openTurns',
+      jsonb_build_object('max', v_open_max, 'left', greatest(0, v_open_max - v_open))) end
+    || case when v_reached = 'budget' then jsonb_build_object('budget', v_budget) else '{}' end;
 end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -899,8 +920,7 @@ end $$;
 -- ---------------------------------------------------------------------------------------------------------------
 -- Accept, one at a time: what the batch (in src/store/accept.ts) leaves. Outcomes: created, same (what is stored
 -- now), conflict (this id with another body), not_found (no such session, or not a member of it), forbidden,
--- rate_limited (`p_sends_max` messages within the last minute, `p_open_max` turns without an outcome; 0: as many as they
--- like). `p_refuses_budget`: the message is
+-- rate_limited (`p_sends_max` messages within the last minute, 0: as many as they like; `p_more` as `take_send` has it). `p_refuses_budget`: the message is
 -- the no to what its lane asks about a budget.
 
 create function holdfast.asks_about_budget(t holdfast.turns) returns boolean language plpgsql stable as $$
@@ -911,7 +931,7 @@ end $$;
 
 create function holdfast.accept(p_tenant text, p_session text, p_user text, p_message text, p_turn uuid, p_reply text,
   p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_lane text, p_expires_ms bigint,
-  p_sends_max int, p_when_busy text default 'queue', p_refuses_budget boolean default false, p_open_max int default 0)
+  p_sends_max int, p_when_busy text default 'queue', p_refuses_budget boolean default false, p_more jsonb default null)
   returns json language plpgsql as $$
 declare v_allowance jsonb; v_role text; v_message holdfast.messages; v_reply holdfast.messages; v_turn holdfast.turns;
   v_begun uuid[]; v_interrupted json; v_created json;
@@ -963,7 +983,7 @@ begin
        order by e.id for no key update);
   end if;
   -- After the locks of turns, as everywhere.
-  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max, p_open_max, coalesce(v_begun, '{}'));
+  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max, p_more, coalesce(v_begun, '{}'));
   if not (v_allowance -> 'taken')::boolean then
     return json_build_object('outcome', 'rate_limited', 'allowance', v_allowance);
   end if;
@@ -998,7 +1018,8 @@ create function holdfast.claimed_json(t holdfast.turns, p_seqs int[]) returns js
     'audience', t.audience, 'attempt', t.attempt, 'round', t.round, 'failures', t.failures, 'checkpoint', t.checkpoint,
     'stepsFrom', t.steps_from, 'tokens', t.tokens,
     'letGoOn', (select count(*)::int from holdfast.asks a where a.tenant_id = t.tenant_id and a.turn_id = t.id
-      and a.round = t.round and a.kind = 'budget' and a.answer -> 'approved' = 'true'),
+      and a.round = t.round and a.kind = 'budget' and a.state = 'answered' and a.answer -> 'approved' = 'true'),
+    'plan', (select l.plan from holdfast.limits l where l.tenant_id = t.tenant_id and l.user_id = t.user_id),
     'events', holdfast.events_of(t.tenant_id, t.session_id, p_seqs))
 $$;
 

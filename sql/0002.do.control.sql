@@ -62,7 +62,7 @@ $$;
 -- round, or one that runs or is complete), rounds (no more are allowed), rate_limited, gone (withdrawn, or handed to
 -- another turn), not_found, forbidden.
 create function holdfast.retry(p_tenant text, p_session text, p_user text, p_message text, p_round int, p_reply text,
-  p_rounds_max int, p_expires_ms bigint, p_sends_max int, p_open_max int default 0) returns json language plpgsql as $$
+  p_rounds_max int, p_expires_ms bigint, p_sends_max int, p_more jsonb default null) returns json language plpgsql as $$
 declare t holdfast.turns; v_allowance jsonb; v_old text; v_seq int;
 begin
   t := holdfast.locked_turn_of(p_tenant, p_session, p_message, p_user);
@@ -70,7 +70,7 @@ begin
   if holdfast.is_gone(t) then return json_build_object('outcome', 'gone'); end if;
   if t.state not in ('failed', 'stopped') or p_round <> t.round then return json_build_object('outcome', 'same'); end if;
   if t.round >= p_rounds_max then return json_build_object('outcome', 'rounds'); end if;
-  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max, p_open_max);
+  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max, p_more);
   if not (v_allowance -> 'taken')::boolean then
     return json_build_object('outcome', 'rate_limited', 'allowance', v_allowance);
   end if;
@@ -111,7 +111,7 @@ $$;
 -- of that branch is still to be answered), rounds, conflict (the id is another message's), rate_limited, gone, not_found,
 -- forbidden.
 create function holdfast.regenerate(p_tenant text, p_session text, p_user text, p_message text, p_reply text,
-  p_rounds_max int, p_expires_ms bigint, p_sends_max int, p_open_max int default 0) returns json language plpgsql as $$
+  p_rounds_max int, p_expires_ms bigint, p_sends_max int, p_more jsonb default null) returns json language plpgsql as $$
 declare t holdfast.turns; v_there holdfast.messages; v_allowance jsonb; v_seq int;
 begin
   t := holdfast.locked_turn_of(p_tenant, p_session, p_message, p_user);
@@ -126,7 +126,7 @@ begin
     return json_build_object('outcome', 'busy');
   end if;
   if t.round >= p_rounds_max then return json_build_object('outcome', 'rounds'); end if;
-  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max, p_open_max);
+  v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max, p_more);
   if not (v_allowance -> 'taken')::boolean then
     return json_build_object('outcome', 'rate_limited', 'allowance', v_allowance);
   end if;
@@ -142,7 +142,7 @@ end $$;
 -- more are kept), rate_limited, gone, not_found, forbidden.
 create function holdfast.edit(p_tenant text, p_session text, p_user text, p_message text, p_new text, p_turn uuid,
   p_reply text, p_parts jsonb, p_metadata jsonb, p_body_hash text, p_preview text, p_expires_ms bigint,
-  p_edits_max int, p_sends_max int, p_open_max int default 0) returns json language plpgsql as $$
+  p_edits_max int, p_sends_max int, p_more jsonb default null) returns json language plpgsql as $$
 declare t holdfast.turns; m holdfast.messages; v_there holdfast.messages; v_in_place boolean; v_allowance jsonb; v_seq int;
   v_created json;
 begin
@@ -169,7 +169,7 @@ begin
     return json_build_object('outcome', 'busy');
   end if;
   v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max,
-    case when v_in_place then 0 else p_open_max end);
+    case when v_in_place then null else p_more end);
   if not (v_allowance -> 'taken')::boolean then
     return json_build_object('outcome', 'rate_limited', 'messageId', p_new, 'allowance', v_allowance);
   end if;

@@ -32,7 +32,7 @@ create function holdfast.call_in(p_parts json, p_call text) returns json languag
    order by ordinality desc limit 1
 $$;
 
--- Ends an attempt whose reply cannot go on without answers. `p_asks` are [{kind, id, callId, name, inputHash, used?, max?}].
+-- Ends an attempt whose reply cannot go on without answers. `p_asks` are [{kind, id, callId, name, inputHash, used?, max?, rule?}].
 -- `p_checkpoint`: null keeps the one that is stored. `p_shown`: what is shown, where that is another thing. Neither a
 -- failure nor a crash is counted, and crashes before it are forgotten: it got somewhere. Outcomes: waiting, lost,
 -- mismatch. Asked again by the attempt whose answer was lost, it answers what it stored, however far the turn is by now.
@@ -67,12 +67,12 @@ begin
       metadata = coalesce(nullif((p_checkpoint -> 'metadata')::jsonb, 'null'), metadata),
       model = coalesce(p_model, model), status = 'streaming', updated_at = clock_timestamp()
    where tenant_id = p_tenant and session_id = p_session and id = t.reply_id returning * into m;
-  insert into holdfast.asks (tenant_id, session_id, turn_id, round, step, call_id, kind, id, name, input_hash, used, max, attempt,
-      seq, expires_at)
+  insert into holdfast.asks (tenant_id, session_id, turn_id, round, step, call_id, kind, id, name, input_hash, used, max, rule,
+      attempt, seq, expires_at)
     select p_tenant, p_session, p_turn, t.round, coalesce((t.checkpoint ->> 'step')::int, 0), a."callId", a.kind, a.id, a.name,
-      a."inputHash", a.used, a.max, p_attempt, s.next_seq, clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0)
-    from json_to_recordset(p_asks) a("callId" text, kind text, id text, name text, "inputHash" text, used bigint,
-        max bigint),
+      a."inputHash", a.used, a.max, a.rule, p_attempt, s.next_seq, clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0)
+    from json_to_recordset(p_asks) a("callId" text, kind text, id text, name text, "inputHash" text, used numeric,
+        max numeric, rule jsonb),
       holdfast.sessions s where s.tenant_id = p_tenant and s.id = p_session;
   -- Those behind it go on meanwhile, where it lets them.
   perform holdfast.promote(p_tenant, p_session, t.lane);
@@ -181,6 +181,9 @@ begin
     return json_build_object('outcome', 'not_waiting', 'messageId', t.message_id);
   end if;
   if a.kind = 'budget' and p_answer -> 'approved' = 'true' then
+    if not holdfast.may_go_on(a, p_user) then
+      return json_build_object('outcome', 'forbidden', 'mayGoOn', a.rule -> 'mayGoOn');
+    end if;
     v_allowance := holdfast.take_send(p_tenant, p_user, p_sends_max);
     if not (v_allowance -> 'taken')::boolean then
       return json_build_object('outcome', 'rate_limited', 'messageId', t.message_id, 'allowance', v_allowance);
@@ -213,7 +216,8 @@ begin
       continue when not found;
       if a.kind = 'budget' then
         v_seq := holdfast.settle_failed(t, (select parts from holdfast.messages where tenant_id = t.tenant_id
-          and session_id = t.session_id and id = t.reply_id), null, null, p_failures -> a.name);
+          and session_id = t.session_id and id = t.reply_id), null, null,
+          coalesce(p_failures -> a.name, p_failures -> 'tokens'));
       else
         v_seq := holdfast.take_answer(t, a, 'expired', case a.kind when 'tool' then p_no_result else p_refusal end, 'server');
       end if;

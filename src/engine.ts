@@ -25,6 +25,7 @@ import { migrate, schemaState } from './store/migrations.ts'
 import { publisherSeen } from './store/publishers.ts'
 import { sayPushing } from './store/pushes.ts'
 import { readWakeupKey } from './store/wakeup-key.ts'
+import { spendingsOf } from './usage/budgets.ts'
 import { createPriceOf } from './usage/ledger-prices.ts'
 import { createLimitsHere } from './usage/limits-here.ts'
 
@@ -196,6 +197,10 @@ function wire(
       onReply: () => app().onReply,
       onUncertain: () => app().onUncertain,
       title: () => app().title,
+      budgetsOf: async ({ tenantId, userId, sessionId, turnId, plan }) => {
+        const { budgets } = await app().limits({ tenantId, userId, plan: plan ?? undefined })
+        return spendingsOf(budgets, { tenantId, userId, sessionId, turnId })
+      },
       replyBytesMax: limits.replyBytesMax,
       crashesMax,
       onRefused,

@@ -83,6 +83,7 @@ export type { Member } from './store/log.ts'
 export type { Invite } from './store/members.ts'
 export type { PresenceState, Present } from './store/presence.ts'
 export type { Role as MemberRole, ServerSession, Session } from './store/sessions.ts'
+export type { SpendBudget } from './usage/budgets.ts'
 export type { Limits, LimitsAsk, LimitsByPlan, LimitsOf } from './usage/limits.ts'
 
 /**

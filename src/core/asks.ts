@@ -10,14 +10,57 @@ import { isCall, lastStep } from './open-step.ts'
 export type Ask = { kind: 'approval' | 'tool' | 'uncertain'; id: string; callId: string; name: string; input: Json }
 
 /** What a round may use before somebody is asked, and how much of it was used. */
-export type Budget = { budget: 'steps' | 'tokens' | 'progress'; used: number; max: number }
+export type Budget =
+  | { budget: 'steps' | 'tokens' | 'progress'; used: number; max: number }
+  | ({ budget: 'limit'; used: number; max: number } & SpendRule)
 
-/** What is said of it where nothing can be answered but by asking for the reply again. */
-export function budgetSentence({ budget, used, max }: Budget): string {
-  return `${budgetHappened(budget, used, max)} Regenerate lets it go on from where it stands.`
+/**
+ * A budget of the app's, over more than this round. `every`: null where it is never renewed, else `renewsAt` says when next.
+ * `mayGoOn`: who may let a reply go on beyond it: whoever may write, an owner of the session, or the app's server alone.
+ */
+export type SpendRule = {
+  per: 'turn' | 'session' | 'user' | 'tenant'
+  every: 'hour' | 'day' | 'month' | null
+  measure: 'tokens' | 'cost'
+  mayGoOn: 'member' | 'owner' | 'server' | 'nobody'
+  renewsAt: string | null
 }
 
-function budgetHappened(budget: Budget['budget'], used: number, max: number): string {
+/** What is said of it where nothing can be answered but by asking for the reply again. */
+export function budgetSentence(budget: Budget): string {
+  if (budget.budget === 'limit') return spendSentence(budget)
+  return `${budgetHappened(budget.budget, budget.used, budget.max)} Regenerate lets it go on from where it stands.`
+}
+
+/** What was reached, and when or by whom that ends. */
+export function spendSentence({
+  used,
+  max,
+  per,
+  every,
+  measure,
+  mayGoOn,
+  renewsAt,
+}: { used: number; max: number } & SpendRule): string {
+  const of = {
+    turn: 'of this reply',
+    session: 'of this conversation',
+    user: 'of yours',
+    tenant: 'of your organization',
+  }[per]
+  const what = measure === 'tokens' ? `${max} tokens` : `${max}`
+  const happened = `The budget ${of}, ${what}${every === null ? '' : ` a ${every}`}, is used up: ${used} are.`
+  const renewed = renewsAt === null ? '' : ` It is renewed at ${renewsAt}.`
+  const who = {
+    member: ' Somebody here may let it go on.',
+    owner: ' An owner of the conversation may let it go on.',
+    server: ' Who runs this service may let it go on.',
+    nobody: '',
+  }[mayGoOn]
+  return `${happened}${renewed}${who}`
+}
+
+function budgetHappened(budget: Exclude<Budget['budget'], 'limit'>, used: number, max: number): string {
   switch (budget) {
     case 'steps':
       return `The reply has used the ${max === 1 ? 'one step' : `${max} steps`} that it may have.`

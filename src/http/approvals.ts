@@ -76,11 +76,18 @@ export async function takeAnswer(
       return { pair: await pairNow(call, answered.messageId), allowance: null }
     case 'rate_limited':
       return { tooMany: answered.allowance, messageId: answered.messageId }
+    case 'forbidden':
+      throw forbiddenToAnswer(answered)
     case 'not_waiting':
     case 'not_found':
-    case 'forbidden':
       throw new Problem(answered.outcome)
   }
+}
+
+export function forbiddenToAnswer({ mayGoOn }: { mayGoOn?: string }): Problem {
+  if (mayGoOn === undefined) return new Problem('forbidden')
+  const who = mayGoOn === 'owner' ? 'an owner of the session' : 'who runs this service'
+  return new Problem('forbidden', `Only ${who} may let the reply go on beyond this budget. You may end it.`)
 }
 
 /** Stores it, if it is the first, and tells of it. */

@@ -1,7 +1,9 @@
 /** How a client is told how often it may still do something, and what is refused to it. */
 
+import { spendSentence } from '../core/asks.ts'
 import type { Sink } from '../log/hub.ts'
 import type { Allowance, SendRates } from '../store/accept.ts'
+import { spendingsOf } from '../usage/budgets.ts'
 import { Problem, problemResponse } from './problem.ts'
 import type { HttpParts, Within } from './route.ts'
 
@@ -17,16 +19,21 @@ const numbers = new Intl.NumberFormat('en-US')
 const said = (count: number) => numbers.format(count)
 
 /** What a user may send here, as the store wants it. The server itself is counted nowhere. */
-export async function ratesOf({ parts, principal: { userId, ...more } }: Within<string | null>): Promise<SendRates> {
+export async function ratesOf({ parts, params, principal }: Within<string | null>): Promise<SendRates> {
+  const { userId, tenantId, plan = null } = principal
   if (userId === null) return { sendsMax: 0 }
-  const { sendsPerMinute, openTurns } = await parts.limitsOf({ ...more, userId })
-  return { sendsMax: sendsPerMinute, openTurnsMax: openTurns }
+  const limits = await parts.limitsOf({ ...principal, userId })
+  const { sendsPerMinute: sendsMax, openTurns, tellsPlan } = limits
+  if (openTurns === 0 && !tellsPlan) return { sendsMax }
+  const final = limits.budgets.filter(({ mayGoOn }) => mayGoOn === 'nobody')
+  const budgets = spendingsOf(final, { tenantId, userId, sessionId: params.sessionId! })
+  return { sendsMax, more: { openTurns, plan, budgets } }
 }
 
 /** draft-ietf-httpapi-ratelimit-headers-10: `q` in each window of `w` seconds, or at a time; `r` are left, and in `t` seconds more. */
 export function rateHeaders(allowance: Allowance | null | undefined): Record<string, string> {
   if (!allowance) return {}
-  const { max, left, freeInMs, openTurns, reached } = allowance
+  const { max, left, freeInMs, openTurns, reached, budget } = allowance
   const [policies, limits]: [string[], string[]] = [[], []]
   if (max > 0) {
     policies.push(`"sends";q=${max};w=60`)
@@ -37,11 +44,22 @@ export function rateHeaders(allowance: Allowance | null | undefined): Record<str
     const again = reached === 'openTurns' ? `;t=${seconds(openTurnsAgainMs)}` : ''
     limits.push(`"open-turns";r=${openTurns.left}${again}`)
   }
+  if (budget !== undefined) {
+    policies.push(`"${budget.id}";q=${budget.max}`)
+    limits.push(`"${budget.id}";r=0${budget.freeInMs === null ? '' : `;t=${seconds(budget.freeInMs)}`}`)
+  }
+  if (policies.length === 0) return {}
   return { 'ratelimit-policy': policies.join(', '), ratelimit: limits.join(', ') }
 }
 
 /** The user has sent as many messages, or has as many turns open, as they may. What is asked again and was done already is not counted. */
-export function tooManySendsProblem({ max, freeInMs, openTurns, reached }: Allowance, userMessageId: string): Problem {
+export function tooManySendsProblem(allowance: Allowance, userMessageId: string): Problem {
+  const { max, freeInMs, openTurns, reached, budget } = allowance
+  if (budget !== undefined) {
+    const renewed = budget.freeInMs === null ? {} : { retryAfterMs: budget.freeInMs }
+    const more = { ...renewed, userMessageId, retryable: budget.freeInMs !== null }
+    return new Problem('budget_exceeded', spendSentence(budget), more)
+  }
   if (reached === 'openTurns') {
     const detail = `At most ${said(openTurns!.max)} of your messages may wait for their replies at a time. Wait until one is answered, or stop one, and ask again for the same.`
     return new Problem('rate_limited', detail, { retryAfterMs: openTurnsAgainMs, userMessageId })

@@ -20,7 +20,7 @@ import { stopTurn } from '../log/stop.ts'
 import { edit, regenerate, retry, selectBranch } from '../store/control.ts'
 import { messagePair, type Pair } from '../store/messages.ts'
 import { createSession } from '../store/sessions.ts'
-import { approvalOf, storeAnswer } from './approvals.ts'
+import { approvalOf, forbiddenToAnswer, storeAnswer } from './approvals.ts'
 import { checked, checkValue, idSchema, partSchema, readJson, type UserPart } from './body.ts'
 import { goOn, storeAnswers } from './chat-answers.ts'
 import { pairNow, roundOf, type StateAfter, stateAfter, tell } from './control.ts'
@@ -279,7 +279,8 @@ async function letGoOn(call: Call, pair: Pair): Promise<StateAfter> {
   if (asked === undefined) return { pair, headers: {} }
   const answered = await storeAnswer(call, approvalOf(asked.id, { approved: true }), id, call.principal.userId)
   const { outcome } = answered
-  if (outcome === 'forbidden' || outcome === 'not_found') throw new Problem(outcome)
+  if (outcome === 'forbidden') throw forbiddenToAnswer(answered)
+  if (outcome === 'not_found') throw new Problem(outcome)
   if (outcome === 'rate_limited') return { refused: tooManySends(answered.allowance, pair.message.id) }
   const headers = outcome === 'answered' ? rateHeaders(answered.allowance) : {}
   return { pair: await pairNow(call, pair.message.id), headers }

@@ -1,5 +1,5 @@
 import { point } from '#points'
-import { type Ask, type Budget, withUncertainAsked } from '../core/asks.ts'
+import { type Ask, spendSentence, withUncertainAsked } from '../core/asks.ts'
 import { afterError } from '../core/backoff.ts'
 import type { Part } from '../core/chunk.ts'
 import { type Failure, failureOf, ReplyError, type TurnCode } from '../core/errors.ts'
@@ -19,7 +19,7 @@ import {
 } from '../store/turns.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, asksOfEnd, checkpointOf, pushChunk, type Went } from './attempt.ts'
-import { asksBeyondBudget, BudgetUsedUp, leftByClaim, withoutProgress } from './budget.ts'
+import { asksBeyondBudget, BudgetUsedUp, leftByClaim, type UsedBudget, withoutProgress } from './budget.ts'
 import { metadataOf } from './on-reply.ts'
 import { inputHashOf } from './tool-calls.ts'
 
@@ -91,7 +91,7 @@ async function finish(options: AttemptOptions, attempt: Attempt): Promise<Ended>
   const reply = { nextIndex, parts, metadata: fold.metadata(), model, preview: previewOf(parts) }
   await point('finish.send')
   const ended = await answered(options, attempt, () =>
-    finishIfHeld(options.database, claimed, reply, attempt.ledger.atEnd({ mayHaveGoneOn: false })),
+    finishIfHeld(options.database, claimed, reply, attempt.ledger.atEnd({ mayHaveGoneOn: attempt.cutLate })),
   )
   await point('finish.answered')
   return ended.outcome === 'mismatch' ? await failMismatched(options, attempt) : ended
@@ -118,7 +118,7 @@ async function wait(options: AttemptOptions, attempt: Attempt, asks: Ask[]): Pro
  * The reply stands as it is until somebody says whether it may use more. Where it made no progress the next attempt starts
  * from what was stored last, and what it said beyond that is shown meanwhile.
  */
-async function waitForBudget(options: AttemptOptions, attempt: Attempt, { budget, ...much }: Budget): Promise<Ended> {
+async function waitForBudget(options: AttemptOptions, attempt: Attempt, used: UsedBudget): Promise<Ended> {
   const { claimed, fold } = attempt
   const nextIndex = await attempt.log.flushed()
   const parts = fold.parts()
@@ -128,16 +128,17 @@ async function waitForBudget(options: AttemptOptions, attempt: Attempt, { budget
   const stored = hasBegun ? checkpointOf(attempt, { step, nextIndex, parts, isOpen: false }) : leftByClaim(claimed)
   return await storeWait(options, attempt, {
     nextIndex,
-    checkpoint: budget === 'progress' ? null : stored,
+    checkpoint: used.budget === 'progress' ? null : stored,
     shown: closeParts(parts, { toolErrorText: cutOffText }),
     asks: [
       {
         kind: 'budget',
         id: `budget-${claimed.turnId}-${claimed.attempt}`,
         callId: '',
-        name: budget,
         inputHash: '',
-        ...much,
+        used: used.used,
+        max: used.max,
+        ...(used.budget === 'limit' ? { name: used.rule.id, rule: used.rule } : { name: used.budget }),
       },
     ],
   })
@@ -152,7 +153,7 @@ async function storeWait(
   const asked = { ...asks, model, expiresMs: options.approvalExpiresMs, holdsLane: options.waitHoldsLane }
   await point('wait.send')
   const ended = await answered(options, attempt, () =>
-    waitIfHeld(options.database, claimed, asked, attempt.ledger.atEnd({ mayHaveGoneOn: false })),
+    waitIfHeld(options.database, claimed, asked, attempt.ledger.atEnd({ mayHaveGoneOn: attempt.cutLate })),
   )
   await point('wait.answered')
   return ended.outcome === 'mismatch' ? await failMismatched(options, attempt) : ended
@@ -166,7 +167,7 @@ async function failMismatched(options: AttemptOptions, attempt: Attempt): Promis
 
 async function afterFailure(options: AttemptOptions, attempt: Attempt, error: ReplyError): Promise<Ended> {
   const { claimed } = attempt
-  if (error instanceof BudgetUsedUp && asksBeyondBudget(options, attempt))
+  if (error instanceof BudgetUsedUp && asksBeyondBudget(options, attempt, error.used))
     return await waitForBudget(options, attempt, error.used)
   const { code, cause } = error
   // Not of what was classified: providers repeat the prompt in their errors, also in what ought to be a code.
@@ -175,9 +176,16 @@ async function afterFailure(options: AttemptOptions, attempt: Attempt, error: Re
   const next = afterError(error, claimed.failures, options.retry, options.random())
   if ('failure' in next) {
     const used = asksBeyondBudget(options, attempt) ? withoutProgress(options, attempt, next.failure) : null
-    return await (used === null ? fail(options, attempt, next.failure) : waitForBudget(options, attempt, used))
+    if (used !== null) return await waitForBudget(options, attempt, used)
+    return await fail(options, attempt, inWordsOf(error, next.failure))
   }
   return await requeue(options, attempt, { reason: 'error', code: error.code, retryMs: next.retryMs })
+}
+
+/** Of a budget of the app's: what was reached, and when it is renewed. */
+function inWordsOf(error: ReplyError, failure: Failure): Failure {
+  if (!(error instanceof BudgetUsedUp) || error.used.budget !== 'limit') return failure
+  return { ...failure, error: spendSentence({ ...error.used, mayGoOn: 'nobody' }) }
 }
 
 async function requeue(options: AttemptOptions, attempt: Attempt, why: RequeueReason): Promise<Ended> {
@@ -229,10 +237,10 @@ function failUnstorable({ database, log, roundsMax }: AttemptOptions, attempt: A
 
 /**
  * Of an attempt that did not come to its end the model may have been called once more than is known. Not while calls of a step
- * that was kept were running, and not where a budget has cut it off.
+ * that was kept were running, and not where a budget has cut it off in time.
  */
-function usageOfBroken({ ledger, stepIsKept, fold }: Attempt, code: string | null): StepReport[] {
-  const mayHaveGoneOn = code !== 'budget_exceeded' && !(stepIsKept && !hasAllResults(fold.parts()))
+function usageOfBroken({ ledger, stepIsKept, fold, cutLate }: Attempt, code: string | null): StepReport[] {
+  const mayHaveGoneOn = (code !== 'budget_exceeded' || cutLate) && !(stepIsKept && !hasAllResults(fold.parts()))
   return ledger.atEnd({ mayHaveGoneOn, isRefused: refusals.has(code) })
 }
 

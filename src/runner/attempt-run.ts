@@ -24,7 +24,7 @@ import { bytesOfPrompt } from '../usage/ledger.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, asksOfClaim, beginAttempt, pushChunk, type Went } from './attempt.ts'
 import { endAttempt, reportLate, wentBy } from './attempt-end.ts'
-import { type BudgetUsedUp, usedUp, usedUpAtClaim, usedUpByResults } from './budget.ts'
+import { type BudgetUsedUp, beginsWithCalls, reserve, usedUp, usedUpAtClaim, usedUpByResults } from './budget.ts'
 import { openPromptFiles, type PromptFiles } from './prompt-files.ts'
 import { createToolCalls } from './tool-calls.ts'
 import { startWatchdog } from './watchdog.ts'
@@ -88,6 +88,10 @@ async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
     // So late that somebody else may have the turn by now: given back, if it is not.
     if (performance.now() > log.trustedUntilMs()) return { how: 'handover' }
     const { messages } = attempt.asked!
+    const over = beginsWithCalls(attempt) ? null : await reserve(options, attempt, attempt.ledger.nextStep())
+    if (over !== null) return broken ?? { how: 'error', error: over }
+    watchdog.pet()
+    if (broken) return broken
     attempt.ledger.replyAsked(() => bytesOfPrompt(messages), { keepsStep: attempt.stepIsKept, bytes: attempt.bytes })
     await point('attempt.reply')
     await readReply(options.reply, context, (chunks) => {
@@ -210,16 +214,23 @@ function takeChunks(
     breakOff({ how: 'error', error: used })
     return new Promise<void>(() => undefined)
   }
+  const between = async () => {
+    const step = await storeCheckpoint(options.database, attempt)
+    const used = await reserve(options, attempt, step)
+    // Others have used it up meanwhile.
+    attempt.cutLate = used !== null && attempt.calledTool
+    await over(used)
+  }
   for (const [at, chunk] of chunks.entries()) {
     if (attempt.stepIsKept && chunk.type === 'start-step') endKeptStep(attempt)
     // Before anything of one step too many is shown.
     const before = chunk.type === 'start-step' ? over(usedUp(options, attempt)) : null
     if (before) return before
-    if (attempt.betweenSteps && chunk.type !== 'finish') return rest(storeCheckpoint(options.database, attempt), at)
+    if (attempt.betweenSteps && chunk.type !== 'finish') return rest(between(), at)
     takeChunk(options, attempt, chunk)
     const after = over(usedUpByResults(options, attempt, chunk))
     if (after) return after
-    if (attempt.betweenSteps && attempt.calledTool) return rest(storeCheckpoint(options.database, attempt), at + 1)
+    if (attempt.betweenSteps && attempt.calledTool) return rest(between(), at + 1)
     const waits = attempt.log.room() ?? point('attempt.chunk')
     if (waits) return rest(waits, at + 1)
   }
@@ -269,12 +280,13 @@ function mustHaveShortIds(chunk: Chunk): void {
 /**
  * Between two steps, and before anything of the next is shown: a takeover starts from here. Not after the last step,
  * whose outcome follows at once. After one that called a tool another follows, whose first chunk may be long in coming, or
- * never come because the provider fails: its end is stored at once, so that the tool does not run again.
+ * never come because the provider fails: its end is stored at once, so that the tool does not run again. Answers which call of
+ * the model is the next.
  */
-async function storeCheckpoint(database: Database, attempt: Attempt): Promise<void> {
+async function storeCheckpoint(database: Database, attempt: Attempt): Promise<number> {
   const { claimed, log } = attempt
   const calls = attempt.calls!
-  await calls.inOrder(async () => {
+  const nextStep = await calls.inOrder(async () => {
     const nextIndex = await log.flushed()
     const checkpoint = calls.checkpointNow(true, nextIndex)
     await point('checkpoint.send')
@@ -282,6 +294,8 @@ async function storeCheckpoint(database: Database, attempt: Attempt): Promise<vo
     const usage = attempt.ledger.atCheckpoint()
     await askAgain(() => checkpointIfHeld(database, claimed, checkpoint, { usage, nextStep }), log.ended)
     await point('checkpoint.answered')
+    return nextStep
   })
   attempt.betweenSteps = false
+  return nextStep
 }

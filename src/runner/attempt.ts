@@ -12,6 +12,7 @@ import type { Asked, OnReply } from '../reply/finished.ts'
 import type { Reply } from '../reply/reply.ts'
 import type { CallStore } from '../reply/tools.ts'
 import type { OnUncertain } from '../reply/uncertain.ts'
+import type { Spending, UsedUp } from '../store/budgets.ts'
 import type { Database } from '../store/database.ts'
 import type { Checkpoint, Claimed, StepReport } from '../store/turns.ts'
 import { type AttemptLedger, createAttemptLedger, type PriceOf } from '../usage/ledger.ts'
@@ -30,6 +31,8 @@ export type AttemptOptions = {
   /** 0: there is none. */
   tokensMax: number
   onBudget: 'ask' | 'fail'
+  /** Those of the option `limits` that hold for this turn. */
+  budgetsOf: (claimed: Claimed) => Promise<Spending[]>
   replyBytesMax: number
   leaseMs: number
   /** Questions that nobody has answered for so long are answered by the server. */
@@ -80,6 +83,10 @@ export type Attempt = {
   readonly ledger: AttemptLedger
   /** What its provider has reported. */
   readonly usage: readonly StepReport[]
+  /** What was left of the app's budgets when it asked last, after so many reports. */
+  left: { reports: number; budgets: { left: number; budget: UsedUp }[] } | null
+  /** A budget has cut it off when its model may have been called once more. */
+  cutLate: boolean
   /** How many of them the attempt's end has surely taken along. */
   reported: number
   /** The model that the provider named last. */
@@ -128,6 +135,8 @@ export function beginAttempt(
     stop: new AbortController(),
     ledger,
     usage: ledger.reports,
+    left: null,
+    cutLate: false,
     reported: 0,
     model: null,
     step: claimed.checkpoint?.step ?? 0,

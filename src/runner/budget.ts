@@ -10,13 +10,20 @@ import type { Chunk } from '../core/chunk.ts'
 import { type Failure, ReplyError } from '../core/errors.ts'
 import { callsWithoutResult, hasAllResults, lastStep } from '../core/open-step.ts'
 import { closeParts } from '../core/parts.ts'
-import type { Checkpoint, Claimed } from '../store/turns.ts'
+import { type Rule, reserveIfHeld, type UsedUp } from '../store/budgets.ts'
+import type { Checkpoint, Claimed, StepReport } from '../store/turns.ts'
+import { bytesOfPrompt } from '../usage/ledger.ts'
+import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, tokensOf } from './attempt.ts'
 
+/** With what is stored of one that is the app's. */
+export type UsedBudget = Exclude<Budget, { budget: 'limit' }> | (Extract<Budget, { budget: 'limit' }> & { rule: Rule })
+
 export class BudgetUsedUp extends ReplyError {
-  readonly used: Budget
-  constructor(used: Budget) {
-    super('budget_exceeded', `${used.used} ${used.budget}, of ${used.max}`)
+  readonly used: UsedBudget
+  constructor(used: UsedBudget, retryAfterMs?: number) {
+    const what = used.budget === 'limit' ? `${used.measure} of the ${used.per}` : used.budget
+    super('budget_exceeded', `${used.used} ${what}, of ${used.max}`, retryAfterMs === undefined ? {} : { retryAfterMs })
     this.used = used
   }
 }
@@ -25,7 +32,9 @@ export class BudgetUsedUp extends ReplyError {
 export function asksBeyondBudget(
   { onBudget, roundsMax }: Pick<AttemptOptions, 'onBudget' | 'roundsMax'>,
   { claimed }: Attempt,
+  used?: UsedBudget,
 ): boolean {
+  if (used?.budget === 'limit' && used.mayGoOn === 'nobody') return false
   return onBudget === 'ask' && claimed.letGoOn < roundsMax
 }
 
@@ -37,14 +46,19 @@ export function usedUp({ stepsMax, tokensMax }: Budgets, attempt: Attempt, step 
   if (steps >= stepsMax) return new BudgetUsedUp({ budget: 'steps', used: steps, max: stepsMax })
   const tokens = tokensOf(attempt)
   if (tokensMax > 0 && tokens >= tokensMax) return new BudgetUsedUp({ budget: 'tokens', used: tokens, max: tokensMax })
-  return null
+  return usedUpSince(attempt)
 }
 
 /** The same where the attempt begins, and has no call to run before it asks the model. */
 export function usedUpAtClaim(options: Budgets, attempt: Attempt): BudgetUsedUp | null {
   const { checkpoint } = attempt.claimed
-  if (checkpoint?.isOpen && callsWithoutResult(lastStep(checkpoint.parts)).some(isToRun)) return null
+  if (beginsWithCalls(attempt)) return null
   return usedUp(options, attempt, checkpoint?.isOpen ? attempt.step + 1 : attempt.step)
+}
+
+/** It has calls to run before the model is asked. */
+export function beginsWithCalls({ claimed: { checkpoint } }: Attempt): boolean {
+  return checkpoint?.isOpen === true && callsWithoutResult(lastStep(checkpoint.parts)).some(isToRun)
 }
 
 const isToRun = ({ approval }: { [field: string]: unknown }) => (approval as { approved?: unknown })?.approved !== false
@@ -59,7 +73,9 @@ export function usedUpByResults(options: Budgets, attempt: Attempt, chunk: Chunk
   const mayEnd = stepIsKept ? chunk.type.startsWith('tool-output-') : chunk.type === 'finish-step'
   if (!mayEnd || !asksBeyondBudget(options, attempt)) return null
   const used = usedUp(options, attempt, stepIsKept ? attempt.step + 1 : attempt.step)
-  return used !== null && hasAllResults(attempt.fold.parts()) ? used : null
+  return used !== null && asksBeyondBudget(options, attempt, used.used) && hasAllResults(attempt.fold.parts())
+    ? used
+    : null
 }
 
 /** The last attempt that an error may end made no progress. */
@@ -67,7 +83,7 @@ export function withoutProgress(
   { retry }: Pick<AttemptOptions, 'retry'>,
   { claimed }: Attempt,
   { code }: Failure,
-): Budget | null {
+): UsedBudget | null {
   const used = claimed.failures + 1
   return code === 'no_progress' && used >= retry.attemptsMax
     ? { budget: 'progress', used, max: retry.attemptsMax }
@@ -79,4 +95,48 @@ export function leftByClaim({ checkpoint }: Claimed): Checkpoint | null {
   if (!checkpoint?.isOpen) return checkpoint
   const parts = closeParts(checkpoint.parts, { toolErrorText: '' })
   return { ...checkpoint, step: checkpoint.step + 1, isOpen: false, parts, forClients: [] }
+}
+
+/** What a model writes in one step, where nothing else is known. */
+const writtenTokens = 1_000
+
+/**
+ * Holds back from the app's budgets what the `step`-th call of the model is thought to use: four bytes of its prompt are taken for
+ * a token. Null: it may be called. Where the attempt has lost its turn its log finds out.
+ */
+export async function reserve(options: AttemptOptions, attempt: Attempt, step: number): Promise<BudgetUsedUp | null> {
+  const { claimed, log, asked, bytes, usage } = attempt
+  const budgets = await options.budgetsOf(claimed)
+  if (budgets.length === 0) return null
+  const tokens = Math.ceil((bytesOfPrompt(asked?.messages ?? []) + bytes) / 4) + writtenTokens
+  const ask = { step, tokens, budgets }
+  const answer = await askAgain(() => reserveIfHeld(options.database, claimed, ask), log.ended)
+  if (answer.outcome === 'reserved') attempt.left = { reports: usage.length, budgets: answer.budgets }
+  return answer.outcome === 'over' ? usedUpOf(answer.budget) : null
+}
+
+/**
+ * Of what was left when it asked last the steps since then have used all. Known at once, where the AI SDK goes on by itself: to
+ * ask the database it does not wait.
+ */
+function usedUpSince({ left, usage }: Attempt): BudgetUsedUp | null {
+  if (left === null) return null
+  const reports = usage.slice(left.reports)
+  for (const each of left.budgets) {
+    const { measure, used } = each.budget
+    const spent = reports.reduce((sum, report) => sum + (measure === 'tokens' ? tokensIn(report) : costIn(report)), 0)
+    if (spent >= each.left) return usedUpOf({ ...each.budget, used: used + spent })
+  }
+  return null
+}
+
+const tokensIn = ({ usage }: StepReport) => (usage?.inputTokens ?? 0) + (usage?.outputTokens ?? 0)
+const costIn = (report: StepReport) => Number(('cost' in report && report.cost) || 0)
+
+function usedUpOf({ used, freeInMs, ...rule }: UsedUp): BudgetUsedUp {
+  const { per, every, measure, mayGoOn, renewsAt, max } = rule
+  return new BudgetUsedUp(
+    { budget: 'limit', used, max, per, every, measure, mayGoOn, renewsAt, rule },
+    freeInMs ?? undefined,
+  )
 }

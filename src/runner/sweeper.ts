@@ -1,6 +1,6 @@
 /**
  * What nobody else did, every few seconds on every runner: stops that could not be completed, turns that were never
- * begun in time, questions that nobody has answered in time, heads of lanes that were not made due, chunks that are no
+ * begun in time, questions that nobody has answered in time, budgets that have room again, heads of lanes that were not made due, chunks that are no
  * longer needed, tickets that nobody used, costs of steps that were estimated, notices that are over, and the planner's picture of tables that grew. A job that fails keeps no other
  * from running.
  */
@@ -9,6 +9,7 @@ import { failureOf } from '../core/errors.ts'
 import { stopTurn } from '../log/stop.ts'
 import type { Wakeups } from '../log/wakeups.ts'
 import { expireAsks } from '../store/asks.ts'
+import { renewBudgets } from '../store/budgets.ts'
 import type { Database } from '../store/database.ts'
 import { sweepPushes } from '../store/pushes.ts'
 import { refreshStatistics } from '../store/statistics.ts'
@@ -60,6 +61,7 @@ export function createSweeper(options: {
     turns: async (limit) =>
       tellExpired(await expire(database, limit, failingOf(failureOf('expired'), options.roundsMax), onBad)),
     questions: async (limit) => tellExpired(await expireAsks(database, limit, expiredAnswers, overBudget, onBad)),
+    budgets: async (limit) => tellExpired(await renewBudgets(database, limit, onBad)),
     async lanes(limit) {
       const repaired = await repair(database, limit)
       if (repaired > 0) log('lanes without a due head were repaired', { lanes: repaired })

@@ -13,6 +13,7 @@
  */
 import { point } from '#points'
 import { type Event, privateLane } from '../core/event.ts'
+import type { Spending, UsedUp } from './budgets.ts'
 import { type Database, DatabaseError, type Statement } from './database.ts'
 import { type EventJson, eventOf, eventOfRow, type LogRow } from './event-rows.ts'
 
@@ -39,11 +40,14 @@ export type Acceptance = {
 export type SendRates = {
   /** How many messages within a minute. */
   sendsMax: number
-  /** How many turns without an outcome. Defaults to 0. */
-  openTurnsMax?: number
+  /** Where a turn is asked for, and there is more than that. Defaults to none. */
+  more?: MoreLimits
 }
 
-export const rated = ({ sendsMax, openTurnsMax = 0 }: SendRates) => [sendsMax, openTurnsMax]
+/** `plan`: with which they ask. `budgets`: those beyond which nobody may let a reply go on. */
+export type MoreLimits = { openTurns: number; plan: string | null; budgets: readonly Spending[] }
+
+export const rated = ({ sendsMax, more }: SendRates) => [sendsMax, more === undefined ? null : JSON.stringify(more)]
 
 /** What becomes of a message whose lane is busy: it waits, it ends what runs, it is handed to what runs, or is refused. */
 export type WhenBusy = 'queue' | 'interrupt' | 'steer' | 'reject'
@@ -57,7 +61,8 @@ export type Allowance = {
   left: number
   freeInMs: number
   openTurns?: { max: number; left: number }
-  reached?: 'sends' | 'openTurns'
+  reached?: 'sends' | 'openTurns' | 'budget'
+  budget?: UsedUp
 }
 
 /** A user's message, and the round that was marked. */
@@ -77,7 +82,7 @@ export type Accepted =
 
 const acceptOne: Statement = {
   name: 'accept-one',
-  text: 'select holdfast.accept($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10, $11, $12, $13, $14, $15, $16) as answer',
+  text: 'select holdfast.accept($1, $2, $3, $4, $5, $6, $7::jsonb, $8::jsonb, $9, $10, $11, $12, $13, $14, $15, $16::jsonb) as answer',
 }
 
 const acceptMany: Statement = {
@@ -323,8 +328,8 @@ function acceptedOf(row: Row): Accepted {
 }
 
 /** What depends on nothing but its session and what its user's row says, and is counted where all see it. */
-function isPlain({ whenBusy, refusesBudget, lane, openTurnsMax = 0 }: Acceptance): boolean {
-  return whenBusy === 'queue' && !refusesBudget && openTurnsMax === 0 && !lane.startsWith(privateLane)
+function isPlain({ whenBusy, refusesBudget, lane, more }: Acceptance): boolean {
+  return whenBusy === 'queue' && !refusesBudget && more === undefined && !lane.startsWith(privateLane)
 }
 
 function refusal(why: string): DatabaseError {
@@ -348,6 +353,7 @@ function withoutDoubles<T extends { acceptance: Acceptance }>(batch: T[]): T[] {
 }
 
 function fields(a: Acceptance): unknown[] {
+  const [sendsMax, more] = rated(a)
   return [
     a.tenantId,
     a.sessionId,
@@ -361,15 +367,15 @@ function fields(a: Acceptance): unknown[] {
     a.preview,
     a.lane,
     a.expiresMs,
-    a.sendsMax,
+    sendsMax,
     a.whenBusy,
     a.refusesBudget ?? false,
-    a.openTurnsMax ?? 0,
+    more,
   ]
 }
 
 function columns(batch: Acceptance[]): unknown[][] {
-  // All but the last three, which are `queue`, false and 0 for each of them.
+  // All but the last three, which are `queue`, false and null for each of them.
   const rows = batch.map((each) => fields(each).slice(0, -3))
   return rows[0]!.map((_, column) => rows.map((row) => row[column]))
 }

@@ -4,6 +4,7 @@ import type { Part } from '../core/chunk.ts'
 import type { Event } from '../core/event.ts'
 import type { Json } from '../core/json.ts'
 import type { Allowance } from './accept.ts'
+import type { Rule } from './budgets.ts'
 import type { Database, Statement } from './database.ts'
 import { type EventJson, eventOf } from './event-rows.ts'
 import {
@@ -28,7 +29,7 @@ const waitStatement: Statement = {
 /** As it is stored. One about a budget is of no call. */
 export type StoredAsk =
   | (Omit<Ask, 'input'> & { inputHash: string })
-  | ({ kind: 'budget'; id: string; callId: ''; name: Budget['budget']; inputHash: '' } & Omit<Budget, 'budget'>)
+  | { kind: 'budget'; id: string; callId: ''; name: string; inputHash: ''; used: number; max: number; rule?: Rule }
 
 export type Waiting = {
   nextIndex: number
@@ -78,7 +79,9 @@ export type Answered =
   | { outcome: 'rate_limited'; messageId: string; allowance: Allowance }
   /** `not_waiting`: something else was answered first, or nobody is asked any more. */
   | { outcome: 'same' | 'not_waiting'; messageId: string }
-  | { outcome: 'not_found' | 'forbidden' }
+  | { outcome: 'not_found' }
+  /** `mayGoOn`: who may, where it is to go on beyond a budget. */
+  | { outcome: 'forbidden'; mayGoOn?: Rule['mayGoOn'] }
 
 const answerStatement: Statement = {
   name: 'answer-ask',
@@ -100,13 +103,15 @@ export async function answerAsk(
     sendsMax = 0,
   }: { turnId: string | null; attempt?: number | null; by: string; sendsMax?: number },
 ): Promise<Answered> {
-  type Told = { messageId: string; event: EventJson; allowance: Allowance | null }
+  type Told = { messageId: string; event: EventJson; allowance: Allowance | null; mayGoOn?: Rule['mayGoOn'] }
   type Row = { answer: { outcome: Answered['outcome'] } & Told }
   const values = [tenantId, sessionId, userId, kind, id, turnId, attempt, JSON.stringify(answer), by, sendsMax]
-  const { outcome, messageId, event, allowance } = (await database.query<Row>('accept', answerStatement, values))[0]!
-    .answer
+  const { outcome, messageId, event, allowance, ...who } = (
+    await database.query<Row>('accept', answerStatement, values)
+  )[0]!.answer
   if (outcome === 'answered') return { outcome, messageId, event: eventOf(event), allowance }
   if (outcome === 'rate_limited') return { outcome, messageId, allowance: allowance! }
+  if (outcome === 'forbidden') return { outcome, ...who }
   return outcome === 'same' || outcome === 'not_waiting' ? { outcome, messageId } : { outcome }
 }
 
@@ -180,7 +185,7 @@ export async function expireAsks(
   database: Database,
   limit: number,
   { approval, tool }: typeof expiredAnswers,
-  failures: Record<Budget['budget'], Failing>,
+  failures: Record<Exclude<Budget['budget'], 'limit'>, Failing>,
   onBad?: (bad: BadRow) => void,
 ): Promise<ExpiredRow[]> {
   const values = [limit, JSON.stringify(approval), JSON.stringify(tool), JSON.stringify(failures)]

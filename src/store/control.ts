@@ -38,7 +38,7 @@ const keyed = ({ tenantId, sessionId, userId, messageId }: RetryKey) => [tenantI
 
 const retryStatement: Statement = {
   name: 'retry',
-  text: 'select holdfast.retry($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as answer',
+  text: 'select holdfast.retry($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb) as answer',
 }
 
 /** A new round of a turn that failed or was stopped. `round`: only of that one. With no user it is the server that asks. */
@@ -53,7 +53,7 @@ export function retry(
 
 const regenerateStatement: Statement = {
   name: 'regenerate',
-  text: 'select holdfast.regenerate($1, $2, $3, $4, $5, $6, $7, $8, $9) as answer',
+  text: 'select holdfast.regenerate($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb) as answer',
 }
 
 /** Another reply beside the one that is there. `replyId` is the client's: asked again it finds what it made. */
@@ -72,7 +72,7 @@ export function regenerate(
 
 const editStatement: Statement = {
   name: 'edit',
-  text: 'select holdfast.edit($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11, $12, $13, $14, $15) as answer',
+  text: 'select holdfast.edit($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10, $11, $12, $13, $14, $15::jsonb) as answer',
 }
 
 /**

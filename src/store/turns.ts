@@ -52,6 +52,8 @@ export type Claimed = AttemptKey & {
   stepsFrom: number
   /** How often somebody has let this round go on beyond a budget. */
   letGoOn: number
+  /** Of its author, as it is known. */
+  plan: string | null
   /** As in the checkpoint, with what attempts have reported since. */
   tokens: number
   /** What the claim wrote: `attempt.started`, after `attempt.ended` where it took over. */

@@ -1,4 +1,5 @@
 /** What one user may do: what an app may set, and what holds for whom. */
+import { type ResolvedBudget, resolveBudgets, type SpendBudget } from './budgets.ts'
 
 export type Limits = {
   /**
@@ -23,6 +24,8 @@ export type Limits = {
    * that has begun is sent whole. 0, or 1,048,576–1,099,511,627,776; 0: no limit. Defaults to 268,435,456 (256 MB).
    */
   resumeBytesPerMinute?: number
+  /** What may be spent; see `SpendBudget`. At most 20. Defaults to none. */
+  budgets?: readonly SpendBudget[]
 }
 
 /** As an app writes them down: for everybody, and what is otherwise for who has a plan (`plan` of their principal). */
@@ -32,13 +35,17 @@ export type LimitsByPlan = Limits & { plans?: { readonly [plan: string]: Limits 
 export type LimitsAsk = { user: { id: string }; tenant: { id: string }; plan: string | undefined }
 
 /**
- * The app's own word on what this user may do. Called with every send, connection and follow, which wait for it, so it should
- * not take long. Where it throws, or answers what is no such object, nothing is done: 500, `internal`, and a line in the log
+ * The app's own word on what this user may do. Called with every send, connection, follow and call of the model, which wait
+ * for it, so it should not take long. Where it throws, or answers what is no such object, nothing is done: 500, `internal`, and a line in the log
  * says why.
  */
 export type LimitsOf = (ask: LimitsAsk) => Limits | Promise<Limits>
 
-export type ResolvedLimits = Readonly<Required<Limits>>
+/** `tellsPlan`: the plan of who asks for a turn is to be known where it runs, because somebody has budgets. */
+export type ResolvedLimits = Readonly<Required<Omit<Limits, 'budgets'>>> & {
+  readonly budgets: readonly ResolvedBudget[]
+  readonly tellsPlan: boolean
+}
 export type Whose = { tenantId: string; userId: string; plan?: string | undefined }
 export type LimitsFor = (whose: Whose) => Promise<ResolvedLimits>
 
@@ -50,7 +57,7 @@ export const limitBounds = {
   connections: { min: 1, max: 10_000, default: 256 },
   follows: { min: 1, max: 100_000, default: 5_000 },
   resumeBytesPerMinute: { min: 2 ** 20, max: 2 ** 40, default: 256 * 2 ** 20, mayBeNone: true },
-} as const satisfies { [key in keyof Limits]-?: Bounds }
+} as const satisfies { [key in Exclude<keyof Limits, 'budgets'>]-?: Bounds }
 
 /** Says what is wrong by throwing it. */
 export type Refuse = (sentence: string) => never
@@ -58,8 +65,10 @@ export type Refuse = (sentence: string) => never
 /** What holds for whom, by what the app has set. An object is checked now, what a function answers each time. */
 export function limitsFor(option: LimitsByPlan | LimitsOf, refuse: Refuse): LimitsFor {
   if (typeof option === 'function') {
-    return async ({ tenantId, userId, plan }) =>
-      resolved('limits', await option({ user: { id: userId }, tenant: { id: tenantId }, plan }), refuse)
+    return async ({ tenantId, userId, plan }) => ({
+      ...resolved('limits', await option({ user: { id: userId }, tenant: { id: tenantId }, plan }), refuse),
+      tellsPlan: true,
+    })
   }
   mustBeObject('limits', option, refuse)
   const { plans = {}, ...all } = option
@@ -72,13 +81,15 @@ export function limitsFor(option: LimitsByPlan | LimitsOf, refuse: Refuse): Limi
       return [plan, resolved(name, { ...all, ...own }, refuse)]
     }),
   )
-  return async ({ plan }) => (plan === undefined ? usual : (byPlan.get(plan) ?? usual))
+  const tellsPlan = [usual, ...byPlan.values()].some(({ budgets }) => budgets.length > 0)
+  return async ({ plan }) => ({ ...((plan !== undefined && byPlan.get(plan)) || usual), tellsPlan })
 }
 
-function resolved(name: string, given: Limits, refuse: Refuse): ResolvedLimits {
+function resolved(name: string, given: Limits, refuse: Refuse): Omit<ResolvedLimits, 'tellsPlan'> {
   mustBeObject(name, given, refuse)
   for (const key of Object.keys(given)) {
-    if (!Object.hasOwn(limitBounds, key)) refuse(`${name}.${key}: there is no such limit. See docs/limits.md.`)
+    if (key !== 'budgets' && !Object.hasOwn(limitBounds, key))
+      refuse(`${name}.${key}: there is no such limit. See docs/limits.md.`)
   }
   const number = (key: keyof typeof limitBounds) => {
     const { min, max, default: usual, mayBeNone }: Bounds = limitBounds[key]
@@ -94,6 +105,7 @@ function resolved(name: string, given: Limits, refuse: Refuse): ResolvedLimits {
     connections: number('connections'),
     follows: number('follows'),
     resumeBytesPerMinute: number('resumeBytesPerMinute'),
+    budgets: resolveBudgets(`${name}.budgets`, given.budgets ?? [], refuse),
   }
 }
 

@@ -56,6 +56,8 @@ function budgetTitle(spent: Ask['spent']): string {
       return `It has used ${spent.used} tokens of ${spent.max}. Let it go on?`
     case 'progress':
       return `The model stopped answering, at the last of ${spent.max} attempts. Let it try again?`
+    case 'limit':
+      return 'A budget is used up. Let it go on?'
     default:
       return 'It reached its limit. Let it go on?'
   }
