@@ -6,6 +6,12 @@ import { defineConfig } from 'vite'
 /** The package of this repository, by its public entries, as whoever installs it has them. */
 const entry = (path: string) => fileURLToPath(new URL(`../dist/${path}`, import.meta.url))
 
+/**
+ * `Features.DirSelector` of lightningcss, which Vite brings. By itself it makes `:dir(rtl)` a list of languages, and a page says
+ * its direction, whatever language it is in. A browser that does not know the selector leaves these rules out.
+ */
+const dirSelector = 4
+
 /** Nothing is inlined, neither scripts nor data: the page runs under a policy that allows its own files and no more. */
 export default defineConfig({
   plugins: [react(), tailwindcss()],
@@ -13,5 +19,6 @@ export default defineConfig({
     alias: { 'holdfast/client': entry('client/client.js'), 'holdfast/react': entry('react/index.js') },
     dedupe: ['react', 'react-dom'],
   },
+  css: { lightningcss: { exclude: dirSelector } },
   build: { target: 'es2022', assetsInlineLimit: 0, modulePreload: { polyfill: false } },
 })

@@ -9,11 +9,12 @@ import { useClosed, useRegistered } from './notices.ts'
 import { goTo, goToNew, restorePlace, usePlace } from './place.ts'
 import { useRestWhenHidden } from './shown.ts'
 import { Sidebar } from './sidebar.tsx'
+import { UsagePlace } from './usage-place.tsx'
 
 restorePlace()
 
 export function App() {
-  const { sessionId, isNew, invite } = usePlace()
+  const { sessionId, isNew, invite, usage } = usePlace()
   const [demo, setDemo] = useState<DemoInfo | null>(null)
   const { phase, sessions, hasMore, error, loadMore } = useChatSessions()
   const { unsent } = useUnsent()
@@ -33,6 +34,7 @@ export function App() {
       <Sidebar
         chats={chats}
         currentId={sessionId}
+        isUsage={usage !== null}
         isAwaited={phase === 'loading' && error === null}
         isOpen={isMenuOpen}
         onClose={close}
@@ -49,7 +51,16 @@ export function App() {
           if (id === sessionId) goToNew()
         }}
       />
-      {invite === null ? (
+      {usage !== null ? (
+        <UsagePlace
+          range={usage}
+          chats={chats}
+          onOlder={hasMore ? loadMore : null}
+          isCovered={isMenuOpen}
+          onMenu={() => setMenuOpen(true)}
+          onNew={goToNew}
+        />
+      ) : invite === null ? (
         <ConversationPage
           key={sessionId}
           sessionId={sessionId}

@@ -84,6 +84,7 @@ export const LockIcon = icon(
     <path d="M7 9V6.500a3 3 0 0 1 6 0V9" />
   </>,
 )
+export const ChartIcon = icon(<path d="M3.500 16.500h13M6 13.500v-3M10 13.500v-9M14 13.500v-6" />)
 export const DownIcon = icon(<path d="M10 4.500v11M5 10.700l5 5 5-5" />)
 
 export const Mark = () => (

@@ -3,14 +3,17 @@ import { useHoldfast } from 'holdfast/react'
 import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from 'react'
 import { type Chat, matching } from './chats.ts'
 import { downMs } from './connection.tsx'
-import { CloseIcon, Mark, PencilIcon, PlusIcon, TrashIcon } from './icons.tsx'
+import { ChartIcon, CloseIcon, Mark, PencilIcon, PlusIcon, TrashIcon } from './icons.tsx'
 import { NoticesSwitch } from './notices-question.tsx'
+import { usageAddress } from './place.ts'
 import { useIsShown } from './shown.ts'
 import { agoOf, useIsLate } from './times.ts'
 
 type SidebarProps = {
   chats: readonly Chat[]
   currentId: string
+  /** What was used is shown, and no chat. */
+  isUsage: boolean
   /** What the server has is not here so far. */
   isAwaited: boolean
   isOpen: boolean
@@ -126,6 +129,14 @@ export function Sidebar(props: SidebarProps) {
             </li>
           )}
         </ul>
+        <a
+          className="usage-link"
+          href={usageAddress('30')}
+          onClick={onClose}
+          aria-current={props.isUsage ? 'page' : undefined}
+        >
+          <ChartIcon /> Usage
+        </a>
         <NoticesSwitch />
       </nav>
     </>
