@@ -175,6 +175,8 @@ test('a page whose own direction is from right to left is its mirror image, on a
   await picture(page, 'mirrored')
   expect(await faultsOf(page, 'mirrored')).toEqual([])
   await page.setViewportSize({ width: 390, height: 844 })
+  // It slides in from its own side.
+  await eventually(async () => (await edges('.sidebar'))[0] === 390)
   await buttonOn(page, 'Show chats').click()
   await eventually(async () => (await edges('.sidebar'))[1] === 390)
 })

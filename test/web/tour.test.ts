@@ -5,6 +5,7 @@
 import type { BrowserContext, Page } from 'playwright-core'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { freshDatabase } from '../support/postgres.ts'
+import { usedEarlier } from './earlier.ts'
 import { buttonOn, composerOn, ownOn, repliedOn, sendOn, untilStatusOn } from './page.ts'
 import { openStage, openTab, picture, type Stage } from './stage.ts'
 import { type Site, startSite } from './support.ts'
@@ -114,5 +115,13 @@ test('a tour of the web app', async () => {
     .waitFor()
   await picture(page, '9-several', darkFirst)
   await guests.close()
+  await page.locator('article.reply[data-status="complete"]').nth(1).waitFor()
+
+  for (const [at, title] of ['What is kept when I am offline?', 'slow', 'send an email', 'long'].entries()) {
+    await usedEarlier(database.url, title, { daysAgo: 2 * at + 1 })
+  }
+  await page.getByRole('link', { name: 'Usage' }).click()
+  await page.locator('.usage-shown[aria-busy="false"]').waitFor()
+  await picture(page, '10-usage', lightFirst)
   expect(complaints).toEqual([])
 }, 180_000)

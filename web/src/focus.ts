@@ -23,7 +23,10 @@ export function useKeptFocus(): void {
       last = null
       // On a phone its own keyboard would slide in.
       const ofChat = matchMedia('(hover: hover)').matches ? ['.composer textarea', '.messages'] : ['.messages']
-      const places = (isOfList ? ['.new-chat'] : ofChat).map((place) => document.querySelector<HTMLElement>(place))
+      const ofUsage = '.usage-ranges :checked'
+      const places = (isOfList ? ['.new-chat'] : [...ofChat, ofUsage]).map((place) =>
+        document.querySelector<HTMLElement>(place),
+      )
       // Who was made a reader has no field.
       places.find((place) => place !== null)?.focus()
     }

@@ -145,7 +145,7 @@ function Tip({ day, part, from }: { day: string; part: Part | undefined; from: n
           {part.cost !== null && (
             <>
               <dt>Cost</dt>
-              <dd>{costWords(part.cost)}</dd>
+              <dd>{costWords(part)}</dd>
             </>
           )}
         </dl>

@@ -1,27 +1,22 @@
 /** What the signed-in user has used: totals, a chart by day, and tables by model, chat and day. */
-import { type ReactNode, useEffect, useRef } from 'react'
+import type { ReactNode } from 'react'
 import { AlertIcon, ChartIcon, PlusIcon, ReloadIcon } from './icons.tsx'
 import { changeUsageRange, usageRanges } from './place.ts'
 import { useIsShown } from './shown.ts'
 import { type Shown, tokensOf, type Usage, useUsage } from './usage.ts'
 import { UsageChart } from './usage-chart.tsx'
 import { dayWords, rangeWords, whenWords } from './usage-days.ts'
-import { NotLoaded, type UsageProps } from './usage-place.tsx'
+import { NotLoaded, type NotLoadedProps, type UsageProps } from './usage-place.tsx'
 import { DaysTable, ModelsTable, SessionsTable } from './usage-tables.tsx'
 import { costWords, countWords, manyWords, shortWords, usedWords } from './usage-words.ts'
 import './usage.css'
 
 export default function UsagePage({ range, chats, onOlder, onNew }: UsageProps) {
   const { shown, problem, isBusy, look } = useUsage(range, useIsShown())
-  const ranges = useRef<HTMLFieldSetElement>(null)
-  // The button that asked again had the keyboard, and is gone.
-  useEffect(() => {
-    if (problem !== null) return () => ranges.current?.querySelector<HTMLElement>(':checked')?.focus()
-  }, [problem])
   return (
     <div className="usage">
       <div className="usage-column">
-        <fieldset className="usage-ranges" ref={ranges}>
+        <fieldset className="usage-ranges">
           <legend className="sr-only">Usage of</legend>
           {usageRanges.map((each) => (
             <label key={each}>
@@ -36,12 +31,12 @@ export default function UsagePage({ range, chats, onOlder, onNew }: UsageProps) 
           {shown !== null && shown.range === range && statusOf(shown)}
         </p>
         {problem !== null && (shown === null || shown.range !== range) ? (
-          <NotLoaded why={problem} onRetry={look} />
+          <NotLoaded why={problem} isBusy={isBusy} onRetry={look} />
         ) : shown === null ? (
           <p className="is-late text-mute">What you used is being counted…</p>
         ) : (
           <div className="usage-shown" aria-busy={isBusy} data-range={shown.range}>
-            {problem !== null && <NotNow why={problem} onRetry={look} />}
+            {problem !== null && <NotNow why={problem} isBusy={isBusy} onRetry={look} />}
             {isNothing(shown) ? (
               <Empty when={whenWords[shown.range]} onNew={onNew} />
             ) : (
@@ -60,7 +55,7 @@ export default function UsagePage({ range, chats, onOlder, onNew }: UsageProps) 
   )
 }
 
-const isNothing = ({ usage: { total } }: Shown) => total.attempts === 0 && total.replies === 0
+const isNothing = ({ usage }: Shown) => usage.days.length === 0
 
 const statusOf = (shown: Shown) =>
   isNothing(shown)
@@ -78,20 +73,19 @@ const Empty = ({ when, onNew }: { when: string; onNew(): void }) => (
   </div>
 )
 
-const NotNow = ({ why, onRetry }: { why: string; onRetry(): void }) => (
+const NotNow = ({ why, isBusy, onRetry }: NotLoadedProps) => (
   <div className="usage-problem">
     <p className="failure" role="alert">
       <AlertIcon /> <span>These figures are from before. {why}</span>
     </p>
-    <button type="button" className="small-button" onClick={onRetry}>
+    <button type="button" className="small-button" aria-disabled={isBusy} onClick={onRetry}>
       <ReloadIcon /> Retry
     </button>
   </div>
 )
 
-function Totals({ total, models, sessions }: Usage) {
-  const { messages, replies, attempts, inputTokens, outputTokens, cost, estimated } = total
-  const isPartial = models.some((each) => each.cost === null)
+function Totals({ total, sessions }: Usage) {
+  const { messages, replies, attempts, inputTokens, outputTokens, cost, isCostPartial, estimated } = total
   return (
     <section aria-label="In all">
       <dl className="usage-totals">
@@ -108,8 +102,8 @@ function Totals({ total, models, sessions }: Usage) {
         />
         <Total
           name="Cost"
-          figure={costWords(cost)}
-          note={cost === null ? 'no price is known' : isPartial ? 'some prices unknown' : 'by the app’s prices'}
+          figure={costWords(total)}
+          note={cost === null ? 'no price is known' : isCostPartial ? 'some prices unknown' : 'by the app’s prices'}
         />
       </dl>
       {estimated > 0 && (

@@ -30,20 +30,22 @@ export function UsagePlace({ isCovered, onMenu, ...props }: PlaceProps) {
       {Page && <Page {...props} />}
       {hasFailed && (
         <div className="column pt-5">
-          <NotLoaded why="This part of the page did not load." onRetry={load} />
+          <NotLoaded why="This part of the page did not load." isBusy={false} onRetry={load} />
         </div>
       )}
     </main>
   )
 }
 
+export type NotLoadedProps = { why: string; isBusy: boolean; onRetry(): void }
+
 /** Nothing can be shown, and it may be asked for again. */
-export const NotLoaded = ({ why, onRetry }: { why: string; onRetry(): void }) => (
+export const NotLoaded = ({ why, isBusy, onRetry }: NotLoadedProps) => (
   <div>
     <p className="failure" role="alert">
       <AlertIcon /> <span>{why}</span>
     </p>
-    <button type="button" className="small-button mt-3" onClick={onRetry}>
+    <button type="button" className="small-button mt-3" aria-disabled={isBusy} onClick={onRetry}>
       <ReloadIcon /> Retry
     </button>
   </div>

@@ -36,9 +36,9 @@ export function SessionsTable({ parts, chats, onOlder }: SessionsProps) {
       <Table labelledBy="usage-chats" first="Chat" parts={shown} hasShares>
         {({ key }) => <ChatName id={key} title={titles.get(key)} isListed={onOlder === null} />}
       </Table>
-      {!areAllShown && parts.length > shownAtFirst && (
-        <button type="button" className="small-button mx-auto mt-2" onClick={() => setAllShown(true)}>
-          All {countWords(parts.length)} chats
+      {parts.length > shownAtFirst && (
+        <button type="button" className="small-button mx-auto mt-2" onClick={() => setAllShown(!areAllShown)}>
+          {areAllShown ? 'Fewer chats' : `All ${countWords(parts.length)} chats`}
         </button>
       )}
     </section>
@@ -83,7 +83,9 @@ export const DaysTable = ({ parts }: { parts: readonly Part[] }) => (
   <details className="usage-card">
     <summary>
       <h2 id="usage-days">By day</h2>
-      <FoldIcon />
+      <span className="usage-fold">
+        <FoldIcon />
+      </span>
     </summary>
     <Table labelledBy="usage-days" first="Day" parts={parts.toReversed()}>
       {({ key }) => <bdi>{dateWords(key)}</bdi>}
@@ -132,7 +134,7 @@ function Table({ labelledBy, first, parts, hasShares = false, children }: TableP
             <td>{countWords(part.replies)}</td>
             <td>{countWords(part.inputTokens)}</td>
             <td>{countWords(part.outputTokens)}</td>
-            {hasCost && <td>{costWords(part.cost)}</td>}
+            {hasCost && <td>{costWords(part)}</td>}
           </tr>
         ))}
       </tbody>

@@ -3,7 +3,10 @@ import { useCallback, useEffect, useRef, useState } from 'react'
 import type { UsageRange } from './place.ts'
 import { daysOf } from './usage-days.ts'
 
-/** `cost`: null where no price is known. `estimated`: so many calls of the model whose figures nobody was left to hear. */
+/**
+ * `cost`: of what has a known price; null where nothing has. `isCostPartial`: there is more, of which nobody knows the price.
+ * `estimated`: so many calls of the model whose figures nobody was left to hear.
+ */
 export type Figures = {
   messages: number
   replies: number
@@ -11,6 +14,7 @@ export type Figures = {
   inputTokens: number
   outputTokens: number
   cost: number | null
+  isCostPartial: boolean
   estimated: number
 }
 
@@ -27,11 +31,17 @@ export type Usage = {
 
 export const tokensOf = ({ inputTokens, outputTokens }: Figures) => inputTokens + outputTokens
 
-type Row = Omit<Figures, 'cost'> & { cost: string | number | null; day?: string; model?: string; sessionId?: string }
+type Row = Omit<Figures, 'cost' | 'isCostPartial'> & {
+  /** A decimal number. Null: of some of it nobody knows the price. */
+  cost: string | null
+  day?: string
+  model?: string | null
+  sessionId?: string
+}
 
 const nothing: Figures = {
   ...{ messages: 0, replies: 0, attempts: 0, inputTokens: 0, outputTokens: 0 },
-  ...{ cost: null, estimated: 0 },
+  ...{ cost: null, isCostPartial: false, estimated: 0 },
 }
 
 const add = (to: Figures, row: Row): Figures => ({
@@ -41,7 +51,8 @@ const add = (to: Figures, row: Row): Figures => ({
   inputTokens: to.inputTokens + row.inputTokens,
   outputTokens: to.outputTokens + row.outputTokens,
   cost: row.cost === null ? to.cost : (to.cost ?? 0) + Number(row.cost),
-  estimated: to.estimated + Number(row.estimated),
+  isCostPartial: to.isCostPartial || row.cost === null,
+  estimated: to.estimated + row.estimated,
 })
 
 function partsOf(rows: readonly Row[], keyOf: (row: Row) => string): Part[] {
@@ -61,7 +72,7 @@ async function readUsage(from: string, to: string, signal: AbortSignal): Promise
   return {
     total: daily.reduce(add, nothing),
     days: partsOf(daily, ({ day = '' }) => day).sort((a, b) => a.key.localeCompare(b.key)),
-    models: partsOf(daily, ({ model = '' }) => model).sort(byUse),
+    models: partsOf(daily, ({ model }) => model ?? '').sort(byUse),
     sessions: partsOf(bySession, ({ sessionId = '' }) => sessionId).sort(byUse),
   }
 }
