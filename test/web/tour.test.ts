@@ -120,6 +120,7 @@ test('a tour of the web app', async () => {
   for (const [at, title] of ['What is kept when I am offline?', 'slow', 'send an email', 'long'].entries()) {
     await usedEarlier(database.url, title, { daysAgo: 2 * at + 1 })
   }
+  await page.setViewportSize({ width: 1280, height: 844 })
   await page.getByRole('link', { name: 'Usage' }).click()
   await page.locator('.usage-shown[aria-busy="false"]').waitFor()
   await picture(page, '10-usage', lightFirst)

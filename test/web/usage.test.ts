@@ -102,7 +102,7 @@ test('totals, chart and tables are what the provider reported, each time that th
 })
 
 test('another range has its own address, days and figures; a day without use is told as none, by key and by pointer', async () => {
-  await usedEarlier(stage.database.url, hostile, { daysAgo: 20, model: hostile, cost: 0.031 })
+  await usedEarlier(stage.database.url, hostile, { daysAgo: 20, model: hostile, cost: 0.031, isEstimated: true })
   await usedEarlier(stage.database.url, 'second', { daysAgo: 2, model: 'second-model', cost: 1.5 })
   await range('7 days').check()
   await shown('7')
@@ -114,10 +114,11 @@ test('another range has its own address, days and figures; a day without use is 
   expect(await totals()).toEqual(['4', '4', words(meter.input + meter.output), '≥ 1.53'])
   expect((await rowsOf('By model')).map(([name, , , , cost]) => [name, cost])).toEqual(
     expect.arrayContaining([
-      [hostile, '0.031'],
+      [`${hostile}\nPartly estimated`, '0.031'],
       ['second-model', '1.50'],
     ]),
   )
+  await page.getByText('Partly estimated: what 1 call of the model used was not reported.').waitFor()
   await page.locator('summary').click()
   expect(await rowsOf('By day')).toHaveLength(3)
 

@@ -108,7 +108,7 @@ function Totals({ total, sessions }: Usage) {
       </dl>
       {estimated > 0 && (
         <p className="usage-note">
-          Partly estimated: of {manyWords(estimated, 'call', 'calls')} of the model nobody was left to hear the figures.
+          Partly estimated: what {manyWords(estimated, 'call', 'calls')} of the model used was not reported.
         </p>
       )}
     </section>

@@ -5,7 +5,7 @@ import { daysOf } from './usage-days.ts'
 
 /**
  * `cost`: of what has a known price; null where nothing has. `isCostPartial`: there is more, of which nobody knows the price.
- * `estimated`: so many calls of the model whose figures nobody was left to hear.
+ * `estimated`: so many calls of the model whose figures were not reported.
  */
 export type Figures = {
   messages: number
