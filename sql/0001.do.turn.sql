@@ -856,10 +856,12 @@ begin
   perform holdfast.show_lane(p_tenant, p_session, m.lane);
 end $$;
 
+-- As they came; what was imported (0015) first, by when it was said.
 create function holdfast.number_alternatives(m holdfast.messages) returns void language plpgsql as $$
 begin
   update holdfast.messages u set branch_index = a.index, branch_count = a.count
-    from (select id, (row_number() over (order by seq, id) - 1)::int as index, (count(*) over ())::int as count
+    from (select id, (row_number() over (order by case when import_hash is null then seq end nulls first,
+            case when import_hash is not null then created_at end, id) - 1)::int as index, (count(*) over ())::int as count
       from holdfast.alternatives(m)) a
    where u.tenant_id = m.tenant_id and u.session_id = m.session_id and u.id = a.id
      and (u.branch_index, u.branch_count) is distinct from (a.index, a.count);

@@ -11,13 +11,15 @@ begin
   select * into v_old from holdfast.messages
    where tenant_id = t.tenant_id and session_id = t.session_id and id = t.reply_id;
   select next_seq into v_seq from holdfast.sessions where tenant_id = t.tenant_id and id = t.session_id;
+  -- It was imported (0015), and is in line with what is said here from now on.
+  if t.position < 0 then t.position := v_seq; end if;
   insert into holdfast.messages (tenant_id, session_id, id, seq, position, role, parts, status, lane, audience, replies_to,
       parent, chosen, shown, round, turn_id)
     values (t.tenant_id, t.session_id, p_reply, v_seq, t.position, 'assistant', '[]', 'pending', t.lane, t.audience,
       t.message_id, t.message_id, v_old.chosen, false, t.round + 1, t.id) returning * into v_new;
   update holdfast.messages set error = null, updated_at = clock_timestamp()
    where tenant_id = t.tenant_id and session_id = t.session_id and id = t.message_id;
-  update holdfast.turns set state = 'queued', round = round + 1, round_by = nullif(p_by, user_id), reply_id = p_reply,
+  update holdfast.turns set state = 'queued', position = t.position, round = round + 1, round_by = nullif(p_by, user_id), reply_id = p_reply,
       failures = 0, crashes = 0, best_steps = 0, best_chunks = 0, checkpoint = null, steps_from = 0, tokens = 0, due_at = null, stopping = null, stopping_reason = null,
       expires_at = clock_timestamp() + make_interval(secs => p_expires_ms / 1000.0), updated_at = clock_timestamp()
    where tenant_id = t.tenant_id and id = t.id;

@@ -25,6 +25,7 @@ import { migrate, schemaState } from './store/migrations.ts'
 import { publisherSeen } from './store/publishers.ts'
 import { sayPushing } from './store/pushes.ts'
 import { readWakeupKey } from './store/wakeup-key.ts'
+import { createKeeper } from './transfer/keeper.ts'
 import { spendingsOf } from './usage/budgets.ts'
 import { createPriceOf } from './usage/ledger-prices.ts'
 import { createLimitsHere } from './usage/limits-here.ts'
@@ -42,6 +43,8 @@ export type Engine = {
 
 const crashesMax = 3
 const sweepEveryMs = 5_000
+/** What a process that died has begun is over within 5 s. */
+const keepEveryMs = 2_000
 const reconnectAfterMs = 250
 
 /**
@@ -219,6 +222,9 @@ function wire(
     wakeups.onDeaf(runner.deaf)
     runner.start()
     sweeper.start()
+    const keeper = createKeeper({ database, wakeups, everyMs: keepEveryMs, retention: options.retention, log })
+    stops.push(() => keeper.stop())
+    keeper.start()
     if (options.push) startPusher(options, app, database, stops)
     const { waitUntil } = options
     if (waitUntil) keepAlive = () => waitUntil(runner.whenIdle())

@@ -12,11 +12,13 @@ import { createApp, type HttpEnv } from './http/app.ts'
 import { restoreBody } from './http/body.ts'
 import {
   type Authenticate,
+  accountsAndGuests,
   appAuthenticate,
   guestAuthenticate,
   isLoopbackAddress,
   isLoopbackHost,
   isLoopbackName,
+  type Principal,
   tokenAuthenticate,
 } from './http/principal.ts'
 import { Problem } from './http/problem.ts'
@@ -33,6 +35,7 @@ import {
 } from './options.ts'
 import type { Reply, ToolsOf } from './reply/reply.ts'
 import { DatabaseError } from './store/database.ts'
+import { isMergedGuest } from './store/transfers.ts'
 
 export type { AnyEvents, EventSchema, EventSchemas, EventTypes } from './core/app-event.ts'
 export type { Chunk, Part } from './core/chunk.ts'
@@ -83,6 +86,7 @@ export type { Member } from './store/log.ts'
 export type { Invite } from './store/members.ts'
 export type { PresenceState, Present } from './store/presence.ts'
 export type { Role as MemberRole, ServerSession, Session } from './store/sessions.ts'
+export type { Retention } from './transfer/retention.ts'
 export type { SpendBudget } from './usage/budgets.ts'
 export type { Limits, LimitsAsk, LimitsByPlan, LimitsOf } from './usage/limits.ts'
 
@@ -243,7 +247,10 @@ function makeHoldfast(options: Resolved, entry: Entry, forget: () => void): Hold
     if (closing) throw new Problem('draining', 'This Holdfast was closed. Make another one with createHoldfast.')
     return await parts()
   }
-  const authenticate = authenticateOf(options, (request) => reachedBeyondLoopback || fromElsewhere.has(request))
+  const authenticate = authenticateOf(options, {
+    isFromElsewhere: (request) => reachedBeyondLoopback || fromElsewhere.has(request),
+    isMerged: async ({ tenantId, userId }) => await isMergedGuest((await parts()).database, tenantId, userId),
+  })
   const rememberFrom = (request: Request, { socket }: IncomingMessage) => {
     if (!isLoopbackAddress(socket.remoteAddress)) fromElsewhere.add(request)
   }
@@ -365,13 +372,20 @@ function toldToClients(error: unknown): never {
   throw error instanceof Error && error.name === 'EmbeddedError' ? new DatabaseError('refused', error) : error
 }
 
-function authenticateOf(options: Resolved, isFromElsewhere: (request: Request) => boolean): Authenticate {
-  if (options.authenticate) return appAuthenticate(options.authenticate)
-  if (options.tokens) return tokenAuthenticate(options.tokens)
+function authenticateOf(
+  options: Resolved,
+  of: { isFromElsewhere(request: Request): boolean; isMerged(guest: Principal): Promise<boolean> },
+): Authenticate {
   const { guests } = options
-  return guestAuthenticate(
-    (request) => guests === 'on' || (guests === 'loopback' && !isFromElsewhere(request) && isLoopbackName(request)),
+  const asGuest = guestAuthenticate(
+    (request) => guests === 'on' || (guests === 'loopback' && !of.isFromElsewhere(request) && isLoopbackName(request)),
+    of.isMerged,
   )
+  const accounts = options.authenticate
+    ? appAuthenticate(options.authenticate)
+    : options.tokens && tokenAuthenticate(options.tokens)
+  if (accounts === undefined) return asGuest
+  return guests === 'on' ? accountsAndGuests(accounts, asGuest) : accounts
 }
 
 function listening(server: Server, port: number, host: string): Promise<string> {

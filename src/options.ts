@@ -8,6 +8,7 @@ import type { PushOptions } from './push/options.ts'
 import type { OnReply, Title } from './reply/finished.ts'
 import type { Reply } from './reply/reply.ts'
 import type { OnUncertain } from './reply/uncertain.ts'
+import type { Retention } from './transfer/retention.ts'
 import { type LimitsByPlan, type LimitsFor, type LimitsOf, limitsFor } from './usage/limits.ts'
 
 export type HoldfastOptions<
@@ -66,7 +67,8 @@ export type HoldfastOptions<
   /**
    * Whether somebody without an account may chat, known by a cookie. `loopback`: only where the server is reached on
    * this machine, as far as its address (not known to `fetch`) and the name in the request tell. Defaults to
-   * `loopback`; never used with `authenticate` or `tokens`.
+   * `loopback`. With `authenticate` or `tokens` there are guests only where this is `on`: whoever is nobody to those is one,
+   * until they sign in and `POST /v1/guest/merge` makes what they have the account's.
    */
   guests?: 'on' | 'off' | 'loopback'
   /**
@@ -151,6 +153,8 @@ export type HoldfastOptions<
   push?: PushOptions
   /** How long somebody has to read it before a notice is sent. 0–600,000. Defaults to 5,000. */
   pushGraceMs?: number
+  /** Deletes sessions in which nothing has happened for so long; see `Retention`. Defaults to none: they are kept for good. */
+  retention?: Retention
   /** How long running attempts may go on when the process is told to end; then others take them over. 0–600,000. Defaults to 10,000. */
   drainMs?: number
   /** Attempts at a time in this process. 1–10,000. Defaults to 200. */
@@ -181,7 +185,7 @@ export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limit
   >
 type Optional =
   | ('ably' | 'database' | 'authenticate' | 'tokens' | 'serverKey' | 'origins' | 'waitUntil')
-  | ('onReply' | 'onUncertain' | 'title' | 'events' | 'push' | 'prices')
+  | ('onReply' | 'onUncertain' | 'title' | 'events' | 'push' | 'prices' | 'retention')
 
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
 export type AppFunctions = Pick<
@@ -266,6 +270,7 @@ export function resolveOptions(
     waitHoldsLane: oneOf('waitHoldsLane', options.waitHoldsLane ?? true, [true, false]),
     push: pushOf(options.push),
     pushGraceMs: within(options, 'pushGraceMs'),
+    retention: retentionOf(options.retention),
     drainMs: within(options, 'drainMs'),
     concurrency: within(options, 'concurrency'),
     poolMax: within(options, 'poolMax'),
@@ -362,6 +367,18 @@ function pushOf(push: PushOptions | undefined): PushOptions | undefined {
     devices,
     forget,
   }
+}
+
+const kept = { min: 60_000, max: 100 * 365 * 86_400_000 }
+
+function retentionOf(retention: Retention | undefined): Retention | undefined {
+  if (retention === undefined) return undefined
+  const { sessionsMs, guestSessionsMs, ...others } = retention
+  const [other] = Object.keys(others)
+  if (other !== undefined) throw new OptionError(`retention.${other}: there is no such option. See docs/accounts.md.`)
+  whole('retention.sessionsMs', sessionsMs, { ...kept, default: Number.NaN })
+  whole('retention.guestSessionsMs', guestSessionsMs, { ...kept, default: sessionsMs })
+  return retention
 }
 
 function within(options: HoldfastOptions, name: keyof typeof bounds): number {

@@ -67,6 +67,11 @@ export const limits = {
   /** An attempt whose provider failed waits so long for the results of tools that run still. */
   callsEndWithinMs: 5_000,
   askedIdLengthMax,
+  /** Of one request that imports. */
+  importBytesMax: 4 * 1024 * 1024,
+  importRowsMax: 1_000,
+  /** Of one session. */
+  importedMessagesMax: 20_000,
   fileBytesMax: 8 * 1024 * 1024,
   filenameCharactersMax: 255,
   /** Of one session. */

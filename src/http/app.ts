@@ -10,11 +10,14 @@ import { appEventRoutes } from './app-events.ts'
 import { approvalRoutes } from './approvals.ts'
 import { controlRoutes } from './control.ts'
 import { deviceRoutes } from './devices.ts'
+import { eraseRoutes, eraseServerRoutes } from './erase.ts'
 import { eventRoutes } from './events.ts'
 import { fileRoutes } from './files.ts'
+import { transferRoutes } from './import.ts'
 import { manyEventsRoutes } from './many-events.ts'
 import { meRoutes } from './me.ts'
 import { memberRoutes } from './members.ts'
+import { mergeRoutes } from './merge.ts'
 import { messageRoutes } from './messages.ts'
 import { peopleRoutes } from './people.ts'
 import { type Authenticate, isName } from './principal.ts'
@@ -43,9 +46,12 @@ export const routes: readonly Route[] = [
   ...meRoutes,
   ...deviceRoutes,
   ...usageRoutes,
+  ...mergeRoutes,
+  ...transferRoutes,
+  ...eraseRoutes,
 ]
 /** For the app's own servers. */
-export const serverRoutes: readonly ServerRoute[] = [...appEventRoutes, ...usageServerRoutes]
+export const serverRoutes: readonly ServerRoute[] = [...appEventRoutes, ...usageServerRoutes, ...eraseServerRoutes]
 
 export type HttpEnv = { Bindings: { outgoing?: ServerResponse } }
 

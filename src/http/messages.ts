@@ -243,7 +243,7 @@ export function placeText({ position, role }: MessagePlace): string {
 }
 
 function placeOf(text: string): MessagePlace {
-  const [, position, role] = /^(\d{1,9})([ua])$/.exec(text) ?? []
+  const [, position, role] = /^(-?\d{1,10})([ua])$/.exec(text) ?? []
   if (position === undefined) throw new Problem('bad_cursor', 'This is no place that a page of messages gave.')
   return { position: Number(position), role: role === 'u' ? 'user' : 'assistant' }
 }

@@ -10,6 +10,8 @@ export type Principal = {
   plan?: string
   /** Milliseconds since 1970 UTC: connections of this principal end then. */
   expiresAt?: number
+  /** Known by the guest's cookie, and by nothing else. */
+  isGuest?: true
 }
 /** `setCookie`: a guest who came without one, to be sent back with the answer. */
 export type Caller = { principal: Principal; setCookie?: string }
@@ -95,13 +97,17 @@ const guestAgeSeconds = 400 * 24 * 3600
  * Guests have a random secret in a cookie that no script can read. Their user id is its hash, so that who sees the
  * id (it is shown as the author of messages) cannot become the guest. `isAllowed` judges the request: by default
  * guests exist on loopback only, and the name that the browser used is looked at, too, so that a page that had its
- * own name point at loopback is refused.
+ * own name point at loopback is refused. `isMerged`: whether they have become an account since.
  */
-export function guestAuthenticate(isAllowed: (request: Request) => boolean): Authenticate {
+export function guestAuthenticate(
+  isAllowed: (request: Request) => boolean,
+  isMerged: (guest: Principal) => Promise<boolean>,
+): Authenticate {
   return async (request, mayBecomeGuest) => {
     if (!isAllowed(request)) return null
     const known = guestSecretOf(request.headers.get('cookie') ?? '')
-    if (known !== undefined) return { principal: guest(known) }
+    // Of one who has become an account the cookie is worth nothing, as if it were not there.
+    if (known !== undefined && !(await isMerged(guest(known)))) return { principal: guest(known) }
     if (!mayBecomeGuest) return null
     const secret = newGuestSecret()
     const setCookie = guestCookie(secret, new URL(request.url).protocol === 'https:')
@@ -114,6 +120,11 @@ export function guestCookie(secret: string, secure: boolean): string {
   return `${guestCookieName}=${secret}; Path=/; HttpOnly; SameSite=Lax; Max-Age=${guestAgeSeconds}${secure ? '; Secure' : ''}`
 }
 
+/** What takes it away again. */
+export function noGuestCookie(secure: boolean): string {
+  return `${guestCookieName}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0${secure ? '; Secure' : ''}`
+}
+
 export function newGuestSecret(): string {
   return randomBytes(24).toString('base64url')
 }
@@ -124,7 +135,19 @@ export function guestSecretOf(cookies: string): string | undefined {
 
 export function guest(secret: string): Principal {
   const hash = createHash('sha256').update(secret).digest('base64url')
-  return { userId: `guest-${hash.slice(0, 22)}`, tenantId: defaultTenant }
+  return { userId: `guest-${hash.slice(0, 22)}`, tenantId: defaultTenant, isGuest: true }
+}
+
+/**
+ * Accounts, and guests beside them: whoever is nobody is a guest. But one who brings credentials that are not good (any more)
+ * hears it, and is no guest by that.
+ */
+export function accountsAndGuests(accounts: Authenticate, guests: Authenticate): Authenticate {
+  return async (request, mayBecomeGuest) => {
+    const caller = await accounts(request, false)
+    if (caller !== null || request.headers.has('authorization')) return caller
+    return await guests(request, mayBecomeGuest)
+  }
 }
 
 export function isLoopbackName(request: Request): boolean {

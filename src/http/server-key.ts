@@ -13,7 +13,7 @@ export type ServerCall = {
 /** A row of the registry whose right is the server's: its key is what is judged. */
 export type ServerRoute = {
   name: string
-  method: 'GET' | 'POST'
+  method: 'GET' | 'POST' | 'DELETE'
   path: string
   right: 'server'
   /** Users ask for the same path: it is this route for who brings the key. */

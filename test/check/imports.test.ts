@@ -19,7 +19,8 @@ const allowed: Record<string, readonly string[]> = {
   people: ['log', 'store', 'core'],
   push: ['store', 'core'],
   usage: ['log', 'store', 'core'],
-  http: ['usage', 'people', 'log', 'store', 'core'],
+  transfer: ['log', 'store', 'core'],
+  http: ['usage', 'transfer', 'people', 'log', 'store', 'core'],
   adapters: ['reply', 'core'],
   ably: ['log', 'core'],
   client: ['core'],
@@ -27,9 +28,9 @@ const allowed: Record<string, readonly string[]> = {
   'ably-client': ['client', 'core'],
   'tanstack-query': ['client', 'core'],
   react: ['tanstack-query', 'client', 'core'],
-  cli: ['wire', 'usage', 'adapters', 'push', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
+  cli: ['wire', 'usage', 'transfer', 'adapters', 'push', 'http', 'people', 'runner', 'reply', 'log', 'store', 'core'],
   testing: ['wire', 'reply', 'store', 'core'],
-  wire: ['ably', 'adapters', 'http', 'people', 'push', 'usage', 'runner', 'reply', 'log', 'store', 'core'],
+  wire: ['ably', 'transfer', 'adapters', 'http', 'people', 'push', 'usage', 'runner', 'reply', 'log', 'store', 'core'],
 }
 /**
  * The only packages that these layers may import: six run where the app's page runs, and `testing` in whatever test runner

@@ -111,6 +111,12 @@ const matrix: Record<string, Row> = {
   'usage.read': { right: 'none', asks: [{ query: '?by=session,day', ok: 200 }] },
   // Also where the caller has no such device.
   'devices.remove': { right: 'none', asks: [{ ok: 204 }] },
+  // None of them has a guest's cookie beside.
+  'guest.merge': { right: 'none', asks: [{ body: () => ({}), ok: 404 }] },
+  import: { right: 'none', asks: [{ body: () => ({ rows: [] }), ok: 200 }] },
+  export: { right: 'none', asks: [{ ok: 200 }] },
+  'sessions.export': { right: 'read', asks: [{ ok: 200 }] },
+  'me.erase': { right: 'none', asks: [{ ok: 204 }] },
   // Its sessions are named in the query, and each is judged: test/realtime.
   'events.followMany': {
     right: 'none',
@@ -140,10 +146,12 @@ const may: Record<Route['right'], readonly string[]> = {
   own: ['owner'],
 }
 /** Of the app's servers, which bring a key. */
-const forServers: Record<string, { body?(): object; ofUser?: number; missing?: number }> = {
-  'events.publish': { body: () => ({ event: 'a.b', data: 1 }) },
+const forServers: Record<string, { body?(): object; ok: number; ofUser?: number; ofMissing: number }> = {
+  'events.publish': { body: () => ({ event: 'a.b', data: 1 }), ok: 200, ofMissing: 404 },
   // Users ask for the same path, and are told what is theirs.
-  'usage.readAll': { ofUser: 200, missing: 200 },
+  'usage.readAll': { ok: 200, ofUser: 200, ofMissing: 200 },
+  // Whoever was never there is gone as well.
+  'users.erase': { ok: 204, ofMissing: 204 },
 }
 const serverKey = 'k'.repeat(32)
 
@@ -371,14 +379,14 @@ test('routes for servers ask for their key, whoever asks: no user’s token is o
   const { own } = await makePlaces()
   for (const route of serverRoutes) {
     const before = await rowsOf(own.sessionId)
-    const { ofUser = 401, missing: ofMissing = 404, ...asks } = forServers[route.name]!
-    const asked = { ...asks, ok: 200 }
+    const { ofUser = 401, ...asked } = forServers[route.name]!
     const asking = (headers: Caller['headers'], place = own) => ask(route, asked, { headers }, place)
     for (const { headers, known } of callers) expect((await asking(headers)).status).toBe(known ? ofUser : 401)
     expect(await rowsOf(own.sessionId)).toEqual(before)
     const headers = { authorization: `Bearer ${serverKey}` }
-    expect((await asking(headers, { ...own, sessionId: randomUUID() })).status).toBe(ofMissing)
-    expect((await asking(headers)).status).toBe(200)
+    const missing = { ...own, sessionId: randomUUID(), userId: randomUUID() }
+    expect((await asking(headers, missing)).status).toBe(asked.ofMissing)
+    expect((await asking(headers)).status).toBe(asked.ok)
   }
 })
 
