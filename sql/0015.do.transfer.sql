@@ -164,13 +164,14 @@ begin
     analyze holdfast.messages;
   end if;
   -- Of two with one id and another content the first stands. What was said here is as it was said.
-  select coalesce(json_agg(json_build_object('line', line, 'why', why) order by line) filter (where why <> ''), '[]'),
-      count(*) filter (where why = '')
-    into v_bad, v_known
-    from (select r.line, coalesce((select case when x.role <> r.role or x.import_hash is not null and x.import_hash <> r.hash
+  with judged as materialized (
+    select r.line, coalesce((select case when x.role <> r.role or x.import_hash is not null and x.import_hash <> r.hash
             then 'conflict' else '' end from holdfast.messages x
             where x.tenant_id = p_tenant and x.session_id = p_session and x.id = r.id), 'reply') as why
-        from json_to_recordset(p_rows) r(line int, id text, role text, hash text)) judged;
+      from json_to_recordset(p_rows) r(line int, id text, role text, hash text))
+  select coalesce(json_agg(json_build_object('line', line, 'why', why) order by line) filter (where why <> ''), '[]'),
+      count(*) filter (where why = '')
+    into v_bad, v_known from judged;
   v_known := v_known - cardinality(v_new) + (p_session_row is not null and not v_made and not v_changed)::int;
 
   if cardinality(v_new) > 0 then

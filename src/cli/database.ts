@@ -11,14 +11,17 @@ const undefinedTable = '42P01'
  * `running`: a command may join the embedded Postgres of a server that runs (true), or must have it for itself.
  * Rejects with one sentence where there is no database of Holdfast.
  */
-export async function withDatabase(running: boolean, work: (database: Database) => Promise<void>): Promise<void> {
+export async function withDatabase(
+  running: boolean,
+  work: (database: Database, address: Address) => Promise<void>,
+): Promise<void> {
   const { options } = readSettings(process.env)
   const url = databaseOf(options.database)
   const { address, stop } =
     url === undefined ? await embedded(options.dataDir, running) : { address: url, stop: async () => undefined }
   const database = openDatabase(address, { poolMax: 6, onError: () => undefined })
   try {
-    await work(database)
+    await work(database, address)
   } catch (error) {
     throw error instanceof DatabaseError && error.code === undefinedTable ? new OptionError(nothingThere) : error
   } finally {

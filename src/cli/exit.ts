@@ -18,7 +18,7 @@ const sentences: Record<string, (error: Details) => string> = {
 type Details = Error & { code?: unknown; port?: number; address?: string; hostname?: string }
 
 /** Errors whose message is already the line that people need; by name, so that nothing of the embedded database is loaded. */
-const spoken = new Set(['OptionError', 'EmbeddedError', 'MigrationError'])
+const spoken = new Set(['OptionError', 'EmbeddedError', 'MigrationError', 'SourceError'])
 
 export function lineOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)

@@ -4,6 +4,8 @@ import { defineCommand, runMain } from 'citty'
 import { pauseCommand, resumeCommand, retryCommand, stopCommand } from './control.ts'
 import { demoCommand } from './demo.ts'
 import { doctorCommand } from './doctor.ts'
+import { exportCommand } from './export.ts'
+import { importCommand } from './import.ts'
 import { initCommand } from './init.ts'
 import { migrateCommand } from './migrate.ts'
 import { serveCommand } from './serve.ts'
@@ -28,6 +30,8 @@ await runMain(
       pause: pauseCommand,
       resume: resumeCommand,
       usage: usageCommand,
+      import: importCommand,
+      export: exportCommand,
     },
   }),
 )

@@ -406,9 +406,12 @@ test('what a guest had not sent yet is sent by the account, once (P232, I16)', a
   const g = newGuest()
   const storage = memoryStorage()
   let isOnline = true
-  const asGuest: typeof fetch = (input, init) => {
+  const asGuest: typeof fetch = async (input, init) => {
     if (!isOnline) throw new TypeError('offline')
-    return fetch(input, { ...init, headers: { ...Object.fromEntries(new Headers(init?.headers)), cookie: g.cookie } })
+    return await fetch(input, {
+      ...init,
+      headers: { ...Object.fromEntries(new Headers(init?.headers)), cookie: g.cookie },
+    })
   }
   const guestClient = createClient({ url, storage, fetch: asGuest, transport: 'poll' })
   await g.ask('/v1/sessions', { id: 'unsent' })
