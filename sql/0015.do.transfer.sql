@@ -317,6 +317,11 @@ create table holdfast.guests (
 create index guests_of_user on holdfast.guests (tenant_id, user_id);
 create index guests_to_move on holdfast.guests (merged_at) where done_at is null;
 
+-- As the server names them (src/http/principal.ts), and no account.
+create function holdfast.is_guest(p_user text) returns boolean language sql immutable parallel safe as $$
+  select p_user ~ '^guest-[A-Za-z0-9_-]{22}$'
+$$;
+
 create function holdfast.guest_key(p_tenant text, p_guest text) returns bigint language sql immutable parallel safe as $$
   select hashtextextended('guest ' || p_tenant || ' ' || p_guest, 0)
 $$;
@@ -331,7 +336,7 @@ begin
   end if;
   return new;
 end $$;
-create trigger merged_guests_join_nothing before insert on holdfast.members for each row when (new.user_id like 'guest-%')
+create trigger merged_guests_join_nothing before insert on holdfast.members for each row when (holdfast.is_guest(new.user_id))
   execute function holdfast.refuse_merged_guest();
 
 create function holdfast.guest_json(g holdfast.guests) returns json language sql stable as $$
@@ -628,5 +633,5 @@ begin
   end if;
   return v_changed < clock_timestamp() - make_interval(secs => p_sessions_ms / 1000.0)
     or p_guests_ms is not null and not exists (select from holdfast.members where tenant_id = s.tenant_id and session_id = s.id
-      and user_id not like 'guest-%') and v_changed < clock_timestamp() - make_interval(secs => p_guests_ms / 1000.0);
+      and not holdfast.is_guest(user_id)) and v_changed < clock_timestamp() - make_interval(secs => p_guests_ms / 1000.0);
 end $$;

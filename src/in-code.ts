@@ -62,6 +62,7 @@ import {
   type Session,
   updateSession,
 } from './store/sessions.ts'
+import { eraseUser, mergeGuest } from './transfer/hand-over.ts'
 
 type InTenant = {
   /** Defaults to `default`. */
@@ -237,6 +238,18 @@ export type InCode<Metadata extends object = JsonObject, Events extends EventTyp
     /** False: the session has no such invitation. */
     revoke(sessionId: string, inviteId: string, ask?: InTenant): Promise<boolean>
   }
+  users: {
+    /**
+     * Nothing of them is left in any table, but what others were told, and the ledger's rows, under a name that says nothing
+     * (PROTOCOL, P237). Whether they may come back is for `authenticate` to say.
+     */
+    delete(userId: string, ask?: InTenant): Promise<void>
+    /**
+     * What a guest of the app's own sign-in has becomes the account's, as of P231: check before that who asks is both. False: it is
+     * another account's already.
+     */
+    merge(ask: InTenant & { guestId: string; userId: string }): Promise<boolean>
+  }
   /** Who of its members is there just now, on whichever device and process: `here`, or `away` where all are in the background. */
   presence(sessionId: string, ask?: InTenant): Promise<Present[]>
   /** Answers a message again whose turn failed or was stopped; any other is left as it is. `round`: only that one. */
@@ -364,6 +377,8 @@ const stopSchema = z.strictObject({
 })
 const retrySchema = z.strictObject(ofMessage)
 const sessionSchema = z.strictObject(inSession)
+const userSchema = z.strictObject({ userId: nameSchema, tenantId: inSession.tenantId })
+const mergeSchema = userSchema.safeExtend({ guestId: nameSchema })
 const memberChangeSchema = z.strictObject({ ...inSession, userId: nameSchema, role: roleSchema })
 const memberAskSchema = z.strictObject({ ...inSession, userId: nameSchema, role: roleSchema.default('member') })
 const memberRemoveSchema = z.strictObject({ ...inSession, userId: nameSchema })
@@ -482,6 +497,16 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       const answering = () => takeAnswer(own, toolResultOf(toolCallId, said), turnId ?? null, userId ?? server, attempt)
       return standIn<Metadata>(own, pairOf(await askingForReply(own.parts, answering)))
     }),
+    users: {
+      delete: failing(async (userId, ask) => {
+        await eraseUser(await parts(), readValue({ ...ask, userId }, userSchema))
+      }),
+      merge: failing(async (ask) => {
+        const asked = readValue(ask, mergeSchema)
+        if (asked.guestId === asked.userId) throw new Problem('invalid_request', 'The guest and the account are one.')
+        return (await mergeGuest(await parts(), asked)) !== null
+      }),
+    },
     members: {
       list: failing(async (sessionId, ask) => {
         const { tenantId } = readValue({ ...ask, sessionId }, sessionSchema)

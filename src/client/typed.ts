@@ -44,7 +44,7 @@ export type EventData<Chat = unknown> = AppEventData<Chat> & {
   'session.updated': { session: Session }
   'member.joined': { member: { userId: string; role: MemberRole }; by: string }
   'member.changed': { member: { userId: string; role: MemberRole }; by: string }
-  'member.left': { userId: string; by: string; reason: 'left' | 'removed' }
+  'member.left': { userId: string; by: string; reason: 'left' | 'removed' | 'merged' }
 }
 
 export type MemberRole = 'owner' | 'member' | 'reader'

@@ -138,6 +138,10 @@ export function guest(secret: string): Principal {
   return { userId: `guest-${hash.slice(0, 22)}`, tenantId: defaultTenant, isGuest: true }
 }
 
+const guestPattern = /^guest-[\w-]{22}$/
+const likeGuest =
+  'The id of this account looks like a guest’s, who could be anybody else: give the account another one.'
+
 /**
  * Accounts, and guests beside them: whoever is nobody is a guest. But one who brings credentials that are not good (any more)
  * hears it, and is no guest by that.
@@ -145,6 +149,7 @@ export function guest(secret: string): Principal {
 export function accountsAndGuests(accounts: Authenticate, guests: Authenticate): Authenticate {
   return async (request, mayBecomeGuest) => {
     const caller = await accounts(request, false)
+    if (caller !== null && guestPattern.test(caller.principal.userId)) throw new Problem('unauthorized', likeGuest)
     if (caller !== null || request.headers.has('authorization')) return caller
     return await guests(request, mayBecomeGuest)
   }

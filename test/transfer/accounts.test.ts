@@ -172,6 +172,15 @@ test('what a guest has becomes the account’s, once, and the cookie is worth no
     ['member.changed', 'member'],
   ])
   for (const path of ['/v1/sessions/one', '/v1/sessions', '/v1/me']) expect((await g.ask(path)).status).toBe(401)
+  // No account is a guest by its name, and whoever brings credentials that are not good hears it.
+  for (const token of [
+    await tokenOf(newGuest().id),
+    'none',
+    await tokenOf('ann', { expiresIn: Math.floor(Date.now() / 1000) - 60 }),
+  ]) {
+    const headers = { authorization: `Bearer ${token}`, cookie: newGuest().cookie }
+    expect((await fetch(`${url}/v1/sessions`, { headers })).status).toBe(401)
+  }
   // What makes a guest makes another one.
   const another = await g.ask('/v1/sessions', {})
   expect([another.status, another.headers.get('set-cookie')]).toEqual([201, expect.stringContaining('holdfast_guest=')])
@@ -200,6 +209,14 @@ test('of accounts that race for a guest exactly one has them, and both lanes’ 
   expect(won).toHaveLength(1)
   expect(answers.filter(({ status }) => status === 403)).toHaveLength(3)
   expect(await rows(`select user_id from holdfast.members where session_id = 'raced'`)).toEqual([{ user_id: won[0] }])
+
+  // In code, an app's own guests: whatever they are called.
+  await said(asUser(await apiOf(url, 'visitor-7')), 'visited', 'm1')
+  expect(await chat.users.merge({ guestId: 'visitor-7', userId: 'fay' })).toBe(true)
+  expect(await chat.users.merge({ guestId: 'visitor-7', userId: 'gus' })).toBe(false)
+  expect((await (await apiOf(url, 'fay')).snapshot('visited')).messages[0]!.author).toBe('fay')
+  await chat.users.delete('fay')
+  expect(await tracesOf('fay')).toEqual([])
 
   // The account and the guest each talk with the assistant alone in one session, and both replies are being written.
   const [h, cat] = [newGuest(), await apiOf(url, 'cat')]
@@ -309,6 +326,13 @@ test('a deleted user is in no table any more, whatever it is called; what others
   expect(await ledger()).toEqual(before)
   expect((await rows(`select from holdfast.usage where user_id = $1`, [g.id])).length).toBe(0)
   expect((await remove(serverKey)).status).toBe(204)
+  // What a provider says late, of a turn that is gone, is counted under the other name, too.
+  const late = await rows(
+    `insert into holdfast.usage (tenant_id, turn_id, attempt, step, session_id, user_id, outcome)
+      values ('default', gen_random_uuid(), 1, 0, 'zoes', $1, 'complete') returning user_id`,
+    [id],
+  )
+  expect(late[0]!.user_id).toMatch(/^deleted-/)
 
   await bobs.until(({ type }) => type === 'branch.selected')
   const { messages, session } = await bob.snapshot('with-bob')
@@ -335,6 +359,8 @@ test('a deleted user is in no table any more, whatever it is called; what others
     expect.stringMatching(/^deleted-/),
     null,
   ])
+  // Also when the connections have ended that they had, and this process has told who is there.
+  expect(await tracesOf(id)).toEqual([])
   // Whoever has the same name begins anew.
   expect(await (await zoe.request('/v1/sessions')).json()).toMatchObject({ data: [] })
 })
