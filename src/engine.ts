@@ -13,6 +13,7 @@ import { createSeal, type Seal } from './log/seal.ts'
 import { createWakeups } from './log/wakeups.ts'
 import type { AppFunctions, Resolved } from './options.ts'
 import { OptionError } from './options.ts'
+import { createOutbox } from './outbox/outbox.ts'
 import { createPresence } from './people/presence.ts'
 import { createTyping } from './people/typing.ts'
 import { createPusher } from './push/pusher.ts'
@@ -22,6 +23,7 @@ import { createAcceptor } from './store/accept.ts'
 import { type Address, type Database, openDatabase } from './store/database.ts'
 import { readEpoch } from './store/epoch.ts'
 import { migrate, schemaState } from './store/migrations.ts'
+import { webhookSeen } from './store/outbox.ts'
 import { publisherSeen } from './store/publishers.ts'
 import { sayPushing } from './store/pushes.ts'
 import { readWakeupKey } from './store/wakeup-key.ts'
@@ -74,6 +76,9 @@ export async function startEngine(
     if (push) await sayPushing(database, { graceMs: pushGraceMs, asksApp: push.devices !== undefined })
     // Before anything is written that is to be published.
     if (options.ably && options.roles.includes('runner')) await publisherSeen(database, options.ably.name)
+    if (options.roles.includes('runner')) {
+      for (const { name, events } of options.webhooks) await webhookSeen(database, name, events)
+    }
     const seal = createSeal(await readWakeupKey(database), randomUUID())
     return wire(options, app, database, epoch, seal, stops, stop)
   } catch (error) {
@@ -225,6 +230,15 @@ function wire(
     const keeper = createKeeper({ database, wakeups, everyMs: keepEveryMs, retention: options.retention, log })
     stops.push(() => keeper.stop())
     keeper.start()
+    const outbox = createOutbox({
+      ...{ database, webhooks: options.webhooks, leaseMs, pollMs, log },
+      jobs: () => app().jobs,
+      random: Math.random,
+    })
+    wakeups.onOutbox(outbox.look)
+    wakeups.onNote((note) => outbox.hear(note?.events.map(({ type }) => type) ?? null))
+    outbox.start()
+    stops.push(() => outbox.stop(abandoned ? 0 : undefined))
     if (options.push) startPusher(options, app, database, stops)
     const { waitUntil } = options
     if (waitUntil) keepAlive = () => waitUntil(runner.whenIdle())
@@ -251,6 +265,7 @@ function wire(
       limitsHere: createLimitsHere(),
       lane: (ask) => app().lane(ask),
       events: () => app().events,
+      jobs: () => app().jobs,
       roundsMax: options.roundsMax,
       isDraining: () => draining,
       hasNoRunner: options.hasNoRunner,

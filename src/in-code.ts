@@ -40,6 +40,7 @@ import {
   takeMessage,
 } from './http/messages.ts'
 import { notifySchema, notifyUser } from './http/notify.ts'
+import { addJob, addSchema, type SqlClient } from './http/outbox.ts'
 import { whoIsThere } from './http/people.ts'
 import { defaultTenant, isName } from './http/principal.ts'
 import { Problem, problemOf } from './http/problem.ts'
@@ -265,6 +266,13 @@ export type InCode<Metadata extends object = JsonObject, Events extends EventTyp
     data: Events[Name]['input'],
     ask?: PublishAsk,
   ): Promise<Published>
+  outbox: {
+    /**
+     * Adds a job for the function of its topic (the option `jobs`), which gets the payload at least once, from a process with the
+     * role `runner`. `payload` is JSON of up to 256 KB. Where the topic is one of this process's, its schema is asked about it.
+     */
+    add(topic: string, payload: unknown, ask?: AddAsk): Promise<{ id: string }>
+  }
   /**
    * Tells one member of the session something: an event that they alone get, live or when they are back, and a notice on
    * their devices, unless one of these has read the event within `pushGraceMs`. Its name has a dot; `data` are an object
@@ -277,6 +285,20 @@ export type InCode<Metadata extends object = JsonObject, Events extends EventTyp
     data: Events[Name]['input'],
     ask?: InTenant & { id?: string },
   ): Promise<Published>
+}
+
+export type AddAsk = InTenant & {
+  /** Of one topic what has the same key is done one after another, in the order in which it was added. Defaults to none. */
+  key?: string
+  /** Makes a second try safe: the same id in a topic is one job, for a week after it was done. Defaults to a new one. */
+  id?: string
+  /** Not before so long. 0 to 365 days. Defaults to 0. */
+  delayMs?: number
+  /**
+   * The app's own connection (`pg`), to the same database: the job is added in its transaction, and only if that commits.
+   * Defaults to one of Holdfast's.
+   */
+  client?: SqlClient
 }
 
 export type PublishAsk = InTenant & {
@@ -559,6 +581,13 @@ export function inCode<Metadata extends object>(parts: () => Promise<HttpParts>)
       const { seq } = await publishEvent(own, { tenantId, sessionId }, publishing)
       return { id: publishing.id, seq, cursor: cursorAfter({ parts: own }, seq) }
     }),
+    outbox: {
+      add: failing(async (topic, payload, { client, ...ask } = {}) => {
+        const adding = readValue({ ...ask, topic, payload }, addSchema)
+        await addJob(await parts(), adding, client)
+        return { id: adding.id }
+      }),
+    },
     notify: failing(async (sessionId, userId, event, data, ask) => {
       const { tenantId, ...notice } = readValue({ ...ask, sessionId, userId, event, data }, notifyAskSchema)
       const own = await parts()

@@ -33,6 +33,7 @@ import {
   type Resolved,
   resolveOptions,
 } from './options.ts'
+import type { JobsOf } from './outbox/jobs.ts'
 import type { Reply, ToolsOf } from './reply/reply.ts'
 import { DatabaseError } from './store/database.ts'
 import { isMergedGuest } from './store/transfers.ts'
@@ -49,6 +50,7 @@ export type { AppAuthenticate, AppPrincipal, TokenSettings } from './http/princi
 export type { Lane, LaneOf } from './http/route.ts'
 export type { UpgradableServer } from './http/upgradable-server.ts'
 export type {
+  AddAsk,
   Content,
   InCode,
   Page,
@@ -66,6 +68,9 @@ export type {
 export { HoldfastError } from './in-code.ts'
 export type { HoldfastOptions, Log, Role } from './options.ts'
 export { OptionError } from './options.ts'
+export type { AnyJobs, Job, JobAbout, JobsOf } from './outbox/jobs.ts'
+export { PermanentFailure, RetryLater } from './outbox/jobs.ts'
+export type { WebhookOptions } from './outbox/webhooks.ts'
 export type { PushOptions, PushTexts } from './push/options.ts'
 export type { AiResponse, FinishedContext, FinishedReply, OnReply, Title, TitleContext } from './reply/finished.ts'
 export type { MessagePart, UserOrAssistantMessage } from './reply/message.ts'
@@ -140,14 +145,17 @@ export type Before = (incoming: IncomingMessage, outgoing: ServerResponse) => bo
  * Makes the one Holdfast of this process and database. It is synchronous and starts nothing (no connection, no child,
  * no timer) until the first request, `start` or `listen`. Called again for the same database, as a reloaded module
  * does, it answers the one that is there, which from then on uses the newer `reply`, `onReply`,
- * `onUncertain`, `title`, `lane`, `events` and `limits`. Throws an
+ * `onUncertain`, `title`, `lane`, `events`, `jobs` and `limits`. Throws an
  * `OptionError` that names the option that is wrong. `Metadata` is what `onReply` answers.
  */
 export function createHoldfast<
   Metadata extends object = JsonObject,
   OwnReply extends Reply = Reply,
   Schemas extends EventSchemas = EventSchemas,
->(options: HoldfastOptions<Metadata, OwnReply, Schemas>): Holdfast<Metadata, ToolsOf<OwnReply>, EventsOf<Schemas>> {
+  Payloads extends object = object,
+>(
+  options: HoldfastOptions<Metadata, OwnReply, Schemas, JobsOf<Payloads>>,
+): Holdfast<Metadata, ToolsOf<OwnReply>, EventsOf<Schemas>> {
   type Own = Holdfast<Metadata, ToolsOf<OwnReply>, EventsOf<Schemas>>
   const { env } = process
   const resolved = resolveOptions(options, {

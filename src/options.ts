@@ -4,6 +4,8 @@ import { type EventSchema, type EventSchemas, wrongAppEvent } from './core/app-e
 import { type Prices, wrongPrices } from './core/prices.ts'
 import type { AppAuthenticate, TokenSettings } from './http/principal.ts'
 import type { LaneOf } from './http/route.ts'
+import { type AnyJobs, wrongTopic } from './outbox/jobs.ts'
+import { type Webhook, type WebhookOptions, webhookOf } from './outbox/webhooks.ts'
 import type { PushOptions } from './push/options.ts'
 import type { OnReply, Title } from './reply/finished.ts'
 import type { Reply } from './reply/reply.ts'
@@ -15,6 +17,7 @@ export type HoldfastOptions<
   Metadata extends object = object,
   OwnReply extends Reply = Reply,
   Schemas extends EventSchemas = EventSchemas,
+  Jobs extends AnyJobs = AnyJobs,
 > = {
   /** Writes the reply of one attempt. See `Reply`. */
   reply: OwnReply
@@ -155,6 +158,16 @@ export type HoldfastOptions<
   pushGraceMs?: number
   /** Deletes sessions in which nothing has happened for so long; see `Retention`. Defaults to none: they are kept for good. */
   retention?: Retention
+  /**
+   * The app's own jobs, by topic: what is done with what `chat.outbox.add` adds, by processes that have the role `runner`; see
+   * `Job`. What is added for a topic that no process has waits. Defaults to none.
+   */
+  jobs?: Jobs
+  /**
+   * Where events of the log are sent to, by processes that have the role `runner`; see `WebhookOptions`. Give all processes of a
+   * database the same. Defaults to none.
+   */
+  webhooks?: readonly WebhookOptions[]
   /** How long running attempts may go on when the process is told to end; then others take them over. 0–600,000. Defaults to 10,000. */
   drainMs?: number
   /** Attempts at a time in this process. 1–10,000. Defaults to 200. */
@@ -175,10 +188,11 @@ export type Role = 'http' | 'runner'
 export type Log = (line: string, detail?: object) => void
 
 /** Every option, resolved. A new option that is forgotten here does not compile. */
-export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limits'>>> &
+export type Resolved = Readonly<Required<Omit<HoldfastOptions, Optional | 'limits' | 'webhooks'>>> &
   Readonly<
     Pick<HoldfastOptions, Optional> & {
       limits: LimitsFor
+      webhooks: readonly Webhook[]
       /** Nobody would write a reply: this process is frozen when it has answered, and no other was named. */
       hasNoRunner: boolean
     }
@@ -190,7 +204,7 @@ type Optional =
 /** What is looked up each time it is called: a reloaded module's is used from then on. */
 export type AppFunctions = Pick<
   Resolved,
-  'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane' | 'events' | 'push' | 'prices' | 'limits'
+  'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane' | 'events' | 'jobs' | 'push' | 'prices' | 'limits'
 >
 
 export class OptionError extends Error {
@@ -271,6 +285,8 @@ export function resolveOptions(
     push: pushOf(options.push),
     pushGraceMs: within(options, 'pushGraceMs'),
     retention: retentionOf(options.retention),
+    jobs: jobsOf(options.jobs ?? {}),
+    webhooks: webhooksOf(options.webhooks ?? []),
     drainMs: within(options, 'drainMs'),
     concurrency: within(options, 'concurrency'),
     poolMax: within(options, 'poolMax'),
@@ -298,10 +314,7 @@ function eventsOf(events: EventSchemas | undefined): EventSchemas | undefined {
   for (const [name, schema] of Object.entries(events ?? {})) {
     const wrong = wrongAppEvent(name)
     if (wrong !== null) throw new OptionError(`events["${name}"]: ${wrong}.`)
-    const standard: Partial<EventSchema['~standard']> | undefined = schema?.['~standard']
-    if (standard?.version !== 1 || typeof standard.validate !== 'function') {
-      throw new OptionError(`events["${name}"]: expected a Standard Schema, such as one of zod.`)
-    }
+    standardSchema(`events["${name}"]`, schema)
   }
   return events
 }
@@ -310,6 +323,62 @@ function pricesOf(prices: Prices | undefined): Prices | undefined {
   const wrong = prices === undefined ? null : wrongPrices(prices)
   if (wrong === null) return prices
   throw new OptionError(`prices${wrong}.`)
+}
+
+function standardSchema(where: string, schema: EventSchema | undefined): void {
+  const standard: Partial<EventSchema['~standard']> | undefined = schema?.['~standard']
+  if (standard?.version === 1 && typeof standard.validate === 'function') return
+  throw new OptionError(`${where}: expected a Standard Schema, such as one of zod.`)
+}
+
+const jobBounds = {
+  timeoutMs: { min: 100, max: 3_600_000, default: 60_000 },
+  attemptsMax: { min: 1, max: 1_000, default: 12 },
+  backoffMinMs: { min: 1, max: 3_600_000, default: 2_000 },
+} as const satisfies Record<string, Bounds>
+
+function jobsOf(jobs: AnyJobs): AnyJobs {
+  for (const [topic, job] of Object.entries(jobs)) {
+    const at = `jobs["${topic}"]`
+    const wrong = wrongTopic(topic)
+    if (wrong !== null) throw new OptionError(`${at}: ${wrong}.`)
+    if (typeof job?.run !== 'function') throw new OptionError(`${at}.run: expected a function that does the job.`)
+    if (job.schema !== undefined) standardSchema(`${at}.schema`, job.schema)
+    onlyFields(at, job, ['run', 'schema', ...Object.keys(jobBounds)])
+    for (const [name, each] of Object.entries(jobBounds))
+      whole(`${at}.${name}`, job[name as keyof typeof jobBounds], each)
+  }
+  return jobs
+}
+
+const webhookBounds = {
+  answerWithinMs: { min: 100, max: 60_000, default: 15_000 },
+  attemptsMax: { min: 1, max: 1_000, default: 16 },
+  backoffMinMs: { min: 1, max: 3_600_000, default: 5_000 },
+} as const satisfies Record<string, Bounds>
+const webhookFields = ['url', 'secrets', 'events', 'name', 'content', 'privateAddresses', ...Object.keys(webhookBounds)]
+
+function webhooksOf(all: readonly WebhookOptions[]): Webhook[] {
+  const webhooks = all.map((options, at) => {
+    const where = `webhooks[${at}]`
+    onlyFields(where, options, webhookFields)
+    for (const [name, each] of Object.entries(webhookBounds)) {
+      whole(`${where}.${name}`, options[name as keyof typeof webhookBounds], each)
+    }
+    try {
+      return webhookOf(options)
+    } catch (error) {
+      throw new OptionError(`${where}.${(error as Error).message}`)
+    }
+  })
+  const doubled = webhooks.find(({ name }, at) => webhooks.findIndex((each) => each.name === name) !== at)
+  if (doubled) throw new OptionError(`webhooks: two of them are named ${doubled.name}. Give each a name of its own.`)
+  return webhooks
+}
+
+function onlyFields(where: string, value: object, known: readonly string[]): void {
+  const other = Object.keys(value).find((name) => !known.includes(name))
+  if (other !== undefined) throw new OptionError(`${where}.${other}: there is no such option. See docs/outbox.md.`)
 }
 
 function serverKeyOf(key: string | undefined): string | undefined {

@@ -4,10 +4,10 @@
  * for as long as it is, and reads the address in another way than it was judged here.
  */
 import { ECDH } from 'node:crypto'
-import type { OutgoingHttpHeaders } from 'node:http'
-import { Agent, request } from 'node:https'
+import { Agent } from 'node:https'
 import type { Delivery, Notice, PushSender } from '../core/pushing.ts'
-import { isAllowed, privateCode, publicLookup } from './web-push-endpoint.ts'
+import { type Answer, post } from '../net/post.ts'
+import { isAllowed, privateCode, publicLookup } from '../net/public-address.ts'
 
 export type { PushSender } from '../core/pushing.ts'
 
@@ -31,8 +31,6 @@ export type WebPushOptions = {
 /** Nobody wants to hear of it a day later. In seconds. */
 const ttl = 86_400
 const answerWithinMsMax = 15_000
-/** Of an answer nothing but its status and headers is wanted. */
-const answerBytesMax = 4_096
 const connectionsMax = 20
 
 /**
@@ -79,7 +77,7 @@ export function webPush(options: WebPushOptions): PushSender {
     } catch {
       return { outcome: 'refused', why: 'it cannot be encrypted for this device' }
     }
-    return ask(endpoint, { headers: details.headers, body: details.body!, agent, answerWithinMs })
+    return afterAnswer(await post(endpoint, { headers: details.headers, body: details.body!, agent, answerWithinMs }))
   }
   return {
     kind: 'web',
@@ -119,60 +117,23 @@ function bytesOf(text: string): number {
   return /^[\w-]{1,100}=*$/.test(text) ? Buffer.from(text, 'base64url').length : 0
 }
 
-type Asking = { headers: OutgoingHttpHeaders; body: Buffer; agent: Agent; answerWithinMs: number }
-
-/** Always answers, and in time, whatever the other side does. */
-function ask(endpoint: URL, { headers, body, agent, answerWithinMs }: Asking): Promise<Delivery> {
-  return new Promise((resolve) => {
-    let isReached = false
-    const asking = request(endpoint, { method: 'POST', headers, agent }, (response) => {
-      resolve(afterAnswer(response.statusCode!, response.headers['retry-after']))
-      let bytes = 0
-      response.on('data', (chunk: Buffer) => {
-        bytes += chunk.length
-        if (bytes > answerBytesMax) response.destroy()
-      })
-      // It was answered by then.
-      response.on('error', () => undefined)
-    })
-    const timer = setTimeout(() => {
-      // One that waits for a connection would tell of its end when it has got it.
-      resolve(afterError('ETIMEDOUT', isReached))
-      asking.destroy()
-    }, answerWithinMs)
-    asking.on('socket', (socket) => {
-      isReached = !socket.connecting
-      socket.once('secureConnect', () => {
-        isReached = true
-      })
-    })
-    asking.on('error', ({ code }: NodeJS.ErrnoException) => resolve(afterError(code ?? 'no code', isReached)))
-    asking.on('close', () => clearTimeout(timer))
-    asking.end(body)
-  })
-}
-
-function afterAnswer(status: number, retryAfterHeader: string | undefined): Delivery {
+function afterAnswer(answer: Answer): Delivery {
+  if (answer.status === undefined) return afterError(answer)
+  const { status, retryAfterMs } = answer
   if (status >= 200 && status < 300) return { outcome: 'sent' }
   const why = `the push service answered ${status}`
   if (status === 404 || status === 410) return { outcome: 'gone', why }
   // Of something before it, which does not know what the service has done.
   if (status === 502 || status === 504) return { outcome: 'unknown', why }
-  if (status === 429 || status >= 500) return { outcome: 'again', why, ...retryAfter(retryAfterHeader) }
+  if (status === 429 || status >= 500)
+    return { outcome: 'again', why, ...(retryAfterMs === undefined ? {} : { afterMs: retryAfterMs }) }
   return { outcome: 'refused', why }
 }
 
 /** Before there was a connection nothing was sent. */
-function afterError(code: string, isReached: boolean): Delivery {
+function afterError({ code, isReached }: { code: string; isReached: boolean }): Delivery {
   if (code === privateCode) return { outcome: 'gone', why: 'its endpoint leads to a private address' }
   return isReached
     ? { outcome: 'unknown', why: `the push service has not answered (${code})` }
     : { outcome: 'again', why: `the push service is not reached (${code})` }
-}
-
-/** Seconds, or a date (RFC 9110, 10.2.3). */
-function retryAfter(header: string | undefined): { afterMs?: number } {
-  if (header === undefined) return {}
-  const afterMs = /^\d{1,9}$/.test(header) ? Number(header) * 1_000 : Date.parse(header) - Date.now()
-  return Number.isFinite(afterMs) ? { afterMs: Math.max(0, afterMs) } : {}
 }

@@ -34,9 +34,7 @@ export function readSettings(environment: Environment): Settings {
     database: environment.DATABASE_URL || undefined,
     dataDir: environment.HOLDFAST_DATA_DIR || undefined,
     tokens: tokensOf(environment),
-    origins: environment.HOLDFAST_ORIGINS
-      ? environment.HOLDFAST_ORIGINS.split(',').map((each) => each.trim())
-      : undefined,
+    origins: environment.HOLDFAST_ORIGINS ? listOf(environment.HOLDFAST_ORIGINS) : undefined,
     guests: choice(environment, 'HOLDFAST_GUESTS', ['on', 'off', 'loopback']),
     migrate: choice(environment, 'HOLDFAST_MIGRATE', ['auto', 'check']),
     onBudget: choice(environment, 'HOLDFAST_ON_BUDGET', ['ask', 'fail']),
@@ -45,6 +43,7 @@ export function readSettings(environment: Environment): Settings {
     limits: limitsOf(environment),
     serverKey: environment.HOLDFAST_SERVER_KEY || undefined,
     push: pushOf(environment),
+    webhooks: webhooksOf(environment),
     roles: environment.HOLDFAST_ROLES ? rolesOf(environment.HOLDFAST_ROLES) : undefined,
   }
   for (const [variable, option] of Object.entries(numbers)) {
@@ -114,6 +113,31 @@ function pushOf(environment: Environment): HoldfastOptions['push'] {
       : undefined
   const web = webOf({ subject, publicKey, privateKey })
   return expo || web ? { expo, web } : undefined
+}
+
+/** One: whoever has several gives them in code. */
+function webhooksOf(environment: Environment): HoldfastOptions['webhooks'] {
+  const { HOLDFAST_WEBHOOK_URL: url, HOLDFAST_WEBHOOK_SECRETS: secrets = '' } = environment
+  if (!url) return undefined
+  const events = listOf(environment.HOLDFAST_WEBHOOK_EVENTS ?? '*')
+  const isOn = (variable: string) => choice(environment, variable, ['on', 'off']) === 'on'
+  return [
+    {
+      url,
+      secrets: listOf(secrets),
+      events: events.includes('*') ? '*' : events,
+      content: isOn('HOLDFAST_WEBHOOK_CONTENT'),
+      privateAddresses: isOn('HOLDFAST_WEBHOOK_PRIVATE'),
+    },
+  ]
+}
+
+/** With commas between. */
+function listOf(text: string): string[] {
+  return text
+    .split(',')
+    .map((each) => each.trim())
+    .filter(Boolean)
 }
 
 function webOf({ subject, publicKey, privateKey }: Record<string, string | undefined>) {

@@ -39,6 +39,13 @@ export type SchemaIssue = {
   readonly message: string
   readonly path?: readonly (PropertyKey | { readonly key: PropertyKey })[] | undefined
 }
+
+/** What is wrong, as a sentence that names the place below `root` and does not repeat the value. */
+export function schemaSentence(root: string, issue: SchemaIssue | undefined): string {
+  const keys = (issue?.path ?? []).map((step) => String(typeof step === 'object' ? step.key : step))
+  const why = issue?.message ?? 'its schema refuses it'
+  return `"${[root, ...keys].join('.').slice(0, 200)}": ${why.slice(0, 300)}.`
+}
 /** By the events' names. */
 export type EventSchemas = { readonly [name: string]: EventSchema }
 

@@ -64,6 +64,11 @@ export const limits = {
   /** After this whoever was told that somebody types takes it for ended. */
   typingLastsMs: 6_000,
   replyBytesMax: 1024 * 1024,
+  /** Of a job's payload; the table holds it to that, too. */
+  outboxPayloadBytesMax: 256 * 1024,
+  outboxDelayMsMax: 365 * 86_400_000,
+  outboxPageMax: 200,
+  outboxPageDefault: 50,
   /** An attempt whose provider failed waits so long for the results of tools that run still. */
   callsEndWithinMs: 5_000,
   askedIdLengthMax,

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { v7 as uuidv7 } from 'uuid'
 import * as z from 'zod'
-import { type SchemaIssue, wrongAppEvent } from '../core/app-event.ts'
+import { schemaSentence, wrongAppEvent } from '../core/app-event.ts'
 import { canonicalJson } from '../core/canonical.ts'
 import type { Event } from '../core/event.ts'
 import type { Json } from '../core/json.ts'
@@ -66,18 +66,12 @@ export async function dataText(schemas: ReturnType<HttpParts['events']>, type: s
       throw new Problem('invalid_request', `"event": the option events declares no "${type}".`)
     }
     const result = await schemas[type]!['~standard'].validate(data)
-    if (result.issues !== undefined) throw new Problem('invalid_request', sentenceOf(result.issues[0]))
+    if (result.issues !== undefined) throw new Problem('invalid_request', schemaSentence('data', result.issues[0]))
     text = JSON.stringify(result.value) ?? 'null'
     checkValue(parseJson(text))
   }
   if (Buffer.byteLength(text) <= limits.eventBytesMax) return text
   throw new Problem('too_large', `The data of an event may have at most ${limits.eventBytesMax} bytes.`)
-}
-
-function sentenceOf(issue: SchemaIssue | undefined): string {
-  const keys = (issue?.path ?? []).map((step) => String(typeof step === 'object' ? step.key : step))
-  const why = issue?.message ?? 'its schema refuses it'
-  return `"${['data', ...keys].join('.').slice(0, 200)}": ${why.slice(0, 300)}.`
 }
 
 const publishBody = publishSchema.safeExtend({ tenantId: nameSchema.default(defaultTenant) })

@@ -19,6 +19,7 @@ import { meRoutes } from './me.ts'
 import { memberRoutes } from './members.ts'
 import { mergeRoutes } from './merge.ts'
 import { messageRoutes } from './messages.ts'
+import { outboxRoutes } from './outbox.ts'
 import { peopleRoutes } from './people.ts'
 import { type Authenticate, isName } from './principal.ts'
 import { inWords, Problem, problemOf, problemResponse } from './problem.ts'
@@ -51,7 +52,12 @@ export const routes: readonly Route[] = [
   ...eraseRoutes,
 ]
 /** For the app's own servers. */
-export const serverRoutes: readonly ServerRoute[] = [...appEventRoutes, ...usageServerRoutes, ...eraseServerRoutes]
+export const serverRoutes: readonly ServerRoute[] = [
+  ...appEventRoutes,
+  ...usageServerRoutes,
+  ...eraseServerRoutes,
+  ...outboxRoutes,
+]
 
 export type HttpEnv = { Bindings: { outgoing?: ServerResponse } }
 

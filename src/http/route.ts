@@ -5,6 +5,7 @@ import type { PushKind, PushSender } from '../core/pushing.ts'
 import type { Hub } from '../log/hub.ts'
 import type { Lists } from '../log/lists.ts'
 import type { Wakeups } from '../log/wakeups.ts'
+import type { AnyJobs } from '../outbox/jobs.ts'
 import type { Presence } from '../people/presence.ts'
 import type { Typing } from '../people/typing.ts'
 import type { Acceptor } from '../store/accept.ts'
@@ -41,6 +42,8 @@ export type HttpParts = {
   lane: LaneOf
   /** The app's own events that may be published. Undefined: any. */
   events(): EventSchemas | undefined
+  /** By topic, those that this process does: what is added for one is held to its schema. */
+  jobs(): AnyJobs
   /** A turn has at most so many rounds: its first run, retries, regenerations. */
   roundsMax: number
   isDraining(): boolean

@@ -50,6 +50,8 @@ export type Wakeups = {
   tell(note: Note): void
   /** `null`: anything may have happened (the connection was away), look at everything. */
   onNote(hear: (note: Note | null) => void): void
+  /** Something was added to the outbox, by whomever. */
+  onOutbox(hear: () => void): void
   /** Told when it becomes clear that nothing is heard, and when something is again. */
   onDeaf(hear: (deaf: boolean) => void): void
   /** Resolves when this process has heard itself, or it is clear that it does not. */
@@ -58,6 +60,8 @@ export type Wakeups = {
 }
 
 const channel = 'holdfast'
+/** As `holdfast.outbox_add` tells it, in the transaction of an app that has no seal: whoever else says so makes us look. */
+const outboxWord = 'outbox'
 /** PostgreSQL allows less than 8,000 bytes; a sealed body is a third larger, and has a head of some 50. */
 const bodyBytesMax = 5_800
 /** Of the users that one note names, where it goes without what rides along. */
@@ -89,6 +93,7 @@ export function createWakeups(options: {
   const { database, seal, enabled } = options
   const hearers: ((note: Note | null) => void)[] = []
   const deafHearers: ((deaf: boolean) => void)[] = []
+  const outboxHearers: (() => void)[] = []
   const peers = new Map<string, number>()
   /** By nonce. */
   const proofs = new Map<number, () => void>()
@@ -110,6 +115,10 @@ export function createWakeups(options: {
   }
 
   function payloadHeard(text: string): void {
+    if (text === outboxWord) {
+      for (const each of outboxHearers) each()
+      return
+    }
     const opened = seal.open(text)
     if (!opened) {
       strangeHeard()
@@ -214,6 +223,7 @@ export function createWakeups(options: {
       sending ??= new Promise(setImmediate).then(flush)
     },
     onNote: (each) => void hearers.push(each),
+    onOutbox: (each) => void outboxHearers.push(each),
     onDeaf: (each) => void deafHearers.push(each),
     async start() {
       if (!enabled) return

@@ -1,7 +1,7 @@
 /**
  * What nobody else did, every few seconds on every runner: stops that could not be completed, turns that were never
  * begun in time, questions that nobody has answered in time, budgets that have room again, heads of lanes that were not made due, chunks that are no
- * longer needed, tickets that nobody used, costs of steps that were estimated, notices that are over, and the planner's picture of tables that grew. A job that fails keeps no other
+ * longer needed, tickets that nobody used, costs of steps that were estimated, notices and jobs that are over, and the planner's picture of tables that grew. A job that fails keeps no other
  * from running.
  */
 import { expiredAnswers } from '../core/asks.ts'
@@ -11,6 +11,7 @@ import type { Wakeups } from '../log/wakeups.ts'
 import { expireAsks } from '../store/asks.ts'
 import { renewBudgets } from '../store/budgets.ts'
 import type { Database } from '../store/database.ts'
+import { sweepOutbox } from '../store/outbox.ts'
 import { sweepPushes } from '../store/pushes.ts'
 import { refreshStatistics } from '../store/statistics.ts'
 import { sweepTickets } from '../store/tickets.ts'
@@ -77,6 +78,9 @@ export function createSweeper(options: {
     },
     async prices(limit) {
       while ((await priceEstimated(database, options.priceOf, limit)) === limit);
+    },
+    async outbox(limit) {
+      while ((await sweepOutbox(database, limit)) === limit);
     },
     // Waits where somebody vacuums or builds an index, and gives up: last, because it holds the others up as long.
     statistics: () => refreshStatistics(database),

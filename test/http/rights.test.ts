@@ -152,6 +152,12 @@ const forServers: Record<string, { body?(): object; ok: number; ofUser?: number;
   'usage.readAll': { ok: 200, ofUser: 200, ofMissing: 200 },
   // Whoever was never there is gone as well.
   'users.erase': { ok: 204, ofMissing: 204 },
+  // What there is: test/outbox.
+  'outbox.list': { ok: 200, ofMissing: 200 },
+  'outbox.entry': { ok: 404, ofMissing: 404 },
+  'outbox.retry': { ok: 404, ofMissing: 404 },
+  'webhooks.list': { ok: 200, ofMissing: 200 },
+  'webhooks.enable': { ok: 404, ofMissing: 404 },
 }
 const serverKey = 'k'.repeat(32)
 

@@ -1,16 +1,25 @@
-/** Which addresses of browsers' services are asked: public hosts, by name and where the name leads. */
+/** Which addresses this server sends requests to that others have chosen: public hosts, by name and where the name leads. */
 import { lookup } from 'node:dns'
 import { BlockList, isIP, type LookupFunction } from 'node:net'
 
 /** Whoever registers an endpoint chooses where this server sends requests to: nothing that only it may reach. */
 export function isAllowed(endpoint: string, privateEndpoints: boolean): boolean {
-  if (endpoint.length > 2_048 || !URL.canParse(endpoint)) return false
-  const { protocol, username, password, hostname, port } = new URL(endpoint)
-  if (protocol !== 'https:' || username !== '' || password !== '') return false
+  if (!isPlainUrl(endpoint, ['https:'])) return false
+  const { hostname, port } = new URL(endpoint)
+  return privateEndpoints || (port === '' && isPublicHost(hostname))
+}
+
+/** Without a user in it, and with a host that is read alike everywhere. */
+export function isPlainUrl(url: string, protocols: readonly string[]): boolean {
+  if (url.length > 2_048 || !URL.canParse(url)) return false
+  const { protocol, username, password, hostname } = new URL(url)
+  if (!protocols.includes(protocol) || username !== '' || password !== '') return false
   // Others are valid in a URL, and read as the end of the name elsewhere.
-  if (!/^[a-z0-9.-]+$|^\[[0-9a-f:.]+\]$/.test(hostname)) return false
-  if (privateEndpoints) return true
-  if (port !== '') return false
+  return /^[a-z0-9.-]+$|^\[[0-9a-f:.]+\]$/.test(hostname)
+}
+
+/** By its name, or as an address. Where a name leads is judged by `publicLookup`. `hostname`: as a URL has it. */
+export function isPublicHost(hostname: string): boolean {
   const host = hostname.replace(/^\[|\]$/g, '')
   if (isIP(host) !== 0) return !isPrivate(host)
   return host.includes('.') && !/\.(localhost|local|internal|lan|home|arpa)\.?$/i.test(`.${host}`)
