@@ -117,7 +117,9 @@ begin
     for c in
       select d.* from unnest(p_topics) t(topic) cross join lateral (
           select o.n, o.tenant_id, o.topic, o.key, o.due_at from holdfast.outbox o
-           where o.topic = t.topic and o.due_at <= clock_timestamp() order by o.due_at limit p_limit) d
+           where o.topic = t.topic and o.due_at <= clock_timestamp() order by o.due_at limit p_limit
+           -- Those that another process is taking at this moment are passed over, and it has what comes behind them.
+             for no key update skip locked) d
        order by d.due_at
     loop
       exit when v_left = 0;

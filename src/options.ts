@@ -35,8 +35,8 @@ export type HoldfastOptions<
    */
   events?: Schemas
   /**
-   * What the app's own servers bring to `POST /v1/sessions/:id/events`: at least 32 characters that nobody guesses. Defaults to
-   * none: there is no such route.
+   * What the app's own servers bring to `POST /v1/sessions/:id/events`, `GET /v1/outbox` and `GET /v1/webhooks`: at least 32
+   * characters that nobody guesses. Defaults to none: there are no such routes.
    */
   serverKey?: string
   /** Gives a session its title after its first complete reply. See `Title`. Defaults to none: titles are given by people. */

@@ -8,6 +8,7 @@ import { exportCommand } from './export.ts'
 import { importCommand } from './import.ts'
 import { initCommand } from './init.ts'
 import { migrateCommand } from './migrate.ts'
+import { outboxCommand } from './outbox.ts'
 import { serveCommand } from './serve.ts'
 import { usageCommand } from './usage.ts'
 
@@ -32,6 +33,7 @@ await runMain(
       usage: usageCommand,
       import: importCommand,
       export: exportCommand,
+      outbox: outboxCommand,
     },
   }),
 )

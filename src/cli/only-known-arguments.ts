@@ -7,10 +7,15 @@ export const onlyKnownArguments: CittyPlugin = {
   name: 'only-known-arguments',
   setup({ rawArgs, cmd }) {
     const args = Object.entries((cmd.args ?? {}) as ArgsDef)
-    const known = new Set(args.map(([name]) => `--${name}`))
+    const named = args.filter(([, { type }]) => type !== 'positional')
+    const known = new Set(named.map(([name]) => `--${name}`))
     const takeValue = new Set(args.filter(([, { type }]) => type === 'string').map(([name]) => `--${name}`))
+    const takesPlain = args.some(([, { type }]) => type === 'positional')
     const isKnown = (each: string, at: number) =>
-      known.has(each) || takeValue.has(each.split('=')[0]!) || takeValue.has(rawArgs[at - 1] ?? '')
+      (takesPlain && !each.startsWith('-')) ||
+      known.has(each) ||
+      takeValue.has(each.split('=')[0]!) ||
+      takeValue.has(rawArgs[at - 1] ?? '')
     const unknown = rawArgs.find((each, at) => !isKnown(each, at))
     if (unknown === undefined) return
     const all = [...known].join(', ')
