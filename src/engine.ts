@@ -219,6 +219,19 @@ function wire(
       ...{ database, wakeups, everyMs: sweepEveryMs },
       ...{ roundsMax: options.roundsMax, priceOf, log },
     })
+    const outbox = createOutbox({
+      ...{ database, webhooks: options.webhooks, leaseMs, pollMs, log },
+      jobs: () => app().jobs,
+      random: Math.random,
+    })
+    wakeups.onOutbox(outbox.look)
+    wakeups.onNote((note) => {
+      // Of those that were too large to ride along nobody knows the types.
+      outbox.hear(note === null || note.audiences ? null : note.events.map(({ type }) => type))
+    })
+    outbox.start()
+    // After the runner: no reply waits for a slow receiver when this process ends.
+    stops.push(() => outbox.stop(abandoned ? 0 : undefined))
     stops.push(() => appender.stop())
     stops.push(() => sweeper.stop())
     stops.push(() => runner.stop(drainMs))
@@ -230,15 +243,6 @@ function wire(
     const keeper = createKeeper({ database, wakeups, everyMs: keepEveryMs, retention: options.retention, log })
     stops.push(() => keeper.stop())
     keeper.start()
-    const outbox = createOutbox({
-      ...{ database, webhooks: options.webhooks, leaseMs, pollMs, log },
-      jobs: () => app().jobs,
-      random: Math.random,
-    })
-    wakeups.onOutbox(outbox.look)
-    wakeups.onNote((note) => outbox.hear(note?.events.map(({ type }) => type) ?? null))
-    outbox.start()
-    stops.push(() => outbox.stop(abandoned ? 0 : undefined))
     if (options.push) startPusher(options, app, database, stops)
     const { waitUntil } = options
     if (waitUntil) keepAlive = () => waitUntil(runner.whenIdle())

@@ -174,8 +174,8 @@ export type HoldfastOptions<
   concurrency?: number
   /**
    * Database connections of this process for its statements. Beside them there are one that listens (with `wakeups`),
-   * one for rare transactions, up to two while files are stored or read, and one that holds the lock of an embedded
-   * database. 6–100. Defaults to 9.
+   * one for rare transactions, up to two while files are stored or read, up to two with `jobs` or `webhooks`, and one that
+   * holds the lock of an embedded database. 6–100. Defaults to 9.
    */
   poolMax?: number
   /** `off`: nothing wakes anybody and everything happens by polling. For tests, and where NOTIFY is not allowed; receipts and typing are not told live then. Defaults to `on`. */

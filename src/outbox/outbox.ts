@@ -151,7 +151,9 @@ export function createOutbox(options: {
       }, timeoutMs)
     })
     const cut = new Promise<Outcome>((resolve) => {
-      lost.signal.addEventListener('abort', () => resolve({ outcome: 'again', why: 'Its process was ended.' }))
+      const end = () => resolve({ outcome: 'again', why: 'Its process was ended, or had lost it.' })
+      if (lost.signal.aborted) end()
+      lost.signal.addEventListener('abort', end)
     })
     try {
       return await Promise.race([run(taken, signal), late, cut])

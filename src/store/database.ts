@@ -6,6 +6,7 @@
  *   accept 2  what clients ask for: messages coming in, and commands on them. They wait for a session's lock, up to 2 s
  *   read   4  followers, snapshots, history (what is left of `poolMax`)
  *   files  2  contents of files, a few MB at a time; closed when they have had nothing to do for a while
+ *   outbox 2  what can wait: it may wait for an app's own transaction, and nothing of a conversation for it; closed likewise
  *   listen 1  notifications, held by `listen`
  *   (one)     transactions: migrations at the start, a new epoch, a runner's look at statistics; closed when it has had
  *             nothing to do for a while
@@ -16,7 +17,7 @@
 import { Socket } from 'node:net'
 import pg from 'pg'
 
-export type Purpose = 'flush' | 'turns' | 'accept' | 'read' | 'files'
+export type Purpose = 'flush' | 'turns' | 'accept' | 'read' | 'files' | 'outbox'
 
 /** A statement is prepared once per connection under its name; values are always parameters. */
 export type Statement = { name: string; text: string }
@@ -106,6 +107,7 @@ export function openDatabase(
     accept: pool(2, hotSettings),
     read: pool(Math.max(1, options.poolMax - 5), hotSettings),
     files: pool(2, hotSettings, coldIdleMs),
+    outbox: pool(2, hotSettings, coldIdleMs),
   }
   const cold = pool(1, common, coldIdleMs)
 

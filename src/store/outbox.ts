@@ -28,7 +28,7 @@ export const addValues = ({ topic, payload, key, id, delayMs, tenantId }: Adding
 
 /** In a transaction of its own. Rejects with `bad_data` and this code where the id was used for something else. */
 export async function addToOutbox(database: Database, adding: Adding): Promise<void> {
-  await database.query('accept', addStatement, addValues(adding))
+  await database.query('outbox', addStatement, addValues(adding))
 }
 export const idUsedCode = '23505'
 
@@ -62,7 +62,7 @@ export async function takeOutbox(
   ask: { topics: readonly string[]; limit: number; leaseMs: number },
 ): Promise<{ taken: Taken[]; dueInMs: number | null }> {
   type Row = { taken: Taken[]; dueInMs: number | null }
-  return (await database.query<Row>('read', takeStatement, [ask.topics, ask.limit, ask.leaseMs]))[0]!
+  return (await database.query<Row>('outbox', takeStatement, [ask.topics, ask.limit, ask.leaseMs]))[0]!
 }
 
 const renewStatement: Statement = {
@@ -83,7 +83,7 @@ export async function renewOutbox(
   leaseMs: number,
 ): Promise<Set<number>> {
   const values = [held.map(({ n }) => n), held.map(({ attempt }) => attempt), leaseMs]
-  return new Set((await database.query<{ n: number }>('read', renewStatement, values)).map(({ n }) => n))
+  return new Set((await database.query<{ n: number }>('outbox', renewStatement, values)).map(({ n }) => n))
 }
 
 const endStatement: Statement = {
@@ -100,7 +100,7 @@ export async function endOutbox(
   const afterMs = ending.state === 'due' ? Math.ceil(ending.afterMs) : 0
   const error = ending.state === 'done' ? null : ending.error
   const untried = ending.state === 'due' && ending.untried === true
-  await database.query('read', endStatement, [n, attempt, ending.state, afterMs, error, untried])
+  await database.query('outbox', endStatement, [n, attempt, ending.state, afterMs, error, untried])
 }
 
 const sweepStatement: Statement = {
@@ -126,7 +126,7 @@ const webhookStatement: Statement = {
 
 /** From now on, and for a day, these events are written for it. Null: all. */
 export async function webhookSeen(database: Database, name: string, events: readonly string[] | null): Promise<void> {
-  await database.query('read', webhookStatement, [name, events])
+  await database.query('outbox', webhookStatement, [name, events])
 }
 
 const disableStatement: Statement = {
@@ -142,7 +142,7 @@ const disableStatement: Statement = {
 
 /** Nothing more is written for it until it is enabled. What waits is looked at now, to end as dead letters. */
 export async function disableWebhook(database: Database, name: string, why: string): Promise<void> {
-  await database.query('read', disableStatement, [name, why])
+  await database.query('outbox', disableStatement, [name, why])
 }
 
 const isDisabledStatement: Statement = {
@@ -152,7 +152,7 @@ const isDisabledStatement: Statement = {
 
 /** Null: it is not. Else why it is. */
 export async function disabledWhy(database: Database, name: string): Promise<string | null> {
-  return (await database.query<{ why: string }>('read', isDisabledStatement, [name]))[0]?.why ?? null
+  return (await database.query<{ why: string }>('outbox', isDisabledStatement, [name]))[0]?.why ?? null
 }
 
 const eventStatement: Statement = {
@@ -168,5 +168,5 @@ export async function eventOfWebhook(
   database: Database,
   ask: { tenantId: string; sessionId: string; seq: number },
 ): Promise<Event | null> {
-  return (await database.query<Event>('read', eventStatement, [ask.tenantId, ask.sessionId, ask.seq]))[0] ?? null
+  return (await database.query<Event>('outbox', eventStatement, [ask.tenantId, ask.sessionId, ask.seq]))[0] ?? null
 }

@@ -233,6 +233,14 @@ test('a job may ask to be tried later, or never; one that takes too long is trie
   expect(await ended('bad')).toMatchObject({ state: 'dead', error: expect.stringContaining('"payload.name"') })
 })
 
+test('a job whose processes die each time it runs is a dead letter in the end (P243)', async () => {
+  await sql.query(`insert into holdfast.outbox (topic, id, payload, state, tries, attempt, due_at)
+    values ('sync', 'deadly', '{"name": "deadly"}', 'running', 3, 3, now())`)
+  await sql.query(`select pg_notify('holdfast', 'outbox')`)
+  expect(await ended('deadly')).toMatchObject({ state: 'dead', error: expect.stringContaining('has died (3 times)') })
+  expect(named('deadly')).toEqual([])
+})
+
 test('a topic that nobody handles waits, is seen, and is done when somebody does (P244)', async () => {
   const ask = (path: string, method = 'GET') =>
     fetch(`${url}${path}`, { method, headers: { authorization: `Bearer ${'k'.repeat(32)}` } })

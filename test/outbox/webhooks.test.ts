@@ -8,6 +8,7 @@ import { Webhook } from 'standardwebhooks'
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import { createHoldfast, type Holdfast, OptionError, type WebhookOptions } from '../../src/index.ts'
 import { publicLookup } from '../../src/net/public-address.ts'
+import { bodyOf } from '../../src/outbox/webhooks.ts'
 import { eventually } from '../support/eventually.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { type Received, type Receiver, secrets, startReceiver } from './receiver.ts'
@@ -18,6 +19,7 @@ let chat: Holdfast
 let url: string
 let main: Receiver
 let whole: Receiver
+let slow: Receiver
 const serverKey = 'k'.repeat(32)
 const said = 'what was said is nobody else’s'
 const lines: string[] = []
@@ -36,6 +38,7 @@ beforeAll(async () => {
   database = await freshDatabase(18)
   main = await startReceiver()
   whole = await startReceiver()
+  slow = await startReceiver()
   const seen: string[] = []
   const server = createServer((_request, response) => void response.end())
   server.on('connection', ({ remoteAddress }) => seen.push(String(remoteAddress)))
@@ -43,8 +46,16 @@ beforeAll(async () => {
   const { port } = server.address() as AddressInfo
   canary = { url: `http://127.0.0.1:${port}/`, port, seen }
   chat = holdfast(database.url, [
-    { ...soon, url: main.url, name: 'main', secrets: [secrets.new, secrets.old], answerWithinMs: 150, attemptsMax: 4 },
+    { ...soon, url: main.url, name: 'main', secrets: [secrets.new, secrets.old], attemptsMax: 4 },
     { ...soon, url: whole.url, secrets: [secrets.new], events: ['message.ai_response', 'app.event'], content: true },
+    {
+      ...soon,
+      url: slow.url,
+      name: 'slow',
+      secrets: [secrets.new],
+      events: ['app.slow', 'app.next'],
+      answerWithinMs: 150,
+    },
     { url: `https://hooks.example.com:${port}/`, name: 'guarded', secrets: [secrets.new], events: ['app.guarded'] },
   ])
   ;({ url } = await chat.listen(0))
@@ -55,7 +66,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await sql.end()
   await chat.close()
-  await Promise.all([main.close(), whole.close()])
+  await Promise.all([main.close(), whole.close(), slow.close()])
   await database.drop()
 })
 
@@ -114,6 +125,22 @@ test('each event of a session is sent once and in its order, signed with both se
   expect((await came(whole, session, 2))[1]!.body.data.content).toEqual(said)
 })
 
+test('content that is too large for a body is left out, and the ids still come (P245)', () => {
+  const event = {
+    seq: 1,
+    type: 'message.ai_response',
+    turnId: null,
+    position: 1,
+    attempt: 1,
+    audience: null,
+    at: 'now',
+  }
+  const json = JSON.stringify({ message: { id: 'r1', repliesTo: 'm1', parts: 'x'.repeat(300_000) } })
+  const body = JSON.parse(bodyOf({ tenantId: 't', sessionId: 's' }, { ...event, json }, true))
+  expect(body.data).toMatchObject({ messageId: 'r1', userMessageId: 'm1', contentTooLarge: true })
+  expect(body.data).not.toHaveProperty('content')
+})
+
 test('a forged or changed event is refused by a receiver’s verifier, and so is one that is replayed later (P246)', async () => {
   const [event] = await came(main, 'first', 1)
   const stranger = `whsec_${Buffer.alloc(32, 3).toString('base64')}`
@@ -126,10 +153,10 @@ test('a forged or changed event is refused by a receiver’s verifier, and so is
   expect(() => signed(event!, secrets.new)).toThrow(/too old/)
 })
 
-test('a receiver that fails, is slow, or sends elsewhere is tried again under the same id, and what comes later waits for it (P247)', async () => {
+test('a receiver that fails or sends elsewhere is tried again under the same id, and what comes later waits for it (P247)', async () => {
   const session = await open('failing')
   const other = await open('beside')
-  main.next({ status: 500 }, null, { status: 302, headers: { location: canary.url } })
+  main.next({ status: 500 }, { status: 302, headers: { location: canary.url } }, { status: 404 })
   await publish(session, 'app.a', 'app.b', 'app.c')
   const all = await came(main, session, 6)
   expect(all.map(({ body }) => body.type)).toEqual(['app.a', 'app.a', 'app.a', 'app.a', 'app.b', 'app.c'])
@@ -137,6 +164,17 @@ test('a receiver that fails, is slow, or sends elsewhere is tried again under th
   expect(canary.seen).toEqual([])
   await publish(other, 'app.a')
   await came(main, other, 1)
+})
+
+test('a receiver that does not answer in time is tried again, and what comes later waits for it (P247)', async () => {
+  const session = await open('slow')
+  slow.next(null, null)
+  await publish(session, 'app.slow', 'app.next')
+  // On a busy machine it may be late once more.
+  const all = await eventually(async () => of(slow, session).at(-1)?.body.type === 'app.next' && of(slow, session))
+  expect(all.slice(0, 3).map(({ body }) => body.type)).toEqual(['app.slow', 'app.slow', 'app.slow'])
+  const [first] = (await rowsOf(session)).filter(({ topic }) => topic === 'webhook:slow')
+  expect(first).toMatchObject({ state: 'done', error: null })
 })
 
 test('one that is tried as often as it may be is a dead letter with a reason, the next goes on, and it can be sent again (P244, P247)', async () => {
