@@ -1,9 +1,10 @@
 /** The outbox under takers, adders, renewals and deaths at once: one of a key at a time, in order, and none forgotten (P242). */
 import { Client } from 'pg'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { openDatabase } from '../../src/store/database.ts'
 import { migrate } from '../../src/store/migrations.ts'
-import { endOutbox, renewOutbox, type Taken, takeOutbox } from '../../src/store/outbox.ts'
+import { endOutbox, renewOutbox, sweepOutbox, type Taken, takeOutbox } from '../../src/store/outbox.ts'
+import { eventually } from '../support/eventually.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { seeded } from '../support/random.ts'
 
@@ -11,14 +12,75 @@ const keys = ['a', 'b', 'c']
 const perAdder = 40
 const leaseMs = 60_000
 
+async function openOutbox(limit = 20) {
+  const fresh = await freshDatabase(18)
+  const database = openDatabase(fresh.url, { poolMax: 12, onError: () => undefined })
+  await migrate(database)
+  const clients: Client[] = []
+  onTestFinished(async () => {
+    for (const each of clients) await each.end()
+    await database.close()
+    await fresh.drop()
+  })
+  return {
+    database,
+    /** On a connection of its own, whose transactions the test ends when it likes. */
+    async connect(): Promise<Client> {
+      const client = new Client(fresh.url)
+      clients.push(client)
+      await client.connect()
+      return client
+    },
+    async take() {
+      return (await takeOutbox(database, { topics: ['t', 'other'], limit, leaseMs })).taken
+    },
+  }
+}
+const add = (client: Client, id: string) => client.query(`select holdfast.outbox_add('t', '1', 'k', $1)`, [id])
+const takeWithin = (client: Client) => client.query(`select holdfast.take_outbox('{t}', 20, 60000) ->> 'id' as id`)
+
+test('one that is committed late is not taken while another of its key is being taken (P242)', async () => {
+  const { database, connect, take } = await openOutbox()
+  const [late, early, taker] = [await connect(), await connect(), await connect()]
+  await late.query('begin')
+  await add(late, 'late')
+  await add(early, 'early')
+  await taker.query('begin')
+  expect((await takeWithin(taker)).rows).toEqual([{ id: 'early' }])
+  await late.query('commit')
+  expect(await take()).toEqual([])
+  await taker.query('commit')
+  expect(await take()).toEqual([])
+  await endOutbox(database, { n: 2, attempt: 1 }, { state: 'done' })
+  expect((await take()).map(({ id }) => id)).toEqual(['late'])
+})
+
+test('one that is parked while the one before it ends is not forgotten (P242)', async () => {
+  const { database, connect, take } = await openOutbox()
+  const [adder, taker] = [await connect(), await connect()]
+  await add(adder, 'first')
+  const [first] = await take()
+  await add(adder, 'second')
+  await taker.query('begin')
+  expect((await takeWithin(taker)).rows).toEqual([])
+  let isEnded = false
+  const ending = endOutbox(database, first!, { state: 'done' }).then(() => {
+    isEnded = true
+  })
+  const waiting = `select from pg_locks where locktype = 'advisory' and not granted
+    and database = (select oid from pg_database where datname = current_database())`
+  await eventually(async () => isEnded || (await adder.query(waiting)).rowCount === 1)
+  await taker.query('commit')
+  await ending
+  expect((await take()).map(({ id }) => id)).toEqual(['second'])
+})
+
 test.each([1, 2])(
   'whatever races, jobs of one key are taken one at a time and in order, and all are done (seed %i, P242)',
   async (seed) => {
     const below = seeded(seed)
     const chance = (percent: number) => below(100) < percent
-    const fresh = await freshDatabase(18)
-    const database = openDatabase(fresh.url, { poolMax: 12, onError: () => undefined })
-    await migrate(database)
+    const { database, connect, take: takeSome } = await openOutbox(2)
     const running = new Map<string, number>()
     const done = new Map<string, string[]>(keys.map((key) => [key, []]))
     let adding = 3
@@ -27,8 +89,7 @@ test.each([1, 2])(
 
     /** Transactions of different length, so that rows are committed in another order than their numbers. */
     async function add(adder: string): Promise<void> {
-      const client = new Client(fresh.url)
-      await client.connect()
+      const client = await connect()
       for (let at = 0; at < perAdder; at += 2) {
         await client.query('begin')
         for (let each = 0; each < 2; each++) {
@@ -38,7 +99,6 @@ test.each([1, 2])(
         }
         await client.query('commit')
       }
-      await client.end()
       adding--
     }
 
@@ -67,35 +127,34 @@ test.each([1, 2])(
 
     async function take(): Promise<void> {
       for (;;) {
-        const { taken } = await takeOutbox(database, { topics: ['t', 'other'], limit: 2, leaseMs })
-        await Promise.all(taken.map(doOne))
+        await Promise.all((await takeSome()).map(doOne))
         const ended = [...done.values()].reduce((sum, each) => sum + each.length, 0)
         if (adding === 0 && ended === 3 * perAdder) return
       }
     }
 
-    try {
-      await Promise.all([add('x'), add('y'), add('z'), take(), take(), take(), take()])
-      expect(died).toBeGreaterThan(3)
-      expect(retried).toBeGreaterThan(3)
-      // Each once; and what one adder added before another of the key was ended before it.
-      const all = [...done.values()].flat()
-      expect(new Set(all).size).toBe(3 * perAdder)
-      for (const [key, ids] of done) {
-        for (const adder of ['x', 'y', 'z']) {
-          const own = ids.filter((id) => id.startsWith(adder)).map((id) => Number(id.slice(2)))
-          expect(own, key).toEqual([...own].sort((a, b) => a - b))
-        }
+    await Promise.all([add('x'), add('y'), add('z'), take(), take(), take(), take()])
+    expect(died).toBeGreaterThan(3)
+    expect(retried).toBeGreaterThan(3)
+    // Each once; and what one adder added before another of the key was ended before it.
+    const all = [...done.values()].flat()
+    expect(new Set(all).size).toBe(3 * perAdder)
+    for (const [key, ids] of done) {
+      for (const adder of ['x', 'y', 'z']) {
+        const own = ids.filter((id) => id.startsWith(adder)).map((id) => Number(id.slice(2)))
+        expect(own, key).toEqual([...own].sort((a, b) => a - b))
       }
-      const left = await database.query(
-        'read',
-        { name: 'left', text: `select from holdfast.outbox where state in ('due', 'running')` },
-        [],
-      )
-      expect(left).toEqual([])
-    } finally {
-      await database.close()
-      await fresh.drop()
     }
+    const left = await database.query(
+      'read',
+      { name: 'left', text: `select from holdfast.outbox where state in ('due', 'running')` },
+      [],
+    )
+    expect(left).toEqual([])
+    // What has ended is kept for some time, and then removed.
+    expect(await sweepOutbox(database, 1_000)).toBe(0)
+    const past = { name: 'past', text: `update holdfast.outbox set gone_at = gone_at - interval '30 days'` }
+    await database.query('read', past, [])
+    expect(await sweepOutbox(database, 1_000)).toBe(3 * perAdder)
   },
 )
