@@ -106,51 +106,52 @@ end $$;
 create function holdfast.outbox_key(p_tenant text, p_topic text, p_key text) returns bigint language sql immutable
   parallel safe as $$ select hashtextextended(p_tenant || chr(10) || p_topic || chr(10) || p_key, 16) $$;
 
--- Takes what is due in these topics, what has waited longest first: `running`, under a lease, for who asks. Waits for nobody.
--- Topics that are not named cost nothing, however much waits in them.
-create function holdfast.take_outbox(p_topics text[], p_limit int, p_lease_ms int) returns setof json language plpgsql as $$
-declare c record; r holdfast.outbox; v_left int := p_limit; v_changed boolean := true;
+-- Takes what is due in these topics, of each as many as it may at most, what has waited longest first: `running`, under a lease,
+-- for who asks. Waits for nobody. Topics that are not named cost nothing, however much waits in them.
+create function holdfast.take_outbox(p_topics text[], p_limits int[], p_lease_ms int) returns setof json language plpgsql as $$
+declare t record; c record; r holdfast.outbox; v_left int; v_changed boolean;
 begin
-  -- Parked ones make room for those behind them.
-  while v_left > 0 and v_changed loop
-    v_changed := false;
-    for c in
-      select d.* from unnest(p_topics) t(topic) cross join lateral (
-          select o.n, o.tenant_id, o.topic, o.key, o.due_at from holdfast.outbox o
-           where o.topic = t.topic and o.due_at <= clock_timestamp() order by o.due_at limit p_limit
-           -- Those that another process is taking at this moment are passed over, and it has what comes behind them.
-             for no key update skip locked) d
-       order by d.due_at
-    loop
-      exit when v_left = 0;
-      if c.key is null then
-        select * into r from holdfast.outbox where n = c.n and due_at <= clock_timestamp() for no key update skip locked;
+  for t in select x.topic, x.most from unnest(p_topics, p_limits) x(topic, most) loop
+    v_left := t.most;
+    v_changed := true;
+    -- Parked ones make room for those behind them.
+    while v_left > 0 and v_changed loop
+      v_changed := false;
+      for c in
+        select o.n, o.tenant_id, o.key from holdfast.outbox o
+         where o.topic = t.topic and o.due_at <= clock_timestamp() order by o.due_at limit t.most
+         -- Those that another process is taking at this moment are passed over, and it has what comes behind them.
+           for no key update skip locked
+      loop
+        exit when v_left = 0;
+        if c.key is null then
+          select * into r from holdfast.outbox where n = c.n;
+        else
+          continue when not pg_try_advisory_xact_lock(holdfast.outbox_key(c.tenant_id, t.topic, c.key));
+          select * into r from holdfast.outbox
+            where tenant_id = c.tenant_id and topic = t.topic and key = c.key and state in ('due', 'running')
+            order by state = 'running' desc, n limit 1;
+          continue when not found;
+          update holdfast.outbox set due_at = null where n in (
+            select n from holdfast.outbox
+             where tenant_id = c.tenant_id and topic = t.topic and key = c.key and state = 'due' and n <> r.n
+               and due_at <= clock_timestamp()
+             order by n limit 1000 for no key update skip locked);
+          v_changed := v_changed or found;
+          continue when r.due_at > clock_timestamp();
+          -- Not with the look above: where somebody renews the head, that would skip it and find the one behind.
+          perform 1 from holdfast.outbox where n = r.n for no key update skip locked;
+          continue when not found;
+        end if;
+        update holdfast.outbox set state = 'running', attempt = attempt + 1, tries = tries + 1,
+            due_at = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0)
+          where n = r.n and state = r.state and (due_at is null or due_at <= clock_timestamp()) returning * into r;
         continue when not found;
-      else
-        continue when not pg_try_advisory_xact_lock(holdfast.outbox_key(c.tenant_id, c.topic, c.key));
-        select * into r from holdfast.outbox
-          where tenant_id = c.tenant_id and topic = c.topic and key = c.key and state in ('due', 'running')
-          order by state = 'running' desc, n limit 1;
-        continue when not found;
-        update holdfast.outbox set due_at = null where n in (
-          select n from holdfast.outbox
-           where tenant_id = c.tenant_id and topic = c.topic and key = c.key and state = 'due' and n <> r.n
-             and due_at <= clock_timestamp()
-           order by n limit 1000 for no key update skip locked);
-        v_changed := v_changed or found;
-        continue when r.due_at > clock_timestamp();
-        -- Not with the look above: where somebody renews the head, that would skip it and find the one behind.
-        perform 1 from holdfast.outbox where n = r.n for no key update skip locked;
-        continue when not found;
-      end if;
-      update holdfast.outbox set state = 'running', attempt = attempt + 1, tries = tries + 1,
-          due_at = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0)
-        where n = r.n and state = r.state and (due_at is null or due_at <= clock_timestamp()) returning * into r;
-      continue when not found;
-      v_left := v_left - 1;
-      v_changed := true;
-      return next json_build_object('n', r.n, 'tenantId', r.tenant_id, 'topic', r.topic, 'id', r.id, 'key', r.key,
-        'payload', r.payload, 'sessionId', r.session_id, 'attempt', r.attempt, 'tries', r.tries);
+        v_left := v_left - 1;
+        v_changed := true;
+        return next json_build_object('n', r.n, 'tenantId', r.tenant_id, 'topic', r.topic, 'id', r.id, 'key', r.key,
+          'payload', r.payload, 'sessionId', r.session_id, 'attempt', r.attempt, 'tries', r.tries);
+      end loop;
     end loop;
   end loop;
 end $$;

@@ -24,8 +24,8 @@ export type Outbox = {
 type Work = TryPolicy & { timeoutMs: number; run(taken: Taken, signal: AbortSignal): Promise<Outcome> }
 type Running = { taken: Taken; lost: AbortController; trustedUntilMs: number }
 
-/** At a time in this process. */
-const runningMax = 20
+/** Of each topic at a time in this process: a receiver that hangs takes no place from the others. */
+const runningMax = 10
 const takeAgainMs = 1_000
 const stopMs = 5_000
 const endTries = 5
@@ -94,12 +94,14 @@ export function createOutbox(options: {
 
   /** Answers when the next one is due. */
   async function take(): Promise<number | null> {
-    const limit = runningMax - running.size
-    const asked = topics()
-    // The end of one of them looks again.
-    if (limit === 0 || asked.length === 0) return null
+    const counts = new Map<string, number>()
+    for (const { taken } of running) counts.set(taken.topic, (counts.get(taken.topic) ?? 0) + 1)
+    const free = (topic: string) => runningMax - (counts.get(topic) ?? 0)
+    // The end of one of the others looks again.
+    const asked = topics().filter((topic) => free(topic) > 0)
+    if (asked.length === 0) return null
     const sentMs = performance.now()
-    const { taken, dueInMs } = await takeOutbox(database, { topics: asked, limit, leaseMs })
+    const { taken, dueInMs } = await takeOutbox(database, { topics: asked, limits: asked.map(free), leaseMs })
     for (const each of taken) {
       const one = { taken: each, lost: new AbortController(), trustedUntilMs: sentMs + leaseMs * trustedShare }
       running.add(one)

@@ -56,13 +56,13 @@ const takeStatement: Statement = {
         as "dueInMs"`,
 }
 
-/** `dueInMs`: when the next one of these topics may be taken. Null: none waits for its time. */
+/** Of each topic as many as its limit says. `dueInMs`: when the next one of these topics may be taken. Null: none waits for its time. */
 export async function takeOutbox(
   database: Database,
-  ask: { topics: readonly string[]; limit: number; leaseMs: number },
+  ask: { topics: readonly string[]; limits: readonly number[]; leaseMs: number },
 ): Promise<{ taken: Taken[]; dueInMs: number | null }> {
   type Row = { taken: Taken[]; dueInMs: number | null }
-  return (await database.query<Row>('outbox', takeStatement, [ask.topics, ask.limit, ask.leaseMs]))[0]!
+  return (await database.query<Row>('outbox', takeStatement, [ask.topics, ask.limits, ask.leaseMs]))[0]!
 }
 
 const renewStatement: Statement = {

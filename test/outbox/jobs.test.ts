@@ -27,7 +27,11 @@ const runs: Run[] = []
 /** What the next runs of a payload do, by its `name`. */
 const scripts = new Map<string, ((about: JobAbout) => unknown)[]>()
 
+/** What jobs of the topic `stuck` wait for. */
+let unstuck: Promise<void> = Promise.resolve()
+
 const jobsOf = (process: string) => ({
+  stuck: { run: () => unstuck },
   sync: {
     schema: z.object({ name: z.string(), n: z.coerce.number().optional() }),
     run: async (payload: { name: string }, about: JobAbout) => {
@@ -193,6 +197,20 @@ test('a thousand jobs behind one that waits keep nobody else waiting (P242)', as
   // They are set aside, and not looked at again.
   await eventually(async () => (await rows(`key = 'long' and due_at is not null`)).length === 1)
   await sql.query(`delete from holdfast.outbox where key = 'long'`)
+})
+
+test('a topic whose jobs all hang takes no place from the others (P242)', async () => {
+  let end: () => void = () => undefined
+  unstuck = new Promise((resolve) => {
+    end = resolve
+  })
+  await sql.query(`select holdfast.outbox_add('stuck', '1') from generate_series(1, 60)`)
+  await eventually(async () => (await rows(`topic = 'stuck' and state = 'running'`)).length === 20)
+  const { id } = await chat.outbox.add('sync', { name: 'free' })
+  await ended(id)
+  expect(await rows(`topic = 'stuck' and state = 'running'`)).toHaveLength(20)
+  end()
+  await eventually(async () => (await rows(`topic = 'stuck' and state = 'done'`)).length === 60)
 })
 
 test('a job may ask to be tried later, or never; one that takes too long is tried again and told so (P243)', async () => {

@@ -32,12 +32,12 @@ async function openOutbox(limit = 20) {
       return client
     },
     async take() {
-      return (await takeOutbox(database, { topics: ['t', 'other'], limit, leaseMs })).taken
+      return (await takeOutbox(database, { topics: ['t', 'other'], limits: [limit, limit], leaseMs })).taken
     },
   }
 }
 const add = (client: Client, id: string) => client.query(`select holdfast.outbox_add('t', '1', 'k', $1)`, [id])
-const takeWithin = (client: Client) => client.query(`select holdfast.take_outbox('{t}', 20, 60000) ->> 'id' as id`)
+const takeWithin = (client: Client) => client.query(`select holdfast.take_outbox('{t}', '{20}', 60000) ->> 'id' as id`)
 
 test('one that is committed late is not taken while another of its key is being taken (P242)', async () => {
   const { database, connect, take } = await openOutbox()
