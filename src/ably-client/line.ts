@@ -210,10 +210,12 @@ export function openAblyLine(parts: LineParts): Line {
   }
   const refused = (sessionId: string, one: Followed, error: Partial<HoldfastError>) => {
     if (isOver || followed.get(sessionId) !== one) return
-    const { code, status, message, retryable } = error
-    if (code === undefined || status === undefined || status === 401 || retryable) return end(endBy(error))
+    const { code, status, message, retryable = false, retryAfterMs } = error
+    // Something between that answers in the server's place does so for all of them.
+    if (code === undefined || code === 'unreachable' || status === undefined || status === 401) return end(endBy(error))
     leave(sessionId)
-    take({ type: 'problem', sessionId, problem: { code, status, detail: message ?? '' } })
+    const when = retryAfterMs === undefined ? {} : { retryAfterMs }
+    take({ type: 'problem', sessionId, problem: { code, status, detail: message ?? '', retryable, ...when } })
   }
 
   const looking = setInterval(() => {

@@ -8,13 +8,17 @@ import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, inject, onTestFinished, test } from 'vitest'
 import { type AblyOptions, ably } from '../../src/ably/ably.ts'
+import type { AblyRealtime } from '../../src/ably-client/line.ts'
 import { ablyTransport } from '../../src/ably-client/transport.ts'
 import { createClient } from '../../src/client/client.ts'
+import type { LineFrame, LineStart } from '../../src/client/line.ts'
+import { createWire } from '../../src/client/wire.ts'
 import { textOf } from '../../src/core/parts.ts'
 import { createHoldfast, type LaneOf } from '../../src/index.ts'
 import { type Script, scriptedReply, type TestServer, testServer } from '../../src/testing/index.ts'
 import { run } from '../examples/example.ts'
 import { eventually } from '../support/eventually.ts'
+import { queryOnce } from '../support/postgres.ts'
 import { type AblyMessage, installAbly, type Ably as RealAbly, type Realtime } from './package-of-ably.ts'
 import { key, type Published, type Stub, startStub } from './stub.ts'
 
@@ -504,12 +508,106 @@ test('over an `Ably.Realtime` of the app’s own, channels that are attached alr
   again.client.close()
 })
 
+test('what one session’s read is refused with (500) ends nothing else: the line stands, the other is heard, and this one is read again', async () => {
+  const { stub, server, send } = await open()
+  await server.chat.sessions.create({ id: 'walk', userId: 'ann' })
+  let [refusals, made] = [0, 0]
+  let isBroken = false
+  const client = createClient({
+    url: server.url,
+    token: await server.token('ann'),
+    transport: ablyTransport(
+      (authCallback) => {
+        made++
+        return new Ably.Realtime({ ...optionsOf(stub), authCallback })
+      },
+      { lookEveryMs: 100, lookUnheardEveryMs: 100 },
+    ),
+    async fetch(input, init) {
+      if (!isBroken || !String(input).includes('/walk/events')) return await fetch(input, init)
+      refusals++
+      const problem = { code: 'internal', detail: 'Something went wrong.', retryable: true, retryAfterMs: 50 }
+      return Response.json({ ...problem, status: 500 }, { status: 500 })
+    },
+  })
+  onTestFinished(() => client.close())
+  const [trip, walk] = [client.session('trip'), client.session('walk')]
+  const phases = new Set<string>()
+  for (const session of [trip, walk]) onTestFinished(session.subscribe(() => undefined))
+  await eventually(async () => trip.getSnapshot().isLive && walk.getSnapshot().isLive)
+  const isTripLive = new Set<boolean>()
+  onTestFinished(client.connection.subscribe(() => phases.add(client.connection.getSnapshot().phase)))
+  onTestFinished(trip.subscribe(() => isTripLive.add(trip.getSnapshot().isLive)))
+  isBroken = true
+  await eventually(async () => refusals > 2 && !walk.getSnapshot().isLive)
+  await send('one')
+  await eventually(async () => trip.getSnapshot().messages[1]?.status === 'complete')
+  await server.chat.send('walk', { userId: 'ann', id: 'two', text: 'And?' })
+  isBroken = false
+  await eventually(async () => walk.getSnapshot().isLive && walk.getSnapshot().messages[1]?.status === 'complete')
+  expect([...phases]).not.toContain('waiting')
+  expect([...isTripLive]).toEqual([true])
+  expect(made).toBe(1)
+})
+
+test('a session that is far behind is read to its end while it is heard, and one that is near is read once (I5)', async () => {
+  const { stub, server } = await open()
+  const written = 300
+  const data = 'x'.repeat(2_000)
+  for (let at = 0; at < written; at++) await server.chat.publish('trip', 'app.said', data)
+  const token = await server.token('ann')
+  let reads = 0
+  const wire = createWire({
+    api: server.url,
+    headers: async () => new Headers({ authorization: `Bearer ${token}` }),
+    headersMayChange: false,
+    credentials: undefined,
+    silentMs: 10_000,
+    fetch(input, init) {
+      if (String(input).includes('/events')) reads++
+      return fetch(input, init)
+    },
+  })
+  const realtime = (await plain(stub, server, 'ann')) as Realtime & AblyRealtime
+  for (const name of ['trip', 'trip:user:ann']) await realtime.channels.get(`beheard:session:${name}`).attach()
+  const seqs: number[] = []
+  let isCaughtUp = false
+  const start: LineStart = {
+    follows: () => [{ sessionId: 'trip', cursor: `${epoch}.0`, ref: '1' }],
+    list: () => false,
+    isAway: () => false,
+    take(frame: LineFrame) {
+      if ('seq' in frame) seqs.push(frame.seq as number)
+      if (frame.type === 'caught-up') isCaughtUp = true
+    },
+    opened: () => undefined,
+    ended: () => undefined,
+  }
+  const [{ epoch } = { epoch: '' }] = await queryOnce<{ epoch: string }>(
+    server.database,
+    'select epoch from holdfast.meta',
+  )
+  const line = ablyTransport(realtime, { lookEveryMs: 60_000 }).open(wire, start)
+  onTestFinished(() => line.close())
+  await eventually(async () => isCaughtUp)
+  expect(seqs).toEqual(Array.from({ length: written }, (_, at) => at + 1))
+  stub.lose(() => true)
+  const before = reads
+  for (const more of [1, 2]) {
+    await server.chat.publish('trip', 'app.said', 'small')
+    line.check()
+    await eventually(async () => seqs.length === written + more)
+  }
+  expect(reads).toBe(before + 2)
+})
+
 test('an `Ably.Realtime` fits the transport as the package declares it, and the authCallback fits the package', async () => {
   const transport = fileURLToPath(new URL('../../src/ably-client/transport.ts', import.meta.url))
   await writeFile(
     join(folder, 'app.ts'),
     `import * as Ably from 'ably'
-    import { ablyTransport } from ${JSON.stringify(transport)}
+    import type { AblyRealtime } from '../../src/ably-client/line.ts'
+import { ablyTransport } from ${JSON.stringify(transport)}
     export const made = ablyTransport((authCallback) => new Ably.Realtime({ authCallback }))
     export const own = ablyTransport(new Ably.Realtime({ key: 'app.id:secret' }))`,
   )

@@ -65,6 +65,41 @@ test('chunks whose answer was lost are sent again with what came meanwhile: none
   ])
 })
 
+test('what is sent again within two minutes is taken once, later twice, alike and with its seq (P182)', async () => {
+  const { stub, publish } = await open()
+  const event: Item = {
+    cursor: '',
+    event: { seq: 1, type: 'app.said', turnId: null, position: null, attempt: null, audience: null, at: '', json: '1' },
+  }
+  await publish([event])
+  stub.later(119_000)
+  await publish([event])
+  expect(stub.published).toHaveLength(1)
+  stub.later(2_000)
+  await publish([event])
+  const [first, again, ...others] = stub.published.map(({ serial: _, ...rest }) => rest)
+  expect(others).toEqual([])
+  expect(again).toEqual(first)
+  expect(again).toMatchObject({ extras: { headers: { seq: '1' } } })
+})
+
+test.each([
+  ['each another id', ['a', 'b'], 400],
+  ['one without an id', ['a:0', undefined], 400],
+  ['places that are not theirs', ['a:1', 'a:0'], 400],
+  ['an empty id', [''], 400],
+  ['one base and their places', ['a:0', 'a:1'], 201],
+])('the stub refuses as Ably does: several messages with %s are answered %3$s', async (_what, ids, status) => {
+  const { stub } = await open()
+  const { status: answered } = await fetch(`${stub.endpoint}/channels/trip/messages`, {
+    method: 'POST',
+    headers: { authorization: `Basic ${Buffer.from(key).toString('base64')}` },
+    body: JSON.stringify(ids.map((id) => ({ name: 'x', data: 'y', ...(id === undefined ? {} : { id }) }))),
+  })
+  expect(answered).toBe(status)
+  expect(stub.published).toHaveLength(status === 201 ? ids.length : 0)
+})
+
 test('an event that Ably refuses, and word of which it refuses, holds nothing up, and the log names it', async () => {
   const { stub, publish, lines } = await open()
   const event = (seq: number): Item => ({

@@ -29,6 +29,7 @@ const action = {
   auth: 17,
 }
 const hasPresence = 1
+const idsKeptMs = 120_000
 const modes = { presence: 1 << 16, publish: 1 << 17, subscribe: 1 << 18, presenceSubscribe: 1 << 19 }
 /** `action` of a message: create, update, …, append. */
 const [create, append] = [0, 5]
@@ -55,7 +56,9 @@ export type Stub = Awaited<ReturnType<typeof startStub>>
 
 export async function startStub({ mutableMessages = true } = {}) {
   const published: Published[] = []
-  const taken = new Set<string>()
+  /** When each id was taken, by channel and id. */
+  const taken = new Map<string, number>()
+  let aheadMs = 0
   const tokens = new Map<string, Token>()
   const nonces = new Set<string>()
   const members = new Map<string, Member[]>()
@@ -67,6 +70,8 @@ export async function startStub({ mutableMessages = true } = {}) {
   /** By message, what was appended and is not told yet. Null: each is told at once. */
   let conflated: Map<string, { channel: string; told: Wire }> | null = null
   let answering: () => Promise<void> = () => Promise.resolve()
+  let holding = 0
+  let released: Promise<void> = Promise.resolve()
 
   class Refused extends Error {
     readonly refusal: Refusal
@@ -153,12 +158,20 @@ export async function startStub({ mutableMessages = true } = {}) {
       )
     }, 0)
     if (size > 65_536) throw new Refused(40_009, 413)
-    // https://ably.com/docs/platform/errors/codes/40031-invalid-client-specified-message-id
-    const [base] = String(messages[0]?.id ?? '').split(':')
-    const isOff = messages.length > 1 && messages.some(({ id }, at) => id !== undefined && id !== `${base}:${at}`)
-    if (isOff) throw new Refused(40_031, 400)
-    if (base && taken.has(`${channel} ${base}`)) return messages.map(() => null)
-    if (base) taken.add(`${channel} ${base}`)
+    // https://ably.com/docs/platform/errors/codes/40031-invalid-client-specified-message-id: of several, all or none have one,
+    // and theirs are one base with their places, which is what is known again.
+    const ids = messages.map(({ id }) => id)
+    const [base] = String(ids[0] ?? '').split(':')
+    const isOff = ids.some((id) => id !== undefined && (typeof id !== 'string' || id === ''))
+    const isOne = messages.length === 1 || ids.every((id) => id === undefined)
+    if (isOff || !(isOne || ids.every((id, at) => id === `${base}:${at}`))) throw new Refused(40_031, 400)
+    // Two minutes from when it was published first: https://ably.com/docs/pub-sub/advanced#idempotency.
+    const known = `${channel} ${messages.length === 1 ? String(ids[0] ?? '') : base}`
+    const nowMs = performance.now() + aheadMs
+    if (ids[0] !== undefined) {
+      if (nowMs - (taken.get(known) ?? Number.NEGATIVE_INFINITY) < idsKeptMs) return messages.map(() => null)
+      taken.set(known, nowMs)
+    }
     return messages.map((message) => {
       const serial = `${String(++serials).padStart(10, '0')}-000@stub`
       const { id = null, name, data, encoding, extras } = message
@@ -211,6 +224,10 @@ export async function startStub({ mutableMessages = true } = {}) {
       // https://ably.com/docs/platform/errors/codes/42913-rate-limit-exceeded-per-channel-inbound
       const refusal = refusals.shift()
       if (refusal) throw new Refused(refusal.code, refusal.status, refusal.retryAfterS)
+      if (holding > 0) {
+        holding--
+        await released
+      }
       if (request.method === 'PATCH') {
         const result = change(token, name, serial, body as Wire)
         await answering()
@@ -384,6 +401,21 @@ export async function startStub({ mutableMessages = true } = {}) {
     /** Publications are taken, and answered when this resolves. */
     answerAfter(wait: () => Promise<void>) {
       answering = wait
+    },
+    /** The next publications and appends come only when what this answers is called: as if they had been on their way. */
+    hold(count: number) {
+      holding = count
+      let release: () => void = () => undefined
+      released = new Promise((resolve) => {
+        release = resolve
+      })
+      return release
+    },
+    /** How many of those have not come so far. */
+    toHold: () => holding,
+    /** Its clock goes on by so long. */
+    later(ms: number) {
+      aheadMs += ms
     },
     /** Ends all connections of clients; they come back, and nothing is resumed. */
     cut() {
