@@ -1,7 +1,7 @@
 -- Several people in one session: members, invitations, and the app's own events. The rules of 0001 hold: the session's lock first, decided in a later
 -- statement, one call each.
 
--- Ids that events were published with, so that the same one is published once. It lives as long as its session.
+-- Ids that events were published with, so that the same one is published once: for 30 days, then they are taken away.
 create table holdfast.published (
   tenant_id text not null,
   session_id text not null,
@@ -9,9 +9,11 @@ create table holdfast.published (
   -- Of its type, audience and data.
   hash text not null,
   seq int not null,
+  at timestamptz not null default clock_timestamp(),
   primary key (tenant_id, session_id, id),
   foreign key (tenant_id, session_id) references holdfast.sessions (tenant_id, id) on delete cascade
 );
+create index published_at on holdfast.published (at);
 
 -- An event of the app's, for all or an audience as in `events`. Outcomes: published,
 -- same (this id with the same event: what is stored), conflict (with another), not_found.

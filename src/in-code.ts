@@ -306,7 +306,7 @@ export type PublishAsk = InTenant & {
   audience?: `user:${string}` | `not:${string}`
   /** As the audience `not:ID`. */
   excludeUserId?: string
-  /** Makes a second try safe: the same id with the same event is one event. Defaults to a new one. */
+  /** Makes a second try safe: within 30 days the same id with the same event is one event. Defaults to a new one. */
   id?: string
 }
 

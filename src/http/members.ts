@@ -13,6 +13,7 @@ import {
   listInvites,
   listMembers,
   type MemberAnswer,
+  muteSession,
   removeMember,
   revokeInvite,
   storeInvite,
@@ -114,6 +115,16 @@ async function changeRoute(call: Call): Promise<Response> {
   return json(200, await change(call, { userId: call.params.userId!, role }))
 }
 
+const membershipSchema = z.strictObject({ muted: z.boolean() })
+
+/** One's own, which is nobody else's business. */
+async function membershipRoute(call: Call): Promise<Response> {
+  const { muted } = await readBody(call.request, membershipSchema)
+  const own = await surely(() => muteSession(call.parts.database, { ...sessionOf(call), muted }))
+  if (own === null) throw new Problem('not_found')
+  return json(200, own)
+}
+
 async function removeRoute(call: Call): Promise<Response> {
   if ((await remove(call, call.params.userId!)) === 'no_member') throw noMember()
   return new Response(null, { status: 204 })
@@ -205,6 +216,14 @@ export const memberRoutes: Route[] = [
     right: 'own',
     judgedBy: 'statement',
     handle: changeRoute,
+  },
+  {
+    name: 'members.membership',
+    method: 'PATCH',
+    path: '/v1/sessions/:sessionId/membership',
+    right: 'read',
+    judgedBy: 'statement',
+    handle: membershipRoute,
   },
   // Everybody may leave.
   {

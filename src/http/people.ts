@@ -74,7 +74,7 @@ export async function whoIsThere(
   const among = new Set(entered.map(({ userId }) => userId))
   if (among.size === 0) return here
   // A token outlives a membership.
-  const members = await listMembers(database, session)
+  const members = await listMembers(database, { ...session, userId: null })
   const states = new Map(here.map(({ userId, state }) => [userId, state]))
   for (const { userId } of members) if (among.has(userId)) states.set(userId, 'here')
   return [...states].map(([userId, state]) => ({ userId, state }))

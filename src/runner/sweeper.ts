@@ -1,7 +1,8 @@
 /**
  * What nobody else did, every few seconds on every runner: stops that could not be completed, turns that were never
- * begun in time, questions that nobody has answered in time, budgets that have room again, heads of lanes that were not made due, chunks that are no
- * longer needed, tickets that nobody used, costs of steps that were estimated, notices and jobs that are over, and the planner's picture of tables that grew. A job that fails keeps no other
+ * begun in time, questions that nobody has answered in time, budgets that have room again, heads of lanes that were not made
+ * due, chunks that are no longer needed, tickets that nobody used, costs of steps that were estimated, notices and jobs that
+ * are over, ids of events long published, and the planner's picture of tables that grew. A job that fails keeps no other
  * from running.
  */
 import { expiredAnswers } from '../core/asks.ts'
@@ -12,6 +13,7 @@ import { expireAsks } from '../store/asks.ts'
 import { renewBudgets } from '../store/budgets.ts'
 import type { Database } from '../store/database.ts'
 import { sweepOutbox } from '../store/outbox.ts'
+import { sweepPublished } from '../store/publish.ts'
 import { sweepPushes } from '../store/pushes.ts'
 import { refreshStatistics } from '../store/statistics.ts'
 import { sweepTickets } from '../store/tickets.ts'
@@ -81,6 +83,9 @@ export function createSweeper(options: {
     },
     async outbox(limit) {
       while ((await sweepOutbox(database, limit)) === limit);
+    },
+    async published(limit) {
+      while ((await sweepPublished(database, limit)) === limit);
     },
     // Waits where somebody vacuums or builds an index, and gives up: last, because it holds the others up as long.
     statistics: () => refreshStatistics(database),

@@ -12,13 +12,38 @@ type Asked = OfSession & { by: string | null }
 const listStatement: Statement = {
   name: 'list-members',
   text: `
-    select holdfast.member_json(m) as member from holdfast.members m
+    select holdfast.member_json(m) as member, case when m.user_id = $3 then m.muted end as muted from holdfast.members m
      where m.tenant_id = $1 and m.session_id = $2 order by m.joined_at, m.user_id`,
 }
 
-export async function listMembers(database: Database, { tenantId, sessionId }: OfSession): Promise<Member[]> {
-  const rows = await database.query<{ member: Member }>('read', listStatement, [tenantId, sessionId])
-  return rows.map(({ member }) => member)
+/** Of themselves each is told whether they have muted the session; nobody else is. */
+export type OwnMember = Member & { muted: boolean }
+
+const muteStatement: Statement = {
+  name: 'mute-session',
+  text: `
+    update holdfast.members m set muted = $4 where m.tenant_id = $1 and m.session_id = $2 and m.user_id = $3
+    returning holdfast.member_json(m) as member, m.muted`,
+}
+
+/** Null: they are no member. */
+export async function muteSession(
+  database: Database,
+  { tenantId, sessionId, userId, muted }: OfSession & { userId: string; muted: boolean },
+): Promise<OwnMember | null> {
+  type Own = { member: Member; muted: boolean }
+  const [own] = await database.query<Own>('turns', muteStatement, [tenantId, sessionId, userId, muted])
+  return own === undefined ? null : { ...own.member, muted: own.muted }
+}
+
+/** `userId`: who asks; null: the server. */
+export async function listMembers(
+  database: Database,
+  { tenantId, sessionId, userId }: OfSession & { userId: string | null },
+): Promise<(Member | OwnMember)[]> {
+  type Row = { member: Member; muted: boolean | null }
+  const rows = await database.query<Row>('read', listStatement, [tenantId, sessionId, userId])
+  return rows.map(({ member, muted }) => (muted === null ? member : { ...member, muted }))
 }
 
 type Refused = 'not_found' | 'forbidden'

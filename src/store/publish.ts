@@ -35,3 +35,17 @@ export async function publish(database: Database, publishing: Publishing): Promi
   const answer = (await database.query<{ answer: Answer }>('turns', publishStatement, values))[0]!.answer
   return 'event' in answer ? { ...answer, event: eventOf(answer.event) } : answer
 }
+
+const sweepStatement: Statement = {
+  name: 'sweep-published',
+  text: `
+    delete from holdfast.published where (tenant_id, session_id, id) in (
+      select tenant_id, session_id, id from holdfast.published where at < statement_timestamp() - interval '30 days'
+        order by at limit $1 for update skip locked)
+    returning 1`,
+}
+
+/** Ids of 30 days ago: with one of them something is published anew. Answers how many were removed. */
+export async function sweepPublished(database: Database, rowsMax: number): Promise<number> {
+  return (await database.query('turns', sweepStatement, [rowsMax])).length
+}

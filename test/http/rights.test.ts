@@ -95,6 +95,7 @@ const matrix: Record<string, Row> = {
   'members.list': { right: 'read', asks: [{ ok: 200 }] },
   'members.add': { right: 'own', asks: [{ body: () => ({ userId: randomUUID() }), ok: 201 }] },
   'members.change': { right: 'own', asks: [{ body: () => ({ role: 'owner' }), ok: 200 }] },
+  'members.membership': { right: 'read', asks: [{ body: () => ({ muted: true }), ok: 200 }] },
   // Of another; that everybody may leave: test/people/members.test.ts.
   'members.remove': { right: 'own', asks: [{ ok: 204 }] },
   'invites.list': { right: 'own', asks: [{ ok: 200 }] },

@@ -46,6 +46,30 @@ async function openSocket(url: string, userId: string, command: object): Promise
   return heard
 }
 
+test('each says for themselves whether they have muted a session, and is told of it alone (P196)', async () => {
+  const { ann, url, session, watcher } = await openChat()
+  const [bob, rita, eve] = [await apiOf(url, 'bob'), await apiOf(url, 'rita'), await apiOf(url, 'eve')]
+  const path = `/v1/sessions/${session}`
+  await ask(ann, 'POST', `${path}/members`, { userId: 'bob' })
+  await ask(ann, 'POST', `${path}/members`, { userId: 'rita', role: 'reader' })
+  await watcher.until(({ type, data }) => type === 'member.joined' && data.member.userId === 'rita')
+  const muted = { userId: 'rita', role: 'reader', muted: true }
+  expect(await ask(rita, 'PATCH', `${path}/membership`, { muted: true })).toMatchObject({ status: 200, body: muted })
+  const seenBy = async (api: Api) => {
+    const { body } = await ask(api, 'GET', `${path}/members`)
+    return (body.data as { userId: string; muted?: boolean }[]).map((each) => `${each.userId} ${each.muted}`)
+  }
+  expect(await seenBy(rita)).toEqual(['ann undefined', 'bob undefined', 'rita true'])
+  expect(await seenBy(bob)).toEqual(['ann undefined', 'bob false', 'rita undefined'])
+  expect(JSON.stringify(await bob.snapshot(session))).not.toContain('muted')
+  expect(await ask(rita, 'PATCH', `${path}/membership`, { muted: false })).toMatchObject({ body: { muted: false } })
+  for (const wrong of [{}, { muted: 'yes' }, { muted: true, role: 'owner' }, { muted: true, userId: 'bob' }]) {
+    expect(await ask(rita, 'PATCH', `${path}/membership`, wrong)).toMatchObject({ status: 400 })
+  }
+  expect(await ask(eve, 'PATCH', `${path}/membership`, { muted: true })).toMatchObject({ status: 404 })
+  expect(watcher.frames.filter(({ type }) => type === 'member.changed')).toEqual([])
+})
+
 test('owners add, change and remove members; all see it, and a role holds at the next call (P150, P151)', async () => {
   const { ann, url, session, watcher } = await openChat()
   await ann.send(session, 'before', 'm1')

@@ -77,11 +77,13 @@ beforeEach(() => {
 const post = (api: Api, path: string, body: object) => api.request(path, { method: 'POST', body: JSON.stringify(body) })
 const register = (api: Api, body: object) => post(api, '/v1/devices', body)
 const token = (name: string) => `ExponentPushToken[${name}]`
-const addMember = (session: string, user: string, muted = false) =>
+const addMember = (session: string, user: string) =>
   sql.query(
-    `insert into holdfast.members (tenant_id, session_id, user_id, role, muted) values ('default', $1, $2, 'member', $3)`,
-    [session, user, muted],
+    `insert into holdfast.members (tenant_id, session_id, user_id, role) values ('default', $1, $2, 'member')`,
+    [session, user],
   )
+const mute = (api: Api, session: string, muted: boolean) =>
+  api.request(`/v1/sessions/${session}/membership`, { method: 'PATCH', body: JSON.stringify({ muted }) })
 type Row = { device: string; state: string; event: string; tries: number; user_id: string; ticket: string | null }
 const rowsOf = async (session: string): Promise<Row[]> =>
   // But for those that stand until the app was asked for its devices.
@@ -159,8 +161,8 @@ test('who may not see it, has muted it, is no member or is of another tenant is 
   const { api, user, session } = await someone()
   const [muted, otto, same] = [await someone(), await someone(), await apiOf(url, user, 'elsewhere')]
   await register(same, { kind: 'expo', token: token('elsewhere') })
-  await addMember(session, muted.user, true)
-  await addMember(session, otto.user)
+  for (const each of [muted, otto]) await addMember(session, each.user)
+  expect((await mute(muted.api, session, true)).status).toBe(200)
   await chat.notify(session, otto.user, 'partner.waved', { from: user })
   await settled(session, ['sent'])
   await api.send(session, 'hello')
@@ -172,6 +174,22 @@ test('who may not see it, has muted it, is no member or is of another tenant is 
       [token(user), 'message.ai_response'],
     ].sort(),
   )
+})
+
+test('what is due already is withheld from who mutes the session, and who takes that back is noticed again (P196)', async () => {
+  const { user, session } = await someone()
+  const otto = await someone()
+  await addMember(session, otto.user)
+  await sql.query('update holdfast.meta set push_grace_ms = 600000')
+  await chat.notify(session, otto.user, 'partner.waved', { from: user })
+  await mute(otto.api, session, true)
+  await sql.query('update holdfast.meta set push_grace_ms = 0')
+  await sql.query(`update holdfast.pushes set due_at = now() where session_id = $1`, [session])
+  await settled(session, ['withheld'])
+  await mute(otto.api, session, false)
+  await chat.notify(session, otto.user, 'partner.waved', { from: user })
+  await eventually(async () => expo.messages.length === 1)
+  expect((await rowsOf(session)).map(({ state }) => state).sort()).toEqual(['sent', 'withheld'])
 })
 
 test('what is said in a lane of its author’s own is noticed by its author alone, and who was removed by then gets nothing (I15)', async () => {

@@ -6,8 +6,9 @@ import { createWakeups } from '../../src/log/wakeups.ts'
 import { createSweeper } from '../../src/runner/sweeper.ts'
 import { waitIfHeld } from '../../src/store/asks.ts'
 import type { Database } from '../../src/store/database.ts'
+import { publish } from '../../src/store/publish.ts'
 import { acceptTurns, claimAll, claimOne, finish, writeText } from '../races/held.ts'
-import { openStored, sessionsOf } from '../support/stored.ts'
+import { openStored, sessionsOf, tenantId } from '../support/stored.ts'
 
 function sweeperOf(database: Database) {
   const logged: string[] = []
@@ -126,4 +127,35 @@ test('lanes are repaired and chunks swept while somebody vacuums what the planne
   expect((await claimAll(database, 'a')).claimed.map(({ sessionId }) => sessionId)).toEqual([waiting])
   expect(await stored.query('select from holdfast.chunks')).toEqual([])
   expect(logged).toEqual(['lanes without a due head were repaired', 'sweep failed of statistics'])
+})
+
+test('the id of an event that was published 30 days ago is forgotten, a younger one is not (P155)', async () => {
+  const stored = await openStored(18)
+  onTestFinished(() => stored.close())
+  const database = stored.open()
+  const [sessionId] = await sessionsOf(database, 1)
+  const { sweeper } = sweeperOf(database)
+  const say = async (id: string) =>
+    (
+      await publish(database, {
+        tenantId,
+        sessionId: sessionId!,
+        type: 'a.b',
+        audience: null,
+        data: '1',
+        id,
+        hash: 'h',
+      })
+    ).outcome
+  expect(await say('old 0')).toBe('published')
+  // More than are taken at once.
+  await stored.query(`insert into holdfast.published select tenant_id, session_id, 'old ' || n, hash, seq, at
+    from holdfast.published, generate_series(1, 100) n`)
+  await stored.query(`update holdfast.published set at = now() - interval '30 days 1 hour'`)
+  expect(await say('young')).toBe('published')
+  await stored.query(`update holdfast.published set at = now() - interval '29 days 23 hours' where id = 'young'`)
+  await sweeper.sweep()
+  expect(await stored.query('select id from holdfast.published')).toEqual([{ id: 'young' }])
+  expect(await say('young')).toBe('same')
+  expect(await say('old 0')).toBe('published')
 })

@@ -2,7 +2,7 @@
 import type { Database } from '../../src/store/database.ts'
 import { deviceHash, listDevices, registerDevice, removeDevice } from '../../src/store/devices.ts'
 import { readEpoch } from '../../src/store/epoch.ts'
-import { leftOfLate } from '../../src/store/members.ts'
+import { leftOfLate, muteSession } from '../../src/store/members.ts'
 import {
   changedElsewhere,
   elsewhereInMine,
@@ -10,6 +10,7 @@ import {
   keepPresence,
   presentIn,
 } from '../../src/store/presence.ts'
+import { sweepPublished } from '../../src/store/publish.ts'
 import {
   claimPublishing,
   giveBackPublishing,
@@ -44,6 +45,8 @@ export async function fillPeople({ query }: Stored): Promise<void> {
     select 'process ' || n, now() + interval '1 day' from generate_series(0, 9) n`)
   await query(`insert into holdfast.presences (tenant_id, session_id, user_id, process_id, state)
     select tenant_id, session_id, user_id, 'process ' || length(session_id), 'here' from holdfast.members`)
+  await query(`insert into holdfast.published (tenant_id, session_id, id, hash, seq)
+    select tenant_id, id, 'an event', 'hash', 1 from holdfast.sessions`)
   await query(`insert into holdfast.publishing (publisher, tenant_id, session_id, last_seq, published_seq)
     select 'service', tenant_id, id, next_seq - 1, next_seq - 2 from holdfast.sessions`)
 }
@@ -69,6 +72,8 @@ export async function sendPeopleStatements(
   await takeTickets(database, 100, 60_000)
   await giveUpPushes(database, 100, false)
   await sweepPushes(database, 100)
+  await sweepPublished(database, 100)
+  await muteSession(database, { tenantId, sessionId, userId, muted: false })
   await listDevices(database, { tenantId, userId })
   await removeDevice(database, { tenantId, userId }, 'phone')
 

@@ -176,7 +176,8 @@ async function delivery(): Promise<(payload: Payload) => Promise<void>> {
 
 /** What the functions below find in the worker, whose types are not those of a page. */
 type InWorker = {
-  registration: ServiceWorkerRegistration
+  /** Of the worker itself: the browser must not be asked while one is shown. */
+  standing(): Promise<Notification[]>
   clients: { openWindow(url: string): Promise<void> }
   opened: string[]
   dispatchEvent(event: Event): void
@@ -185,15 +186,15 @@ type InWorker = {
 const worker = (): Worker => context.serviceWorkers()[0]!
 const standing = () =>
   worker().evaluate(async () => {
-    const { registration } = globalThis as unknown as InWorker
-    return (await registration.getNotifications()).map(({ tag, title, body, data }) => ({ tag, title, body, data }))
+    const { standing } = globalThis as unknown as InWorker
+    return (await standing()).map(({ tag, title, body, data }) => ({ tag, title, body, data }))
   })
 const standingTags = async () => (await standing()).map(({ tag }) => tag).join()
 /** The person presses the notice that stands. */
 const press = () =>
   worker().evaluate(async () => {
-    const { registration, NotificationEvent, dispatchEvent } = globalThis as unknown as InWorker
-    const [notification] = await registration.getNotifications()
+    const { standing, NotificationEvent, dispatchEvent } = globalThis as unknown as InWorker
+    const [notification] = await standing()
     dispatchEvent.call(globalThis, new NotificationEvent('notificationclick', { notification: notification! }))
   })
 
@@ -234,6 +235,33 @@ test('notices are asked for while a reply runs and never before, registered agai
   expect(await devices()).toEqual([])
   expect(await page.evaluate(() => localStorage.getItem('the stub of the browser'))).toBe(null)
   reply.open('first')
+})
+
+test('pressed again while it is turned, the switch asks once and ends as it was turned', async () => {
+  await notified('hello')
+  const asked: string[] = []
+  let goOn: () => void = () => undefined
+  await page.route(/\/v1\/devices(\/|$)/, async (route) => {
+    asked.push(route.request().method())
+    await new Promise<void>((resolve) => {
+      goOn = resolve
+    })
+    await route.continue()
+  })
+  for (const [method, isOn] of [
+    ['DELETE', 'false'],
+    ['POST', 'true'],
+  ]) {
+    asked.length = 0
+    await switchOn().click()
+    await eventually(async () => asked.length === 1)
+    expect(await switchOn().getAttribute('aria-disabled')).toBe('true')
+    await switchOn().dispatchEvent('click')
+    goOn()
+    await page.locator(`[role="switch"][aria-checked="${isOn}"][aria-disabled="false"]`).waitFor()
+    expect(asked).toEqual([method])
+  }
+  expect(await devices()).toHaveLength(1)
 })
 
 test('a reply that ends while the page is closed is a notice, and pressing it opens its chat (I14, P194)', async () => {
@@ -294,14 +322,20 @@ test('an open page closes what another device has read, also what comes later, a
   await eventually(async () => (await standing()).length === 2)
   await receipts(id, { read: cursor })
   await eventually(async () => (await standingTags()) === 'to come')
-  await deliver(payloadOf(id, seq, 'late'))
-  await deliver(payloadOf(id, seq + 1, 'last'))
+  // Pages look while others are still on their way to the screen: none of those is lost from sight by that.
+  const stay = ['to come']
+  for (let at = 0; at < 8; at++) {
+    await deliver(payloadOf(id, seq, `late ${at}`))
+    await deliver(payloadOf(id, seq + 1, `last ${at}`))
+    stay.push(`last ${at}`)
+  }
+  const expected = stay.sort().join()
   await eventually(
     async () =>
       (await standing())
         .map(({ tag }) => tag)
         .sort()
-        .join() === 'last,to come',
+        .join() === expected,
   )
 })
 

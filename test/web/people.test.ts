@@ -143,10 +143,18 @@ test('P151, P154: another role holds at once on the other’s screen, and who is
   await comingOn(page, /^Guest .{4} was removed by you$/).waitFor()
 }, 30_000)
 
-test('P151: everybody may leave, and the only owner is told why not', async () => {
+test('P151, P196: everybody may mute the chat, and leave; the only owner is told why not', async () => {
   await begin()
   const other = await joined()
   await peopleOn(page).click()
+  const mute = panelOn(page).getByRole('switch', { name: 'Mute this chat', checked: false })
+  await mute.click()
+  await panelOn(page).getByText('None of your devices is told of it.').waitFor()
+  const { data } = (await (await context.request.get(`${sessionPath()}/members`)).json()) as { data: object[] }
+  expect(data).toEqual([expect.objectContaining({ muted: true }), expect.not.objectContaining({ muted: true })])
+  await page.keyboard.press('Escape')
+  await peopleOn(page).click()
+  await panelOn(page).getByRole('switch', { name: 'Mute this chat', checked: true }).waitFor()
   await buttonOn(page, 'Leave this chat').click()
   await buttonOn(page, 'Leave').click()
   await page

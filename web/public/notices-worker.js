@@ -4,7 +4,7 @@
  */
 
 /** So long a page may take to say what it shows. */
-const answerMs = 500
+const answerMs = 2_000
 
 self.addEventListener('install', () => self.skipWaiting())
 
@@ -12,6 +12,8 @@ self.addEventListener('push', (event) => {
   const { tag, title, body, data } = event.data.json()
   event.waitUntil(notice(title, { tag, body, data, renotify: true }))
 })
+
+self.addEventListener('message', (event) => event.waitUntil(hear(event)))
 
 self.addEventListener('notificationclick', (event) => {
   const { notification } = event
@@ -24,9 +26,34 @@ async function notice(title, options) {
   // Browsers allow it that nothing is shown while a page is in front.
   const looks = pages.filter((page) => page.focused && page.visibilityState === 'visible')
   if ((await Promise.all(looks.map((page) => showsChat(page, options.data)))).includes(true)) return
-  await self.registration.showNotification(title, options)
+  const shown = self.registration.showNotification(title, options)
+  showing.add(shown)
+  await shown.finally(() => showing.delete(shown))
   // It may have been read on another device since it was sent: the pages find out, and close it.
   for (const page of pages) page.postMessage({ noticed: options.data })
+}
+
+/** On their way to the screen. */
+const showing = new Set()
+
+/**
+ * Those that stand. Whoever asks the browser while one is on its way makes Chromium forget that one: it is listed never again,
+ * so that nobody could close it (its PlatformNotificationContextImpl deletes what the system does not show so far). So all
+ * ask here.
+ */
+async function standing() {
+  while (showing.size > 0) await Promise.allSettled(showing)
+  return await self.registration.getNotifications()
+}
+
+/** What a page asks: which stand, and to close those of a chat that were read. */
+async function hear({ data, ports: [port] }) {
+  if (data.standing) port.postMessage((await standing()).map((shown) => shown.data))
+  const { read } = data
+  if (read === undefined) return
+  for (const shown of await standing()) {
+    if (shown.data.sessionId === read.sessionId && shown.data.seq <= read.upTo) shown.close()
+  }
 }
 
 /** Asked, because a page's address here may be the one that it was loaded with. */

@@ -16,6 +16,12 @@ export function membershipOf(sessionId: string, isDemo: boolean) {
   return {
     isDemo,
     change: (userId: string, role: string) => ask<Member>('PATCH', memberPath(userId), { role }),
+    /** Whether one has muted it oneself. */
+    async isMuted(): Promise<boolean> {
+      const { data } = await ask<{ data: { muted?: boolean }[] }>('GET', `${path}/members`)
+      return data.some(({ muted }) => muted)
+    },
+    mute: (muted: boolean) => ask<Member>('PATCH', `${path}/membership`, { muted }),
     /** Oneself, too: that is leaving. */
     remove: (userId: string) => ask<null>('DELETE', memberPath(userId)),
     invites: async () => (await ask<{ data: Invite[] }>('GET', `${path}/invites`)).data,

@@ -191,15 +191,10 @@ export function useClosed(sessions: readonly unknown[]): void {
 /** What the worker says and asks. */
 function onMessage({ data, ports }: MessageEvent<{ shows?: string; noticed?: object; open?: string }>): void {
   if (data.shows !== undefined) ports[0]?.postMessage(!document.hidden && placeNow().sessionId === data.shows)
-  if (data.noticed !== undefined) {
-    void close()
-    // A busy browser lists what it has shown just now a moment later.
-    setTimeout(() => void close(), listedMs)
-  }
+  if (data.noticed !== undefined) void close()
   if (data.open !== undefined && data.open !== placeNow().sessionId) goTo(data.open)
 }
 
-const listedMs = 1_000
 /** So many chats with notices are looked at in one go. */
 const chatsMax = 20
 let isClosing = false
@@ -218,16 +213,26 @@ async function close(): Promise<void> {
 }
 
 async function closeRead(): Promise<void> {
-  const registration = await navigator.serviceWorker.getRegistration(scope)
-  const standing = (await registration?.getNotifications()) ?? []
-  const chats = new Set(standing.map(({ data }) => (data as About).sessionId))
+  const worker = (await navigator.serviceWorker.getRegistration(scope))?.active
+  if (!worker) return
+  const standing = await standingIn(worker)
+  const chats = new Set(standing.map(({ sessionId }) => sessionId))
   for (const sessionId of [...chats].slice(0, chatsMax)) {
-    const read = await readUpTo(sessionId)
-    for (const notice of standing) {
-      const about = notice.data as About
-      if (about.sessionId === sessionId && about.seq <= read) notice.close()
-    }
+    const upTo = await readUpTo(sessionId)
+    worker.postMessage({ read: { sessionId, upTo } })
   }
+}
+
+const workerMs = 5_000
+
+/** The worker is asked, which knows when one may ask the browser. */
+function standingIn(worker: ServiceWorker): Promise<About[]> {
+  const { port1, port2 } = new MessageChannel()
+  return new Promise((resolve) => {
+    port1.onmessage = ({ data }: MessageEvent<About[]>) => resolve(data)
+    setTimeout(resolve, workerMs, [])
+    worker.postMessage({ standing: true }, [port2])
+  })
 }
 
 type About = { sessionId: string; seq: number }

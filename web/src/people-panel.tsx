@@ -85,6 +85,7 @@ export function PeoplePanel({ sessionId, members, present, me, isDemo, onClose, 
         ) : (
           <p className="people-note">An owner of this chat can invite others.</p>
         )}
+        {own !== undefined && <Mute membership={membership} />}
         {own !== undefined && members.length > 1 && (
           <Leave
             onLeave={async () => {
@@ -182,6 +183,51 @@ function PersonRow({ member: { userId, role }, isMe, isOwner, there, isTyping, m
       )}
       <Refused refusal={refusal} />
     </li>
+  )
+}
+
+/** Of this chat alone, on all of one's devices. Absent until the server has said how it is. */
+function Mute({ membership }: { membership: Membership }) {
+  const { isBusy, refusal, give } = useCommand()
+  const [isMuted, setMuted] = useState<boolean | null>(null)
+  const wordsId = useId()
+  useEffect(() => {
+    let isOver = false
+    membership.isMuted().then(
+      (now) => {
+        if (!isOver) setMuted(now)
+      },
+      // It is not offered.
+      () => undefined,
+    )
+    return () => {
+      isOver = true
+    }
+  }, [membership])
+  if (isMuted === null) return null
+  const turn = () =>
+    give(async () => {
+      await membership.mute(!isMuted)
+      setMuted(!isMuted)
+    })
+  return (
+    <section className="people-part people-switch">
+      <button
+        type="button"
+        role="switch"
+        aria-checked={isMuted}
+        aria-disabled={isBusy}
+        aria-describedby={wordsId}
+        onClick={() => void turn()}
+      >
+        <span>Mute this chat</span>
+        <span className="notices-knob" aria-hidden="true" />
+      </button>
+      <p id={wordsId} role="status">
+        {isMuted ? 'None of your devices is told of it.' : ''}
+      </p>
+      <Refused refusal={refusal} />
+    </section>
   )
 }
 
