@@ -30,7 +30,7 @@ export type AblyRealtime = {
 
 export type AblyGrant = { tokenRequest: AblyTokenRequest; sessions: { id: string; channels: AblyChannels }[] }
 
-export type LineParts = {
+type LineParts = {
   wire: Wire
   start: LineStart
   realtime: AblyRealtime

@@ -1,7 +1,7 @@
 /** What is asked of Ably's REST API (https://ably.com/docs/api/rest-api). */
 
 export type AblyMessage = { id?: string; name: string; data: unknown; encoding?: string; extras?: object }
-export type AblyMember = { clientId: string; data: unknown }
+type AblyMember = { clientId: string; data: unknown }
 
 export class AblyError extends Error {
   override readonly name = 'AblyError'

@@ -33,7 +33,7 @@ function isInstalled(): boolean {
 
 type Keys = { publicKey: string; privateKey: string }
 
-export function keptKeys(dataDir: string): Keys {
+function keptKeys(dataDir: string): Keys {
   const path = join(dataDir, 'vapid.json')
   try {
     return read(path) ?? make(path)

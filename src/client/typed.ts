@@ -8,6 +8,7 @@ import type { Failure } from '../core/errors.ts'
 import type { JsonObject } from '../core/json.ts'
 import type { KnownPart, ToolTypes } from '../core/known-part.ts'
 import type { Message, MessageStatus, Session, Turn } from '../core/message.ts'
+import type { Member } from '../core/view.ts'
 
 export type MetadataOf<Chat> = Chat extends { readonly '~types'?: { metadata: infer Metadata extends object } }
   ? Metadata
@@ -42,8 +43,8 @@ export type EventData<Chat = unknown> = AppEventData<Chat> & {
   'message.changed': { message: MessageOf<Chat> }
   'turn.waiting': { turn: Turn; message: MessageOf<Chat> }
   'session.updated': { session: Session }
-  'member.joined': { member: { userId: string; role: MemberRole }; by: string }
-  'member.changed': { member: { userId: string; role: MemberRole }; by: string }
+  'member.joined': { member: Member & { role: MemberRole }; by: string }
+  'member.changed': { member: Member & { role: MemberRole }; by: string }
   'member.left': { userId: string; by: string; reason: 'left' | 'removed' | 'merged' }
 }
 

@@ -46,7 +46,7 @@ export type PushSender = {
 export type PushText = { title: string; body: string }
 
 /** By event, in English. The last one is for events of the app's that have no text of their own. */
-export const defaultTexts: Readonly<Record<string, PushText>> = {
+const defaultTexts: Readonly<Record<string, PushText>> = {
   'message.ai_response': { title: 'Your reply is ready', body: 'The assistant has answered.' },
   'message.error': { title: 'The reply failed', body: 'Open the chat to try again.' },
   'turn.waiting': { title: 'Your answer is needed', body: 'The assistant cannot go on without it.' },
@@ -148,7 +148,7 @@ const retryAfterMaxMs = 3_600_000
 /** Rows of which nothing is to be done are kept for so long. */
 const keptMs = 2 * 86_400_000
 
-export type PushPolicy = { resend: boolean; receiptsAfterMs: number }
+type PushPolicy = { resend: boolean; receiptsAfterMs: number }
 
 /** What follows from a service's answer to the `tries`-th try. `random`: 0 ≤ x < 1. */
 export function afterDelivery(delivery: Delivery, tries: number, policy: PushPolicy, random: number): PushMark {

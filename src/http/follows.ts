@@ -69,13 +69,10 @@ export function createFollows(
   parts: HttpParts,
   principal: Principal,
   out: Out,
-  {
-    admit = async () => undefined,
-    byRef = false,
-    ...first
-  }: { admit?: () => Promise<void>; byRef?: boolean; state?: PresenceState } = {},
+  options: { admit?: () => Promise<void>; byRef?: boolean; state?: PresenceState } = {},
 ): Follows {
-  let { state = 'here' } = first
+  const { admit = async () => undefined, byRef = false } = options
+  let { state = 'here' } = options
   const { tenantId, userId } = principal
   const entries = new Map<string, Entry>()
   const turn = createTurns()

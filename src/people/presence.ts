@@ -40,7 +40,7 @@ export type Presence = {
   stop(): Promise<void>
 }
 
-export type PresenceOptions = {
+type PresenceOptions = {
   database: Database
   processId: string
   /** To the followers of all processes. */

@@ -96,7 +96,7 @@ const removeStatement: Statement = {
  * `same`: they went before, and what is answered is told and stopped already, or that answer was lost. `interrupted`: whose
  * turns are marked, to be stopped now; the last first, so that to stop one makes no other begin.
  */
-export type RemoveAnswer =
+type RemoveAnswer =
   | { outcome: 'removed' | 'same'; event: Event; interrupted: Interrupted[] }
   | { outcome: 'last_owner' | 'no_member' | Refused }
 

@@ -14,8 +14,18 @@ test.each(names)('%s', (name) => {
 
 test('the cases hold what clients must know: branches, stops, retries, chunks, and frames that lead nowhere', () => {
   const all = names.map((name) => JSON.stringify(JSON.parse(readFileSync(dir + name, 'utf8')))).join('')
+  const members = ['member.joined', 'member.changed', 'member.left']
   const turns = ['attempt.started', 'attempt.ended', 'turn.queued', 'turn.waiting', 'approval.answered']
-  const wanted = ['chunk', 'message.error', 'message.stopped', 'message.said', 'reset-step', 'tool-book', ...turns]
+  const wanted = [
+    'chunk',
+    'message.error',
+    'message.stopped',
+    'message.said',
+    'reset-step',
+    'tool-book',
+    ...turns,
+    ...members,
+  ]
   expect(wanted.filter((type) => !all.includes(`"type":"${type}"`))).toEqual([])
   expect(all).toContain('"leadsOn":false')
 })

@@ -3,7 +3,8 @@
  * test/client/cases. They are written anew, from real sessions, by
  *   HOLDFAST_CASES=test/client/cases npx vitest run --project tests test/client/view.test.ts
  * (`seed-…`); the others were written by hand: gaps, a type that nobody knows, a reply with all that one may hold, calls (half
- * inputs, results, approvals, an id that is used again), attempts and rounds that begin, turns of what is not shown.
+ * inputs, results, approvals, an id that is used again), attempts and rounds that begin, turns of what is not shown,
+ * members who come and go.
  */
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -14,9 +15,10 @@ export type Given = { snapshot: Snapshot } | { frame: LogFrame; leadsOn: boolean
 export type Case = { given: Given[]; shown: object }
 
 /** What is compared. When a message was last written not every event tells. */
-export const comparable = ({ messages, turns, cursor }: Shown) => ({
+export const comparable = ({ messages, turns, members, cursor }: Shown) => ({
   messages: messages.map(({ createdAt: _createdAt, updatedAt: _updatedAt, ...message }) => message),
   turns,
+  members,
   cursor,
 })
 

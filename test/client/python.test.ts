@@ -12,7 +12,7 @@ import { tokenOf } from '../support/server.ts'
 
 const program = fileURLToPath(new URL('./python/run.py', import.meta.url))
 const cases = fileURLToPath(new URL('./cases', import.meta.url))
-type Shown = Pick<Snapshot, 'messages' | 'turns' | 'cursor'>
+type Shown = Pick<Snapshot, 'messages' | 'turns' | 'cursor'> & { members: object[] }
 
 /** The client of another language, by its command line: what it shows comes line by line. */
 async function python(args: string[], onShown: (shown: Shown) => Promise<void> = async () => undefined) {
@@ -73,6 +73,7 @@ test.for(['poll', 'stream'])(
     expect(proxy.counts.cut).toBeGreaterThanOrEqual(2)
     const stored = await ann.snapshot('of-python')
     expect(stored.turns).toEqual([])
-    expect(last).toEqual({ messages: stored.messages, turns: [], cursor: stored.cursor })
+    const { messages, members, cursor } = stored as Snapshot & Shown
+    expect(last).toEqual({ messages, turns: [], members, cursor })
   },
 )

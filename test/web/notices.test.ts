@@ -14,7 +14,7 @@ import { scriptedReply } from '../../src/testing/index.ts'
 import { startWeb, type WebNotice, type WebStub } from '../push/stubs.ts'
 import { eventually } from '../support/eventually.ts'
 import { freshDatabase } from '../support/postgres.ts'
-import { buttonOn, sendOn, untilStatusOn } from './page.ts'
+import { buttonOn, composerOn, sendOn } from './page.ts'
 import { faultsOf, openTab, picture } from './stage.ts'
 import { type Assets, buildWeb, serveFile, startBrowser } from './support.ts'
 
@@ -200,13 +200,12 @@ const press = () =>
 
 test('notices are asked for while a reply runs and never before, registered again at each start, and turned off (P192)', async () => {
   await allow()
-  page = await openTab(context, origin, complaints)
   const asked: string[] = []
-  page.on('request', (request) => {
+  context.on('request', (request) => {
     if (/devices|worker/.test(request.url())) asked.push(`${request.method()} ${new URL(request.url()).pathname}`)
   })
-  await sendOn(page, 'hello')
-  await untilStatusOn(page, 'complete')
+  page = await openTab(context, origin, complaints)
+  await composerOn(page).fill('wait first')
   expect(asked).toEqual([])
   await sendOn(page, 'wait first')
   await question().waitFor()

@@ -5,7 +5,7 @@ import { recall, remember } from './storage.ts'
 export type InviteRole = 'member' | 'reader'
 /** `uses`: so many people may accept it; `used`: so many have. */
 export type Invite = { id: string; role: InviteRole; uses: number; used: number; expiresAt: string }
-export type AskedInvite = { role: InviteRole; uses: number; expiresMs: number }
+type AskedInvite = { role: InviteRole; uses: number; expiresMs: number }
 
 export type Membership = ReturnType<typeof membershipOf>
 

@@ -70,17 +70,19 @@ def merged(old, new):
     both = isinstance(old, dict) and isinstance(new, dict)
     return old | {key: merged(old.get(key), value) for key, value in new.items()} if both else new
 class View:
-    """What is shown of a session: its messages and its turns without an outcome, by id and in order, and the cursor."""
+    """What is shown of a session: its messages, its turns without an outcome and its members, by id, and the cursor."""
     def __init__(self, snapshot):
         self.messages, self.turns = ({each['id']: each for each in snapshot[key]} for key in ('messages', 'turns'))
         self.cursor, self.attempts = snapshot['cursor'], {}
+        self.members = {each['userId']: each for each in snapshot['members']}
         for one in snapshot['open']:
             attempt = self.attempts[one['replyId']] = Attempt(one['attempt'], one['index'], self.message(one['replyId']))
             for chunk in one['chunks']:
                 attempt.push(chunk)
     def shown(self):
         turns = sorted(self.turns.values(), key=lambda turn: self.message(turn['messageId']).get('seq', math.inf))
-        return {'messages': list(self.messages.values()), 'turns': turns, 'cursor': self.cursor}
+        messages, members = [*self.messages.values()], [*self.members.values()]
+        return {'messages': messages, 'turns': turns, 'members': members, 'cursor': self.cursor}
     def take(self, frame):
         """Takes a frame in. False: it does not lead on, load the snapshot."""
         if 'cursor' not in frame:  # Control and passing frames.
@@ -99,6 +101,11 @@ class View:
         attempt.next += frame['n']
         return True
     def take_event(self, kind, data, seq):
+        if kind == 'member.left':
+            self.members.pop(data['userId'], None)
+        elif kind.startswith('member.'):
+            of = data['member']['userId']
+            self.members[of] = self.members.get(of, data['member']) | picked(data['member'], 'role')
         if kind in ('message.created', 'turn.waiting', 'approval.answered', 'turn.queued'):
             self.turns[data['turn']['id']] = data['turn']
         replaces = kind in ('turn.waiting', 'message.changed', *OUTCOMES) and data['message']['id'] in self.messages
