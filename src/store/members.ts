@@ -17,7 +17,7 @@ const listStatement: Statement = {
 }
 
 /** Of themselves each is told whether they have muted the session; nobody else is. */
-export type OwnMember = Member & { muted: boolean }
+type OwnMember = Member & { muted: boolean }
 
 const muteStatement: Statement = {
   name: 'mute-session',
