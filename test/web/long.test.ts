@@ -179,8 +179,61 @@ test('who is at the top gets what was before, also where a busy page is told lat
   await eventually(async () => (await page.locator('main article').count()) === 70)
 })
 
-async function eventuallyIs(look: () => Promise<string | null>): Promise<string> {
-  let found: string | null = null
+test('of a very long chat the page has what is around the reader, and room for the rest, all of it read out', async () => {
+  const made = await context.request.post(`${stage.site.origin}/v1/sessions`, { data: {} })
+  const { id } = (await made.json()) as { id: string }
+  const many = 560
+  await queryOnce(
+    stage.database.url,
+    `select count(holdfast.say(s.tenant_id, s.id, 'm' || n,
+        jsonb_build_array(jsonb_build_object('type', 'text', 'text', repeat('said ' || n || E'\n\n', n % 5 + 1))),
+        null, n::text, null, 'main'))
+       from holdfast.sessions s, generate_series(1, ${many}) n where s.id = '${id}'`,
+  )
+  page = await openTab(context, `${stage.site.origin}/#/${id}`, complaints)
+  await page.getByRole('status').getByText('Live', { exact: true }).waitFor()
+  const button = page.getByRole('button', { name: 'Earlier messages' })
+  await eventually(async () => {
+    await scroller().evaluate((it) => it.scrollTo({ top: it.scrollTop === 0 ? 2_000 : 0 }))
+    return (await button.count()) === 0
+  }, 30_000)
+  /** The numbers of those in sight, with nothing but them there. Null: there is none, or room between them. */
+  const inSight = () =>
+    scroller().evaluate((it) => {
+      const view = it.getBoundingClientRect()
+      const isSeen = (each: Element) => {
+        const { top, bottom } = each.getBoundingClientRect()
+        return bottom > view.top && top < view.bottom
+      }
+      if ([...it.querySelectorAll('.room')].some(isSeen)) return null
+      const seen = [...it.querySelectorAll<HTMLElement>('article')].filter(isSeen)
+      return seen.length === 0 ? null : seen.map(({ dataset }) => Number(dataset.reply?.slice(1)))
+    })
+  const bounded = many * 0.9
+  for (const part of [0, 0.5, 0.2, 1, 0.8, 0.02, 0.6]) {
+    await scroller().evaluate((it, to) => it.scrollTo({ top: it.scrollHeight * to }), part)
+    await eventually(async () => (await page.locator('main article').count()) < bounded && (await inSight()) !== null)
+    const seen = (await inSight())!
+    expect(seen).toEqual(seen.map((_, at) => seen[0]! + at))
+    expect(Math.abs(seen[0]! / many - part)).toBeLessThan(0.1)
+  }
+  // From there on by small steps, each message after the other.
+  let last = (await inSight())!.at(-1)!
+  for (let step = 0; step < 15; step++) {
+    await scroller().evaluate((it) => it.scrollBy({ top: 500 }))
+    const seen = await eventuallyIs(inSight)
+    expect(seen[0]!).toBeLessThanOrEqual(last + 1)
+    last = seen.at(-1)!
+  }
+  const devtools = await context.newCDPSession(page)
+  await eventually(async () => {
+    const { nodes } = await devtools.send('Accessibility.getFullAXTree')
+    return nodes.filter(({ role }) => role?.value === 'article').length === (await page.locator('main article').count())
+  })
+})
+
+async function eventuallyIs<Value>(look: () => Promise<Value | null>): Promise<Value> {
+  let found: Value | null = null
   await eventually(async () => {
     found = await look()
     return found !== null

@@ -4,19 +4,24 @@
  */
 import type { ShownMessage } from 'holdfast/client'
 
-/** `isNew`: it was not there when the chat was opened, nor has it come from further up: somebody looks at it. */
-export type Group = { key: number; messages: readonly ShownMessage[]; isNew: boolean }
+/** Drawn whole; its text alone; or room for it, and nothing in it. */
+export type Stand = 'drawn' | 'text' | 'room'
+
+/** `begins`: how it stands until it is seen where the reader is. What is new is drawn: somebody looks at it. */
+export type Group = { key: number; messages: readonly ShownMessage[]; begins: Stand }
 
 const groupMax = 8
 /** Drawn at once when a chat is opened, or another branch of it. */
 const drawnAtFirst = 2
+/** So many have their text on the page, whoever looks where: of a chat that has no more, all do. */
+export const textMax = 48
 
 /** The same groups where nothing in them changed. */
 export function groupsOf(messages: readonly ShownMessage[], before: readonly Group[]): readonly Group[] {
   const oldest = before[0]?.messages[0]?.id
   const start = oldest === undefined ? -1 : messages.findIndex(({ id }) => id === oldest)
   if (start === -1) return begun(messages, nextKey(before))
-  const groups = [...earlier(messages.slice(0, start), before[0]?.key ?? 0)]
+  const groups = [...earlier(messages.slice(0, start), before[0]?.key ?? 0, before.length)]
   let at = start
   let kept = 0
   for (const group of before) {
@@ -39,17 +44,18 @@ export function isAt<Item>(items: readonly Item[], at: number, those: readonly I
 const nextKey = (groups: readonly Group[]) => Math.max(0, ...groups.map(({ key }) => key)) + 1
 
 function begun(messages: readonly ShownMessage[], key: number): Group[] {
-  const groups = earlier(messages, key + Math.ceil(messages.length / groupMax))
-  return groups.map((group, at) => ({ ...group, isNew: at >= groups.length - drawnAtFirst }))
+  const groups = earlier(messages, key + Math.ceil(messages.length / groupMax), 0)
+  return groups.map((group, at) => (at >= groups.length - drawnAtFirst ? { ...group, begins: 'drawn' } : group))
 }
 
-/** Full from the end on: what comes before the first one has a group of its own. */
-function earlier(messages: readonly ShownMessage[], firstKey: number): Group[] {
+/** Full from the end on: what comes before the first one has a group of its own. `behind`: so many stand after them. */
+function earlier(messages: readonly ShownMessage[], firstKey: number, behind: number): Group[] {
   const groups: Group[] = []
   for (let end = messages.length, key = firstKey - 1; end > 0; end -= groupMax, key--) {
-    groups.unshift({ key, messages: messages.slice(Math.max(0, end - groupMax), end), isNew: false })
+    const begins = behind + groups.length < textMax ? 'text' : 'room'
+    groups.push({ key, messages: messages.slice(Math.max(0, end - groupMax), end), begins })
   }
-  return groups
+  return groups.reverse()
 }
 
 function later(messages: readonly ShownMessage[], before: readonly Group[], freshKey: number): Group[] {
@@ -72,6 +78,8 @@ function later(messages: readonly ShownMessage[], before: readonly Group[], fres
   return runs.map(({ key, messages: those }, at) => {
     const group = known.get(key)
     if (group?.messages.length === those.length && isAt(those, 0, group.messages)) return group
-    return { key, messages: those, isNew: group?.isNew ?? (at < drawnAtFirst || at >= runs.length - drawnAtFirst) }
+    const isDrawn = at < drawnAtFirst || at >= runs.length - drawnAtFirst
+    const ofMany = runs.length > textMax ? 'room' : 'text'
+    return { key, messages: those, begins: group?.begins ?? (isDrawn ? 'drawn' : ofMany) }
   })
 }

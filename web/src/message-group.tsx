@@ -12,8 +12,8 @@ import type { Shared } from './shared.ts'
 type GroupProps = Omit<Shared, 'message' | 'can'> & {
   group: Group
   isNear: boolean
-  /** In px, where it is known. */
-  height: number | undefined
+  /** In px, where it is not near: as it was, or about. */
+  height: number
   possible(message: ShownMessage): Possible
   line: readonly Turn[]
   clockAheadMs: number
@@ -25,9 +25,8 @@ type GroupProps = Omit<Shared, 'message' | 'can'> & {
 export const MessageGroup = memo((props: GroupProps) => {
   const { group, isNear, height, possible, line, clockAheadMs, firstThatCame, outlook, ...rest } = props
   if (!isNear) {
-    const px = height ?? group.messages.reduce((sum, message) => sum + guessedHeight(message), 0)
     return (
-      <div className="group is-far" data-group={group.key} style={{ height: px }}>
+      <div className="group is-far" data-group={group.key} style={{ height }}>
         {group.messages.map((message) => (
           <Far key={message.id} message={message} />
         ))}
@@ -83,13 +82,4 @@ function Far({ message }: { message: ShownMessage }) {
       </div>
     </article>
   )
-}
-
-const linePx = 26
-const lineLength = 80
-const aroundPx = 72
-
-function guessedHeight({ parts }: ShownMessage): number {
-  const lines = textOf(parts).split('\n')
-  return aroundPx + linePx * lines.reduce((sum, line) => sum + Math.max(0.5, Math.ceil(line.length / lineLength)), 0)
 }

@@ -7,11 +7,12 @@ import { type Commands, useCommand } from './commands.ts'
 import { type Group, groupsOf } from './groups.ts'
 import { DownIcon } from './icons.tsx'
 import { MessageGroup } from './message-group.tsx'
-import { useNear } from './near.ts'
+import { type Near, useNear } from './near.ts'
 import { possibleIn } from './possible.ts'
 import { Refused } from './refused.tsx'
-import { useAnchor, useEnd } from './scrolling.ts'
+import { useEnd } from './scrolling.ts'
 import { useIsShown } from './shown.ts'
+import { Still } from './still.ts'
 
 type MessagesProps = {
   state: SessionState
@@ -28,13 +29,16 @@ export function Messages({ state, line, unsent, clockAheadMs, commands, onEarlie
   const { messages, turns } = state
   const lastSent = unsent.at(-1)?.id
   const { scroller, isAway, toEnd, goUpTo } = useEnd(state.session === null, lastSent)
-  useAnchor(scroller, messages)
   const firstThatCame = useCame(state, useIsShown(), lastSent)
   useLayoutEffect(() => {
     if (firstThatCame !== null) goUpTo('.came')
   }, [firstThatCame, goUpTo])
   const groups = useGroups(messages)
-  const near = useNear(scroller, groups)
+  const keyThatCame =
+    firstThatCame === null
+      ? undefined
+      : groups.find(({ messages: those }) => those.some(({ id }) => id === firstThatCame))?.key
+  const near = useNear(scroller, groups, keyThatCame)
   const steadyLine = useSame(line, sameList)
   const possible = usePossible(messages, turns)
   const outlook = useOutlook(unsent)
@@ -53,17 +57,24 @@ export function Messages({ state, line, unsent, clockAheadMs, commands, onEarlie
       <section ref={scroller} className="messages" tabIndex={0} aria-label="Messages">
         <div className="column">
           {state.hasEarlier && <Earlier key={messages[0]?.id} onEarlier={onEarlier} />}
-          {groups.map((group) => (
-            <MessageGroup
-              key={group.key}
-              group={group}
-              isNear={near.has(group) || group.messages.some(({ id }) => id === firstThatCame)}
-              height={near.heightOf(group)}
-              onDone={done}
-              onSelect={select}
-              {...{ possible, line: steadyLine, commands, clockAheadMs, firstThatCame, outlook }}
-            />
-          ))}
+          <Still scroller={scroller} drawn={near.state} firstKey={groups[0]?.key}>
+            {near.rows.map(({ groups: those, isRoom }) => {
+              const [group] = those
+              if (group === undefined) return null
+              if (isRoom) return <Room key={`room ${group.key}`} groups={those} near={near} />
+              return (
+                <MessageGroup
+                  key={group.key}
+                  group={group}
+                  isNear={near.standOf(group) === 'drawn'}
+                  height={near.heightOf(group)}
+                  onDone={done}
+                  onSelect={select}
+                  {...{ possible, line: steadyLine, commands, clockAheadMs, firstThatCame, outlook }}
+                />
+              )
+            })}
+          </Still>
         </div>
       </section>
       {isAway && (
@@ -71,6 +82,17 @@ export function Messages({ state, line, unsent, clockAheadMs, commands, onEarlie
           <DownIcon />
         </button>
       )}
+    </div>
+  )
+}
+
+/** By the same key as long as it begins there: what it grows by stands after it. */
+function Room({ groups, near }: { groups: readonly Group[]; near: Near }) {
+  const px = groups.reduce((sum, group) => sum + near.heightOf(group), 0)
+  const count = groups.reduce((sum, { messages }) => sum + messages.length, 0)
+  return (
+    <div className="room" style={{ height: `calc(${px}px + ${groups.length - 1} * var(--message-gap))` }}>
+      <p className="sr-only">{count} messages, which are shown when you come to them</p>
     </div>
   )
 }

@@ -1,5 +1,5 @@
 /** Where in the messages the reader is. */
-import { type RefObject, useCallback, useEffect, useLayoutEffect, useRef, useState } from 'react'
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from 'react'
 
 const nearEndPx = 80
 
@@ -57,22 +57,3 @@ export function useEnd(isEmpty: boolean, lastSent: string | undefined) {
   return { scroller, isAway, toEnd, goUpTo }
 }
 const marginPx = 8
-
-/** What the reader looks at stays where it is when earlier messages are put before it. */
-export function useAnchor(scroller: RefObject<HTMLElement | null>, messages: readonly { id: string }[]): void {
-  const first = useRef<string | undefined>(undefined)
-  const oldest = useRef<{ element: Element; top: number } | null>(null)
-  // Looked at before the page is changed: by what was drawn since the last frame it may stand elsewhere than in that.
-  if (first.current !== undefined && messages[0]?.id !== first.current) {
-    const element = scroller.current?.querySelector('.group')
-    oldest.current = element ? { element, top: element.getBoundingClientRect().top } : null
-  }
-  useLayoutEffect(() => {
-    const { current } = scroller
-    const isEarlier = messages.findIndex(({ id }) => id === first.current) > 0
-    first.current = messages[0]?.id
-    const held = oldest.current
-    oldest.current = null
-    if (current && isEarlier && held) current.scrollBy({ top: held.element.getBoundingClientRect().top - held.top })
-  }, [messages, scroller])
-}
