@@ -143,10 +143,12 @@ test('who reads on in a long chat while a reply streams is not moved', async () 
   )
   const start = await place(id)
   await context.request.post(`${stage.site.origin}/v1/sessions/${path}/messages`, { data: { id: 'w', text: 'wait 1' } })
-  await page.locator('article.reply').getByText('It begins.').waitFor()
+  const begun = await page.locator('article.reply').getByText('It begins.').elementHandle()
   gates.of('begin').open()
   await untilStatusOn(page, 'complete')
   await page.locator('article.reply').getByText('Line 39 of many.').waitFor()
+  // What was finished before is not drawn again.
+  expect(await begun?.evaluate((it) => it.isConnected)).toBe(true)
   expect(Math.abs((await place(id)) - start)).toBeLessThanOrEqual(2)
 })
 

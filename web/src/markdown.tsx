@@ -131,11 +131,15 @@ const components = {
 const noRehypePlugins: [] = []
 const linkSafety = { enabled: false }
 
-export default function Markdown({ text, isStreaming }: { text: string; isStreaming: boolean }) {
+/** `isByBlock`: each of its blocks is drawn by itself, and only what changed is drawn again. */
+export type MarkdownProps = { text: string; isStreaming: boolean; isByBlock: boolean }
+
+export default function Markdown({ text, isStreaming, isByBlock }: MarkdownProps) {
   return (
     <Streamdown
       className="reply-text"
-      mode={isStreaming ? 'streaming' : 'static'}
+      mode={isByBlock ? 'streaming' : 'static'}
+      parseIncompleteMarkdown={isStreaming}
       components={components}
       fallbackComponent={Inside as never}
       rehypePlugins={noRehypePlugins}

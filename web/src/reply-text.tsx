@@ -1,9 +1,10 @@
 /** A reply's text: plain until the renderer of markdown has come, which is loaded after the page. */
 import { type ComponentType, memo, useEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react'
 import { drawSoon } from './drawing.ts'
-import { noSections, sectionsOf } from './sections.ts'
+import type { MarkdownProps } from './markdown.tsx'
+import { isOneWhole, noSections, sectionsOf } from './sections.ts'
 
-type Markdown = ComponentType<{ text: string; isStreaming: boolean }>
+type Markdown = ComponentType<MarkdownProps>
 
 let loaded: Markdown | null = null
 const hearers = new Set<() => void>()
@@ -40,6 +41,8 @@ const Section = memo(({ text, isStreaming }: { text: string; isStreaming: boolea
   const Markdown = useSyncExternalStore(subscribe, () => loaded)
   const [isDrawn, setDrawn] = useState(isStreaming)
   const plain = useRef<HTMLDivElement>(null)
+  /** What was drawn as it was written stays as it is when it is finished: to draw all of it anew takes a frame and more. */
+  const wasStreaming = useRef(isStreaming)
   const isWaiting = Markdown !== null && !isDrawn
   useEffect(() => {
     if (isWaiting && plain.current) return drawSoon(plain.current, () => setDrawn(true))
@@ -51,5 +54,6 @@ const Section = memo(({ text, isStreaming }: { text: string; isStreaming: boolea
       </div>
     )
   }
-  return <Markdown text={text} isStreaming={isStreaming} />
+  const isByBlock = isStreaming || (wasStreaming.current && !isOneWhole(text))
+  return <Markdown {...{ text, isStreaming, isByBlock }} />
 })

@@ -10,6 +10,7 @@ const border = /\n[ \t]*\n(?=[^\s>*+\-\d|<[:$~])/g
 const fence = /^ {0,3}(`{3,}|~{3,})/gm
 /** A footnote, or where a link leads that is told elsewhere: what is said so is for the whole text. */
 const definition = /^ {0,3}\[[^\]\n]+\]:/m
+export const isOneWhole = (text: string) => definition.test(text)
 
 export type Sections = { text: string; done: readonly string[]; rest: string }
 export const noSections: Sections = { text: '', done: [], rest: '' }
@@ -18,7 +19,7 @@ export const noSections: Sections = { text: '', done: [], rest: '' }
 export function sectionsOf(text: string, before: Sections): Sections {
   const grown = before.text !== '' && text.startsWith(before.text) ? before : noSections
   let rest = grown.rest + text.slice(grown.text.length)
-  if (definition.test(rest)) return { text, done: [], rest: text }
+  if (isOneWhole(rest)) return { text, done: [], rest: text }
   const done = [...grown.done]
   for (let at = endOfFirst(rest); at !== null; at = endOfFirst(rest)) {
     done.push(rest.slice(0, at))

@@ -1,4 +1,4 @@
-import { useEffect } from 'react'
+import { useEffect, useRef } from 'react'
 import { createRoot } from 'react-dom/client'
 import Markdown from '../src/markdown.tsx'
 import '../src/style.css'
@@ -22,5 +22,6 @@ window.draw = async (id, text, isStreaming) => {
 
 function Drawn({ text, isStreaming, onDrawn }: { text: string; isStreaming: boolean; onDrawn(): void }) {
   useEffect(onDrawn)
-  return <Markdown text={text} isStreaming={isStreaming} />
+  const wasStreaming = useRef(isStreaming)
+  return <Markdown text={text} isStreaming={isStreaming} isByBlock={isStreaming || wasStreaming.current} />
 }
