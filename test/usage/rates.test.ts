@@ -11,6 +11,7 @@ import { eventually } from '../support/eventually.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { startServer, tokenOf } from '../support/server.ts'
 import { openRaw } from '../support/socket.ts'
+import { acceptanceOf, createAcceptor, openStored, sessionsOf } from '../support/stored.ts'
 
 const post = (api: Api, session: string, id: string = randomUUID(), path = 'messages') =>
   api.request(`/v1/sessions/${session}/${path}`, { method: 'POST', body: JSON.stringify({ id, text: 'hi' }) })
@@ -73,6 +74,20 @@ test('as many turns as may be open are accepted at two processes at once, exactl
   // An edit of what waits opens none.
   expect((await post(again, sessions[0]!, 'edited', 'messages/room/edit')).status).toBe(200)
   expect((await post(again, sessions[0]!)).status).toBe(429)
+})
+
+test('fifty messages at once find the room of three open turns once, round after round (P221)', async () => {
+  const stored = await openStored(18)
+  onTestFinished(() => stored.close())
+  const processes = [1, 2, 3, 4].map(() => createAcceptor(stored.open()))
+  const sessions = await sessionsOf(stored.open(), 50)
+  const more = { openTurns: 3, plan: null, budgets: [] }
+  for (let round = 0; round < 4; round++) {
+    const asked = sessions.map((id, at) => processes[at % 4]!.accept({ ...acceptanceOf(id), more }))
+    const outcomes = (await Promise.all(asked)).map(({ outcome }) => outcome)
+    expect(outcomes.filter((outcome) => outcome === 'created')).toHaveLength(3)
+    await stored.query(`update holdfast.turns set state = 'stopped', due_at = null, expires_at = null`)
+  }
 })
 
 test('a client shows until when one too many open turns waits, and sends it when there is room (P220, R2.3)', async () => {
