@@ -1,5 +1,5 @@
 /** What a user has used, on a page with a chart: one server and one tab for all of it, which go through it in order. */
-import type { BrowserContext, Page } from 'playwright-core'
+import type { BrowserContext, Locator, Page } from 'playwright-core'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { daysOf } from '../../web/src/usage-days.ts'
 import { labelledDays, ticksOf } from '../../web/src/usage-scale.ts'
@@ -38,6 +38,7 @@ afterAll(async () => {
 const menu = () => page.getByRole('link', { name: 'Usage' })
 const heading = () => page.getByRole('heading', { level: 1 })
 const range = (name: string) => page.getByRole('radio', { name })
+const hasKeyboard = (of: Locator) => of.evaluate((it) => it === document.activeElement)
 const total = async (name: string) => {
   const figure = page.locator('.usage-totals > div').filter({ has: page.getByText(name, { exact: true }) })
   return await figure.locator('dd').first().innerText()
@@ -61,11 +62,16 @@ async function say(text: string): Promise<void> {
   await page.locator('article.reply[data-status="complete"]').waitFor()
 }
 
-test('who has used nothing is told so, from the menu on, and what draws it is loaded only then', async () => {
+test('who has used nothing is told so, from the menu on, and what draws it is loaded only then, or when it is asked for again', async () => {
   await page.getByText('You are free to leave.').waitFor()
   expect(await loaded()).toBe(false)
+  await page.route('**/usage-page-*.js', (route) => route.abort())
   await menu().click()
+  await page.getByRole('alert').getByText('This part of the page did not load.').waitFor()
+  await page.unrouteAll()
+  await buttonOn(page, 'Retry').press('Enter')
   await page.getByRole('heading', { name: 'Nothing was used in the last 30 days.' }).waitFor()
+  await eventually(() => hasKeyboard(range('30 days')))
   expect(await loaded()).toBe(true)
   expect([new URL(page.url()).hash, await page.title()]).toEqual(['#/usage/30', 'Usage · Holdfast'])
   expect(await menu().getAttribute('aria-current')).toBe('page')
@@ -174,7 +180,7 @@ test('where the server is not reached the page says so, and shows it when it is 
   await buttonOn(page, 'Retry').press('Enter')
   await shown('90')
   expect((await totals())[0]).toBe('4')
-  await eventually(() => range('90 days').evaluate((it) => it === document.activeElement))
+  await eventually(() => hasKeyboard(range('90 days')))
   await range('This month').check()
   await shown('month')
   await page.goBack()

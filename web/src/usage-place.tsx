@@ -15,7 +15,7 @@ export type UsageProps = {
 type PlaceProps = UsageProps & { isCovered: boolean; onMenu(): void }
 
 export function UsagePlace({ isCovered, onMenu, ...props }: PlaceProps) {
-  const { Page, hasFailed, load } = usePage()
+  const { Page, hasFailed, isBusy, load } = usePage()
   useEffect(() => {
     document.title = 'Usage · Holdfast'
   }, [])
@@ -27,11 +27,14 @@ export function UsagePlace({ isCovered, onMenu, ...props }: PlaceProps) {
         </button>
         <h1 className="min-w-0 flex-1 truncate text-[0.9375rem] font-semibold">Usage</h1>
       </header>
-      {Page && <Page {...props} />}
-      {hasFailed && (
-        <div className="column pt-5">
-          <NotLoaded why="This part of the page did not load." isBusy={false} onRetry={load} />
-        </div>
+      {Page ? (
+        <Page {...props} />
+      ) : (
+        hasFailed && (
+          <div className="column pt-5">
+            <NotLoaded why="This part of the page did not load." isBusy={isBusy} onRetry={load} />
+          </div>
+        )
       )}
     </main>
   )
@@ -56,19 +59,23 @@ let loaded: ComponentType<UsageProps> | null = null
 function usePage() {
   const [Page, setPage] = useState<ComponentType<UsageProps> | null>(() => loaded)
   const [hasFailed, setFailed] = useState(false)
+  const [isBusy, setBusy] = useState(false)
+  /** Until it is there the button that asks for it stays, and keeps the keyboard. */
   const load = () => {
-    setFailed(false)
-    void import('./usage-page.tsx').then(
-      (module) => {
-        loaded = module.default
-        setPage(() => loaded)
-      },
-      () => setFailed(true),
-    )
+    setBusy(true)
+    void import('./usage-page.tsx')
+      .then(
+        (module) => {
+          loaded = module.default
+          setPage(() => loaded)
+        },
+        () => setFailed(true),
+      )
+      .finally(() => setBusy(false))
   }
   // biome-ignore lint/correctness/useExhaustiveDependencies: once; after that whoever looks asks for it
   useEffect(() => {
     if (loaded === null) load()
   }, [])
-  return { Page, hasFailed, load }
+  return { Page, hasFailed, isBusy, load }
 }
