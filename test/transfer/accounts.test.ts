@@ -30,7 +30,8 @@ beforeAll(async () => {
     serverKey,
     limits: { sendsPerMinute: 0 },
     lane: ({ session }) => (session.id.startsWith('private') ? 'private' : 'main'),
-    async *reply() {
+    async *reply({ usage }) {
+      usage({ model: 'some', inputTokens: 1, outputTokens: 1 })
       yield 'the '
       await mayEnd?.passed
       yield 'answer'
@@ -197,7 +198,8 @@ test('what a guest has becomes the account’s, once, and the cookie is worth no
   expect((await ann.send('one', 'said m1', 'm1')).message.author).toBe('ann')
   await said(asUser(ann), 'one', 'after')
   expect(await rows(`select user_id from holdfast.devices where id = 'd'`)).toEqual([{ user_id: 'ann' }])
-  expect(await tracesOf(g.id)).toEqual(['events', 'guests'])
+  // What they used stays theirs.
+  expect((await tracesOf(g.id)).filter((name) => !name.startsWith('usage'))).toEqual(['events', 'guests'])
 })
 
 test('of accounts that race for a guest exactly one has them, and both lanes’ replies that meet are one line (P231)', async () => {
@@ -292,18 +294,11 @@ test('a deleted user is in no table any more, whatever it is called; what others
     [id],
   )
   await sql.query(`insert into holdfast.limits (tenant_id, user_id) values ('default', $1)`, [id])
-  await sql.query(
-    `insert into holdfast.usage (tenant_id, turn_id, attempt, step, session_id, user_id, outcome)
-    select tenant_id, id, 1, 9, session_id, user_id, 'complete' from holdfast.turns where user_id = $1`,
-    [id],
-  )
-  await sql.query(
-    `insert into holdfast.usage (tenant_id, turn_id, attempt, step, session_id, user_id, outcome)
-    values ('default', gen_random_uuid(), 1, 9, 'x', $1, 'complete')`,
-    [g.id],
-  )
   const ledger = () => rows(`select count(*)::int as n from holdfast.usage`)
+  const usedBy = async (userId: string) =>
+    (await rows(`select count(*)::int as n from holdfast.usage where user_id = $1`, [userId]))[0]!.n
   const before = await ledger()
+  expect([await usedBy(id), await usedBy(g.id)]).toEqual([4, 1])
   const bobs = bob.watch('with-bob')
   onTestFinished(() => bobs.close())
   const streams = ['zoes', 'with-bob'].map(async (session) =>
@@ -324,12 +319,13 @@ test('a deleted user is in no table any more, whatever it is called; what others
   for (const text of await Promise.all(streams)) expect(text).toContain('gone')
   expect(performance.now() - beganAtMs).toBeLessThan(5_000)
   expect(await ledger()).toEqual(before)
-  expect((await rows(`select from holdfast.usage where user_id = $1`, [g.id])).length).toBe(0)
+  expect([await usedBy(id), await usedBy(g.id)]).toEqual([0, 0])
   expect((await remove(serverKey)).status).toBe(204)
   // What a provider says late, of a turn that is gone, is counted under the other name, too.
   const late = await rows(
-    `insert into holdfast.usage (tenant_id, turn_id, attempt, step, session_id, user_id, outcome)
-      values ('default', gen_random_uuid(), 1, 0, 'zoes', $1, 'complete') returning user_id`,
+    `insert into holdfast.usage select r.* from (select u from holdfast.usage u limit 1) x,
+      jsonb_populate_record(x.u, jsonb_build_object('turn_id', gen_random_uuid(), 'user_id', $1::text)) r
+      returning user_id`,
     [id],
   )
   expect(late[0]!.user_id).toMatch(/^deleted-/)
