@@ -1,4 +1,4 @@
-/** Conversations come in and go out: P233 to P236. */
+/** Conversations come in and go out: P233 to P235. */
 import { expect, onTestFinished, test } from 'vitest'
 import { textOf } from '../../src/core/parts.ts'
 import type { HoldfastOptions } from '../../src/index.ts'
