@@ -107,15 +107,21 @@ create function holdfast.outbox_key(p_tenant text, p_topic text, p_key text) ret
   parallel safe as $$ select hashtextextended(p_tenant || chr(10) || p_topic || chr(10) || p_key, 16) $$;
 
 -- Takes what is due in these topics, of each as many as it may at most, what has waited longest first: `running`, under a lease,
--- for who asks. Waits for nobody. Topics that are not named cost nothing, however much waits in them.
-create function holdfast.take_outbox(p_topics text[], p_limits int[], p_lease_ms int) returns setof json language plpgsql as $$
-declare t record; c record; r holdfast.outbox; v_left int; v_changed boolean;
+-- for who asks. Waits for nobody. Topics that are not named cost nothing, however much waits in them. Answers {taken, more}: `more`
+-- is due than it has looked at, because each key that it looks at stays locked until it ends, and there is room for so many.
+create function holdfast.take_outbox(p_topics text[], p_limits int[], p_lease_ms int) returns json language plpgsql as $$
+declare t record; c record; r holdfast.outbox; v_left int; v_changed boolean; v_looks int; v_more boolean := false;
+  v_taken json[] := '{}';
 begin
   for t in select x.topic, x.most from unnest(p_topics, p_limits) x(topic, most) loop
     v_left := t.most;
     v_changed := true;
+    v_looks := 20;
     -- Parked ones make room for those behind them.
     while v_left > 0 and v_changed loop
+      v_looks := v_looks - 1;
+      v_more := v_more or v_looks < 0;
+      exit when v_looks < 0;
       v_changed := false;
       for c in
         select o.n, o.tenant_id, o.key from holdfast.outbox o
@@ -149,11 +155,12 @@ begin
         continue when not found;
         v_left := v_left - 1;
         v_changed := true;
-        return next json_build_object('n', r.n, 'tenantId', r.tenant_id, 'topic', r.topic, 'id', r.id, 'key', r.key,
+        v_taken := v_taken || json_build_object('n', r.n, 'tenantId', r.tenant_id, 'topic', r.topic, 'id', r.id, 'key', r.key,
           'payload', r.payload, 'sessionId', r.session_id, 'attempt', r.attempt, 'tries', r.tries);
       end loop;
     end loop;
   end loop;
+  return json_build_object('taken', to_json(v_taken), 'more', v_more);
 end $$;
 
 -- What became of it: `done`, `dead`, or `due` again after so long. `p_untried`: it was not tried, and this try does not count.

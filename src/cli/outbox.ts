@@ -151,7 +151,9 @@ function numberOf(text: string): number {
 function lineOf({ n, topic, key, state, tries, dueAt, endedAt, at, error }: OutboxEntry): string {
   const when = state === 'due' ? (dueAt === null ? 'waits for another of its key' : `due ${dueAt}`) : (endedAt ?? at)
   const parts = [String(n).padStart(6), state.padEnd(7), topic, key && `key ${key}`, when]
-  return clean([...parts, tries > 0 && `tried ${tries} times`, error].filter(Boolean).join('  '))
+  return clean(
+    [...parts, tries > 0 && (tries === 1 ? 'tried once' : `tried ${tries} times`), error].filter(Boolean).join('  '),
+  )
 }
 
 /** An app's error or key may hold what moves a terminal's cursor. */

@@ -119,6 +119,11 @@ function pushOf(environment: Environment): HoldfastOptions['push'] {
 function webhooksOf(environment: Environment): HoldfastOptions['webhooks'] {
   const { HOLDFAST_WEBHOOK_URL: url, HOLDFAST_WEBHOOK_SECRETS: secrets = '' } = environment
   if (!url) return undefined
+  if (secrets === '') {
+    throw new OptionError(
+      'HOLDFAST_WEBHOOK_URL needs HOLDFAST_WEBHOOK_SECRETS, which events are signed with: docs/outbox.md.',
+    )
+  }
   const events = listOf(environment.HOLDFAST_WEBHOOK_EVENTS ?? '*')
   const isOn = (variable: string) => choice(environment, variable, ['on', 'off']) === 'on'
   return [

@@ -1,5 +1,7 @@
 /** The outbox: what becomes of a job, or of an event for a webhook, after a try. */
 
+import { cleanText } from './plain-json.ts'
+
 /** `why` is for operators. */
 export type Outcome =
   | { outcome: 'done' }
@@ -24,7 +26,7 @@ const errorCharactersMax = 500
 /** `tries`: with this one. `random`: 0 ≤ x < 1. */
 export function endingOf(outcome: Outcome, tries: number, policy: TryPolicy, random: number): Ending {
   if (outcome.outcome === 'done') return { state: 'done' }
-  const error = [...outcome.why].slice(0, errorCharactersMax).join('')
+  const error = [...cleanText(outcome.why)].slice(0, errorCharactersMax).join('')
   if (outcome.outcome === 'never' || tries >= policy.attemptsMax) return { state: 'dead', error }
   const wanted = Math.min(afterMaxMs, Math.max(0, Math.ceil(outcome.afterMs ?? 0)))
   const ceiling = Math.min(backoffMaxMs, policy.backoffMinMs * 2 ** (tries - 1))

@@ -101,7 +101,8 @@ export function createOutbox(options: {
     const asked = topics().filter((topic) => free(topic) > 0)
     if (asked.length === 0) return null
     const sentMs = performance.now()
-    const { taken, dueInMs } = await takeOutbox(database, { topics: asked, limits: asked.map(free), leaseMs })
+    const { taken, more, dueInMs } = await takeOutbox(database, { topics: asked, limits: asked.map(free), leaseMs })
+    if (more) lookAgain = true
     for (const each of taken) {
       const one = { taken: each, lost: new AbortController(), trustedUntilMs: sentMs + leaseMs * trustedShare }
       running.add(one)

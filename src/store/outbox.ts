@@ -49,20 +49,23 @@ export type Taken = {
 const takeStatement: Statement = {
   name: 'take-outbox',
   text: `
-    select array(select holdfast.take_outbox($1, $2, $3)) as taken,
+    select holdfast.take_outbox($1, $2, $3) as answer,
       (select ceil(extract(epoch from min(d.due_at) - clock_timestamp()) * 1000)::float8
         from unnest($1::text[]) t(topic) cross join lateral (
           select o.due_at from holdfast.outbox o where o.topic = t.topic and o.due_at > now() order by o.due_at limit 1) d)
         as "dueInMs"`,
 }
 
-/** Of each topic as many as its limit says. `dueInMs`: when the next one of these topics may be taken. Null: none waits for its time. */
+/** Of each topic as many as its limit says. `more`: ask again at once. `dueInMs`: when the next one of these topics may be taken. Null: none waits for its time. */
 export async function takeOutbox(
   database: Database,
   ask: { topics: readonly string[]; limits: readonly number[]; leaseMs: number },
-): Promise<{ taken: Taken[]; dueInMs: number | null }> {
-  type Row = { taken: Taken[]; dueInMs: number | null }
-  return (await database.query<Row>('outbox', takeStatement, [ask.topics, ask.limits, ask.leaseMs]))[0]!
+): Promise<{ taken: Taken[]; more: boolean; dueInMs: number | null }> {
+  type Row = { answer: { taken: Taken[]; more: boolean }; dueInMs: number | null }
+  const { answer, dueInMs } = (
+    await database.query<Row>('outbox', takeStatement, [ask.topics, ask.limits, ask.leaseMs])
+  )[0]!
+  return { ...answer, dueInMs }
 }
 
 const renewStatement: Statement = {

@@ -199,6 +199,22 @@ test('a thousand jobs behind one that waits keep nobody else waiting (P242)', as
   await sql.query(`delete from holdfast.outbox where key = 'long'`)
 })
 
+test('nine hundred keys whose first job waits keep nobody else waiting (P242)', async () => {
+  const of = (part: string, delayMs: number) =>
+    sql.query(
+      `select holdfast.outbox_add('sync', '{"name": "${part}"}', 'w' || i, p_delay_ms => ${delayMs}) from generate_series(1, 900) i`,
+    )
+  await sql.query('begin')
+  await of('head', 60_000)
+  await of('behind', 0)
+  const { id } = await chat.outbox.add('sync', { name: 'quick' }, { client: sql })
+  await sql.query('commit')
+  // Before the poll.
+  await eventually(async () => named('quick').some(({ about }) => about.id === id), 8_000)
+  expect(named('behind')).toEqual([])
+  await sql.query(`delete from holdfast.outbox where key like 'w%'`)
+})
+
 test('a topic whose jobs all hang takes no place from the others (P242)', async () => {
   let end: () => void = () => undefined
   unstuck = new Promise((resolve) => {
@@ -296,7 +312,7 @@ test('holdfast outbox lists what is dead and why, shows its payload, and sends i
     return { code: await done.ended, text: done.printed() }
   }
   const failLoudly = () => {
-    throw new Error('no \u001b[2J luck')
+    throw new Error('no \u001b[2J\u0000 luck')
   }
   scripts.set('cli', [failLoudly, failLoudly, failLoudly])
   const { id } = await chat.outbox.add('sync', { name: 'cli' }, { key: 'order 7' })
@@ -308,7 +324,7 @@ test('holdfast outbox lists what is dead and why, shows its payload, and sends i
     command('retry'),
   ])
   expect(list.text).toMatch(/sync: \d+ waiting, \d+ dead/)
-  expect(list.text).toMatch(new RegExp(`${n} {2}dead +sync {2}key order 7 .*tried 3 times {2}Error: no  \\[2J luck`))
+  expect(list.text).toMatch(new RegExp(`${n} {2}dead +sync {2}key order 7 .*tried 3 times {2}Error: no  \\[2J. luck`))
   expect(list.text).not.toContain('"cli"')
   expect(show.text).toContain('payload   {"name":"cli"}')
   expect([wrong.code, wrong.text]).toEqual([1, expect.stringContaining('--all')])
