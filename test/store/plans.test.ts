@@ -310,7 +310,7 @@ async function hotClient({ url }: Stored): Promise<pg.Client> {
 }
 
 /** One row, and one for each process. */
-const small = ['meta', 'processes', 'publishers']
+const small = ['meta', 'processes', 'publishers', 'webhooks']
 
 /** Tables that this transaction has read from end to end. */
 async function scanned(client: pg.Client): Promise<string[]> {
