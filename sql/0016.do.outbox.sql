@@ -11,7 +11,7 @@
 -- (`due_at` null), and whoever ends the head makes the next one due; both hold the key's lock, and decide in a statement
 -- after it, so none is forgotten. Whoever adds locks nothing.
 create table holdfast.outbox (
-  n bigint generated always as identity primary key,
+  n bigint generated always as identity,
   tenant_id text not null default 'default',
   topic text not null check (topic ~ '^[A-Za-z0-9._:~-]{1,128}$'),
   -- Of the app's choice, or made. The same id is the same row for as long as that is kept.
@@ -33,6 +33,8 @@ create table holdfast.outbox (
   ended_at timestamptz,
   -- When an ended one is removed.
   gone_at timestamptz,
+  -- By its number alone it is found, too: that is no other tenant's.
+  primary key (n, tenant_id),
   unique (tenant_id, topic, id)
 ) with (fillfactor = 80);
 create index outbox_due on holdfast.outbox (topic, due_at) where due_at is not null;
