@@ -606,8 +606,7 @@ test('an `Ably.Realtime` fits the transport as the package declares it, and the 
   await writeFile(
     join(folder, 'app.ts'),
     `import * as Ably from 'ably'
-    import type { AblyRealtime } from '../../src/ably-client/line.ts'
-import { ablyTransport } from ${JSON.stringify(transport)}
+    import { ablyTransport } from ${JSON.stringify(transport)}
     export const made = ablyTransport((authCallback) => new Ably.Realtime({ authCallback }))
     export const own = ablyTransport(new Ably.Realtime({ key: 'app.id:secret' }))`,
   )
