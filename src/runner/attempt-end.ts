@@ -17,6 +17,7 @@ import {
   requeueIfHeld,
   type StepReport,
 } from '../store/turns.ts'
+import { hasNumbers } from '../usage/ledger.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, asksOfEnd, checkpointOf, pushChunk, type Went } from './attempt.ts'
 import { asksBeyondBudget, BudgetUsedUp, leftByClaim, type UsedBudget, withoutProgress } from './budget.ts'
@@ -44,7 +45,9 @@ export async function endAttempt(options: AttemptOptions, attempt: Attempt, went
   }
   // From here on what is reported goes to the ledger by itself.
   attempt.over = true
-  await reportLate(options.database, attempt, attempt.usage.slice(ended.outcome === 'stored' ? attempt.reported : 0))
+  const isMine = ended.outcome === 'stored'
+  const late = isMine ? attempt.usage.slice(attempt.reported).filter(hasNumbers) : attempt.ledger.atLoss()
+  await reportLate(options.database, attempt, late)
 }
 
 /** Money spent is a fact, however late it is heard of, and whoever has the turn now. */

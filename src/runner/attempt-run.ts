@@ -20,7 +20,7 @@ import { takeSteeringIfHeld } from '../store/control.ts'
 import { type Database, DatabaseError } from '../store/database.ts'
 import { promptMessages, promptSession } from '../store/messages.ts'
 import { type Checkpoint, type Claimed, checkpointIfHeld } from '../store/turns.ts'
-import { bytesOfPrompt } from '../usage/ledger.ts'
+import { bytesOfPrompt, hasNumbers } from '../usage/ledger.ts'
 import { askAgain } from './ask-again.ts'
 import { type Attempt, type AttemptOptions, asksOfClaim, beginAttempt, pushChunk, type Went } from './attempt.ts'
 import { endAttempt, reportLate, wentBy } from './attempt-end.ts'
@@ -191,7 +191,7 @@ function noteUsage(database: Database, attempt: Attempt, reported: StepUsage): v
   const usage = cleanUsage(reported)
   const report = attempt.ledger.report(usage)
   attempt.model = usage.model ?? attempt.model
-  if (attempt.over) reportLate(database, attempt, [report]).catch(() => undefined)
+  if (attempt.over && hasNumbers(report)) reportLate(database, attempt, [report]).catch(() => undefined)
 }
 
 /**
@@ -286,16 +286,18 @@ function mustHaveShortIds(chunk: Chunk): void {
 async function storeCheckpoint(database: Database, attempt: Attempt): Promise<number> {
   const { claimed, log } = attempt
   const calls = attempt.calls!
-  const nextStep = await calls.inOrder(async () => {
+  const { held, nextStep } = await calls.inOrder(async () => {
     const nextIndex = await log.flushed()
     const checkpoint = calls.checkpointNow(true, nextIndex)
     await point('checkpoint.send')
     const nextStep = attempt.ledger.nextStep()
     const usage = attempt.ledger.atCheckpoint()
-    await askAgain(() => checkpointIfHeld(database, claimed, checkpoint, { usage, nextStep }), log.ended)
+    const stored = await askAgain(() => checkpointIfHeld(database, claimed, checkpoint, { usage, nextStep }), log.ended)
     await point('checkpoint.answered')
-    return nextStep
+    return { held: stored, nextStep }
   })
+  // Not its turn any more, as the log is about to say: nothing more is asked of the model, which nobody would count.
+  if (!held) await new Promise<void>((resolve) => whenAborted(log.ended, resolve))
   attempt.betweenSteps = false
   return nextStep
 }

@@ -11,7 +11,7 @@ import type { StepReport } from '../store/turns.ts'
 export type PriceOf = (usage: StepUsage) => string | null
 
 export type AttemptLedger = {
-  /** What was reported, in order: the n-th report is of the n-th call. */
+  /** What was reported, in order: the n-th report is of the n-th call. One without numbers keeps its place. */
   readonly reports: StepReport[]
   /**
    * The reply is asked now. `promptBytes`: of the conversation that it was given, counted where it has to be. `keepsStep`: the
@@ -30,6 +30,10 @@ export type AttemptLedger = {
    * `isRefused`: the provider has refused the last call.
    */
   atEnd(how: { mayHaveGoneOn: boolean; isRefused?: boolean }): StepReport[]
+  /**
+   * Where somebody else has ended the attempt, and estimated what was open: what is known better, and calls that were made since.
+   */
+  atLoss(): StepReport[]
 }
 
 type Call = { bytesBefore: number; bytesWritten: number; isOver: boolean }
@@ -42,13 +46,17 @@ export function createAttemptLedger(priceOf: PriceOf): AttemptLedger {
 
   const begin = (bytesBefore: number) => calls.push({ bytesBefore, bytesWritten: 0, isOver: false })
 
-  function estimated(step: number): StepReport {
+  /** `said`: by a report that has no numbers. */
+  function estimated(step: number, said?: StepUsage): StepReport {
     const { bytesBefore, bytesWritten } = calls[step] ?? { bytesBefore: 0, bytesWritten: 0 }
     const inputTokens = tokensOf(promptBytes!() + bytesBefore)
-    return { step, usage: { inputTokens, outputTokens: tokensOf(bytesWritten) }, estimated: true }
+    return { step, usage: { ...said, inputTokens, outputTokens: tokensOf(bytesWritten) }, estimated: true }
   }
 
-  return {
+  const settled = () =>
+    reports.map((report) => (hasNumbers(report) ? report : estimated(report.step, report.usage ?? undefined)))
+
+  const ledger: AttemptLedger = {
     reports,
     replyAsked(bytes, at) {
       promptBytes = bytes
@@ -76,7 +84,7 @@ export function createAttemptLedger(priceOf: PriceOf): AttemptLedger {
     },
     atCheckpoint() {
       const over = calls.flatMap(({ isOver }, step) => (isOver && step >= reports.length ? [estimated(step)] : []))
-      return [...reports, ...over]
+      return [...settled(), ...over]
     },
     atEnd({ mayHaveGoneOn, isRefused = false }) {
       const made = promptBytes && mayHaveGoneOn ? Math.max(opened, calls.length) : calls.length
@@ -87,9 +95,19 @@ export function createAttemptLedger(priceOf: PriceOf): AttemptLedger {
         else if (isNothing) silent.push({ step, usage: nothing, cost: '0', estimated: true })
         else silent.push(estimated(step))
       }
-      return [...reports, ...silent]
+      return [...settled(), ...silent]
     },
+    atLoss: () =>
+      ledger
+        .atEnd({ mayHaveGoneOn: promptBytes !== undefined })
+        .filter(({ step, usage }) => usage === null || step < Math.max(calls.length, reports.length)),
   }
+  return ledger
+}
+
+/** A provider's answer without its usage tells nothing of what it took. */
+export function hasNumbers({ usage }: StepReport): boolean {
+  return usage?.inputTokens !== undefined || usage?.outputTokens !== undefined
 }
 
 const nothing = { inputTokens: 0, outputTokens: 0 }

@@ -39,3 +39,32 @@ test('an attempt that made no progress has what its provider reported in the led
   const scene = await broken({ ...env, HOLDFAST_ON_BUDGET: 'fail' })
   expect(await ledgerOf(scene)).toEqual([{ attempt: 1, step: 0, input_tokens: 1000, outcome: 'failed' }])
 })
+
+test('a process that is killed leaves one estimated row of the call that it had begun, and the next its own (I12)', async () => {
+  const scene = await openScene()
+  const said = { inputTokens: 200, outputTokens: 9 }
+  scene.provider.script(() =>
+    scene.provider.requests.length === 1
+      ? [{ text: 'The answer is ' }, { hang: true }]
+      : [{ text: 'here' }, { usage: said }],
+  )
+  const server = await scene.start()
+  const session = await scene.ann.createSession()
+  const watcher = scene.ann.watch(session)
+  await scene.ann.send(session, 'hi', 'm1')
+  await watcher.until(({ type }) => type === 'chunk')
+  await server.kill()
+  await scene.start()
+  await watcher.outcome('m1')
+  await watcher.close()
+  const rows = await queryOnce(
+    scene.database,
+    'select attempt, step, state, outcome, input_tokens > 0 as read, output_tokens > 0 as wrote from holdfast.usage order by attempt',
+  )
+  const both = { step: 0, read: true, wrote: true }
+  expect(rows).toEqual([
+    { attempt: 1, ...both, state: 'estimated', outcome: 'lost' },
+    { attempt: 2, ...both, state: 'reported', outcome: 'complete' },
+  ])
+  expect(await queryOnce(scene.database, 'select * from holdfast.usage_differences()')).toEqual([])
+})
