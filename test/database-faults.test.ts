@@ -173,15 +173,19 @@ describe('an answer that is lost after the commit (FD2)', () => {
     // What an attempt that was stopped had used is told after its end.
     const reported = (outcome: string) =>
       query(`select attempt, step, input_tokens, output_tokens, count(*)::int as rows from holdfast.usage
-        where outcome = '${outcome}' group by 1, 2, 3, 4 order by 2`)
+        where outcome = '${outcome}' and state = 'reported' group by 1, 2, 3, 4 order by 2`)
     const used = (step: number) => ({ attempt: 1, step, input_tokens: 3, output_tokens: 5, rows: 4 })
     expect(
       await eventually(async () => {
         const rows = await reported('stopped')
-        return rows.length > 0 && rows.every(({ rows: n }) => n === 4) && rows
+        return rows.length > 1 && rows.every(({ rows: n }) => n === 4) && rows
       }),
     ).toEqual([used(0), used(1)])
     expect(await reported('complete')).toEqual([used(0), used(1), used(2)])
+    // The call that was on its way when it was stopped: of it nobody will report.
+    expect(
+      await query(`select step, count(*)::int as rows from holdfast.usage where state <> 'reported' group by 1`),
+    ).toEqual([{ step: 2, rows: 4 }])
     for (const [kind, { count }] of Object.entries(lost)) expect(count(), `lost answers of ${kind}`).toBeGreaterThan(1)
     await expectOrder()
     never.open()
