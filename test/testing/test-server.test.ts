@@ -108,8 +108,11 @@ test('what a killed server’s attempt reports is not written any more, as by th
   reply.open('kill')
   await server.restart()
   await server.outcome('trip', 'm1')
-  const rows = await queryOnce(server.database, 'select attempt from holdfast.usage')
-  expect(rows).toEqual([{ attempt: 2 }])
+  const rows = await queryOnce(server.database, 'select attempt, state from holdfast.usage order by 1')
+  expect(rows).toEqual([
+    { attempt: 1, state: 'estimated' },
+    { attempt: 2, state: 'reported' },
+  ])
 })
 
 test('a server that is killed in the middle of its work leaves no connection, and says nothing more', async () => {
