@@ -17,7 +17,7 @@ export const migrateCommand = defineCommand({
     },
     tenant: { type: 'string', description: 'The tenant that the views are of. Defaults to default.' },
   },
-  run: ({ args }) => run(args.print === true, viewsOf(args)).catch(exit),
+  run: ({ args }) => run(args).catch(exit),
 })
 
 function viewsOf({ views, tenant }: { views?: string; tenant?: string }): ViewsOf | null {
@@ -31,9 +31,14 @@ function viewsOf({ views, tenant }: { views?: string; tenant?: string }): ViewsO
   )
 }
 
-async function run(print: boolean, views: ViewsOf | null): Promise<void> {
+async function run(args: { print?: boolean; views?: string; tenant?: string }): Promise<void> {
+  const { print = false } = args
+  const views = viewsOf(args)
   const url = databaseOf(process.env.DATABASE_URL || undefined)
-  if (!url) throw new OptionError('DATABASE_URL is not set. The embedded database is migrated by itself at start.')
+  if (!url) {
+    const why = views === null ? 'is migrated by itself at start' : 'has no views, for no report reaches it'
+    throw new OptionError(`DATABASE_URL is not set. The embedded database ${why}.`)
+  }
   const database = openDatabase(url, { poolMax: 6, onError: exit })
   try {
     if (print) {

@@ -39,7 +39,9 @@ const list = command({
     const entries = await listOutbox(database, ask)
     const topics = await topicsOfOutbox(database)
     const heads = topics.map(({ topic, waiting, dead }) => `${topic}: ${waiting} waiting, ${dead} dead`)
-    const rest = entries.length === 0 ? ['Nothing in the outbox is so.'] : entries.map(lineOf)
+    const isAll = state === undefined && topic === undefined
+    const nothing = isAll ? 'The outbox is empty.' : 'Nothing in the outbox is so.'
+    const rest = entries.length === 0 ? [nothing] : entries.map(lineOf)
     return [...heads, ...(heads.length > 0 ? [''] : []), ...rest]
   },
 })

@@ -65,7 +65,7 @@ export type Wire = {
   /** The JSON of an answer, null of a 204: asked again and again until there is one, `triesMax` times of a server that cannot. */
   askSurely(path: string, request: Ask, signal: AbortSignal | undefined, onFailure?: () => void): Promise<Json>
   /** Resolves after so long, and at once when the network or the page is back. Rejects when aborted. */
-  pause(ms: number, signal: AbortSignal | undefined): Promise<void>
+  pause(ms: number, signal: AbortSignal | undefined): Promise<unknown>
   /** `woken` is called when the page is back, or (`isOther`) another network. Answers what ends that. */
   onWake(woken: Woken): () => void
   wake: Woken
@@ -91,7 +91,7 @@ export function backoffMs(failures: number): number {
 
 /** As `fetch` fails when aborted: the AI SDK takes it for a stop, never for an error. */
 export function abortError(): Error {
-  const error = new Error('The request was aborted.')
+  const error = new Error('Aborted.')
   error.name = 'AbortError'
   return error
 }
@@ -112,16 +112,17 @@ export function createWire(options: WireOptions): Wire {
   }
 
   const pause = (ms: number, signal: AbortSignal | undefined) => {
-    let timer: ReturnType<typeof setTimeout>
-    let sleepsNoMore: () => void
-    const over = new Promise<void>((resolve) => {
-      sleepsNoMore = onWake(() => resolve())
-      timer = setTimeout(resolve, ms)
+    let end: () => void
+    const over = new Promise<unknown>((resolve) => {
+      const sleepsNoMore = onWake(resolve)
+      // A timer takes more than 24 days for none, and a budget of a month may be renewed in 31.
+      const timer = setTimeout(resolve, Math.min(ms, 2e9))
+      end = () => {
+        clearTimeout(timer)
+        sleepsNoMore()
+      }
     })
-    return unlessAborted(signal, over).finally(() => {
-      clearTimeout(timer)
-      sleepsNoMore()
-    })
+    return unlessAborted(signal, over).finally(() => end())
   }
 
   let streams = true

@@ -201,17 +201,21 @@ function checkText(text: string): void {
 }
 
 /** The first thing that is wrong, where, and what was expected. Values are not repeated: they may be content. */
-function sentenceOf(error: z.ZodError): string {
+function sentenceOf(error: z.ZodError, whole = 'The body'): string {
   const issue = error.issues[0]
   if (!issue) return 'The request is not valid.'
-  const where = issue.path.length > 0 ? `"${issue.path.join('.').slice(0, 200)}"` : 'The body'
+  const where = issue.path.length > 0 ? `"${issue.path.join('.').slice(0, 200)}"` : whole
   return `${where}: ${issue.message.slice(0, 300)}.`
 }
 
-/** A query's values: each a string or absent. Keys that the schema does not know are passed over. */
+/** A query's values: each a string or absent. Keys that the schema does not know are passed over, unless it is strict. */
 export function readQuery<T>(url: URL, schema: z.ZodType<T>): T {
   const parsed = schema.safeParse(Object.fromEntries(url.searchParams))
-  if (!parsed.success) throw new Problem('invalid_request', `In the query, ${sentenceOf(parsed.error)}`)
+  if (!parsed.success) {
+    const { path } = parsed.error.issues[0] ?? {}
+    const where = path?.length ? 'In the query, ' : ''
+    throw new Problem('invalid_request', `${where}${sentenceOf(parsed.error, 'The query')}`)
+  }
   return parsed.data
 }
 

@@ -165,6 +165,8 @@ test('migrate prints what is missing, applies it once, and then has nothing to d
     out: '',
     err: expect.stringMatching(/^DATABASE_URL is not set\./),
   })
+  const wrong = '--tenant says whose the views are: give --views with it.\n'
+  expect(await holdfast(['migrate', '--tenant', 'x'])).toEqual({ code: 1, out: '', err: wrong })
   await database.drop()
 })
 

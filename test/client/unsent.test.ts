@@ -200,6 +200,17 @@ test('one too many in a minute waits for its time, shows until when, and costs n
   expect(impatient.list()).toMatchObject([{ state: 'failed', failure: { kind: 'rate_limit', code: 'rate_limited' } }])
 })
 
+test('a wait of more days than a timer takes, for the budget of a month, does not end at once (P229)', async () => {
+  const end = new AbortController()
+  onTestFinished(() => end.abort())
+  const { pause } = createWire({
+    ...{ api: 'http://localhost', headers: async () => new Headers(), headersMayChange: false, credentials: undefined },
+    ...{ fetch, silentMs: 1_000 },
+  })
+  const month = pause(31 * 86_400_000, end.signal).catch(() => undefined)
+  expect(await Promise.race([month.then(() => 'month'), pause(20, undefined).then(() => 'moment')])).toBe('moment')
+})
+
 test('what could not be sent for too long fails, and is sent when its writer says so', async () => {
   const scene = await openScene()
   const unsent = openTab(scene, { expiresMs: -1 })

@@ -90,7 +90,7 @@ function questionsOf({ turns }: Seen, replyId: string): string[] {
   const turn = turns.find((each) => each.replyId === replyId)
   return (turn ? asksOf(turn) : []).flatMap((ask) => {
     const question = questionOf(ask)
-    return question ? [question.yes, question.no, ''] : []
+    return question ? [question.yes ?? '', question.no, ''] : []
   })
 }
 

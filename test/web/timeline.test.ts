@@ -49,6 +49,31 @@ test('questions of each kind, and calls of a client, are told apart, and only a 
   expect(asksOf({ ...waiting, state: 'queued' })).toEqual([])
 })
 
+test('a budget of the app’s is told with whose, how much and when, and the yes is offered to who may say it (P226)', () => {
+  const rule = { per: 'session', every: 'month', measure: 'tokens', renewsAt: timeOf(60) } as const
+  const asked = {
+    kind: 'budget',
+    budget: 'limit',
+    id: 'a1',
+    used: 12,
+    max: 10,
+    expiresAt: timeOf(60),
+    ...rule,
+  } as const
+  const questionTo = (mayGoOn: 'member' | 'owner' | 'server', isOwner: boolean) => {
+    const turn = turnOf('u1', { state: 'waiting', approvals: [{ ...asked, mayGoOn }] })
+    return questionOf(asksOf(turn)[0]!, isOwner)!
+  }
+  const title = 'The budget of this chat for this month is used up: 12 tokens of 10.'
+  for (const offered of [questionTo('member', false), questionTo('owner', true)]) {
+    expect(offered).toMatchObject({ title: `${title} Let it go on?`, yes: 'Go on', no: 'End it' })
+    expect(offered.note).toMatch(/^It goes on by itself at /)
+  }
+  expect(questionTo('owner', false)).toMatchObject({ title, yes: null, no: 'End it' })
+  expect(questionTo('owner', false).note).toMatch(/^An owner of this chat may let it go on. It goes on by itself at /)
+  expect(questionTo('server', true).note).toMatch(/^Who runs this service may let it go on\. /)
+})
+
 type Told = { type: string; second?: number; data?: object; of?: string }
 
 const lifeOf = (told: Told[], of = 'r-u1') =>

@@ -179,7 +179,8 @@ export function useCommand() {
   const until = refusal?.until ?? null
   useEffect(() => {
     if (until === null) return
-    const timer = setTimeout(() => setRefusal(null), until - Date.now())
+    // What is longer a timer takes for nothing, and who asks again then is told again.
+    const timer = setTimeout(() => setRefusal(null), Math.min(until - Date.now(), 2e9))
     return () => clearTimeout(timer)
   }, [until])
   const give = useCallback(

@@ -19,7 +19,7 @@ import {
 } from './icons.tsx'
 import { isPrivate, useReaders, useRights, useWriter } from './people.ts'
 import type { Possible } from './possible.ts'
-import { Cooldown, Refused, tooMany } from './refused.tsx'
+import { Cooldown, Refused, tooManyUntil } from './refused.tsx'
 import { isSame, type Shared } from './shared.ts'
 import { clockOf } from './times.ts'
 
@@ -232,10 +232,11 @@ const ticks: { [state: string]: string } = { sent: 'Stored', delivered: 'Deliver
 function UnsentStatus({ message: { delivery }, isHeld, retryAt, isLimited }: OwnProps) {
   if (delivery?.state === 'failed') return null
   if (retryAt !== null) {
-    const why = isLimited ? tooMany : 'The server cannot take it now.'
+    const until = Date.parse(retryAt)
+    const why = isLimited ? tooManyUntil(until) : 'The server cannot take it now.'
     return (
       <span className="status-words">
-        <Cooldown until={Date.parse(retryAt)} why={why} then="Sent by itself" />
+        <Cooldown until={until} why={why} then="Sent by itself" />
       </span>
     )
   }

@@ -54,6 +54,12 @@ export function useReaders(message: ShownMessage): { readers: string[]; others: 
 /** Nobody else is told of it (PROTOCOL.md, P157). */
 export const isPrivate = ({ lane }: ShownMessage) => lane.startsWith('private:')
 
+/** Whether one is an owner of this chat. */
+export function useIsOwner(): boolean {
+  const { me } = useContext(PeopleContext)
+  return useContext(MembersContext).find(({ userId }) => userId === me)?.role === 'owner'
+}
+
 export const useMayWrite = () => useContext(PeopleContext).mayWrite
 
 /** A guest has no name, and an id that nobody can tell from another's at a glance. */

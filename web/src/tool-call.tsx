@@ -2,7 +2,7 @@
 import { type FormEvent, type KeyboardEvent, type ReactNode, useEffect, useId, useRef, useState } from 'react'
 import { type Ask, type Question as Asked, questionOf } from './asks.ts'
 import { AlertIcon, CheckIcon, ClockIcon, CloseIcon, FoldIcon, StopIcon, ToolIcon } from './icons.tsx'
-import { useMayWrite } from './people.ts'
+import { useIsOwner, useMayWrite } from './people.ts'
 import { untilOf } from './times.ts'
 import { type CallPart, toolNameOf } from './tool-parts.ts'
 
@@ -130,7 +130,7 @@ type QuestionProps = { ask: Ask; isAnswering: boolean; onAnswer: AnswerTo }
 
 /** On every device of the session, until somebody has answered on one of them. */
 export function Question({ ask, isAnswering, onAnswer }: QuestionProps) {
-  const question = questionOf(ask)
+  const question = questionOf(ask, useIsOwner())
   const mayWrite = useMayWrite()
   const id = useId()
   const until = <time dateTime={ask.expiresAt}>{untilOf(ask.expiresAt)}</time>
@@ -149,6 +149,7 @@ export function Question({ ask, isAnswering, onAnswer }: QuestionProps) {
       {mayWrite && (
         <Choice question={question} isAnswering={isAnswering} onAnswer={(answer) => onAnswer(ask, answer)} />
       )}
+      {question.note !== null && <p className="question-until">{question.note}</p>}
       <p className="question-until">
         {mayWrite
           ? 'It is asked on each of your devices. The first answer counts.'
@@ -176,14 +177,16 @@ function Choice({ question: { yes, no }, isAnswering, onAnswer }: ChoiceProps) {
   if (!isRefusing) {
     return (
       <div className="question-buttons">
-        <button
-          type="button"
-          className="small-button is-main"
-          aria-disabled={isAnswering}
-          onClick={() => isAnswering || onAnswer({ approved: true })}
-        >
-          {yes}
-        </button>
+        {yes !== null && (
+          <button
+            type="button"
+            className="small-button is-main"
+            aria-disabled={isAnswering}
+            onClick={() => isAnswering || onAnswer({ approved: true })}
+          >
+            {yes}
+          </button>
+        )}
         <button
           ref={refuseButton}
           type="button"
