@@ -66,7 +66,7 @@ function number(variable: string, text: string, min: number, max: number): numbe
 }
 
 /** By environment variable: the limit that it sets. */
-export const limitNumbers = {
+const limitNumbers = {
   HOLDFAST_SENDS_PER_MINUTE: 'sendsPerMinute',
   HOLDFAST_OPEN_TURNS: 'openTurns',
   HOLDFAST_CONNECTIONS: 'connections',
@@ -118,13 +118,16 @@ function pushOf(environment: Environment): HoldfastOptions['push'] {
 /** One: whoever has several gives them in code. */
 function webhooksOf(environment: Environment): HoldfastOptions['webhooks'] {
   const { HOLDFAST_WEBHOOK_URL: url, HOLDFAST_WEBHOOK_SECRETS: secrets = '' } = environment
-  if (!url) return undefined
+  if (!url) {
+    if (secrets === '') return undefined
+    throw new OptionError('HOLDFAST_WEBHOOK_SECRETS is set, but nothing to send to: set HOLDFAST_WEBHOOK_URL.')
+  }
   if (secrets === '') {
     throw new OptionError(
       'HOLDFAST_WEBHOOK_URL needs HOLDFAST_WEBHOOK_SECRETS, which events are signed with: docs/outbox.md.',
     )
   }
-  const events = listOf(environment.HOLDFAST_WEBHOOK_EVENTS ?? '*')
+  const events = listOf(environment.HOLDFAST_WEBHOOK_EVENTS || '*')
   const isOn = (variable: string) => choice(environment, variable, ['on', 'off']) === 'on'
   return [
     {

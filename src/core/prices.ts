@@ -34,7 +34,7 @@ export function wrongPrices(prices: unknown): string | null {
 
 const names = ['input', 'output', 'cachedInput', 'reasoning'] as const
 
-export function wrongPrice(price: unknown): string | null {
+function wrongPrice(price: unknown): string | null {
   if (typeof price !== 'object' || price === null) return ': expected { input, output, cachedInput?, reasoning? }'
   const unknown = Object.keys(price).find((name) => !(names as readonly string[]).includes(name))
   if (unknown !== undefined) return `.${unknown}: there is no such price, only ${names.join(', ')}`

@@ -90,7 +90,7 @@ function refused(error: unknown): null {
   throw new Problem('unavailable', 'The keys that tokens are checked with cannot be fetched.', { retryAfterMs: 1_000 })
 }
 
-export const guestCookieName = 'holdfast_guest'
+const guestCookieName = 'holdfast_guest'
 const guestAgeSeconds = 400 * 24 * 3600
 
 /**

@@ -17,7 +17,7 @@ import { reasonOf } from './socket.ts'
 import { bringTicket } from './tickets.ts'
 import { chatSocket } from './use-chat-socket.ts'
 
-export const socketRoutes: readonly SocketRoute[] = [chatSocket, realtimeSocket]
+const socketRoutes: readonly SocketRoute[] = [chatSocket, realtimeSocket]
 
 /** For Node's event `upgrade`. False: the path is not ours, and the socket was not touched. */
 export type Upgrade = (incoming: IncomingMessage, raw: Duplex, head: Buffer) => boolean

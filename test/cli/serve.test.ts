@@ -60,6 +60,11 @@ const wrong: [what: string, env: Record<string, string>, line: RegExp][] = [
     { HOLDFAST_JWKS_URL: 'ftp://a/' },
     /^HOLDFAST_JWKS_URL: expected an http or https URL\.\n$/,
   ],
+  [
+    'secrets without a webhook',
+    { HOLDFAST_WEBHOOK_SECRETS: 'whsec_x' },
+    /^HOLDFAST_WEBHOOK_SECRETS is set, but .*HOLDFAST_WEBHOOK_URL\.\n$/,
+  ],
   ['an issuer without a key', { HOLDFAST_JWT_ISSUER: 'i' }, /^HOLDFAST_JWT_ISSUER is set, but no key .*\n$/],
   [
     'a provider that is no web address',

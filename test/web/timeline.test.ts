@@ -64,7 +64,7 @@ test('a budget of the app’s is told with whose, how much and when, and the yes
     const turn = turnOf('u1', { state: 'waiting', approvals: [{ ...asked, mayGoOn }] })
     return questionOf(asksOf(turn)[0]!, isOwner)!
   }
-  const title = 'The budget of this chat for this month is used up: 12 tokens of 10.'
+  const title = 'The month’s budget of this chat is used up: 12 tokens of 10.'
   for (const offered of [questionTo('member', false), questionTo('owner', true)]) {
     expect(offered).toMatchObject({ title: `${title} Let it go on?`, yes: 'Go on', no: 'End it' })
     expect(offered.note).toMatch(/^It goes on by itself at /)

@@ -61,7 +61,7 @@ function wordsOf({ kind, toolName, spent }: Ask): Omit<Question, 'note'> | null 
 function limitQuestion({ used, max, per, every, measure, mayGoOn, renewsAt }: Limit, isOwner: boolean): Question {
   const whose = { turn: 'of this reply', session: 'of this chat', user: 'of who asked', tenant: 'of all' }[per]
   const amount = measure === 'tokens' ? `${used} tokens of ${max}` : `${used} of ${max}`
-  const title = `The budget ${whose}${every === null ? '' : ` for this ${every}`} is used up: ${amount}.`
+  const title = `The ${every === null ? '' : `${every}’s `}budget ${whose} is used up: ${amount}.`
   const mayAnswer = mayGoOn === 'member' || (mayGoOn === 'owner' && isOwner)
   const who = mayGoOn === 'owner' ? 'An owner of this chat' : 'Who runs this service'
   const notes = [

@@ -150,11 +150,13 @@ export function Question({ ask, isAnswering, onAnswer }: QuestionProps) {
         <Choice question={question} isAnswering={isAnswering} onAnswer={(answer) => onAnswer(ask, answer)} />
       )}
       {question.note !== null && <p className="question-until">{question.note}</p>}
-      <p className="question-until">
-        {mayWrite
-          ? 'It is asked on each of your devices. The first answer counts.'
-          : 'It is asked of those who may write in this chat.'}
-      </p>
+      {question.yes !== null && (
+        <p className="question-until">
+          {mayWrite
+            ? 'It is asked on each of your devices. The first answer counts.'
+            : 'It is asked of those who may write in this chat.'}
+        </p>
+      )}
     </fieldset>
   )
 }
