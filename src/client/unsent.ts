@@ -305,18 +305,21 @@ export function createUnsent(options: UnsentOptions): UnsentList {
       await put({ ...entry, mayBeStored: mayBeStored || error.kind === 'network' })
       return networkMs
     }
-    const tries = error.kind === 'service' ? entry.tries + 1 : entry.tries
-    const isLimited = error.kind === 'rate_limit' && !options.waitsWhenLimited
+    const isService = error.kind === 'service'
+    const tries = isService ? entry.tries + 1 : entry.tries
+    const tried = { ...entry, tries, mayBeStored: mayBeStored || isService }
+    const waitMs = Math.max(error.retryAfterMs || 1, backoffMs(tries))
+    // What would be too old by then fails now, with the server's reason: a budget may be renewed next month.
+    const isOver =
+      tries >= triesMax || waitMs > options.expiresMs || (error.kind === 'rate_limit' && !options.waitsWhenLimited)
     // Who chose that it be refused where a reply is written is told so.
-    const isOver = isLimited || tries >= triesMax
     // What was taken back is asked for until the server has heard it: its writer has it back already.
     if (!error.retryable || error.code === 'busy' || (isOver && entry.isWithdrawn !== true)) {
-      await fail({ ...entry, tries, mayBeStored: mayBeStored || error.kind === 'service' }, error)
+      await fail(tried, error)
       return 0
     }
-    const waitMs = Math.max(error.retryAfterMs ?? 0, backoffMs(tries), 1)
     retryAt.set(entry.id, Date.now() + waitMs)
-    await put({ ...entry, tries, mayBeStored: mayBeStored || error.kind === 'service' })
+    await put(tried)
     return waitMs
   }
 
@@ -470,7 +473,7 @@ const networkMs = -1
 const elsewhereMs = 1_000
 /** So long what was running when it was written may be what is meant by it. */
 const freshMs = 60_000
-const tooOld = 'It could not be sent for too long. Send it again if it is still to be said.'
+const tooOld = 'It could not be sent for too long. Send it again if it still matters.'
 
 const pathOf = (sessionId: string) => `/v1/sessions/${encodeURIComponent(sessionId)}`
 const timeOf = (ms: number | undefined) => (ms === undefined ? null : new Date(ms).toISOString())

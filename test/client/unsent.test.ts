@@ -26,18 +26,21 @@ async function openScene(options: Parameters<typeof openChat>[0] = {}) {
   }
 }
 
+/** Without a server. */
+const memoryScene = () => ({ through: 'http://localhost', storage: memoryStorage(), locks: processLocks() })
+
 let made = 0
 
 function openTab(
   scene: Pick<Scene, 'through'> & { storage: Storage; locks: Locks },
-  options: Partial<UnsentOptions> & { headers?: (isRenewal: boolean) => Promise<Headers> } = {},
+  options: Partial<UnsentOptions> & { headers?: (isRenewal: boolean) => Promise<Headers>; fetch?: typeof fetch } = {},
 ): UnsentList {
   const wire = createWire({
     api: scene.through,
     headers: options.headers ?? (async () => new Headers({ authorization: `Bearer ${await tokenOf('ann')}` })),
     headersMayChange: true,
     credentials: undefined,
-    fetch,
+    fetch: options.fetch ?? fetch,
     silentMs: 40_000,
   })
   const unsent = createUnsent({
@@ -198,6 +201,16 @@ test('one too many in a minute waits for its time, shows until when, and costs n
   const third = await say(impatient, scene, 'third')
   await expect(third.taken).rejects.toMatchObject({ kind: 'rate_limit' })
   expect(impatient.list()).toMatchObject([{ state: 'failed', failure: { kind: 'rate_limit', code: 'rate_limited' } }])
+})
+
+test('a budget that is renewed after a message is too old fails it at once, with the server’s reason (P229)', async () => {
+  const detail = 'The budget of yours is used up.'
+  const problem = { code: 'budget_exceeded', detail, retryable: true, retryAfterMs: 2 * 86_400_000 }
+  const scene = { ...memoryScene(), session: 's' }
+  const unsent = openTab(scene, { fetch: async () => Response.json(problem, { status: 429 }) })
+  const { taken } = await say(unsent, scene, 'more')
+  await expect(taken).rejects.toMatchObject({ code: 'budget_exceeded', message: detail })
+  expect(unsent.list()).toMatchObject([{ state: 'failed', failure: { message: detail } }])
 })
 
 test('a wait of more days than a timer takes, for the budget of a month, does not end at once (P229)', async () => {
