@@ -316,7 +316,9 @@ const stopTurn: Statement = {
 }
 
 export type StopAnswer =
-  | { outcome: 'stopped' | 'late'; event: Event }
+  | { outcome: 'stopped'; event: Event }
+  /** Without an event: the reply was imported. */
+  | { outcome: 'late'; event?: Event }
   | { outcome: 'again' | 'stopping' | 'not_found' | 'forbidden' }
 
 export async function stop(
@@ -332,7 +334,7 @@ export async function stop(
     takesBack?: boolean
   },
 ): Promise<StopAnswer> {
-  const rows = await database.query<{ answer: { outcome: StopAnswer['outcome']; event?: EventJson } }>(
+  const rows = await database.query<{ answer: { outcome: StopAnswer['outcome']; event?: EventJson | null } }>(
     'accept',
     stopTurn,
     [
@@ -351,7 +353,8 @@ export async function stop(
     ],
   )
   const { outcome, event } = rows[0]!.answer
-  if (outcome === 'stopped' || outcome === 'late') return { outcome, event: eventOf(event!) }
+  if (outcome === 'stopped') return { outcome, event: eventOf(event!) }
+  if (outcome === 'late') return { outcome, ...(event && { event: eventOf(event) }) }
   return { outcome }
 }
 

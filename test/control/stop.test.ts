@@ -64,6 +64,14 @@ test('a stop that comes too late shows the outcome that won (I11)', async () => 
   await watcher.outcome('m1')
   const stand = await talk.command('m1', 'stop', { round: 1 })
   expect([stand.turn.state, stand.reply.status]).toEqual(['complete', 'complete'])
+  // One that was imported has no event of its own.
+  const row = { type: 'message', sessionId: session, text: 'before', createdAt: '2024-01-01T00:00:00Z' }
+  const rows = [
+    { ...row, id: 'i1', role: 'user' },
+    { ...row, id: 'i2', role: 'assistant', repliesTo: 'i1' },
+  ]
+  await ann.request('/v1/import', { method: 'POST', body: JSON.stringify({ rows }) })
+  expect((await talk.command('i1', 'stop')).turn.state).toBe('complete')
   expect(ofType(watcher, 'message.stopped')).toEqual([])
   await watcher.close()
 })
