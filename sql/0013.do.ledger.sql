@@ -125,19 +125,21 @@ end $$;
 create function holdfast.record_usage(p_tenant text, p_session text, p_user text, p_turn uuid, p_attempt int,
   p_outcome text, p_usage json, p_succeeds boolean default false) returns int language plpgsql as $$
 declare v_old holdfast.usage[]; v_new holdfast.usage[]; v_at timestamptz; v_outcome text; v_rows int; v_input bigint;
-  v_output bigint; v_model text;
+  v_output bigint; v_model text; v_now timestamptz;
 begin
   v_old := array(select u from holdfast.usage u where u.tenant_id = p_tenant and u.turn_id = p_turn
     order by u.attempt, u.step for no key update);
   perform holdfast.write_usage(p_tenant, p_session, p_user, p_turn, p_attempt, p_usage);
   perform holdfast.estimate_open(p_tenant, p_turn, p_attempt);
   perform holdfast.guess_model(p_tenant, p_user, p_turn, p_attempt);
+  -- One moment, so that what ends at midnight is not of two days.
+  v_now := clock_timestamp();
   -- What is told late ended with its attempt.
   select max(o.ended_at), max(o.outcome) into v_at, v_outcome from unnest(v_old) o where o.attempt = p_attempt;
-  update holdfast.usage set ended_at = coalesce(v_at, clock_timestamp()), outcome = coalesce(v_outcome, p_outcome)
+  update holdfast.usage set ended_at = coalesce(v_at, v_now), outcome = coalesce(v_outcome, p_outcome)
    where tenant_id = p_tenant and turn_id = p_turn and attempt = p_attempt and ended_at is null;
   if p_succeeds and not exists (select from unnest(v_old) o where o.succeeded_on is not null) then
-    update holdfast.usage set succeeded_on = (clock_timestamp() at time zone 'utc')::date
+    update holdfast.usage set succeeded_on = (v_now at time zone 'utc')::date
      where (tenant_id, turn_id, attempt, step) = (select u.tenant_id, u.turn_id, u.attempt, u.step from holdfast.usage u
        where u.tenant_id = p_tenant and u.turn_id = p_turn order by u.attempt desc, u.step desc limit 1);
   end if;

@@ -1,14 +1,17 @@
 /**
- * The ledger against a provider's meter, over any interleaving of sends, repeated sends, retries, stops, deaths, takeovers and
- * late reports of several processes. What a process says of its calls is made by the runner's own `createAttemptLedger`.
+ * The ledger against a provider's meter, over any interleaving of sends, repeated sends, retries, other replies, edits, imports,
+ * stops, deaths, takeovers and late reports of several processes. What a process says of its calls is made by the runner's own
+ * `createAttemptLedger`. A run that fails prints its seed and path: give them to `fc.assert` to see it again.
  */
+import { randomUUID } from 'node:crypto'
 import fc from 'fast-check'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { failureOf } from '../../src/core/errors.ts'
 import { stopTurn } from '../../src/log/stop.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
-import { retry } from '../../src/store/control.ts'
+import { edit, regenerate, retry } from '../../src/store/control.ts'
 import type { Database } from '../../src/store/database.ts'
+import { importRows } from '../../src/store/imports.ts'
 import { deleteSession } from '../../src/store/sessions.ts'
 import { type Claimed, checkpointIfHeld, failIfHeld, reportUsageOfLost, requeueIfHeld } from '../../src/store/turns.ts'
 import { type AttemptLedger, createAttemptLedger } from '../../src/usage/ledger.ts'
@@ -20,6 +23,18 @@ let database: Database
 beforeAll(async () => {
   stored = await openStored(18)
   database = stored.open()
+  // What was reported never changes, whatever else is true at the end of a run.
+  await stored.query(`create function reported_stays() returns trigger language plpgsql as $$
+    begin
+      if tg_op = 'DELETE' or (old.state, old.provider, old.model, old.input_tokens, old.output_tokens, old.cost)
+            is distinct from (new.state, new.provider, new.model, new.input_tokens, new.output_tokens, new.cost)
+          or old.ended_at is not null and (old.ended_at, old.outcome) is distinct from (new.ended_at, new.outcome) then
+        raise exception 'a row that was reported was changed';
+      end if;
+      return null;
+    end $$`)
+  await stored.query(`create trigger reported_stays after update or delete on holdfast.usage for each row
+    when (old.state = 'reported') execute function reported_stays()`)
 })
 afterAll(() => stored.close())
 
@@ -50,6 +65,9 @@ const actions = [
   'requeue',
   'stop',
   'retry',
+  'regenerate',
+  'edit',
+  'import',
   'die',
   'late',
   'delete',
@@ -143,6 +161,36 @@ async function play(todo: { type: (typeof actions)[number]; pick: number }[]): P
     if (process.ledger.reports.length > 0) told(process)
   }
 
+  /** Rows of the ledger and of the days, as they are. */
+  const figures = () =>
+    stored.query(
+      `select (select json_agg(u order by turn_id, attempt, step) from holdfast.usage u
+        where u.session_id = any($1)) as ledger, (select json_agg(d order by day, model) from holdfast.usage_daily d) as days`,
+      [sessions],
+    )
+
+  /** A pair from elsewhere, now and then one that is there; what was said here keeps its id. */
+  async function importPair(sessionId: string, pick: number) {
+    const before = await figures()
+    const message = {
+      parts: [{ type: 'text', text: 'hi' }],
+      metadata: {},
+      createdAt: '2020-01-01T00:00:00Z',
+      hash: 'h',
+    }
+    const id = pick % 3 === 0 ? (of(messages, pick)?.messageId ?? 'i') : `i${pick % 9}`
+    const answer = await importRows(database, {
+      ...{ tenantId, userId, sessionId, session: null, messagesMax: 1_000 },
+      messages: [
+        { ...message, line: 1, id, role: 'user', repliesTo: null, model: null },
+        { ...message, line: 2, id: `${id}-r`, role: 'assistant', repliesTo: id, model: 'm' },
+      ],
+    })
+    expect(answer.outcome).toBe('imported')
+    if (answer.outcome === 'imported' && answer.new > 0) messages.push({ sessionId, messageId: id })
+    expect(await figures()).toEqual(before)
+  }
+
   async function act({ type, pick }: (typeof todo)[number]) {
     const process = of(alive(), pick)
     const sessionId = of(sessions, pick)!
@@ -191,6 +239,27 @@ async function play(todo: { type: (typeof actions)[number]; pick: number }[]): P
         if (message) await retry(database, { tenantId, userId, ...message }, ask)
         return
       }
+      case 'regenerate': {
+        const message = of(messages, pick)
+        const ask = { replyId: `o${pick}-${messages.length}`, roundsMax: 9, expiresMs: 1e8, sendsMax: 0 }
+        if (message) await regenerate(database, { tenantId, userId, ...message }, ask)
+        return
+      }
+      case 'edit': {
+        const message = of(messages, pick)
+        if (!message) return
+        // Now and then one that was made before.
+        const { parts, bodyHash, preview } = acceptanceOf(message.sessionId, '', `text ${pick}`)
+        const ids = { id: `e${pick}`, turnId: randomUUID(), replyId: randomUUID() }
+        const ask = { ...ids, parts, bodyHash, preview, metadata: null, expiresMs: 1e8, sendsMax: 0 }
+        const edited = await edit(database, { tenantId, userId, ...message }, ask)
+        if (edited.outcome === 'done' && edited.messageId === ids.id) {
+          messages.push({ sessionId: message.sessionId, messageId: ids.id })
+        }
+        return
+      }
+      case 'import':
+        return deleted.has(sessionId) ? undefined : await importPair(sessionId, pick)
       case 'die':
         if (!process) return
         process.isAlive = false
@@ -250,7 +319,7 @@ async function play(todo: { type: (typeof actions)[number]; pick: number }[]): P
 
 test('each call is one row, as its provider’s meter where that was heard, else an estimate; the days are its fold (I12, R4.2)', async () => {
   await fc.assert(fc.asyncProperty(fc.array(anyAction, { minLength: 12, maxLength: 45 }), play), {
-    numRuns: 50,
+    numRuns: 40,
     endOnFailure: false,
   })
 }, 60_000)

@@ -1,4 +1,5 @@
 /** What becomes of a call's row in the ledger, whoever ends its attempt; and the daily figures, which are its fold (I12). */
+import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { failureOf } from '../../src/core/errors.ts'
 import { costOf } from '../../src/core/prices.ts'
@@ -172,4 +173,33 @@ test('an estimate gets its model from the turn and its cost from a sweeper; its 
   await priceEstimated(database, priceOf, 100)
   expect((await ledger())[1]).toMatch(/^2 0 estimated 10 \d+ 0.00001 lost$/)
   expect(await priceEstimated(database, priceOf, 100)).toBe(0)
+})
+
+test('fifty replies of one user that end at once, with what is told late of them, are each counted once in the days, and none waits for who is counting (I12, R4.2)', async () => {
+  const model = 'at once'
+  const sessions = await sessionsOf(database, 50, 'fifty-')
+  const acceptor = createAcceptor(database)
+  await Promise.all(sessions.map((session) => acceptor.accept(acceptanceOf(session))))
+  const { claimed: lost } = await claimAll(database, 'a')
+  await stored.query(`update holdfast.turns set lease_until = now() - interval '1 s' where runner = 'a'`)
+  const { claimed: held } = await claimAll(database, 'b')
+  expect([lost.length, held.length]).toEqual([50, 50])
+  // All that there is of the user's days is locked, until all have ended.
+  const counting = new pg.Client(stored.url)
+  await counting.connect()
+  await counting.query('begin; select from holdfast.usage_daily_parts for no key update')
+
+  const processes = [database, ...Array.from({ length: 9 }, () => stored.open())]
+  const of = (at: number) => processes[at % processes.length]!
+  const ended = await Promise.all([
+    ...held.map((each, at) => finish(of(at), each, 0, [report(0, 10, 2, model)])),
+    // Two processes say the same of one attempt, and a third adds what estimates cost.
+    ...[...lost, ...lost].map((each, at) => reportUsageOfLost(of(at + 3), each, userId, [report(0, 7, 1, model)])),
+    ...processes.map((each) => priceEstimated(each, () => '0.5', 100)),
+  ])
+  expect(ended.slice(0, 50)).toEqual(held.map(() => expect.objectContaining({ outcome: 'stored' })))
+  await counting.query('commit')
+  await counting.end()
+  const all = { messages: 50, replies: 50, attempts: 100, estimated: 0, input_tokens: 850, output_tokens: 150 }
+  expect(await today(model)).toEqual({ ...all, succeeded: 100, cost: '15' })
 })
