@@ -1293,6 +1293,10 @@ create function holdfast.report(p_tenant text, p_session text, p_user text, p_tu
 declare t holdfast.turns;
 begin
   t := holdfast.locked_turn(p_tenant, p_session, p_turn);
+  if t.id is null then
+    -- Its session was deleted, and nothing is there to be locked: of two that say the same the days would count both.
+    perform pg_advisory_xact_lock(hashtextextended(json_build_array('usage', p_tenant, p_turn)::text, 0));
+  end if;
   perform holdfast.record_usage(p_tenant, p_session, p_user, p_turn, p_attempt, holdfast.lost_to(t, p_attempt), p_usage);
 end $$;
 

@@ -40,9 +40,15 @@ begin
   -- Days that the daily figures have are not added up again.
   if v_per in ('user', 'tenant') and b ->> 'every' in ('day', 'month') then
     v_rows_from := 'infinity';
-    select coalesce(sum(case when v_tokens then (p.input_tokens + p.output_tokens)::numeric else p.cost end), 0) into v_daily
-      from holdfast.usage_daily_parts p
-     where p.tenant_id = p_tenant and p.day >= (v_from at time zone 'utc')::date and (v_per = 'tenant' or p.user_id = v_key);
+    if v_per = 'user' then
+      select sum(case when v_tokens then (p.input_tokens + p.output_tokens)::numeric else p.cost end) into v_daily
+        from holdfast.usage_daily_parts p
+       where p.tenant_id = p_tenant and p.user_id = v_key and p.day >= (v_from at time zone 'utc')::date;
+    else
+      select sum(case when v_tokens then p.tokens::numeric else p.cost end) into v_daily
+        from holdfast.usage_of_tenants p where p.tenant_id = p_tenant and p.day >= (v_from at time zone 'utc')::date;
+    end if;
+    v_daily := coalesce(v_daily, 0);
   end if;
   -- Written out for what it is of, so that each finds its index.
   return query execute 'select $4 + coalesce(sum(case when u.state = ''open'' then 0 when $5

@@ -193,9 +193,11 @@ test('usage --verify folds the ledger anew, and names each figure that is anothe
     database.url,
     `update holdfast.usage_daily_parts set cost = cost + 1, messages = 0 where user_id = 'bob'`,
   )
+  await queryOnce(database.url, 'update holdfast.usage_of_tenants set tokens = 3')
   const { code, text } = await holdfast('usage', '--verify')
   expect(code).toBe(1)
   expect(text).toContain(`user bob, ${today()}, model priced: cost is 1.0011, and by the ledger 0.0011`)
   expect(text).toContain('messages is 0, and by the ledger 1')
+  expect(text).toMatch(new RegExp(`tenant default, ${today()}: tokens is 3, and by the ledger \\d{4}\n`))
   expect(await holdfast('usage')).toMatchObject({ code: 1, text: expect.stringContaining('--verify') })
 })

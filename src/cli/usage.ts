@@ -26,7 +26,8 @@ async function run(verify: boolean): Promise<void> {
       return
     }
     for (const { tenantId, userId, day, model, figure, ledger, daily } of differences) {
-      const whose = `tenant ${tenantId}, user ${userId}, ${day}, ${model === '' ? 'no model' : `model ${model}`}`
+      const what = model === '' ? 'no model' : `model ${model}`
+      const whose = `tenant ${tenantId}, ${userId === null ? day : `user ${userId}, ${day}, ${what}`}`
       process.stdout.write(`${whose}: ${figure} is ${daily}, and by the ledger ${ledger}\n`)
     }
     const count = `${differences.length} ${differences.length === 1 ? 'figure is' : 'figures are'}`

@@ -86,12 +86,12 @@ export async function usageReport(database: Database, ask: UsageAsk): Promise<Us
   }))
 }
 
-/** A figure of the daily ones that is not the ledger's. */
+/** A figure of the daily ones that is not the ledger's. Without user and model: of the whole tenant. */
 export type UsageDifference = {
   tenantId: string
-  userId: string
+  userId: string | null
   day: string
-  model: string
+  model: string | null
   figure: string
   ledger: string
   daily: string

@@ -19,6 +19,7 @@ import {
 } from '../../src/store/turns.ts'
 import { priceEstimated } from '../../src/usage/ledger-prices.ts'
 import { claimAll, claimOne, endLease, finish, stopAsk, writeText } from '../races/held.ts'
+import { eventually } from '../support/eventually.ts'
 import { acceptanceOf, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
 
 let stored: Stored
@@ -188,6 +189,7 @@ test('fifty replies of one user that end at once, with what is told late of them
   const counting = new pg.Client(stored.url)
   await counting.connect()
   await counting.query('begin; select from holdfast.usage_daily_parts for no key update')
+  await counting.query('select from holdfast.usage_of_tenants for no key update')
 
   const processes = [database, ...Array.from({ length: 9 }, () => stored.open())]
   const of = (at: number) => processes[at % processes.length]!
@@ -202,4 +204,26 @@ test('fifty replies of one user that end at once, with what is told late of them
   await counting.end()
   const all = { messages: 50, replies: 50, attempts: 100, estimated: 0, input_tokens: 850, output_tokens: 150 }
   expect(await today(model)).toEqual({ ...all, succeeded: 100, cost: '15' })
+})
+
+test('what two processes say at once of a reply whose session was deleted is counted once (I12)', async () => {
+  const { first, session, ledger } = await begin()
+  await deleteSession(database, tenantId, session, userId)
+  const saying = new pg.Client(stored.url)
+  await saying.connect()
+  const said = [report(0, 7, 5), report(1, 8, 6)].map(({ usage, ...more }) => ({ ...usage, ...more }))
+  await saying.query('begin')
+  const values = [tenantId, session, userId, first.turnId, JSON.stringify(said)]
+  await saying.query('select holdfast.report($1, $2, $3, $4, 1, $5)', values)
+  const other = reportUsageOfLost(database, first, userId, [report(0, 7, 5), report(1, 8, 6)])
+  await eventually(async () => {
+    const [row] = await stored.query<{ n: number }>(
+      `select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+    )
+    return row!.n === 1
+  })
+  await saying.query('commit')
+  await saying.end()
+  await other
+  expect(await ledger()).toEqual(['1 0 reported 7 5 0.5 lost', '1 1 reported 8 6 0.6 lost'])
 })

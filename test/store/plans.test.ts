@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { failureOf } from '../../src/core/errors.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
 import { closedAsks, openAsks } from '../../src/store/asks.ts'
+import { renewBudgets, reserveIfHeld, type Spending } from '../../src/store/budgets.ts'
 import { appendIfHeld, renewIfHeld, stillHeld } from '../../src/store/chunks.ts'
 import { type Database, hotSettings, type Statement } from '../../src/store/database.ts'
 import {
@@ -25,13 +26,18 @@ import { storeReceipt } from '../../src/store/receipts.ts'
 import { isFirstUntitledReply, listSessions, roleOf, stillMembers } from '../../src/store/sessions.ts'
 import {
   type AttemptKey,
+  type Claimed,
+  checkpointIfHeld,
   failIfHeld,
   finishIfHeld,
   repair,
+  reportUsageOfLost,
   stoppable,
   sweep,
   turnsStopping,
 } from '../../src/store/turns.ts'
+import { priceSteps, unpricedSteps } from '../../src/store/usage.ts'
+import { usageReport } from '../../src/store/usage-report.ts'
 import { claimAll } from '../races/held.ts'
 import { postgresVersions } from '../support/postgres.ts'
 import { acceptanceOf, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
@@ -99,6 +105,16 @@ const hot = [
   'keep-presence',
   'presences-changed',
   'left-of-late',
+  'reserve',
+  'report',
+  'checkpoint',
+  'renew-budgets',
+  'read-unpriced',
+  'price-usage',
+  'usage-of-user',
+  'usage-of-all',
+  'usage-of-user-by-session',
+  'usage-of-all-by-session',
   'claim-publishing',
   'move-publishing',
 ]
@@ -126,6 +142,14 @@ async function fill(stored: Stored, sessions: number): Promise<void> {
     select tenant_id, id, 1, k, 1, '[]' from holdfast.turns, generate_series(0, 1) k`)
   await query(`insert into holdfast.files (tenant_id, session_id, id, media_type, bytes, author)
     select tenant_id, id, 'f', 'text/plain', 'f', 'u1' from holdfast.sessions`)
+  await query(`insert into holdfast.usage (tenant_id, turn_id, attempt, step, session_id, user_id, state, model, input_tokens,
+      output_tokens, cost, outcome, ended_at)
+    select tenant_id, id, 1, 0, session_id, user_id, 'reported', 'm', 1, 1, 1, 'complete', now() - interval '1 min' * position
+    from holdfast.turns where session_id like '%7'`)
+  await query(`insert into holdfast.usage_daily_parts (tenant_id, user_id, day, model)
+    select 'default', 'u' || n, current_date - k, 'm' from generate_series(1, 300) n, generate_series(0, 30) k`)
+  await query(`insert into holdfast.usage_of_tenants (tenant_id, day)
+    select 't' || n, current_date - k from generate_series(1, 300) n, generate_series(0, 30) k`)
   await fillPeople(stored)
   await query('analyze')
 }
@@ -202,9 +226,33 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   for await (const page of queuedTurns(spy, 60)) expect(page).toEqual([])
   await setPaused(spy, false)
   await isPaused(spy)
+  await sendUsageStatements(spy, held!)
   const whole = { nextIndex: 2, parts: [], metadata: null, model: null, preview: null }
   expect((await finishIfHeld(spy, held!, whole, [])).outcome).toBe('stored')
   return statements
+}
+
+const budgets = (['session', 'user', 'tenant'] as const).flatMap((per) =>
+  (['hour', 'month'] as const).map((every): Spending => {
+    const key = { session: 'p0', user: userId, tenant: tenantId }[per]
+    return { id: `limit-${per}-${every}-tokens`, per, key, every, measure: 'tokens', mayGoOn: 'nobody', max: 1e9 }
+  }),
+)
+
+async function sendUsageStatements(database: Database, held: Claimed): Promise<void> {
+  await reserveIfHeld(database, held, { step: 0, tokens: 1, budgets })
+  const checkpoint = { attempt: 1, step: 0, isOpen: false, nextIndex: 2, parts: [], metadata: null }
+  await checkpointIfHeld(database, held, { ...checkpoint, told: [], forClients: [], tokens: 0 })
+  await reportUsageOfLost(database, { ...held, attempt: 0 }, userId, [
+    { step: 0, usage: { inputTokens: 1 }, cost: null },
+  ])
+  await renewBudgets(database, 10)
+  await unpricedSteps(database, 10)
+  await priceSteps(database, [{ ...held, step: 0, cost: null }])
+  const ask = { tenantId, from: '2020-01-01', to: '2020-01-02', rowsMax: 1 }
+  for (const by of [['day'], ['session']] as const) {
+    for (const who of [userId, null]) await usageReport(database, { ...ask, userId: who, by })
+  }
 }
 
 /** Values do not matter to a generic plan. (`explain` before a statement with values would show one made for them.) */
@@ -247,6 +295,14 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('finish', [...key, 0, '[]', null, null, null, '[{"step":0,"inputTokens":1}]'])
   await call('requeue', [...key, 'error', null, 0, '[]'])
   await call('fail', [...key, '{}', '[]', null, null, '[]'])
+  const more = JSON.stringify({ openTurns: 3, plan: 'pro', budgets })
+  await call('take_send', [tenantId, userId, 30, more])
+  await call('reserve', [...key, 0, 1, JSON.stringify(budgets)])
+  const costs = budgets.map((each) => ({ ...each, measure: 'cost' }))
+  await call('reserve', [...key, 0, 1, JSON.stringify(costs)])
+  await call('checkpoint', [...key, '{"nextIndex":0}', '[{"step":0,"inputTokens":1}]', 1])
+  await call('renew_budgets', [20])
+  await call('price_usage', [JSON.stringify([{ tenantId, turnId: key[2], attempt: 1, step: 0, cost: 1 }])])
   await call('report', [key[0], key[1], userId, key[2], key[3], '[]'])
   await call('store_file', [tenantId, 'q0', userId, 'a', 'text/plain', null, Buffer.from('a'), 10, 10, null])
   await call('publish', [tenantId, 'q0', 'a.b', `user:${userId}`, '{}', 'e1', 'hash'])
