@@ -112,9 +112,10 @@ begin
      where t.tenant_id = p_tenant and t.id = p_turn;
   end if;
   if v_model is null then
-    select u.provider, u.model into v_provider, v_model from holdfast.usage u
-     where u.tenant_id = p_tenant and u.user_id = p_user and u.model is not null and u.ended_at is not null
-     order by u.ended_at desc limit 1;
+    -- Of the last rows: whose replies never name one has no other.
+    select u.provider, u.model into v_provider, v_model from (select * from holdfast.usage where tenant_id = p_tenant
+        and user_id = p_user and ended_at is not null order by ended_at desc limit 100) u
+     where u.model is not null order by u.ended_at desc limit 1;
   end if;
   update holdfast.usage set provider = case when model is null then v_provider else provider end,
       model = coalesce(model, v_model), needs_price = coalesce(model, v_model) is not null

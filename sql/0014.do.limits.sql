@@ -111,9 +111,9 @@ begin
       v_tokens := least(v_tokens, v_left);
     else
       -- By what the user's last step cost; where nobody knows, a hundredth of the budget.
-      v_each := (select u.cost / nullif(u.input_tokens + u.output_tokens, 0) from holdfast.usage u
-        where u.tenant_id = p_tenant and u.user_id = t.user_id and u.ended_at is not null and u.cost > 0
-        order by u.ended_at desc limit 1);
+      v_each := (select u.cost / nullif(u.input_tokens + u.output_tokens, 0) from (select * from holdfast.usage
+          where tenant_id = p_tenant and user_id = t.user_id and ended_at is not null order by ended_at desc limit 100) u
+        where u.cost > 0 order by u.ended_at desc limit 1);
       v_cost := least(coalesce(v_cost, v_left), v_left, coalesce(v_each * p_tokens, (b ->> 'max')::numeric / 100));
     end if;
   end loop;

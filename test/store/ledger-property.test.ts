@@ -1,6 +1,6 @@
 /**
  * The ledger against a provider's meter, over any interleaving of sends, repeated sends, retries, other replies, edits, imports,
- * stops, deaths, takeovers and late reports of several processes. What a process says of its calls is made by the runner's own
+ * waits for a budget, stops, deaths, takeovers and late reports of several processes. What a process says of its calls is made by the runner's own
  * `createAttemptLedger`. A run that fails prints its seed and path: give them to `fc.assert` to see it again.
  */
 import { randomUUID } from 'node:crypto'
@@ -9,6 +9,8 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { failureOf } from '../../src/core/errors.ts'
 import { stopTurn } from '../../src/log/stop.ts'
 import { createAcceptor } from '../../src/store/accept.ts'
+import { type Waiting, waitIfHeld } from '../../src/store/asks.ts'
+import { renewBudgets } from '../../src/store/budgets.ts'
 import { edit, regenerate, retry } from '../../src/store/control.ts'
 import type { Database } from '../../src/store/database.ts'
 import { importRows } from '../../src/store/imports.ts'
@@ -63,6 +65,8 @@ const actions = [
   'finish',
   'fail',
   'requeue',
+  'wait',
+  'renew',
   'stop',
   'retry',
   'regenerate',
@@ -79,6 +83,21 @@ const anyAction = fc.record({
   ),
   pick: fc.nat(1_000),
 })
+
+/** For a budget that is used up, or has room: then it goes on when that is noticed. */
+function waitingFor(nextIndex: number, pick: number): Waiting {
+  const max = pick % 3 ? 1e12 : 1
+  const rule = {
+    id: 'limit-tenant-month-tokens',
+    per: 'tenant',
+    key: tenantId,
+    every: 'month',
+    measure: 'tokens',
+  } as const
+  const ask = { kind: 'budget', id: 'b', callId: '', name: rule.id, inputHash: '', used: max, max } as const
+  const asks = [{ ...ask, rule: { ...rule, max, mayGoOn: 'member', renewsAt: null } as const }]
+  return { nextIndex, checkpoint: null, model: null, shown: [], asks, expiresMs: 1e8, holdsLane: true }
+}
 
 let runs = 0
 async function play(todo: { type: (typeof actions)[number]; pick: number }[]): Promise<void> {
@@ -141,14 +160,18 @@ async function play(todo: { type: (typeof actions)[number]; pick: number }[]): P
     }
   }
 
-  async function end(process: Process, how: 'finish' | 'fail' | 'requeue') {
+  async function end(process: Process, how: 'finish' | 'fail' | 'requeue' | 'wait', pick = 0) {
     const { claimed, ledger } = process
     const usage = ledger.atEnd({ mayHaveGoneOn: false })
     const ended = await {
       finish: () => finish(database, claimed, process.n, usage),
       fail: () =>
         failIfHeld(database, claimed, failureOf('internal'), { parts: [], metadata: null, model: null }, usage),
-      requeue: () => requeueIfHeld(database, claimed, { reason: 'error', code: null, retryMs: 0 }, usage),
+      requeue: () => {
+        const reason = pick % 2 ? 'handover' : 'error'
+        return requeueIfHeld(database, claimed, { reason, code: null, retryMs: 0 }, usage)
+      },
+      wait: () => waitIfHeld(database, claimed, waitingFor(process.n, pick), usage),
     }[how]()
     if (ended.outcome === 'stored' && how === 'finish') completed.add(claimed.turnId)
     if (ended.outcome === 'lost') await reportUsageOfLost(database, claimed, userId, ledger.atLoss())
@@ -217,7 +240,10 @@ async function play(todo: { type: (typeof actions)[number]; pick: number }[]): P
         return process?.isAsked && (await end(process, type))
       case 'fail':
       case 'requeue':
-        return process && (await end(process, type))
+      case 'wait':
+        return process && (await end(process, type, pick))
+      case 'renew':
+        return void (await renewBudgets(database, 100))
       case 'write':
         if (!process || process.n > 0) return
         await writeText(database, process.claimed, 3).then(

@@ -206,6 +206,34 @@ test('where nobody may let it go on it fails between two steps, and further mess
   expect((await post(ann, await ann.createSession(), 'm1')).status).toBe(202)
 })
 
+test('a plan that changes between two requests holds from the next one on, there and back; nobody is told what another uses (P210, P225, P229)', async () => {
+  const budgets = (tokens: number) => [{ per: 'user', every: 'day', tokens, mayGoOn: 'nobody' } as const]
+  const { ann, url, session, watcher } = await openChat({
+    limits: {
+      ...{ sendsPerMinute: 0, budgets: budgets(10) },
+      plans: { pro: { sendsPerMinute: 9, budgets: budgets(1_000) } },
+    },
+    reply: steps(1),
+  })
+  await ann.send(session, 'hi', 'm1')
+  await watcher.outcome('m1')
+  const refused = await post(ann, session, 'm2')
+  expect(refused.status).toBe(429)
+  expect(refused.headers.get('ratelimit-policy')).toBe('"limit-user-day-tokens";q=10')
+  const bearer = async (claims: object) => ({ authorization: `Bearer ${await tokenOf('ann', claims)}` })
+  const headers = { ...(await bearer({ plan: 'pro' })), 'content-type': 'application/json' }
+  const body = JSON.stringify({ id: 'm2', text: 'hi' })
+  const sent = await fetch(`${url}/v1/sessions/${session}/messages`, { method: 'POST', headers, body })
+  expect([sent.status, sent.headers.get('ratelimit-policy')]).toEqual([202, '"sends";q=9;w=60'])
+  expect(await watcher.outcome('m2')).toMatchObject({ type: 'message.ai_response' })
+  expect((await post(ann, session, 'm3')).status).toBe(429)
+
+  const used = async (init: RequestInit) => (await fetch(`${url}/v1/usage`, init)).json()
+  expect(await used({ headers })).toMatchObject({ data: [{ replies: 2, inputTokens: 12, outputTokens: 8 }] })
+  expect(await used({ headers: await bearer({ tenant: 'other' }) })).toEqual({ data: [] })
+  expect(await used({})).toMatchObject({ status: 401 })
+})
+
 test('a session’s budget is its owner’s to let go on, and of a plan that has none nobody is asked (P226)', async () => {
   const { ann, chat, url, session, watcher } = await openChat({
     limits: ({ plan }) => ({
