@@ -88,8 +88,9 @@ async function pump(options: AttemptOptions, attempt: Attempt): Promise<Went> {
     // So late that somebody else may have the turn by now: given back, if it is not.
     if (performance.now() > log.trustedUntilMs()) return { how: 'handover' }
     const { messages } = attempt.asked!
-    const over = beginsWithCalls(attempt) ? null : await reserve(options, attempt, attempt.ledger.nextStep())
-    if (over !== null) return broken ?? { how: 'error', error: over }
+    const over = await reserve(options, attempt, attempt.ledger.nextStep())
+    // What it has to run is run first: it is cut off by its results.
+    if (over !== null && !beginsWithCalls(attempt)) return broken ?? { how: 'error', error: over }
     watchdog.pet()
     if (broken) return broken
     attempt.ledger.replyAsked(() => bytesOfPrompt(messages), { keepsStep: attempt.stepIsKept, bytes: attempt.bytes })
@@ -222,10 +223,15 @@ function takeChunks(
     await over(used)
   }
   for (const [at, chunk] of chunks.entries()) {
-    if (attempt.stepIsKept && chunk.type === 'start-step') endKeptStep(attempt)
+    const endsKept = attempt.stepIsKept && chunk.type === 'start-step'
+    if (endsKept) endKeptStep(attempt)
     // Before anything of one step too many is shown.
-    const before = chunk.type === 'start-step' ? over(usedUp(options, attempt)) : null
-    if (before) return before
+    const used = chunk.type === 'start-step' ? usedUp(options, attempt) : null
+    if (used !== null) {
+      // With the results of its tools the AI SDK has asked the model by the time that it says so.
+      attempt.cutLate = attempt.calledTool || endsKept
+      return over(used)
+    }
     if (attempt.betweenSteps && chunk.type !== 'finish') return rest(between(), at)
     takeChunk(options, attempt, chunk)
     const after = over(usedUpByResults(options, attempt, chunk))

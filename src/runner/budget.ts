@@ -112,7 +112,9 @@ export async function reserve(options: AttemptOptions, attempt: Attempt, step: n
   const ask = { step, tokens, budgets }
   const answer = await askAgain(() => reserveIfHeld(options.database, claimed, ask), log.ended)
   if (answer.outcome === 'reserved') attempt.left = { reports: usage.length, budgets: answer.budgets }
-  return answer.outcome === 'over' ? usedUpOf(answer.budget) : null
+  if (answer.outcome !== 'over') return null
+  attempt.left = { reports: usage.length, budgets: [{ left: 0, budget: answer.budget }] }
+  return usedUpOf(answer.budget)
 }
 
 /**

@@ -17,6 +17,10 @@ const budget = (more: Partial<Spending> = {}): Spending => ({
   ...{ mayGoOn: 'server', max: 1, ...more },
 })
 
+const nobody: LimitsByPlan = {
+  budgets: [{ per: 'user', every: 'month', tokens: 5_000, mayGoOn: 'nobody' }],
+}
+
 async function openHeld(turns: number) {
   const stored = await openStored(18)
   onTestFinished(() => stored.close())
@@ -339,3 +343,51 @@ test('what others use up while a tool runs ends the reply between its steps, and
     { step: 1, state: 'estimated' },
   ])
 })
+
+test('what others have used up while a tool waited for a person is known before the model is asked, and the tool has run (P225, P226)', async () => {
+  const limits: LimitsByPlan = { sendsPerMinute: 0, budgets: [{ per: 'user', every: 'month', tokens: 5_000 }] }
+  const { chat, watcher, database, ann, session, provider, runs } = await openAsking(7, [[call('k1', 'book')]], {
+    limits,
+  })
+  await ann.send(session, 'hi', 'm1')
+  const [tool] = (await waits(watcher)).data.turn.approvals
+  await queryOnce(
+    database,
+    `insert into holdfast.usage_daily_parts (tenant_id, user_id, day, model, input_tokens)
+       values ('default', 'ann', (now() at time zone 'utc')::date, 'm', 4999)`,
+  )
+  await answer(ann, session, 'approvals', tool.id, { approved: true })
+  const [asked] = (await waits(watcher, 2)).data.turn.approvals
+  expect(asked).toMatchObject({ budget: 'limit', per: 'user', used: 5_017 })
+  expect([runs.length, provider.requests.length]).toEqual([1, 1])
+  expect(await queryOnce(database, 'select attempt, state from holdfast.usage')).toEqual([
+    { attempt: 1, state: 'reported' },
+  ])
+  await chat.approve(session, asked.id, { approved: true })
+  expect(await watcher.outcome('m1')).toMatchObject({ type: 'message.ai_response' })
+  expect([runs.length, provider.requests.length]).toEqual([1, 2])
+})
+
+test.each([
+  ['after a tool that waited', 'book', { limits: nobody }],
+  ['beyond the steps of a reply that nobody is asked about', 'look', { stepsMax: 1, onBudget: 'fail' }],
+] as const)(
+  'a call that the AI SDK has begun %s is in the ledger though it is cut off (P228, I12)',
+  async (_, tool, options) => {
+    const { watcher, database, ann, session, provider } = await openAsking(7, [[call('k1', tool)]], options)
+    await ann.send(session, 'hi', 'm1')
+    if (tool === 'book') {
+      const [asked] = (await waits(watcher)).data.turn.approvals
+      await queryOnce(
+        database,
+        `insert into holdfast.usage_daily_parts (tenant_id, user_id, day, model, input_tokens)
+         values ('default', 'ann', (now() at time zone 'utc')::date, 'm', 4999)`,
+      )
+      await answer(ann, session, 'approvals', asked.id, { approved: true })
+    }
+    expect(await watcher.outcome('m1')).toMatchObject({ type: 'message.error', data: { code: 'budget_exceeded' } })
+    expect(provider.requests).toHaveLength(2)
+    const rows = await queryOnce(database, 'select state from holdfast.usage order by attempt, step')
+    expect(rows).toEqual([{ state: 'reported' }, { state: 'estimated' }])
+  },
+)
