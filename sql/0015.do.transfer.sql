@@ -11,6 +11,13 @@
 -- came: their positions are below zero, and are given anew with each that comes. No step of theirs was paid for here, so the
 -- ledger has nothing of them.
 
+-- How many rows a user has imported on this day (UTC) that were new.
+alter table holdfast.limits add column imported int not null default 0, add column imported_on date;
+
+create function holdfast.utc_day() returns date language sql stable as $$
+  select (clock_timestamp() at time zone 'utc')::date
+$$;
+
 -- Of an imported message: what it was, so that the same one again is known. Null on all others.
 alter table holdfast.messages add column import_hash text;
 
@@ -116,12 +123,24 @@ end $$;
 
 -- Rows of one session: `p_session_row` is {title, metadata, createdAt} or null, `p_rows` are [{line, id, role, parts, metadata,
 -- createdAt, repliesTo, model, hash}]. Outcomes: imported (how many were `new`, `known` and `waiting` for the message that they
--- reply to, and which lines were not taken, with why); foreign (the session is somebody else's, or was deleted); full.
+-- reply to, and which lines were not taken, with why); foreign (the session is somebody else's, or was deleted); full; spent (no
+-- more is taken of them on this day; null `p_day_max`: any number); erased (they were deleted since `p_since`, when the same
+-- request asked first).
 create function holdfast.import_rows(p_tenant text, p_user text, p_session text, p_session_row json, p_rows json,
-  p_messages_max int) returns json language plpgsql as $$
-declare s holdfast.sessions; m holdfast.members; v_made boolean := false; v_seq int; v_tip text; v_before int; v_after int;
+  p_messages_max int, p_day_max int, p_since timestamptz) returns json language plpgsql as $$
+declare v_at timestamptz := coalesce(p_since, clock_timestamp()); s holdfast.sessions; m holdfast.members;
+  v_made boolean := false; v_seq int; v_tip text; v_before int; v_after int; v_added int;
   v_new text[]; v_bad json; v_known int; v_waiting int; v_changed boolean := false; v_seqs int[] := '{}';
 begin
+  perform pg_advisory_xact_lock_shared(holdfast.guest_key(p_tenant, p_user));
+  if exists (select from holdfast.erased where tenant_id = p_tenant and user_hash = holdfast.user_hash(p_user)
+      and at >= v_at) then
+    return json_build_object('outcome', 'erased');
+  end if;
+  if exists (select from holdfast.limits where tenant_id = p_tenant and user_id = p_user and imported >= p_day_max
+      and imported_on = holdfast.utc_day()) then
+    return json_build_object('outcome', 'spent', 'freeInMs', (holdfast.used_up_json('{"every": "day"}', 0) -> 'freeInMs'));
+  end if;
   if not exists (select from holdfast.sessions where tenant_id = p_tenant and id = p_session) then
     v_made := holdfast.create_session(p_tenant, p_session, p_user, null, '{}') ->> 'outcome' = 'created';
   end if;
@@ -190,7 +209,15 @@ begin
   end if;
   select count(*) into v_waiting from holdfast.messages where tenant_id = p_tenant and session_id = p_session
     and id = any(v_new) and withdrawn;
-  return json_build_object('outcome', 'imported', 'made', v_made, 'new', cardinality(v_new)
+  -- Last of all, as with each row of a user's limits.
+  v_added := cardinality(v_new) + v_made::int;
+  if v_added > 0 then
+    insert into holdfast.limits as l (tenant_id, user_id, imported, imported_on)
+      values (p_tenant, p_user, v_added, holdfast.utc_day())
+      on conflict (tenant_id, user_id) do update set imported_on = excluded.imported_on,
+        imported = excluded.imported + case when l.imported_on = excluded.imported_on then l.imported else 0 end;
+  end if;
+  return json_build_object('outcome', 'imported', 'at', v_at, 'made', v_made, 'new', cardinality(v_new)
       + (p_session_row is not null and (v_made or v_changed))::int, 'known', v_known, 'waiting', v_waiting, 'bad', v_bad,
     'events', coalesce(holdfast.events_of(p_tenant, p_session, v_seqs), '[]'));
 end $$;
@@ -228,10 +255,36 @@ create function holdfast.renamed_audience(p_audience text, p_from text, p_to tex
   select case p_audience when 'user:' || p_from then 'user:' || p_to when 'not:' || p_from then 'not:' || p_to else p_audience end
 $$;
 
--- Wherever it stands by itself as a text, as an author's does.
-create function holdfast.renamed_json(p_data json, p_from text, p_to text) returns json language sql immutable parallel safe as $$
-  select replace(p_data::text, to_json(p_from)::text, to_json(p_to)::text)::json
-$$;
+-- Wherever it stands by itself as a text; keys are the app's words, and stay.
+create function holdfast.renamed_values(p_data jsonb, p_from text, p_to text) returns jsonb
+  language plpgsql immutable parallel safe as $$
+begin
+  return case jsonb_typeof(p_data)
+    when 'object' then (select coalesce(jsonb_object_agg(key, holdfast.renamed_values(value, p_from, p_to)), '{}')
+      from jsonb_each(p_data))
+    when 'array' then (select coalesce(jsonb_agg(holdfast.renamed_values(value, p_from, p_to) order by n), '[]')
+      from jsonb_array_elements(p_data) with ordinality e(value, n))
+    else case when p_data = to_jsonb(p_from) then to_jsonb(p_to) else p_data end end;
+end $$;
+
+-- Our own events say in these places who it was. Elsewhere the same text is a role, a status, or what somebody said: a user
+-- may be called "user".
+create function holdfast.renamed_event(p_type text, p_data json, p_from text, p_to text) returns json
+  language plpgsql immutable parallel safe as $$
+declare d jsonb := p_data; v_path text[]; v_new text;
+begin
+  if p_type !~ '^(message|turn|attempt|approval|branch|member)\.' and p_type <> 'session.updated' then
+    return holdfast.renamed_values(d, p_from, p_to);
+  end if;
+  for v_path in select string_to_array(path, '.')
+      from unnest(array['by', 'userId', 'member.userId', 'message.author', 'message.lane']) path loop
+    continue when jsonb_typeof(d #> v_path) is distinct from 'string';
+    v_new := case when v_path[2] = 'lane' then holdfast.renamed_lane(d #>> v_path, p_from, p_to)
+      when d #>> v_path = p_from then p_to else d #>> v_path end;
+    d := jsonb_set(d, v_path, to_jsonb(v_new));
+  end loop;
+  return d;
+end $$;
 
 -- All but the membership. Where the other one has a lane of the same kind, what was said comes after what that one has, and
 -- neither lane may have a turn that keeps it. Expects the session's row to be locked by the caller.
@@ -262,15 +315,18 @@ begin
        or audience <> holdfast.renamed_audience(audience, p_from, p_to));
   perform holdfast.promote(p_tenant, p_session, kind || p_to) from unnest(array['user:', 'private:']) kind;
   update holdfast.asks set answered_by = p_to where tenant_id = p_tenant and session_id = p_session and answered_by = p_from;
+  update holdfast.asks set rule = rule || jsonb_build_object('key', p_to)
+   where tenant_id = p_tenant and session_id = p_session and rule ->> 'per' = 'user' and rule ->> 'key' = p_from;
   update holdfast.invites set created_by = p_to where tenant_id = p_tenant and session_id = p_session and created_by = p_from;
   update holdfast.files set author = case author when p_from then p_to else author end,
       audience = holdfast.renamed_audience(audience, p_from, p_to)
    where tenant_id = p_tenant and session_id = p_session
      and (author = p_from or audience <> holdfast.renamed_audience(audience, p_from, p_to));
   update holdfast.events set audience = holdfast.renamed_audience(audience, p_from, p_to),
-      data = holdfast.renamed_json(data, p_from, p_to)
+      data = holdfast.renamed_event(type, data, p_from, p_to)
    where tenant_id = p_tenant and session_id = p_session
-     and (audience <> holdfast.renamed_audience(audience, p_from, p_to) or strpos(data::text, to_json(p_from)::text) > 0);
+     and (audience <> holdfast.renamed_audience(audience, p_from, p_to) or strpos(data::text, to_json(p_from)::text) > 0
+       or strpos(data::text, to_json('user:' || p_from)::text) > 0 or strpos(data::text, to_json('private:' || p_from)::text) > 0);
   delete from holdfast.pushes where tenant_id = p_tenant and session_id = p_session and device = 'app:' || p_from;
   update holdfast.pushes set user_id = p_to where tenant_id = p_tenant and session_id = p_session and user_id = p_from;
   insert into holdfast.asides as a (tenant_id, session_id, user_id, message_count, input_tokens, output_tokens, last_preview,
@@ -343,11 +399,13 @@ create function holdfast.guest_json(g holdfast.guests) returns json language sql
   select json_build_object('guestId', g.guest_id, 'userId', g.user_id, 'sessions', g.sessions, 'isDone', g.done_at is not null)
 $$;
 
--- Outcomes: claimed (also again, by the same account), taken (by another).
+-- Outcomes: claimed (also again, by the same account), taken (by another). While the account is being deleted for good it waits,
+-- and then the account is one that begins anew.
 create function holdfast.claim_guest(p_tenant text, p_guest text, p_user text) returns json language plpgsql as $$
 declare g holdfast.guests;
 begin
   perform pg_advisory_xact_lock(holdfast.guest_key(p_tenant, p_guest));
+  perform pg_advisory_xact_lock_shared(holdfast.guest_key(p_tenant, p_user));
   insert into holdfast.guests (tenant_id, guest_id, user_id) values (p_tenant, p_guest, p_user) on conflict do nothing;
   select * into g from holdfast.guests where tenant_id = p_tenant and guest_id = p_guest;
   if g.user_id <> p_user then return json_build_object('outcome', 'taken'); end if;
@@ -375,6 +433,9 @@ create function holdfast.merge_session(p_tenant text, p_session text, p_guest te
 declare v_guest holdfast.members; v_own holdfast.members; v_marked json; v_seqs int[] := '{}'; v_was boolean;
 begin
   perform 1 from holdfast.sessions where tenant_id = p_tenant and id = p_session for no key update;
+  if not found then return json_build_object('outcome', 'same'); end if;
+  -- The account may have been deleted since it claimed them.
+  perform 1 from holdfast.guests where tenant_id = p_tenant and guest_id = p_guest and user_id = p_user for no key update;
   if not found then return json_build_object('outcome', 'same'); end if;
   if holdfast.lanes_meet(p_tenant, p_session, p_guest, p_user) then
     with marked as (
@@ -438,10 +499,14 @@ begin
   delete from holdfast.devices where (tenant_id, user_id, id) in (
     select tenant_id, user_id, id from holdfast.devices where tenant_id = p_tenant and user_id = g.user_id
      order by registered_at desc, id offset p_devices_max);
-  -- Who signs in may not send more within the minute for it.
-  insert into holdfast.limits as l (tenant_id, user_id, sends)
-    select tenant_id, g.user_id, sends from holdfast.limits where tenant_id = p_tenant and user_id = p_guest
-    on conflict (tenant_id, user_id) do update set sends = l.sends || excluded.sends;
+  -- Who signs in may not send more within the minute for it, nor import more on this day.
+  insert into holdfast.limits as l (tenant_id, user_id, sends, imported, imported_on)
+    select tenant_id, g.user_id, sends, imported, imported_on from holdfast.limits
+     where tenant_id = p_tenant and user_id = p_guest
+    on conflict (tenant_id, user_id) do update set sends = l.sends || excluded.sends,
+      imported_on = greatest(l.imported_on, excluded.imported_on),
+      imported = case when l.imported_on = excluded.imported_on then l.imported + excluded.imported
+        when excluded.imported_on is null or l.imported_on > excluded.imported_on then l.imported else excluded.imported end;
   delete from holdfast.limits where tenant_id = p_tenant and user_id = p_guest;
   delete from holdfast.tickets where tenant_id = p_tenant and user_id = p_guest;
   delete from holdfast.presences where tenant_id = p_tenant and user_id = p_guest;
@@ -486,7 +551,7 @@ begin
 end $$;
 create trigger usage_of_who_is_there before insert on holdfast.usage for each row execute function holdfast.count_under_name();
 
--- Answers the name that stands for them, and their sessions.
+-- Answers the name that stands for them, their sessions, and the guests that are still being made theirs.
 create function holdfast.begin_erasure(p_tenant text, p_user text) returns json language plpgsql as $$
 declare e holdfast.erasures;
 begin
@@ -498,7 +563,10 @@ begin
   -- First of all what lets them in, and what is sent to them.
   delete from holdfast.tickets where tenant_id = p_tenant and user_id = p_user;
   delete from holdfast.devices where tenant_id = p_tenant and user_id = p_user;
-  return json_build_object('pseudonym', e.pseudonym, 'sessions', (select coalesce(json_agg(session_id), '[]') from (
+  return json_build_object('pseudonym', e.pseudonym,
+    'guests', (select coalesce(json_agg(guest_id), '[]') from holdfast.guests
+      where tenant_id = p_tenant and user_id = p_user and done_at is null),
+    'sessions', (select coalesce(json_agg(session_id), '[]') from (
       select session_id from holdfast.members where tenant_id = p_tenant and user_id = p_user
       union select session_id from holdfast.former_members where tenant_id = p_tenant and user_id = p_user) x));
 end $$;
@@ -559,13 +627,16 @@ end $$;
 
 -- The rest, in every table that has a column `user_id`, also in those that are made after this one. What counts money is kept,
 -- under the name that stands for them, and so is that a guest was theirs: their cookie is worth nothing for good. False: a
--- session is still theirs, which they made meanwhile.
+-- session or a guest is still theirs, which they made or claimed meanwhile.
 create function holdfast.finish_erasure(p_tenant text, p_user text) returns boolean language plpgsql as $$
 declare v_pseudonym text; v_table text; v_ids text[];
 begin
   select pseudonym into v_pseudonym from holdfast.erasures where tenant_id = p_tenant and user_id = p_user for update;
   if not found then return true; end if;
-  if exists (select from holdfast.members where tenant_id = p_tenant and user_id = p_user)
+  -- What imports and claims for them at this moment is done before the next look, or begins after all is gone.
+  perform pg_advisory_xact_lock(holdfast.guest_key(p_tenant, p_user));
+  if exists (select from holdfast.guests where tenant_id = p_tenant and user_id = p_user and done_at is null)
+      or exists (select from holdfast.members where tenant_id = p_tenant and user_id = p_user)
       or exists (select from holdfast.former_members where tenant_id = p_tenant and user_id = p_user) then
     return false;
   end if;

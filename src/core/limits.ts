@@ -75,6 +75,8 @@ export const limits = {
   /** Of one request that imports. */
   importBytesMax: 4 * 1024 * 1024,
   importRowsMax: 1_000,
+  /** New ones of one user, in one day. */
+  importedRowsOfDayMax: 100_000,
   /** Of one session. */
   importedMessagesMax: 20_000,
   fileBytesMax: 8 * 1024 * 1024,

@@ -17,7 +17,23 @@ async function importRoute({ request, parts, principal }: Call): Promise<Respons
   if (lines.length > limits.importRowsMax) {
     throw new Problem('too_large', `One request may bring at most ${limits.importRowsMax} rows. Send the rest in more.`)
   }
-  return json(200, await importLines(parts, { tenantId, userId }, lines))
+  const { againInMs, ...imported } = await importLines(parts, { tenantId, userId }, lines, rowsOfDayMax)
+  if (againInMs !== undefined) throw tooManyRows(againInMs)
+  return json(200, imported)
+}
+
+const rowsOfDayMax = limits.importedRowsOfDayMax
+
+function tooManyRows(againInMs: number): Problem {
+  const max = new Intl.NumberFormat('en-US').format(rowsOfDayMax)
+  const detail = `At most ${max} new rows of yours are imported in one day (UTC). What was stored stays: send the same again tomorrow, and the rest comes in.`
+  return new Problem('rate_limited', detail, {
+    retryAfterMs: againInMs,
+    headers: {
+      'ratelimit-policy': `"imported-rows";q=${rowsOfDayMax};w=86400`,
+      ratelimit: `"imported-rows";r=0;t=${Math.ceil(againInMs / 1000)}`,
+    },
+  })
 }
 
 async function readLines(request: Request): Promise<Line[]> {

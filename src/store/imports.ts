@@ -19,12 +19,14 @@ export type ImportedMessage = {
 export type ImportedSession = { title: string | null; metadata: JsonObject | null; createdAt: string | null }
 
 /**
- * `reply`: it replies to what was not imported. `conflict`: its id is another message's. `waiting`: of the new ones, replies
+ * `at`: when it was asked, for those of the same request that come after. `spent`: no more is taken of them for so long.
+ * `erased`: they were deleted since then. `reply`: it replies to what was not imported. `conflict`: its id is another message's. `waiting`: of the new ones, replies
  * whose message has still to come.
  */
 export type ImportAnswer =
   | {
       outcome: 'imported'
+      at: string
       made: boolean
       new: number
       known: number
@@ -34,13 +36,18 @@ export type ImportAnswer =
     }
   | { outcome: 'foreign' }
   | { outcome: 'full' }
+  | { outcome: 'erased' }
+  | { outcome: 'spent'; freeInMs: number }
 
 const importStatement: Statement = {
   name: 'import-rows',
-  text: 'select holdfast.import_rows($1, $2, $3, $4::json, $5::json, $6) as answer',
+  text: 'select holdfast.import_rows($1, $2, $3, $4::json, $5::json, $6, $7, $8) as answer',
 }
 
-/** Of one session, in one transaction. */
+/**
+ * Of one session, in one transaction. `dayMax`: so many new rows of one user a day; null: any number. `since`: `at` of the
+ * first answer of this request.
+ */
 export async function importRows(
   database: Database,
   ask: {
@@ -50,10 +57,12 @@ export async function importRows(
     session: ImportedSession | null
     messages: ImportedMessage[]
     messagesMax: number
+    dayMax: number | null
+    since: string | null
   },
 ): Promise<ImportAnswer> {
   type Imported = Extract<ImportAnswer, { outcome: 'imported' }>
-  type Answer = (Omit<Imported, 'events'> & { events: EventJson[] }) | { outcome: 'foreign' } | { outcome: 'full' }
+  type Answer = (Omit<Imported, 'events'> & { events: EventJson[] }) | Exclude<ImportAnswer, Imported>
   const rows = await database.query<{ answer: Answer }>('accept', importStatement, [
     ask.tenantId,
     ask.userId,
@@ -61,6 +70,8 @@ export async function importRows(
     ask.session && JSON.stringify(ask.session),
     JSON.stringify(ask.messages),
     ask.messagesMax,
+    ask.dayMax,
+    ask.since,
   ])
   const { answer } = rows[0]!
   return answer.outcome === 'imported' ? { ...answer, events: answer.events.map(eventOf) } : answer

@@ -66,11 +66,14 @@ const beginErasureStatement: Statement = {
   text: 'select holdfast.begin_erasure($1, $2) as answer',
 }
 
-/** `pseudonym`: what stands for them in what is kept. `sessions`: in which something of theirs is still to be erased. */
+/**
+ * `pseudonym`: what stands for them in what is kept. `sessions`: in which something of theirs is still to be erased. `guests`:
+ * that are still being made theirs.
+ */
 export function beginErasure(
   database: Database,
   { tenantId, userId }: { tenantId: string; userId: string },
-): Promise<{ pseudonym: string; sessions: string[] }> {
+): Promise<{ pseudonym: string; sessions: string[]; guests: string[] }> {
   return ask(database, beginErasureStatement, [tenantId, userId])
 }
 
@@ -98,7 +101,7 @@ const finishErasureStatement: Statement = {
   text: 'select holdfast.finish_erasure($1, $2) as answer',
 }
 
-/** False: a session is still theirs, made meanwhile. */
+/** False: a session or a guest is still theirs, made or claimed meanwhile. */
 export function finishErasure(database: Database, tenantId: string, userId: string): Promise<boolean> {
   return ask(database, finishErasureStatement, [tenantId, userId])
 }

@@ -65,8 +65,10 @@ async function moveSession(parts: HandOverParts, guest: Guest, sessionId: string
 /** Everything of theirs, in every table. Resolves when nothing is left, or what is left will be taken by the next look. */
 export async function eraseUser(parts: HandOverParts, user: User): Promise<void> {
   for (let pass = 1; pass <= passesMax; pass++) {
-    const { pseudonym, sessions } = await beginErasure(parts.database, user)
+    const { pseudonym, sessions, guests } = await beginErasure(parts.database, user)
     void point('erasure-begun')
+    // Their sessions are found by the next look.
+    for (const guestId of guests) await mergeGuest(parts, { ...user, guestId })
     for (const sessionId of sessions) {
       await eraseFrom(parts, { ...user, sessionId, pseudonym })
       void point('erasure-session-left')

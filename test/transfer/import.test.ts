@@ -1,11 +1,13 @@
 /** Conversations come in and go out: P233 to P235. */
 import { expect, onTestFinished, test } from 'vitest'
+import { limits } from '../../src/core/limits.ts'
 import { textOf } from '../../src/core/parts.ts'
 import type { HoldfastOptions } from '../../src/index.ts'
 import { openChat } from '../support/chat.ts'
 import { type Api, apiOf } from '../support/client.ts'
 import { eventually } from '../support/eventually.ts'
 import { queryOnce } from '../support/postgres.ts'
+import { startServer } from '../support/server.ts'
 
 type Row = Record<string, unknown>
 type Imported = {
@@ -84,7 +86,7 @@ async function open(options: Partial<HoldfastOptions> = {}) {
 
 const sessionsOf = (prefix: string) => Array.from({ length: 10 }, (_, n) => `${prefix}${n}`)
 const withoutPrefix = (rows: unknown[]) =>
-  JSON.parse(JSON.stringify(rows).replaceAll(/("|talk )[xy](\d|-small)(?=")/g, '$1$2')) as unknown[]
+  JSON.parse(JSON.stringify(rows).replaceAll(/("|talk )[xy](\d)(?=")/g, '$1$2')) as unknown[]
 
 test('10,000 messages, imported once, twice, shuffled and interrupted, are the same rows, and none in the ledger (P233, I12)', async () => {
   const { url, database, ledger } = await open()
@@ -100,15 +102,14 @@ test('10,000 messages, imported once, twice, shuffled and interrupted, are the s
   )
   expect(await stored(database, 'once')).toEqual(first)
 
-  // Replies before their messages, messages before their sessions; and some of it twice, as after an interruption.
-  const other = sessionsOf('y').flatMap((id) => shuffled(talk(id, 500)))
-  await inPieces(other.slice(0, 2_500), 1_000, (piece) => importInto(mixed, piece, true))
+  // Each request has some of every session: replies before their messages, messages before their sessions. The first one's
+  // process is killed in the middle of it.
+  const other = shuffled(sessionsOf('y').flatMap((id) => talk(id, 500)))
+  const dying = await startServer({ database, points: ['import-session-stored:4:kill'] })
+  await expect(importInto(await apiOf(dying.url, 'mixed'), other.slice(0, 1_000))).rejects.toThrow('fetch failed')
+  expect(await queryOnce(database, `select from holdfast.members where user_id = 'mixed'`)).toHaveLength(4)
   await inPieces(other, 1_000, (piece) => importInto(mixed, piece, true))
   expect(withoutPrefix(await stored(database, 'mixed'))).toEqual(withoutPrefix(first))
-  const [small, pieces] = [await apiOf(url, 'small'), await apiOf(url, 'pieces')]
-  await importInto(small, talk('x-small', 40))
-  await inPieces(shuffled(talk('y-small', 40)), 7, (piece) => importInto(pieces, piece))
-  expect(withoutPrefix(await stored(database, 'pieces'))).toEqual(withoutPrefix(await stored(database, 'small')))
   expect(await ledger()).toEqual([])
 })
 
@@ -275,6 +276,36 @@ test('an export is imported again as it was, by its user alone, and says what an
   const times = (rows: Row[]) => bare(rows).map((row) => (row.type === 'session' ? { ...row, createdAt: null } : row))
   expect(times(again)).toEqual(times(moved))
   expect(counts(await importInto(bob, again, true))).toEqual(none(66))
+})
+
+test('a user imports so many new rows in a day, and hears when more are taken; what is known is not counted (P236)', async () => {
+  const { ann, url, database } = await open()
+  await importInto(ann, talk('s', 2))
+  expect(await queryOnce(database, 'select imported from holdfast.limits')).toEqual([{ imported: 5 }])
+  await importInto(ann, talk('s', 2))
+  await queryOnce(database, 'update holdfast.limits set imported = imported + $1', [limits.importedRowsOfDayMax - 6])
+  const more = [asked('t', 1), asked('u', 1)]
+  const refused = await ann.request('/v1/import', { method: 'POST', body: JSON.stringify({ rows: more }) })
+  expect([refused.status, await refused.json()]).toEqual([
+    429,
+    expect.objectContaining({
+      code: 'rate_limited',
+      detail: expect.stringMatching(/^At most 100,000 new rows/),
+      retryable: true,
+    }),
+  ])
+  const waitS = Number(refused.headers.get('retry-after'))
+  expect(waitS).toBeGreaterThan(0)
+  expect(waitS).toBeLessThanOrEqual(86_400)
+  expect(refused.headers.get('ratelimit')).toMatch(/^"imported-rows";r=0;t=\d+$/)
+  // The first of the two was taken, and nobody else is held up.
+  expect((await ann.snapshot('t')).messages).toHaveLength(1)
+  expect(counts(await importInto(await apiOf(url, 'bob'), [asked('v', 1)]))).toEqual(all(1))
+  await queryOnce(database, `update holdfast.limits set imported_on = imported_on - 1 where user_id = 'ann'`)
+  expect(counts(await importInto(ann, more))).toEqual({ ...all(1), known: 1 })
+  expect(await queryOnce(database, `select imported from holdfast.limits where user_id = 'ann'`)).toEqual([
+    { imported: 2 },
+  ])
 })
 
 test('lists that are open hear of an imported session', async () => {
