@@ -1,4 +1,5 @@
 /** A guest of this device has signed in: the server makes what they have the account's, and what was not sent yet is the account's to send. */
+import { locksHere } from './locks.ts'
 import { indexedDbStorage, memoryStorage, type Storage } from './storage.ts'
 import { tabsHere } from './tabs.ts'
 import type { TabWord } from './unsent.ts'
@@ -35,18 +36,27 @@ export async function mergeGuest(options: MergeOptions): Promise<Merged> {
   const storage = options.storage ?? (typeof indexedDB === 'undefined' ? memoryStorage() : indexedDbStorage())
   const nameOf = (who: string) => `${encodeURIComponent(url)}:${encodeURIComponent(who)}`
   const [from, to] = [`unsent:${nameOf(guest)}:`, `unsent:${nameOf(user)}:`]
-  // Other tabs of the guest's, which would go on trying, and end by it.
-  const tabs = tabsHere<TabWord>(`holdfast 1 ${from}`, () => undefined)
-  tabs.tell('out')
-  tabs.close()
+  if (from !== to) {
+    // Other tabs of the guest's, which would go on trying, and end by it.
+    const tabs = tabsHere<TabWord>(`holdfast 1 ${from}`, () => undefined)
+    tabs.tell('out')
+    tabs.close()
+  }
+  // One tab at a time: another one would put back what the account has sent, or taken back, meanwhile.
+  const unsent = await locksHere().hold(`holdfast:merge ${from}`, () => move(storage, from, to))
+  for (const [key] of await storage.entries(`shown:${nameOf(guest)}:`)) await storage.remove(key)
+  return { ...answer, unsent }
+}
+
+/** Where both have one name, as where the app gives none, what is there is the account's already. */
+async function move(storage: Storage, from: string, to: string): Promise<number> {
   const kept = await storage.entries(from)
-  for (const [key, text] of kept) {
+  for (const [key, text] of from === to ? [] : kept) {
     // First there, then not here: the same message twice is sent once, by its id.
     await storage.set(to + key.slice(from.length), text)
     await storage.remove(key)
   }
-  for (const [key] of await storage.entries(`shown:${nameOf(guest)}:`)) await storage.remove(key)
-  return { ...answer, unsent: kept.length }
+  return kept.length
 }
 
 async function askToMerge(options: MergeOptions): Promise<Omit<Merged, 'unsent'>> {

@@ -47,12 +47,16 @@ export async function* sourceRows(
   })
   client.on('error', () => undefined)
   await client.connect()
+  const ask = (text: string, values?: unknown[]) =>
+    client.query<SourceRow>(text, values).catch((error: unknown) => {
+      throw unreadable(table, error)
+    })
   try {
     const from = table.split('.').map(quoted).join('.')
     const expressions = await expressionsOf(client, from, table, columns)
     const { sessionId, createdAt, id } = expressions
     await client.query('begin')
-    await client.query(
+    await ask(
       `declare rows no scroll cursor for
          select ${Object.entries(expressions).map(([field, expression]) => `${expression} as ${quoted(field)}`)}
            from ${from} where $1::text is null or ${sessionId} collate "C" > $1
@@ -60,7 +64,7 @@ export async function* sourceRows(
       [after],
     )
     for (;;) {
-      const { rows } = await client.query<SourceRow>(`fetch ${pageMax} from rows`)
+      const { rows } = await ask(`fetch ${pageMax} from rows`)
       if (rows.length === 0) return
       yield rows
     }
@@ -68,6 +72,14 @@ export async function* sourceRows(
     await client.end()
   }
 }
+
+/** Also of one value that is not what its column is for, as a time that is none. */
+const unreadable = (table: string, error: unknown) =>
+  error instanceof pg.DatabaseError
+    ? new SourceError(
+        `The table ${table} cannot be read: ${error.message}. Mend the table, or say with --map what each column is, and import again: what came in already is known.`,
+      )
+    : error
 
 async function expressionsOf(
   client: pg.Client,
@@ -79,7 +91,9 @@ async function expressionsOf(
     .query(`select * from ${from} limit 0`)
     .then(({ fields }) => new Set(fields.map(({ name }) => name)))
     .catch((error: unknown) => {
-      throw new SourceError(`The table ${table} cannot be read: ${(error as Error).message}.`)
+      throw new SourceError(
+        `The table ${table} cannot be read: ${(error as Error).message}. Give its name as the database has it, with its schema where that is not public, like app.messages.`,
+      )
     })
   const expressions: Partial<Record<SourceField, string>> = {}
   for (const [key, usual] of Object.entries(sourceColumns)) {

@@ -1,5 +1,6 @@
 /** The rows of an app's own table of messages as the rows of an import, session by session. */
 import type { JsonObject } from '../core/json.ts'
+import { limits } from '../core/limits.ts'
 import type { SourceRow } from '../store/source-table.ts'
 import type { Line } from './import.ts'
 
@@ -38,8 +39,11 @@ export async function* sessionsIn(pages: AsyncIterable<SourceRow[]>, max: number
 function titleLine({ sessionId, title }: SourceRow, line: number): Line[] {
   return title === null || title === ''
     ? []
-    : [{ line, value: { type: 'session', id: sessionId, title: title.slice(0, 200) } }]
+    : [{ line, value: { type: 'session', id: sessionId, title: startOf(title) } }]
 }
+
+/** As much of it as a title may have, and no half of a character at its end. */
+const startOf = (title: string) => title.slice(0, limits.titleCharactersMax).replace(/[\ud800-\udbff]$/u, '')
 
 function messageOf(
   { id, sessionId, role, text, createdAt, repliesTo, model }: SourceRow,

@@ -1,8 +1,9 @@
 /** A guest signs in (P230 to P232), a user is deleted (P237, P238), and what is too old goes (P239). */
 import { randomBytes } from 'node:crypto'
 import { Client } from 'pg'
-import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import { createClient, memoryStorage, mergeGuest } from '../../src/client/client.ts'
+import { processLocks } from '../../src/client/locks.ts'
 import { textOf } from '../../src/core/parts.ts'
 import { guest } from '../../src/http/principal.ts'
 import { createHoldfast, type Holdfast } from '../../src/index.ts'
@@ -13,6 +14,7 @@ import { eventually } from '../support/eventually.ts'
 import { gate } from '../support/obedient.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { jwtSecret, startServer, tokenOf } from '../support/server.ts'
+import { openRaw } from '../support/socket.ts'
 
 const serverKey = 'k'.repeat(32)
 let chat: Holdfast
@@ -144,6 +146,14 @@ test('what a guest has becomes the account’s, once, and the cookie is worth no
   }
   // A guest is no account, and nobody is somebody who has only the guest's id.
   expect((await g.ask('/v1/guest/merge', {})).status).toBe(403)
+  const tickets = async () => ((await (await g.ask('/v1/realtime/tickets', {})).json()) as { ticket: string }).ticket
+  const byTicket = await openRaw(`${url}/v1/realtime?ticket=${await tickets()}`, { protocols: ['holdfast.v1'] })
+  const [socket, chatSocket] = await Promise.all(
+    ['/v1/realtime', '/api/chat/ws'].map((path) =>
+      openRaw(`${url}${path}`, { headers: { cookie: g.cookie }, protocols: ['holdfast.v1'] }),
+    ),
+  )
+  const unused = await tickets()
   const followed = g.ask('/v1/sessions/one/events')
   const ended = followed.then((response) => response.text())
   const bobs = bob.watch('shared')
@@ -172,7 +182,38 @@ test('what a guest has becomes the account’s, once, and the cookie is worth no
     ['member.left', 'merged'],
     ['member.changed', 'member'],
   ])
-  for (const path of ['/v1/sessions/one', '/v1/sessions', '/v1/me']) expect((await g.ask(path)).status).toBe(401)
+  // In whatever way it is brought, also on sockets and by tickets from before.
+  const dead: [string, object?, string?][] = [
+    ...['', '/messages', '/events', '/export', '/files/f', '/presence'].map((rest): [string] => [
+      `/v1/sessions/one${rest}`,
+    ]),
+    ...['/v1/sessions', '/v1/events', '/v1/export', '/v1/usage', '/v1/me', '/api/chat/one/stream'].map(
+      (path): [string] => [path],
+    ),
+    ['/v1/sessions/one/messages', { id: 'm9', text: 'still me' }],
+    ['/v1/sessions/one/receipts', {}],
+    ['/v1/import', { rows: [] }],
+    ['/v1/realtime/tickets', {}],
+    ['/v1/guest/merge', {}],
+    ['/v1/devices', {}],
+    ['/v1/me', undefined, 'DELETE'],
+  ]
+  const statuses = await Promise.all(dead.map(async ([path, body, method]) => (await g.ask(path, body, method)).status))
+  expect(
+    dead
+      .map(([path], n) => [path, statuses[n]])
+      .filter(([path, status]) => status !== (path === '/api/chat/one/stream' ? 204 : 401)),
+  ).toEqual([])
+  const late = await openRaw(`${url}/v1/realtime?ticket=${unused}`, { protocols: ['holdfast.v1'] })
+  expect(await late.ended).toMatchObject({ code: 4401 })
+  socket!.say({ type: 'follow', sessionId: 'one' })
+  const text = { id: 'm9', role: 'user', parts: [{ type: 'text', text: 'still me' }] }
+  chatSocket!.say({ type: 'send', requestId: 'r', trigger: 'submit-message', id: 'anew', messages: [text] })
+  for (const { ended } of [socket!, chatSocket!]) expect(await ended).toMatchObject({ code: 4401 })
+  // One that was opened by a ticket is known by nothing else.
+  byTicket.say({ type: 'follow', sessionId: 'one' })
+  expect(await byTicket.until(({ type }) => type === 'problem')).toMatchObject({ problem: { code: 'not_found' } })
+  expect(await rows(`select from holdfast.messages where id = 'm9'`)).toEqual([])
   // No account is a guest by its name, and whoever brings credentials that are not good hears it.
   for (const token of [
     await tokenOf(newGuest().id),
@@ -249,16 +290,22 @@ test('of accounts that race for a guest exactly one has them, and both lanes’ 
   ])
 })
 
-test('a merge whose process is killed half-way is finished by another one: nothing or all (P231)', async () => {
-  const g = newGuest()
-  for (const id of ['half1', 'half2', 'half3']) await said(g.ask, id, 'm1')
+test.each([
+  ['guest-claimed:1', 0],
+  ['guest-session-moved:1', 1],
+  ['guest-session-moved:2', 2],
+])('a merge whose process is killed at %s is finished by another one: nothing or all (P231)', async (point, moved) => {
+  const [g, by] = [newGuest(), `dan${point}`.replace(/\W/g, '-')]
+  for (const n of [1, 2]) await said(g.ask, `half-${by}-${n}`, 'm1')
   const dying = await startServer({
     database: database.url,
-    points: ['guest-session-moved:2:kill'],
+    points: [`${point}:kill`],
     env: { HOLDFAST_GUESTS: 'on', HOLDFAST_ROLES: 'http' },
   })
-  await expect(merge('dan', g, dying.url)).rejects.toThrow()
-  expect((await rows(`select from holdfast.members where user_id = 'dan'`)).length).toBe(2)
+  const [killed] = await Promise.all([merge(by, g, dying.url).catch((error: unknown) => error), dying.exited])
+  expect(killed).toBeInstanceOf(TypeError)
+  const own = async () => (await rows('select from holdfast.members where user_id = $1', [by])).length
+  expect(await own()).toBe(moved)
   // Nobody else gets them in between.
   expect((await merge('eve', g)).status).toBe(403)
   expect((await g.ask('/v1/sessions')).status).toBe(401)
@@ -266,8 +313,8 @@ test('a merge whose process is killed half-way is finished by another one: nothi
     async () =>
       (await rows(`select from holdfast.guests where guest_id = $1 and done_at is not null`, [g.id])).length === 1,
   )
-  expect((await rows(`select from holdfast.members where user_id = 'dan'`)).length).toBe(3)
-  expect((await merge('dan', g)).body).toEqual({ guestId: g.id, userId: 'dan', sessions: 3 })
+  expect(await own()).toBe(2)
+  expect((await merge(by, g)).body).toEqual({ guestId: g.id, userId: by, sessions: 2 })
 })
 
 test('a deleted user is in no table any more, whatever it is called; what others were told stays, under no name (P237, P238, I15)', async () => {
@@ -459,6 +506,26 @@ test('what a guest had not sent yet is sent by the account, once (P232, I16)', a
     ['m1', 'lea'],
     ['m2', 'lea'],
   ])
+  // Two tabs at once: each message goes over by one of them. Where both have one name, nothing has to.
+  const locks = processLocks()
+  vi.stubGlobal('navigator', {
+    locks: { request: (name: string, _: object, act: () => Promise<unknown>) => locks.hold(name, act) },
+  })
+  onTestFinished(() => void vi.unstubAllGlobals())
+  const other = memoryStorage()
+  const key = (user: string) => `unsent:${encodeURIComponent(url)}:${user}:1`
+  await other.set(key('me'), '{}')
+  // So slow that the other tab comes while one reads.
+  const entries = async (prefix: string) => {
+    const read = await other.entries(prefix)
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    return read
+  }
+  const two = await Promise.all([1, 2].map(() => mergeGuest({ ...account, storage: { ...other, entries } })))
+  expect(two.map(({ unsent }) => unsent).sort()).toEqual([0, 1])
+  expect(await other.entries('unsent:')).toEqual([[key('lea'), '{}']])
+  await mergeGuest({ ...account, storage: other, guest: 'lea' })
+  expect(await other.entries('unsent:')).toEqual([[key('lea'), '{}']])
   // Asked again, as after a page that was closed in the middle of it.
   expect(await mergeGuest(account)).toEqual({ guestId: null, sessions: 0, unsent: 0 })
 })

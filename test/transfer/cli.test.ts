@@ -63,6 +63,39 @@ test('an app’s own table comes in, with its columns by name, dry, from a sessi
   ])
 })
 
+test('what a table of another shape lacks is said in a sentence, and its name is a name whatever it is (P233)', async () => {
+  const { said, query } = await open()
+  const [odd, safe] = ['od"d; drop table safe; --', 'safe']
+  const quoted = `"${odd.replaceAll('"', '""')}"`
+  const columns = 'id text, session_id text, user_id text, role text, content text'
+  await query(`create table public.${safe} (${columns}, created_at int)`)
+  await query(`create table ${quoted} (${columns}, created_at text, title text)`)
+  expect(await said('import', '--from', odd)).toEqual({ code: 0, text: '0 rows: 0 new, 0 known, 0 not taken.\n' })
+  const times = await said('import', '--from', safe)
+  expect(times.code).toBe(1)
+  expect(times.text).toMatch(
+    /^The table safe cannot be read: cannot cast type integer to timestamp with time zone\. Mend .*\n$/,
+  )
+  expect((await said('import', '--from', 'none')).text).toBe(
+    'The table none cannot be read: relation "none" does not exist. Give its name as the database has it, with its schema where that is not public, like app.messages.\n',
+  )
+  for (const map of [`id=id" from ${safe}; --`, 'createdAt=now()', 'role=']) {
+    expect(await said('import', '--from', odd, '--map', map)).toMatchObject({
+      code: 1,
+      text: expect.stringMatching(/^(The table .* has no column .*|--map: expected .*)\n$/),
+    })
+  }
+  // A title is cut where no character is.
+  const title = `${'x'.repeat(199)}😀`
+  await query(`insert into ${quoted} values ('m1', 's', 'ann', 'user', 'hi', '2024-01-01', '${title}')`)
+  expect((await said('import', '--from', odd)).text).toBe('2 rows: 2 new, 0 known, 0 not taken.\n')
+  await query(`insert into ${quoted} values ('m2', 't', 'ann', 'user', 'hi', 'soon', null)`)
+  expect((await said('import', '--from', odd)).text).toMatch(
+    /cannot be read: invalid input syntax for type timestamp with time zone: "soon"\. Mend/,
+  )
+  expect((await query('select title from holdfast.sessions where id = $$s$$'))[0]).toEqual({ title: 'x'.repeat(199) })
+})
+
 test('what was exported comes in by the command line, for another user', async () => {
   const { url, cwd, said } = await open()
   const ann = await apiOf(url, 'ann')
