@@ -557,7 +557,6 @@ declare e holdfast.erasures;
 begin
   insert into holdfast.erasures (tenant_id, user_id, pseudonym) values (p_tenant, p_user, 'deleted-' || gen_random_uuid())
     on conflict (tenant_id, user_id) do update set begun_at = clock_timestamp() returning * into e;
-  delete from holdfast.erased where at < clock_timestamp() - interval '1 day';
   insert into holdfast.erased (tenant_id, user_hash, pseudonym) values (p_tenant, holdfast.user_hash(p_user), e.pseudonym)
     on conflict (tenant_id, user_hash) do update set pseudonym = excluded.pseudonym, at = clock_timestamp();
   -- First of all what lets them in, and what is sent to them.
@@ -619,6 +618,9 @@ begin
     v_events := v_events || (v_answer -> 'event')::jsonb;
   end if;
   perform holdfast.rename_user(p_tenant, p_session, p_user, p_pseudonym);
+  -- What the log tells of them as the guest who they were.
+  perform holdfast.rename_user(p_tenant, p_session, guest_id, p_pseudonym) from holdfast.guests
+    where tenant_id = p_tenant and user_id = p_user and done_at is not null;
   v_seq := holdfast.shown_anew(p_tenant, p_session);
   if v_seq is not null then v_events := v_events || (holdfast.events_of(p_tenant, p_session, array[v_seq]) -> 0)::jsonb; end if;
   delete from holdfast.former_members where tenant_id = p_tenant and session_id = p_session and user_id = p_user;
@@ -657,9 +659,11 @@ begin
 end $$;
 
 -- ---------------------------------------------------------------------------------------------------------------
--- What was begun and not finished, for whoever looks, and what is older than the app keeps.
+-- What was begun and not finished, for whoever looks, and what is older than the app keeps. Who was deleted more than a day ago
+-- is forgotten by their hash, too.
 
-create function holdfast.begun_transfers(p_older_ms int, p_limit int) returns setof json language sql stable as $$
+create function holdfast.begun_transfers(p_older_ms int, p_limit int) returns setof json language sql as $$
+  delete from holdfast.erased where at < clock_timestamp() - interval '1 day';
   (select json_build_object('kind', 'merge', 'tenantId', tenant_id, 'userId', user_id, 'guestId', guest_id)
     from holdfast.guests where done_at is null and merged_at < clock_timestamp() - make_interval(secs => p_older_ms / 1000.0)
    order by merged_at limit p_limit)

@@ -101,7 +101,7 @@ test('a user who has something in each table that can hold anything of theirs is
     [g, id],
   )
   for (const session of [alone, shared, own]) {
-    await chat.publish(session, 'a.b', { who: { was: [id, 'another'] } }, { id: `p-${session}` })
+    await chat.publish(session, 'a.b', { who: { was: [id, 'another', g] } }, { id: `p-${session}` })
     await post(zoe, `/v1/sessions/${session}/invites`)
     await sql.query(
       `insert into holdfast.pushes (tenant_id, session_id, about, device, user_id, event, seq, state, due_at)
@@ -158,8 +158,17 @@ test('a user who has something in each table that can hold anything of theirs is
   expect(withUsers.map(({ name }) => name).filter((name) => !filled.includes(String(name)))).toEqual(['erasures'])
   expect(await tracesOf(alone)).toEqual(expect.arrayContaining(['outbox', 'published', 'pushes', 'events', 'usage']))
 
+  // What one says to the assistant alone is in nobody else's export.
+  const exported = await (await bob.request(`/v1/sessions/${own}/export`)).text()
+  expect([exported.includes('said b1'), exported.includes('said m2')]).toEqual([true, false])
+
   expect(await removed(id)).toBe(204)
   expect(await tracesOf(id)).toEqual([])
+  // That the guest who they were is nobody's for good.
+  expect(await tracesOf(g)).toEqual(['guests'])
+  await sql.query(`update holdfast.erased set at = at - interval '1 day'`)
+  await sql.query('select holdfast.begun_transfers(0, 0)')
+  expect(await rows('select from holdfast.erased')).toEqual([])
   expect(await tracesOf(alone)).toEqual(['deleted_sessions', 'usage'])
   expect(await rows('select * from holdfast.usage_differences()')).toEqual([])
   // Also when the connections have ended that they had, and this process has told who is there.
