@@ -276,8 +276,8 @@ begin
   if p_type !~ '^(message|turn|attempt|approval|branch|member)\.' and p_type <> 'session.updated' then
     return holdfast.renamed_values(d, p_from, p_to);
   end if;
-  for v_path in select string_to_array(path, '.')
-      from unnest(array['by', 'userId', 'member.userId', 'message.author', 'message.lane']) path loop
+  for v_path in select string_to_array(path, '/')
+      from unnest(array['by', 'userId', 'member/userId', 'message/author', 'message/lane']) path loop
     continue when jsonb_typeof(d #> v_path) is distinct from 'string';
     v_new := case when v_path[2] = 'lane' then holdfast.renamed_lane(d #>> v_path, p_from, p_to)
       when d #>> v_path = p_from then p_to else d #>> v_path end;

@@ -105,6 +105,7 @@ test('the table of limits has the numbers of the source', () => {
     'bytes of an import': shown(limits.importBytesMax),
     'rows of an import': shown(limits.importRowsMax),
     'imported messages of a session': shown(limits.importedMessagesMax),
+    'new imported rows of a user in a day (UTC)': shown(limits.importedRowsOfDayMax),
     'bytes of the data of a notice': shown(limits.notifyBytesMax),
     'seconds that typing lasts, unless it is said again': shown(limits.typingLastsMs / 1_000),
     'seconds of a ticket': shown(limits.ticketLastsMs / 1_000),
