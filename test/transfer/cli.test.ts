@@ -4,10 +4,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, expect, onTestFinished, test } from 'vitest'
 import { textOf } from '../../src/core/parts.ts'
+import { type SourceField, sourceRows } from '../../src/store/source-table.ts'
+import { readRow } from '../../src/transfer/rows.ts'
+import { sessionsIn } from '../../src/transfer/table.ts'
 import { openChat } from '../support/chat.ts'
 import { apiOf } from '../support/client.ts'
 import { endCommands, startCommand } from '../support/command.ts'
-import { queryOnce } from '../support/postgres.ts'
+import { freshDatabase, queryOnce } from '../support/postgres.ts'
 
 afterEach(endCommands)
 
@@ -64,36 +67,42 @@ test('an app’s own table comes in, with its columns by name, dry, from a sessi
 })
 
 test('what a table of another shape lacks is said in a sentence, and its name is a name whatever it is (P233)', async () => {
-  const { said, query } = await open()
+  const database = await freshDatabase(18)
+  onTestFinished(() => database.drop())
   const [odd, safe] = ['od"d; drop table safe; --', 'safe']
   const quoted = `"${odd.replaceAll('"', '""')}"`
   const columns = 'id text, session_id text, user_id text, role text, content text'
-  await query(`create table public.${safe} (${columns}, created_at int)`)
-  await query(`create table ${quoted} (${columns}, created_at text, title text)`)
-  expect(await said('import', '--from', odd)).toEqual({ code: 0, text: '0 rows: 0 new, 0 known, 0 not taken.\n' })
-  const times = await said('import', '--from', safe)
-  expect(times.code).toBe(1)
-  expect(times.text).toMatch(
-    /^The table safe cannot be read: cannot cast type integer to timestamp with time zone\. Mend .*\n$/,
-  )
-  expect((await said('import', '--from', 'none')).text).toBe(
-    'The table none cannot be read: relation "none" does not exist. Give its name as the database has it, with its schema where that is not public, like app.messages.\n',
-  )
-  for (const map of [`id=id" from ${safe}; --`, 'createdAt=now()', 'role=']) {
-    expect(await said('import', '--from', odd, '--map', map)).toMatchObject({
-      code: 1,
-      text: expect.stringMatching(/^(The table .* has no column .*|--map: expected .*)\n$/),
-    })
+  await queryOnce(database.url, `create table ${safe} (${columns}, created_at int)`)
+  await queryOnce(database.url, `create table ${quoted} (${columns}, created_at text, title text)`)
+  const read = async (table: string, map: { [field in SourceField]?: string } = {}) => {
+    const lines = []
+    for await (const rows of sessionsIn(sourceRows(database.url, { table, columns: map, after: null }, 10), 10))
+      lines.push(...rows.lines.map(({ value }) => value))
+    return lines
   }
-  // A title is cut where no character is.
-  const title = `${'x'.repeat(199)}😀`
-  await query(`insert into ${quoted} values ('m1', 's', 'ann', 'user', 'hi', '2024-01-01', '${title}')`)
-  expect((await said('import', '--from', odd)).text).toBe('2 rows: 2 new, 0 known, 0 not taken.\n')
-  await query(`insert into ${quoted} values ('m2', 't', 'ann', 'user', 'hi', 'soon', null)`)
-  expect((await said('import', '--from', odd)).text).toMatch(
-    /cannot be read: invalid input syntax for type timestamp with time zone: "soon"\. Mend/,
+  expect(await read(odd)).toEqual([])
+  const refusal = (text: string) =>
+    expect.objectContaining({ name: 'SourceError', message: expect.stringContaining(text) })
+  await expect(read(safe)).rejects.toEqual(
+    refusal('The table safe cannot be read: cannot cast type integer to timestamp with time zone. Mend the table'),
   )
-  expect((await query('select title from holdfast.sessions where id = $$s$$'))[0]).toEqual({ title: 'x'.repeat(199) })
+  await expect(read('none')).rejects.toEqual(
+    refusal('relation "none" does not exist. Give its name as the database has it'),
+  )
+  await expect(read('')).rejects.toEqual(refusal('cannot be read'))
+  await expect(read(odd, { id: `id" from ${safe}; --` })).rejects.toEqual(refusal('has no column id" from safe'))
+  await expect(read(odd, { createdAt: 'now()' })).rejects.toEqual(refusal('has no column now()'))
+  // A title is cut where no character is.
+  await queryOnce(database.url, `insert into ${quoted} values ('m1', 's', 'ann', 'user', 'hi', '2024-01-01', $1)`, [
+    `${'x'.repeat(199)}😀`,
+  ])
+  const lines = await read(odd)
+  expect(lines[0]).toMatchObject({ type: 'session', title: 'x'.repeat(199) })
+  expect(lines.map((value, n) => 'kind' in readRow(value!, n))).toEqual([true, true])
+  await queryOnce(database.url, `insert into ${quoted} values ('m2', 't', 'ann', 'user', 'hi', 'soon', null)`)
+  await expect(read(odd)).rejects.toEqual(
+    refusal('invalid input syntax for type timestamp with time zone: "soon". Mend'),
+  )
 })
 
 test('what was exported comes in by the command line, for another user', async () => {
