@@ -38,7 +38,9 @@ create table holdfast.outbox (
   unique (tenant_id, topic, id)
 ) with (fillfactor = 80);
 create index outbox_due on holdfast.outbox (topic, due_at) where due_at is not null;
-create index outbox_of_key on holdfast.outbox (tenant_id, topic, key, n) where key is not null and state in ('due', 'running');
+-- A key's head is the first of one of these two, however many there are: `running` before `due`.
+create index outbox_of_key on holdfast.outbox (tenant_id, topic, key, state desc, n) where key is not null and due_at is not null;
+create index outbox_parked on holdfast.outbox (tenant_id, topic, key, n) where due_at is null and state = 'due';
 create index outbox_dead on holdfast.outbox (n) where state = 'dead';
 create index outbox_gone on holdfast.outbox (gone_at) where gone_at is not null;
 create index outbox_of_session on holdfast.outbox (tenant_id, session_id) where session_id is not null;
@@ -96,8 +98,14 @@ begin
     perform pg_notify('holdfast', 'outbox');
     return v_id;
   end if;
-  select payload::jsonb = p_payload::jsonb and key is not distinct from p_key into v_same from holdfast.outbox
-    where tenant_id = p_tenant and topic = p_topic and id = v_id;
+  begin
+    select key is not distinct from p_key and case when payload::text = p_payload::text then true
+        else payload::jsonb = p_payload::jsonb end into v_same from holdfast.outbox
+      where tenant_id = p_tenant and topic = p_topic and id = v_id;
+  exception when data_exception then
+    -- With NUL, half a character or an extreme number in it JSON can be stored, and compared as its text alone.
+    v_same := false;
+  end;
   if not coalesce(v_same, true) then
     raise exception 'holdfast.outbox_add: the id % was used in % for another payload or key', v_id, p_topic
       using errcode = 'unique_violation';
@@ -107,6 +115,17 @@ end $$;
 
 create function holdfast.outbox_key(p_tenant text, p_topic text, p_key text) returns bigint language sql immutable
   parallel safe as $$ select hashtextextended(p_tenant || chr(10) || p_topic || chr(10) || p_key, 16) $$;
+
+-- Of a key: what runs, or is to be done next. Null: nothing. Of what ended `due_at` is null.
+create function holdfast.outbox_head(p_tenant text, p_topic text, p_key text) returns holdfast.outbox language sql stable as $$
+  select h from (
+    (select o from holdfast.outbox o where tenant_id = p_tenant and topic = p_topic and key = p_key and due_at is not null
+      order by state desc, n limit 1)
+    union all
+    (select o from holdfast.outbox o where tenant_id = p_tenant and topic = p_topic and key = p_key and due_at is null
+      and state = 'due' order by n limit 1)) x(h)
+  order by (h).state desc, (h).n limit 1
+$$;
 
 -- Takes what is due in these topics, of each as many as it may at most, what has waited longest first: `running`, under a lease,
 -- for who asks. Waits for nobody. Topics that are not named cost nothing, however much waits in them. Answers {taken, more}: `more`
@@ -136,10 +155,8 @@ begin
           select * into r from holdfast.outbox where n = c.n;
         else
           continue when not pg_try_advisory_xact_lock(holdfast.outbox_key(c.tenant_id, t.topic, c.key));
-          select * into r from holdfast.outbox
-            where tenant_id = c.tenant_id and topic = t.topic and key = c.key and state in ('due', 'running')
-            order by state = 'running' desc, n limit 1;
-          continue when not found;
+          r := holdfast.outbox_head(c.tenant_id, t.topic, c.key);
+          continue when r.n is null;
           update holdfast.outbox set due_at = null where n in (
             select n from holdfast.outbox
              where tenant_id = c.tenant_id and topic = t.topic and key = c.key and state = 'due' and n <> r.n
@@ -190,12 +207,34 @@ begin
 end $$;
 
 -- Under the key's lock: its head is parked no more.
-create function holdfast.outbox_next(p_tenant text, p_topic text, p_key text) returns void language sql as $$
+create function holdfast.outbox_next(p_tenant text, p_topic text, p_key text) returns void language plpgsql as $$
+begin
   update holdfast.outbox set due_at = clock_timestamp()
-   where due_at is null and n = (select n from holdfast.outbox
-     where tenant_id = p_tenant and topic = p_topic and key = p_key and state in ('due', 'running')
-     order by state = 'running' desc, n limit 1)
-$$;
+   where due_at is null and n = (holdfast.outbox_head(p_tenant, p_topic, p_key)).n;
+end $$;
+
+-- Where somebody has removed or changed a row by hand, those that were parked behind it wait for nobody: their head is made
+-- due. Looks at so many keys after this one ([tenant, topic, key]). Answers {repaired, next}: from where to go on, or null.
+create function holdfast.repair_outbox(p_after text[], p_keys int) returns json language plpgsql as $$
+declare k record; v_after text[] := p_after; v_repaired int := 0;
+begin
+  for i in 1..p_keys loop
+    select tenant_id, topic, key into k from holdfast.outbox
+      where due_at is null and state = 'due' and (tenant_id, topic, key) > (v_after[1], v_after[2], v_after[3])
+      order by tenant_id, topic, key limit 1;
+    if not found then
+      return json_build_object('repaired', v_repaired, 'next', null);
+    end if;
+    v_after := array[k.tenant_id, k.topic, k.key];
+    if (holdfast.outbox_head(k.tenant_id, k.topic, k.key)).due_at is null
+        -- Whoever has it makes the next one due.
+        and pg_try_advisory_xact_lock(holdfast.outbox_key(k.tenant_id, k.topic, k.key)) then
+      perform holdfast.outbox_next(k.tenant_id, k.topic, k.key);
+      v_repaired := v_repaired + 1;
+    end if;
+  end loop;
+  return json_build_object('repaired', v_repaired, 'next', v_after);
+end $$;
 
 -- A dead letter is due again, before all that waits of its key. Answers whether it was one.
 create function holdfast.retry_outbox(p_n bigint) returns boolean language plpgsql as $$

@@ -50,16 +50,19 @@ export function post(endpoint: URL, { headers, body, agent, answerWithinMs, sign
     })
     asking.on('error', ({ code }: NodeJS.ErrnoException) => resolve({ code: code ?? 'no code', isReached }))
     asking.on('close', () => {
+      // One that changes the protocol (101) ends without an answer or an error.
+      resolve({ code: 'no answer', isReached })
       clearTimeout(timer)
       signal?.removeEventListener('abort', abort)
     })
     asking.end(body)
+    if (signal?.aborted) abort()
   })
 }
 
-/** Seconds, or a date (RFC 9110, 10.2.3). */
+/** Seconds, or a date (RFC 9110, 10.2.3). What is neither says nothing. */
 function retryAfter(header: string | undefined): { retryAfterMs?: number } {
   if (header === undefined) return {}
-  const afterMs = /^\d{1,9}$/.test(header) ? Number(header) * 1_000 : Date.parse(header) - Date.now()
+  const afterMs = /^\d+$/.test(header) ? Number(header) * 1_000 : Date.parse(header) - Date.now()
   return Number.isFinite(afterMs) ? { retryAfterMs: Math.max(0, afterMs) } : {}
 }

@@ -76,11 +76,15 @@ export async function runJob(job: AnyJob, taken: Taken, signal: AbortSignal): Pr
 
 /** Told by their names: a second bundle of the same app has other classes. */
 function afterThrown(error: unknown): Outcome {
-  const why = error instanceof Error ? `${error.name}: ${error.message}` : String(error)
-  const { name, afterMs } = (error ?? {}) as { name?: unknown; afterMs?: unknown }
-  if (name === 'PermanentFailure') return { outcome: 'never', why }
-  if (name === 'RetryLater' && Number.isFinite(afterMs)) return { outcome: 'again', why, afterMs: afterMs as number }
-  return { outcome: 'again', why }
+  try {
+    const why = error instanceof Error ? `${error.name}: ${error.message}` : String(error)
+    const { name, afterMs } = (error ?? {}) as { name?: unknown; afterMs?: unknown }
+    if (name === 'PermanentFailure') return { outcome: 'never', why }
+    if (name === 'RetryLater' && Number.isFinite(afterMs)) return { outcome: 'again', why, afterMs: afterMs as number }
+    return { outcome: 'again', why }
+  } catch {
+    return { outcome: 'again', why: 'It threw something that has no text.' }
+  }
 }
 
 /** `wrong`: a sentence that names the place and does not repeat the value. */

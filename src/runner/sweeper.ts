@@ -12,7 +12,7 @@ import type { Wakeups } from '../log/wakeups.ts'
 import { expireAsks } from '../store/asks.ts'
 import { renewBudgets } from '../store/budgets.ts'
 import type { Database } from '../store/database.ts'
-import { sweepOutbox } from '../store/outbox.ts'
+import { firstKey, repairOutbox, sweepOutbox } from '../store/outbox.ts'
 import { sweepPublished } from '../store/publish.ts'
 import { sweepPushes } from '../store/pushes.ts'
 import { refreshStatistics } from '../store/statistics.ts'
@@ -44,6 +44,7 @@ export function createSweeper(options: {
   }
   let timer: NodeJS.Timeout | undefined
   let stopped = false
+  let outboxAfter = firstKey
 
   async function completeStops(limit: number): Promise<void> {
     for (const stopping of await turnsStopping(database, limit)) {
@@ -83,6 +84,10 @@ export function createSweeper(options: {
     },
     async outbox(limit) {
       while ((await sweepOutbox(database, limit)) === limit);
+      // A part of the keys that wait each time.
+      const { repaired, next } = await repairOutbox(database, outboxAfter, limit)
+      outboxAfter = next
+      if (repaired > 0) log('jobs that waited for one that is gone were repaired', { keys: repaired })
     },
     async published(limit) {
       while ((await sweepPublished(database, limit)) === limit);

@@ -120,6 +120,22 @@ export async function sweepOutbox(database: Database, limit: number): Promise<nu
   return (await database.query<{ n: number }>('turns', sweepStatement, [limit]))[0]!.n
 }
 
+const repairStatement: Statement = { name: 'repair-outbox', text: 'select holdfast.repair_outbox($1, $2) as answer' }
+/** The first of all keys. */
+export const firstKey: readonly string[] = ['', '', '']
+
+/** Keys whose head somebody has removed by hand go on. `next`: from where to look on. */
+export async function repairOutbox(
+  database: Database,
+  after: readonly string[],
+  keys: number,
+): Promise<{ repaired: number; next: readonly string[] }> {
+  type Row = { answer: { repaired: number; next: string[] | null } }
+  const [row] = await database.query<Row>('turns', repairStatement, [after, keys])
+  const { repaired, next } = row!.answer
+  return { repaired, next: next ?? firstKey }
+}
+
 const webhookStatement: Statement = {
   name: 'webhook-seen',
   text: `

@@ -3,7 +3,15 @@ import { Client } from 'pg'
 import { expect, onTestFinished, test } from 'vitest'
 import { openDatabase } from '../../src/store/database.ts'
 import { migrate } from '../../src/store/migrations.ts'
-import { endOutbox, renewOutbox, sweepOutbox, type Taken, takeOutbox } from '../../src/store/outbox.ts'
+import {
+  endOutbox,
+  firstKey,
+  renewOutbox,
+  repairOutbox,
+  sweepOutbox,
+  type Taken,
+  takeOutbox,
+} from '../../src/store/outbox.ts'
 import { eventually } from '../support/eventually.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { seeded } from '../support/random.ts'
@@ -78,6 +86,21 @@ test('one that is parked while the one before it ends is not forgotten (P242)', 
   expect((await take()).map(({ id }) => id)).toEqual(['second'])
 })
 
+test('those behind a job that somebody has removed by hand go on, a part of the keys at each look (P242)', async () => {
+  const { database, connect, take } = await openOutbox()
+  const client = await connect()
+  const addTo = (key: string) =>
+    client.query(`select holdfast.outbox_add('t', '1', $1, $1 || ' ' || i) from generate_series(1, 3) i`, [key])
+  for (const key of ['a', 'broken', 'c']) await addTo(key)
+  expect((await take()).map(({ id }) => id)).toEqual(['a 1', 'broken 1', 'c 1'])
+  await client.query(`delete from holdfast.outbox where id = 'broken 1'`)
+  expect(await take()).toEqual([])
+  const first = await repairOutbox(database, firstKey, 1)
+  expect(first).toEqual({ repaired: 0, next: ['default', 't', 'a'] })
+  expect(await repairOutbox(database, first.next, 1)).toEqual({ repaired: 1, next: ['default', 't', 'broken'] })
+  expect((await take()).map(({ id }) => id)).toEqual(['broken 2'])
+})
+
 test.each([1, 2])(
   'whatever races, jobs of one key are taken one at a time and in order, and all are done (seed %i, P242)',
   async (seed) => {
@@ -130,6 +153,8 @@ test.each([1, 2])(
 
     async function take(): Promise<void> {
       for (;;) {
+        // Nothing is broken, at whatever moment somebody looks.
+        if (chance(20)) expect(await repairOutbox(database, firstKey, 10)).toEqual({ repaired: 0, next: firstKey })
         await Promise.all((await takeSome()).map(doOne))
         const ended = [...done.values()].reduce((sum, each) => sum + each.length, 0)
         if (adding === 0 && ended === 3 * perAdder) return

@@ -159,3 +159,13 @@ test('the id of an event that was published 30 days ago is forgotten, a younger 
   expect(await say('young')).toBe('same')
   expect(await say('old 0')).toBe('published')
 })
+
+test('a job that waits for one that somebody has removed by hand is made due, and an operator is told (P242)', async () => {
+  const stored = await openStored(18)
+  onTestFinished(() => stored.close())
+  const { sweeper, logged } = sweeperOf(stored.open())
+  await stored.query(`insert into holdfast.outbox (topic, id, key, payload) values ('t', 'left', 'k', '1')`)
+  await sweeper.sweep()
+  expect(await stored.query('select due_at <= now() as is_due from holdfast.outbox')).toEqual([{ is_due: true }])
+  expect(logged).toEqual(['jobs that waited for one that is gone were repaired'])
+})
