@@ -16,7 +16,7 @@ import { OptionError } from './options.ts'
 import { createOutbox } from './outbox/outbox.ts'
 import { createPresence } from './people/presence.ts'
 import { createTyping } from './people/typing.ts'
-import { createPusher } from './push/pusher.ts'
+import { createPusher, type Pusher } from './push/pusher.ts'
 import { createRunner } from './runner/runner.ts'
 import { createSweeper } from './runner/sweeper.ts'
 import { createAcceptor } from './store/accept.ts'
@@ -230,8 +230,13 @@ function wire(
       outbox.hear(note === null || note.audiences ? null : note.events.map(({ type }) => type))
     })
     outbox.start()
-    // After the runner: no reply waits for a slow receiver when this process ends.
-    stops.push(() => outbox.stop(abandoned ? 0 : undefined))
+    const pusher = options.push && createPusherOf(options, app, database)
+    pusher?.start()
+    // After the runner: no reply waits for a slow receiver or service when this process ends.
+    stops.push(async () => {
+      const withinMs = abandoned ? 0 : undefined
+      await Promise.all([outbox.stop(withinMs), pusher?.stop(withinMs)])
+    })
     stops.push(() => appender.stop())
     stops.push(() => sweeper.stop())
     stops.push(() => runner.stop(drainMs))
@@ -243,7 +248,6 @@ function wire(
     const keeper = createKeeper({ database, wakeups, everyMs: keepEveryMs, retention: options.retention, log })
     stops.push(() => keeper.stop())
     keeper.start()
-    if (options.push) startPusher(options, app, database, stops)
     const { waitUntil } = options
     if (waitUntil) keepAlive = () => waitUntil(runner.whenIdle())
   }
@@ -301,13 +305,8 @@ function wire(
   }
 }
 
-function startPusher(
-  { push, pollMs, log }: Resolved,
-  app: () => AppFunctions,
-  database: Database,
-  stops: (() => Promise<void> | void)[],
-): void {
-  const pusher = createPusher({
+function createPusherOf({ push, pollMs, log }: Resolved, app: () => AppFunctions, database: Database): Pusher {
+  return createPusher({
     database,
     pollMs,
     receiptsAfterMs: push?.receiptsAfterMs ?? 0,
@@ -315,6 +314,4 @@ function startPusher(
     log,
     random: Math.random,
   })
-  stops.push(() => pusher.stop())
-  pusher.start()
 }

@@ -39,7 +39,7 @@ import { askText, type PushOptions } from './options.ts'
 export type Pusher = {
   start(): void
   /** Takes nothing more, and waits a moment for what is being sent. */
-  stop(): Promise<void>
+  stop(withinMs?: number): Promise<void>
 }
 
 const sendingMs = 60_000
@@ -312,14 +312,14 @@ export function createPusher(options: {
       input({ type: 'start' })
       scheduleTending()
     },
-    async stop() {
+    async stop(withinMs = stopMs) {
       stopped = true
       input({ type: 'drain' })
       clearTimeout(timer)
       clearTimeout(tendTimer)
       let waiting: NodeJS.Timeout | undefined
       const over = new Promise<void>((resolve) => {
-        waiting = setTimeout(resolve, stopMs)
+        waiting = setTimeout(resolve, withinMs)
       })
       // What is taken at this moment is sent, too.
       const idle = async () => {

@@ -41,6 +41,7 @@ import { usageReport } from '../../src/store/usage-report.ts'
 import { claimAll } from '../races/held.ts'
 import { postgresVersions } from '../support/postgres.ts'
 import { acceptanceOf, openStored, type Stored, sessionsOf, tenantId, userId } from '../support/stored.ts'
+import { fillOutbox, outboxRows, sendOutboxStatements } from './outbox-statements.ts'
 import { fillPeople, sendPeopleStatements } from './people-statements.ts'
 
 const perSession = 5
@@ -117,6 +118,13 @@ const hot = [
   'usage-of-all-by-session',
   'claim-publishing',
   'move-publishing',
+  'outbox-add',
+  'take-outbox',
+  'renew-outbox',
+  'end-outbox',
+  'event-of-webhook',
+  'is-webhook-disabled',
+  'sweep-outbox',
 ]
 
 /** Sessions with five settled turns each, written by SQL. */
@@ -151,6 +159,7 @@ async function fill(stored: Stored, sessions: number): Promise<void> {
   await query(`insert into holdfast.usage_of_tenants (tenant_id, day)
     select 't' || n, current_date - k from generate_series(1, 300) n, generate_series(0, 30) k`)
   await fillPeople(stored)
+  await fillOutbox(stored)
   await query('analyze')
 }
 
@@ -222,6 +231,7 @@ async function sentStatements(database: Database): Promise<Map<string, Statement
   await repair(spy, 10)
   await sweep(spy, 10)
   await sendPeopleStatements(spy, place)
+  await sendOutboxStatements(spy, place)
   for await (const page of failedTurns(spy, 60)) expect(page).toEqual([])
   for await (const page of queuedTurns(spy, 60)) expect(page).toEqual([])
   await setPaused(spy, false)
@@ -352,6 +362,12 @@ async function scansInFunctions(stored: Stored): Promise<string[]> {
   await call('sweep_pushes', [20])
   await call('keep_presence', ['this', 1_000, [tenantId], ['q0'], [userId], ['here']])
   await call('present_in', [tenantId, 'q0'])
+  const [running, , dead] = await outboxRows(stored)
+  await call('outbox_add', ['q', '1', 'k', 'another', 0, tenantId])
+  await call('take_outbox', ['{q}', '{10}', 60_000])
+  await call('end_outbox', [running, 1, 'done', 0, null, false])
+  await call('retry_outbox', [dead])
+  await call('repair_outbox', ['{"","",""}', 20])
   await call('stored_chunks', [[key[0]], [key[2]], [key[3]]])
   await client.end()
   return found
