@@ -86,7 +86,7 @@ create trigger gone_from_outbox after delete on holdfast.sessions referencing ol
 -- the same payload adds nothing; with another it is an error. Tells runners when it is committed.
 create function holdfast.outbox_add(p_topic text, p_payload json, p_key text default null, p_id text default null,
   p_delay_ms bigint default 0, p_tenant text default 'default') returns text language plpgsql as $$
-declare v_id text := coalesce(p_id, gen_random_uuid()::text); v_same boolean;
+declare v_id text := coalesce(p_id, gen_random_uuid()::text); r holdfast.outbox; v_same boolean;
 begin
   if p_topic like 'webhook:%' then
     raise exception 'holdfast.outbox_add: topics that begin with webhook: are Holdfast''s own' using errcode = 'invalid_parameter_value';
@@ -98,15 +98,17 @@ begin
     perform pg_notify('holdfast', 'outbox');
     return v_id;
   end if;
-  begin
-    select key is not distinct from p_key and case when payload::text = p_payload::text then true
-        else payload::jsonb = p_payload::jsonb end into v_same from holdfast.outbox
-      where tenant_id = p_tenant and topic = p_topic and id = v_id;
-  exception when data_exception then
-    -- With NUL, half a character or an extreme number in it JSON can be stored, and compared as its text alone.
-    v_same := false;
-  end;
-  if not coalesce(v_same, true) then
+  select * into r from holdfast.outbox where tenant_id = p_tenant and topic = p_topic and id = v_id;
+  v_same := r.key is not distinct from p_key;
+  if r.payload::text <> p_payload::text then
+    begin
+      v_same := v_same and r.payload::jsonb = p_payload::jsonb;
+    exception when data_exception then
+      -- With NUL, half a character or an extreme number in it: compared as its text alone.
+      v_same := false;
+    end;
+  end if;
+  if r.n is not null and not v_same then
     raise exception 'holdfast.outbox_add: the id % was used in % for another payload or key', v_id, p_topic
       using errcode = 'unique_violation';
   end if;

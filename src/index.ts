@@ -25,14 +25,8 @@ import { Problem } from './http/problem.ts'
 import { listenForUpgrades, type UpgradableServer } from './http/upgradable-server.ts'
 import { createUpgrades, handshakeMs } from './http/upgrade.ts'
 import { type InCode, inCode } from './in-code.ts'
-import {
-  type AppFunctions,
-  type HoldfastOptions,
-  type Log,
-  OptionError,
-  type Resolved,
-  resolveOptions,
-} from './options.ts'
+import { OptionError } from './option-checks.ts'
+import { type AppFunctions, type HoldfastOptions, type Log, type Resolved, resolveOptions } from './options.ts'
 import type { JobsOf } from './outbox/jobs.ts'
 import type { Reply, ToolsOf } from './reply/reply.ts'
 import { DatabaseError } from './store/database.ts'
@@ -66,8 +60,8 @@ export type {
   UseChatMessage,
 } from './in-code.ts'
 export { HoldfastError } from './in-code.ts'
+export { OptionError } from './option-checks.ts'
 export type { HoldfastOptions, Log, Role } from './options.ts'
-export { OptionError } from './options.ts'
 export type { AnyJobs, Job, JobAbout, JobsOf } from './outbox/jobs.ts'
 export { PermanentFailure, RetryLater } from './outbox/jobs.ts'
 export type { WebhookOptions } from './outbox/webhooks.ts'

@@ -1,11 +1,22 @@
 /** What an app may set, and what becomes of it: resolved once, at the edge, into a complete readonly object. */
 import type { Ably } from './ably/ably.ts'
-import { type EventSchema, type EventSchemas, wrongAppEvent } from './core/app-event.ts'
+import { type EventSchemas, wrongAppEvent } from './core/app-event.ts'
 import { type Prices, wrongPrices } from './core/prices.ts'
 import type { AppAuthenticate, TokenSettings } from './http/principal.ts'
 import type { LaneOf } from './http/route.ts'
-import { type AnyJobs, wrongTopic } from './outbox/jobs.ts'
-import { type Webhook, type WebhookOptions, webhookOf } from './outbox/webhooks.ts'
+import {
+  type Bounds,
+  functionOrNone,
+  OptionError,
+  oneOf,
+  onlyFields,
+  refuse,
+  standardSchema,
+  whole,
+} from './option-checks.ts'
+import type { AnyJobs } from './outbox/jobs.ts'
+import type { Webhook, WebhookOptions } from './outbox/webhooks.ts'
+import { jobsOf, webhooksOf } from './outbox-options.ts'
 import type { PushOptions } from './push/options.ts'
 import type { OnReply, Title } from './reply/finished.ts'
 import type { Reply } from './reply/reply.ts'
@@ -207,12 +218,6 @@ export type AppFunctions = Pick<
   'reply' | 'onReply' | 'onUncertain' | 'title' | 'lane' | 'events' | 'jobs' | 'push' | 'prices' | 'limits'
 >
 
-export class OptionError extends Error {
-  override readonly name = 'OptionError'
-}
-
-type Bounds = { min: number; max: number; default: number }
-
 export const bounds = {
   onReplyMs: { min: 1, max: 60_000, default: 5_000 },
   titleMs: { min: 1, max: 60_000, default: 10_000 },
@@ -325,62 +330,6 @@ function pricesOf(prices: Prices | undefined): Prices | undefined {
   throw new OptionError(`prices${wrong}.`)
 }
 
-function standardSchema(where: string, schema: EventSchema | undefined): void {
-  const standard: Partial<EventSchema['~standard']> | undefined = schema?.['~standard']
-  if (standard?.version === 1 && typeof standard.validate === 'function') return
-  throw new OptionError(`${where}: expected a Standard Schema, such as one of zod.`)
-}
-
-const jobBounds = {
-  timeoutMs: { min: 100, max: 3_600_000, default: 60_000 },
-  attemptsMax: { min: 1, max: 1_000, default: 12 },
-  backoffMinMs: { min: 1, max: 3_600_000, default: 2_000 },
-} as const satisfies Record<string, Bounds>
-
-function jobsOf(jobs: AnyJobs): AnyJobs {
-  for (const [topic, job] of Object.entries(jobs)) {
-    const at = `jobs["${topic}"]`
-    const wrong = wrongTopic(topic)
-    if (wrong !== null) throw new OptionError(`${at}: ${wrong}.`)
-    if (typeof job?.run !== 'function') throw new OptionError(`${at}.run: expected a function that does the job.`)
-    if (job.schema !== undefined) standardSchema(`${at}.schema`, job.schema)
-    onlyFields(at, job, ['run', 'schema', ...Object.keys(jobBounds)])
-    for (const [name, each] of Object.entries(jobBounds))
-      whole(`${at}.${name}`, job[name as keyof typeof jobBounds], each)
-  }
-  return jobs
-}
-
-const webhookBounds = {
-  answerWithinMs: { min: 100, max: 60_000, default: 15_000 },
-  attemptsMax: { min: 1, max: 1_000, default: 16 },
-  backoffMinMs: { min: 1, max: 3_600_000, default: 5_000 },
-} as const satisfies Record<string, Bounds>
-const webhookFields = ['url', 'secrets', 'events', 'name', 'content', 'privateAddresses', ...Object.keys(webhookBounds)]
-
-function webhooksOf(all: readonly WebhookOptions[]): Webhook[] {
-  const webhooks = all.map((options, at) => {
-    const where = `webhooks[${at}]`
-    onlyFields(where, options, webhookFields)
-    for (const [name, each] of Object.entries(webhookBounds)) {
-      whole(`${where}.${name}`, options[name as keyof typeof webhookBounds], each)
-    }
-    try {
-      return webhookOf(options)
-    } catch (error) {
-      throw new OptionError(`${where}.${(error as Error).message}`)
-    }
-  })
-  const doubled = webhooks.find(({ name }, at) => webhooks.findIndex((each) => each.name === name) !== at)
-  if (doubled) throw new OptionError(`webhooks: two of them are named ${doubled.name}. Give each a name of its own.`)
-  return webhooks
-}
-
-function onlyFields(where: string, value: object, known: readonly string[]): void {
-  const other = Object.keys(value).find((name) => !known.includes(name))
-  if (other !== undefined) throw new OptionError(`${where}.${other}: there is no such option. See docs/outbox.md.`)
-}
-
 function serverKeyOf(key: string | undefined): string | undefined {
   if (key === undefined || key.length >= secretCharactersMin) return key
   throw new OptionError(`serverKey (HOLDFAST_SERVER_KEY): expected at least ${secretCharactersMin} characters.`)
@@ -406,17 +355,12 @@ function tokensOf(
   )
 }
 
-const refuse = (sentence: string): never => {
-  throw new OptionError(sentence)
-}
-
 const receiptsAfter = { min: 0, max: 86_400_000, default: 900_000 } as const satisfies Bounds
 
 function pushOf(push: PushOptions | undefined): PushOptions | undefined {
   if (push === undefined) return undefined
-  const { expo, web, texts, resend = false, receiptsAfterMs, devices, forget, ...others } = push
-  const [other] = Object.keys(others)
-  if (other !== undefined) throw new OptionError(`push.${other}: there is no such option. See docs/push.md.`)
+  const { expo, web, texts, resend = false, receiptsAfterMs, devices, forget } = push
+  onlyFields('push', push, ['expo', 'web', 'texts', 'resend', 'receiptsAfterMs', 'devices', 'forget'], 'push')
   if (expo === undefined && web === undefined)
     throw new OptionError(
       'push: expected expo (expoPush of holdfast/expo), web (webPush of holdfast/web-push) or both.',
@@ -442,9 +386,8 @@ const kept = { min: 60_000, max: 100 * 365 * 86_400_000 }
 
 function retentionOf(retention: Retention | undefined): Retention | undefined {
   if (retention === undefined) return undefined
-  const { sessionsMs, guestSessionsMs, ...others } = retention
-  const [other] = Object.keys(others)
-  if (other !== undefined) throw new OptionError(`retention.${other}: there is no such option. See docs/accounts.md.`)
+  const { sessionsMs, guestSessionsMs } = retention
+  onlyFields('retention', retention, ['sessionsMs', 'guestSessionsMs'], 'accounts')
   whole('retention.sessionsMs', sessionsMs, { ...kept, default: Number.NaN })
   whole('retention.guestSessionsMs', guestSessionsMs, { ...kept, default: sessionsMs })
   return retention
@@ -452,22 +395,6 @@ function retentionOf(retention: Retention | undefined): Retention | undefined {
 
 function within(options: HoldfastOptions, name: keyof typeof bounds): number {
   return whole(name, options[name], bounds[name])
-}
-
-function whole(name: string, given: number | undefined, { min, max, default: usual }: Bounds): number {
-  const value = given ?? usual
-  if (Number.isInteger(value) && value >= min && value <= max) return value
-  throw new OptionError(`${name}: expected a whole number from ${min} to ${max}, got ${String(value)}.`)
-}
-
-function functionOrNone<T>(name: string, value: T): T {
-  if (value === undefined || typeof value === 'function') return value
-  throw new OptionError(`${name}: expected a function.`)
-}
-
-function oneOf<T extends string | boolean>(name: string, value: T, allowed: readonly T[]): T {
-  if (allowed.includes(value)) return value
-  throw new OptionError(`${name}: expected one of ${allowed.join(', ')}, got ${String(value)}.`)
 }
 
 function laneOf(lane: LaneOf): LaneOf {

@@ -1,7 +1,8 @@
 /** The database that a command works on: the one of the settings, whether a server runs on it or not. */
 import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import { databaseOf, OptionError } from '../options.ts'
+import { OptionError } from '../option-checks.ts'
+import { databaseOf } from '../options.ts'
 import { type Address, type Database, DatabaseError, openDatabase } from '../store/database.ts'
 import { readSettings } from './settings.ts'
 

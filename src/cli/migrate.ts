@@ -1,5 +1,6 @@
 import { defineCommand } from 'citty'
-import { databaseOf, OptionError } from '../options.ts'
+import { OptionError } from '../option-checks.ts'
+import { databaseOf } from '../options.ts'
 import { openDatabase } from '../store/database.ts'
 import { migrate, schemaState } from '../store/migrations.ts'
 import { createViews, isSchemaName, type ViewsOf, viewsSql } from '../store/views.ts'

@@ -1,7 +1,7 @@
 /** Which model the server of the command line uses, by its environment. */
 import { anthropic } from '../adapters/anthropic.ts'
 import { openai } from '../adapters/openai.ts'
-import { OptionError } from '../options.ts'
+import { OptionError } from '../option-checks.ts'
 import { demoReply } from '../reply/demo.ts'
 import type { Reply } from '../reply/reply.ts'
 

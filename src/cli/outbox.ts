@@ -1,9 +1,10 @@
 /** `holdfast outbox`: what waits, what is dead and why, and sending it again. Payloads are shown by `show` alone. */
 import { type ArgsDef, type CommandDef, defineCommand } from 'citty'
-import { OptionError } from '../options.ts'
+import { OptionError } from '../option-checks.ts'
 import type { Database } from '../store/database.ts'
 import {
   enableWebhook,
+  forgetWebhook,
   listOutbox,
   listWebhooks,
   type OutboxEntry,
@@ -117,10 +118,22 @@ const enable = command({
   },
 })
 
+const forget = command({
+  name: 'forget',
+  description: 'Of a webhook that was taken out of the options nothing waits any more: holdfast outbox forget NAME',
+  args: { name: { type: 'positional', required: true, description: 'As "holdfast outbox webhooks" shows it.' } },
+  async run(database, { name }) {
+    if (!(await forgetWebhook(database, name))) {
+      throw new OptionError(`There is no webhook ${name}: see "holdfast outbox webhooks".`)
+    }
+    return [`${name} is forgotten, with all that waited for it. A process that has it still brings it back.`]
+  },
+})
+
 export const outboxCommand: CommandDef = defineCommand({
   meta: { name: 'outbox', description: 'Webhooks and jobs: what waits, what is dead and why, sending it again.' },
   default: 'list',
-  subCommands: { list, show, retry, webhooks, enable },
+  subCommands: { list, show, retry, webhooks, enable, forget },
 })
 
 function command<const Args extends ArgsDef>(what: {

@@ -1,8 +1,9 @@
 /** The environment, read once and checked: each setting becomes an option of `createHoldfast`. */
 import { expoPush } from '../adapters/expo.ts'
 import { webPush } from '../adapters/web-push.ts'
+import { OptionError } from '../option-checks.ts'
 import type { HoldfastOptions } from '../options.ts'
-import { bounds, OptionError } from '../options.ts'
+import { bounds } from '../options.ts'
 import { type Limits, limitBounds } from '../usage/limits.ts'
 import { isHttpUrl, modelReply } from './model.ts'
 

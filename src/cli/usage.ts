@@ -1,6 +1,6 @@
 /** `holdfast usage --verify`: that the daily figures are what the ledger says. */
 import { defineCommand } from 'citty'
-import { OptionError } from '../options.ts'
+import { OptionError } from '../option-checks.ts'
 import { usageDifferences } from '../store/usage-report.ts'
 import { withDatabase } from './database.ts'
 import { exit } from './exit.ts'

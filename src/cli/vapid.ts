@@ -7,7 +7,8 @@ import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { webPush } from '../adapters/web-push.ts'
-import { type HoldfastOptions, OptionError } from '../options.ts'
+import { OptionError } from '../option-checks.ts'
+import type { HoldfastOptions } from '../options.ts'
 import { openDataDir } from './data-dir.ts'
 
 /** Push services want to know whom to write to; who runs a server for others names themselves. */

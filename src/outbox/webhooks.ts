@@ -63,7 +63,11 @@ const connectionsMax = 20
 /** Throws a TypeError whose message says what is wrong with which of its fields, and never what a secret is. */
 export function webhookOf(options: WebhookOptions): Webhook {
   const { url, secrets, events = '*', content = false, privateAddresses = false } = options
-  const { answerWithinMs, attemptsMax, backoffMinMs } = { ...webhookDefaults, ...options }
+  const {
+    answerWithinMs = webhookDefaults.answerWithinMs,
+    attemptsMax = webhookDefaults.attemptsMax,
+    backoffMinMs = webhookDefaults.backoffMinMs,
+  } = options
   if (!isPlainUrl(url, privateAddresses ? ['https:', 'http:'] : ['https:'])) {
     throw new TypeError('url: expected an https address without a user in it, like https://example.com/hooks.')
   }

@@ -103,6 +103,34 @@ export async function enableWebhook(database: Database, name: string): Promise<b
   return (await database.query('read', enableStatement, [name])).length === 1
 }
 
+const forgetStatement: Statement = {
+  name: 'forget-webhook',
+  text: 'delete from holdfast.webhooks where name = $1 returning name',
+}
+const forgetRowsStatement: Statement = {
+  name: 'forget-webhook-rows',
+  text: `
+    with page as materialized (select n, topic, state from holdfast.outbox where n > $2 order by n limit $3),
+    removed as (delete from holdfast.outbox o using page
+      where o.n = page.n and page.topic = 'webhook:' || $1 and page.state <> 'running' returning 1)
+    select coalesce(max(n), 0) as "lastN", (select count(*)::int from removed) as removed from page`,
+}
+const pageRows = 5_000
+
+/** Nothing is written for it any more, unless a process has it still, and what waited for it is gone. False: there is none. */
+export async function forgetWebhook(database: Database, name: string): Promise<boolean> {
+  const wasThere = (await database.query('read', forgetStatement, [name])).length === 1
+  let count = 0
+  for (let after = 0, isMore = true; isMore; ) {
+    type Row = { lastN: number; removed: number }
+    const [row] = await database.query<Row>('read', forgetRowsStatement, [name, after, pageRows])
+    count += row!.removed
+    after = row!.lastN
+    isMore = after > 0
+  }
+  return wasThere || count > 0
+}
+
 const waitingStatement: Statement = {
   name: 'topics-of-outbox',
   text: `select topic, count(*) filter (where state in ('due', 'running'))::int as waiting,

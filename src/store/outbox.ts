@@ -79,14 +79,17 @@ const renewStatement: Statement = {
     returning n`,
 }
 
-/** Those whose lease lasts longer by now. The others are held by somebody else, or a moment from being so. */
+/**
+ * Those whose lease lasts longer by now. The others are held by somebody else, or a moment from being so. It waits for nobody,
+ * and not on the connections on which adding one may wait for an app's transaction.
+ */
 export async function renewOutbox(
   database: Database,
   held: readonly { n: number; attempt: number }[],
   leaseMs: number,
 ): Promise<Set<number>> {
   const values = [held.map(({ n }) => n), held.map(({ attempt }) => attempt), leaseMs]
-  return new Set((await database.query<{ n: number }>('outbox', renewStatement, values)).map(({ n }) => n))
+  return new Set((await database.query<{ n: number }>('read', renewStatement, values)).map(({ n }) => n))
 }
 
 const endStatement: Statement = {

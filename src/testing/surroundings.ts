@@ -5,7 +5,7 @@
  *   client ── front (the port that stays) ── the server's own port ── engine ── database of its own
  *               cut, refuse                    kill, restart                      until, outcome
  */
-import { OptionError } from '../options.ts'
+import { OptionError } from '../option-checks.ts'
 import { makeScratch, type Scratch } from '../store/scratch.ts'
 import { type Front, openFront } from './front.ts'
 import { type Observer, observe } from './observed.ts'

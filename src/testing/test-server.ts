@@ -7,7 +7,8 @@ import { SignJWT } from 'jose'
 import { type Abandonable, abandon } from '../abandon.ts'
 import type { JsonObject } from '../core/json.ts'
 import { createHoldfast, type Holdfast } from '../index.ts'
-import { type HoldfastOptions, OptionError } from '../options.ts'
+import { OptionError } from '../option-checks.ts'
+import type { HoldfastOptions } from '../options.ts'
 import { type Kind, type Surrounded, surround } from './surroundings.ts'
 
 /**

@@ -144,6 +144,14 @@ test('the same id is one job, and with another payload it is refused (P241)', as
   await sql.query('rollback')
 })
 
+test('by SQL a payload with what only the type json takes is one job for its id, too (P241)', async () => {
+  const add = (payload: string) => sql.query(`select holdfast.outbox_add('nobody', $1, p_id => 'odd')`, [payload])
+  for (let time = 0; time < 2; time++)
+    await add('{"nul": "\\u0000", "half": "\\ud800", "__proto__": 1, "large": 1e999999}')
+  await expect(add('{"nul": "\\u0000"}')).rejects.toThrow(/the id odd was used/)
+  await sql.query(`delete from holdfast.outbox where topic = 'nobody'`)
+})
+
 test('what is no job is refused with a sentence, and SQL keeps to the same bounds (P240)', async () => {
   const refusals: [() => Promise<unknown>, RegExp][] = [
     [() => chat.outbox.add('sync', { name: 7 }), /"payload.name"/],

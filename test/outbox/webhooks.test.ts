@@ -3,12 +3,14 @@ import dns from 'node:dns'
 import { createServer } from 'node:http'
 import { syncBuiltinESMExports } from 'node:module'
 import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
 import { Client } from 'pg'
 import { Webhook } from 'standardwebhooks'
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest'
 import { createHoldfast, type Holdfast, OptionError, type WebhookOptions } from '../../src/index.ts'
 import { publicLookup } from '../../src/net/public-address.ts'
-import { bodyOf } from '../../src/outbox/webhooks.ts'
+import { bodyOf, webhookOf } from '../../src/outbox/webhooks.ts'
+import { startCommand } from '../support/command.ts'
 import { eventually } from '../support/eventually.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { type Received, type Receiver, secrets, startReceiver } from './receiver.ts'
@@ -244,6 +246,36 @@ test('410 disables the webhook, also for processes that start later, until someb
   ).toBe(404)
 })
 
+test('holdfast outbox shows the webhooks, enables one again, and forgets one that is set up no more (P248)', async () => {
+  const command = async (...args: string[]) => {
+    const done = startCommand(['outbox', ...args], { cwd: tmpdir(), env: { DATABASE_URL: database.url } })
+    return { code: await done.ended, text: done.printed() }
+  }
+  await sql.query(`insert into holdfast.webhooks (name, events, disabled_at, disabled_why) values
+    ('off', '{app.old}', now(), 'its receiver answered 410'), ('old', '{app.old}', null, null)`)
+  const session = await open('forgotten')
+  await publish(session, 'app.old', 'app.old')
+  const waiting = async () => (await rowsOf(session)).filter(({ topic }) => topic === 'webhook:old').length
+  expect(await waiting()).toBe(2)
+  const [all, enabled, forgotten, none] = await Promise.all([
+    command('webhooks'),
+    command('enable', 'slow'),
+    command('forget', 'old'),
+    command('enable', 'none'),
+  ])
+  expect(all.text).toMatch(/^main {2}on {2}all events$/m)
+  expect(all.text).toMatch(/^off {2}disabled {2}app.old {2}\S+Z {2}its receiver answered 410$/m)
+  expect(enabled.text).toMatch(/^slow is sent what comes from now on/)
+  expect(forgotten.code).toBe(0)
+  expect([none.code, none.text]).toEqual([1, expect.stringContaining('There is no webhook none')])
+  expect(await waiting()).toBe(0)
+  await publish(session, 'app.old')
+  expect(await waiting()).toBe(0)
+  expect((await command('enable', 'off')).code).toBe(0)
+  await publish(session, 'app.old')
+  expect((await rowsOf(session)).filter(({ topic }) => topic === 'webhook:off')).toHaveLength(1)
+})
+
 test('a session that is deleted leaves nothing in the outbox', async () => {
   const session = await open('deleted')
   main.next({ status: 500 }, { status: 500 })
@@ -269,6 +301,12 @@ const wrong: [string, Partial<WebhookOptions>, RegExp][] = [
   ['an option that is none', { secret: 'x' } as object, /webhooks\[0\].secret: there is no such option/],
   ['a bound', { attemptsMax: 0 }, /attemptsMax/],
 ]
+test('what is given to a webhook as undefined counts as not given', () => {
+  const nothing = { answerWithinMs: undefined, attemptsMax: undefined, backoffMinMs: undefined }
+  const hook = webhookOf({ url: 'https://example.com/', secrets: [secrets.new], ...nothing } as WebhookOptions)
+  expect(hook).toMatchObject({ attemptsMax: 16, backoffMinMs: 5_000 })
+})
+
 test.each(wrong)(
   'a webhook to %s is refused at the start, and no secret is repeated (P249)',
   (_what, options, sentence) => {

@@ -4,6 +4,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { openDatabase } from '../../src/store/database.ts'
 import { migrate } from '../../src/store/migrations.ts'
 import {
+  addToOutbox,
   endOutbox,
   firstKey,
   renewOutbox,
@@ -84,6 +85,24 @@ test('one that is parked while the one before it ends is not forgotten (P242)', 
   await taker.query('commit')
   await ending
   expect((await take()).map(({ id }) => id)).toEqual(['second'])
+})
+
+test('a lease is renewed at once, however many wait for an app’s transaction with the id of their job (P241)', async () => {
+  const { database, connect, take } = await openOutbox()
+  const client = await connect()
+  await add(client, 'runs')
+  const [runs] = await take()
+  await client.query('begin')
+  await add(client, 'held')
+  const adding = { tenantId: 'default', topic: 't', payload: '1', key: 'k', id: 'held', delayMs: 0 }
+  let ended = 0
+  const adds = Array.from({ length: 3 }, () => addToOutbox(database, adding).finally(() => ended++))
+  const waiting = `select from pg_locks where locktype = 'transactionid' and not granted`
+  await eventually(async () => ended > 0 || (await client.query(waiting)).rowCount! >= 2)
+  expect(await renewOutbox(database, [runs!], leaseMs)).toEqual(new Set([runs!.n]))
+  expect(ended).toBe(0)
+  await client.query('commit')
+  await Promise.all(adds)
 })
 
 test('those behind a job that somebody has removed by hand go on, a part of the keys at each look (P242)', async () => {
