@@ -20,6 +20,7 @@ const answerBytesMax = 4_096
 
 /** Follows no redirect. */
 export function post(endpoint: URL, { headers, body, agent, answerWithinMs, signal }: Posting): Promise<Answer> {
+  if (signal?.aborted) return Promise.resolve({ code: 'ABORTED', isReached: false })
   return new Promise((resolve) => {
     let isReached = false
     const isTls = endpoint.protocol === 'https:'
@@ -56,7 +57,6 @@ export function post(endpoint: URL, { headers, body, agent, answerWithinMs, sign
       signal?.removeEventListener('abort', abort)
     })
     asking.end(body)
-    if (signal?.aborted) abort()
   })
 }
 

@@ -1,5 +1,5 @@
 /** Which addresses this server sends requests to that others have chosen: public hosts, by name and where the name leads. */
-import { lookup } from 'node:dns'
+import { type LookupAddress, type LookupOptions, lookup } from 'node:dns'
 import { BlockList, isIP, type LookupFunction } from 'node:net'
 
 /** Whoever registers an endpoint chooses where this server sends requests to: nothing that only it may reach. */
@@ -65,9 +65,48 @@ function isPrivate(address: string): boolean {
 
 export const privateCode = 'EPRIVATE'
 
+type Hear = (error: NodeJS.ErrnoException | null, addresses: LookupAddress[]) => void
+
+/**
+ * Names are looked up on the few threads that all of the process shares, and one whose servers are silent holds its thread for
+ * many seconds: of these names few at a time are, and each once for all who ask, so that whoever chose them holds up nobody else.
+ */
+const lookupsMax = 2
+const queueMax = 1_000
+const hearersOf = new Map<string, Hear[]>()
+const queue: (() => void)[] = []
+let looking = 0
+
+function lookUp(hostname: string, options: LookupOptions, hear: Hear): void {
+  const key = JSON.stringify([hostname, options.family, options.hints])
+  const hearers = hearersOf.get(key)
+  if (hearers) {
+    hearers.push(hear)
+    return
+  }
+  if (queue.length >= queueMax) {
+    const error = Object.assign(new Error('Too many names are looked up at a time.'), { code: 'EBUSY' })
+    process.nextTick(hear, error, [])
+    return
+  }
+  hearersOf.set(key, [hear])
+  const ask = () => {
+    looking++
+    lookup(hostname, { ...options, all: true }, (error, addresses) => {
+      looking--
+      const all = hearersOf.get(key)!
+      hearersOf.delete(key)
+      queue.shift()?.()
+      for (const each of all) each(error, addresses)
+    })
+  }
+  if (looking < lookupsMax) ask()
+  else queue.push(ask)
+}
+
 /** Judged where it is connected to, because a name may lead elsewhere by then. */
 export const publicLookup: LookupFunction = (hostname, options, done) => {
-  lookup(hostname, { ...options, all: true }, (error, addresses) => {
+  lookUp(hostname, options, (error, addresses) => {
     if (error) return done(error, [])
     const open = addresses.filter(({ address }) => !isPrivate(address))
     if (open.length === 0) {

@@ -1,13 +1,15 @@
 /** Receivers that do what they like, at the wire: a POST to them always ends, in time, and never at a private address (P247, P249). */
+import dns from 'node:dns'
 import { readFileSync } from 'node:fs'
 import { Agent as HttpAgent } from 'node:http'
 import { Agent } from 'node:https'
+import { syncBuiltinESMExports } from 'node:module'
 import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { createServer as createTlsServer } from 'node:tls'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { endingOf } from '../../src/core/outbox.ts'
 import { post } from '../../src/net/post.ts'
-import { isPlainUrl, isPublicHost } from '../../src/net/public-address.ts'
+import { isPlainUrl, isPublicHost, publicLookup } from '../../src/net/public-address.ts'
 import { runJob } from '../../src/outbox/jobs.ts'
 
 const pem = readFileSync(new URL('../push/localhost.pem', import.meta.url))
@@ -129,6 +131,28 @@ test.each([
   }
   expect(hosts.filter(isTaken)).toEqual([])
   expect(['example.com', '8.8.8.8', '[2606:4700::1111]', 'xn--bcher-kva.example'].filter(isTaken)).toHaveLength(4)
+})
+
+test('names whose servers are silent hold two threads of the process at most, and a name one (P249)', async () => {
+  const { lookup } = dns
+  onTestFinished(() => {
+    dns.lookup = lookup
+    syncBuiltinESMExports()
+  })
+  const asked: { name: string; answer: () => void }[] = []
+  dns.lookup = ((name: string, _options: object, done: (error: null, found: object[]) => void) => {
+    asked.push({ name, answer: () => done(null, [{ address: '203.0.113.7', family: 4 }]) })
+  }) as typeof dns.lookup
+  syncBuiltinESMExports()
+  const found: string[] = []
+  const names = ['a', 'a', 'b', 'a', 'c', 'd']
+  for (const name of names) publicLookup(name, { all: true }, () => void found.push(name))
+  expect(asked.map(({ name }) => name)).toEqual(['a', 'b'])
+  asked[0]!.answer()
+  expect(found).toEqual(['a', 'a', 'a'])
+  expect(asked.map(({ name }) => name)).toEqual(['a', 'b', 'c'])
+  for (let at = 1; at < 4; at++) asked[at]!.answer()
+  expect([...found].sort()).toEqual([...names].sort())
 })
 
 test('whatever a job throws is the outcome of its try (P243)', async () => {
