@@ -132,12 +132,12 @@ const noRehypePlugins: [] = []
 const linkSafety = { enabled: false }
 
 /** `isByBlock`: each of its blocks is drawn by itself, and only what changed is drawn again. */
-export type MarkdownProps = { text: string; isStreaming: boolean; isByBlock: boolean }
+export type MarkdownProps = { text: string; isStreaming: boolean; isByBlock: boolean; className: string }
 
-export default function Markdown({ text, isStreaming, isByBlock }: MarkdownProps) {
+export default function Markdown({ text, isStreaming, isByBlock, className }: MarkdownProps) {
   return (
     <Streamdown
-      className="reply-text"
+      className={className}
       mode={isByBlock ? 'streaming' : 'static'}
       parseIncompleteMarkdown={isStreaming}
       components={components}

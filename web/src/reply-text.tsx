@@ -30,14 +30,19 @@ export function ReplyText({ text, isStreaming }: { text: string; isStreaming: bo
   const known = useRef(noSections)
   const sections = useMemo(() => sectionsOf(text, known.current), [text])
   known.current = sections
-  return [...sections.done, sections.rest].map((section, at, { length }) =>
+  const last = sections.done.length
+  return [...sections.done, sections.rest].map((section, at) => {
+    if (section === '') return null
     // biome-ignore lint/suspicious/noArrayIndexKey: sections are only ever added at the end
-    section === '' ? null : <Section key={at} text={section} isStreaming={isStreaming && at === length - 1} />,
-  )
+    return <Section key={at} text={section} isStreaming={isStreaming && at === last} goesOn={at > 0} />
+  })
 }
 
+/** `goesOn`: it stands behind another one of the same text. */
+type SectionProps = { text: string; isStreaming: boolean; goesOn: boolean }
+
 /** Its words are there at once, and their look when there is time for it; what is being written has it from the start. */
-const Section = memo(({ text, isStreaming }: { text: string; isStreaming: boolean }) => {
+const Section = memo(({ text, isStreaming, goesOn }: SectionProps) => {
   const Markdown = useSyncExternalStore(subscribe, () => loaded)
   const [isDrawn, setDrawn] = useState(isStreaming)
   const plain = useRef<HTMLDivElement>(null)
@@ -49,11 +54,13 @@ const Section = memo(({ text, isStreaming }: { text: string; isStreaming: boolea
   }, [isWaiting])
   if (Markdown === null || !isDrawn) {
     return (
-      <div ref={plain} className="reply-text whitespace-pre-wrap" dir="auto">
+      <div ref={plain} className={`${classOf(goesOn)} whitespace-pre-wrap`} dir="auto">
         {text}
       </div>
     )
   }
   const isByBlock = isStreaming || (wasStreaming.current && !isOneWhole(text))
-  return <Markdown {...{ text, isStreaming, isByBlock }} />
+  return <Markdown {...{ text, isStreaming, isByBlock }} className={classOf(goesOn)} />
 })
+
+const classOf = (goesOn: boolean) => (goesOn ? 'reply-text goes-on' : 'reply-text')

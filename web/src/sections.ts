@@ -3,7 +3,7 @@
  * grows, and no section takes long to draw.
  */
 
-const sectionMin = 500
+const sectionMin = 200
 
 /** A blank line, and behind it what begins a block of its own whatever stands before it. */
 const border = /\n[ \t]*\n(?=[^\s>*+\-\d|<[:$~])/g

@@ -23,5 +23,6 @@ window.draw = async (id, text, isStreaming) => {
 function Drawn({ text, isStreaming, onDrawn }: { text: string; isStreaming: boolean; onDrawn(): void }) {
   useEffect(onDrawn)
   const wasStreaming = useRef(isStreaming)
-  return <Markdown text={text} isStreaming={isStreaming} isByBlock={isStreaming || wasStreaming.current} />
+  const isByBlock = isStreaming || wasStreaming.current
+  return <Markdown {...{ text, isStreaming, isByBlock }} className="reply-text" />
 }
