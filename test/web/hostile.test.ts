@@ -81,7 +81,9 @@ async function expectHarmless(): Promise<void> {
     const acts = 'main script, main iframe, main object, main embed, main img, main style, main link, main form form'
     const named = [...document.querySelectorAll('#root *')].flatMap((element) => [
       ...[...element.attributes].flatMap(({ name }) => (/^on/i.test(name) ? [`${element.localName} ${name}`] : [])),
+      // The list's own link leads to another page of the app.
       ...(element.localName === 'a' &&
+      !element.matches('nav [href="#/usage/30"]') &&
       !/^(https?:\/\/|mailto:|\/v1\/sessions\/[\w-]+\/files\/[\w-]+$)/.test(element.getAttribute('href') ?? '')
         ? [`link to ${element.getAttribute('href')}`]
         : []),
