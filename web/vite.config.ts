@@ -3,6 +3,9 @@ import tailwindcss from '@tailwindcss/vite'
 import react from '@vitejs/plugin-react'
 import { defineConfig } from 'vite'
 
+/** In place of what Streamdown brings for classes that overrule each other: it takes a frame to begin, and none of ours do. */
+const plainMerge = fileURLToPath(new URL('src/plain-merge.ts', import.meta.url))
+
 /** The package of this repository, by its public entries, as whoever installs it has them. */
 const entry = (path: string) => fileURLToPath(new URL(`../dist/${path}`, import.meta.url))
 
@@ -16,7 +19,11 @@ const dirSelector = 4
 export default defineConfig({
   plugins: [react(), tailwindcss()],
   resolve: {
-    alias: { 'holdfast/client': entry('client/client.js'), 'holdfast/react': entry('react/index.js') },
+    alias: {
+      'holdfast/client': entry('client/client.js'),
+      'holdfast/react': entry('react/index.js'),
+      'tailwind-merge': plainMerge,
+    },
     dedupe: ['react', 'react-dom'],
   },
   css: { lightningcss: { exclude: dirSelector } },

@@ -11,8 +11,8 @@ export type Stand = 'drawn' | 'text' | 'room'
 export type Group = { key: number; messages: readonly ShownMessage[]; begins: Stand }
 
 const groupMax = 8
-/** Drawn at once when a chat is opened, or another branch of it. */
-const drawnAtFirst = 2
+/** Drawn at once when a chat is opened, or another branch of it; the others in the frames after that. */
+const drawnAtFirst = 1
 /** So many have their text on the page, whoever looks where: of a chat that has no more, all do. */
 export const textMax = 48
 

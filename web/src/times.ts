@@ -16,6 +16,9 @@ export function agoOf(iso: string): string {
 export const clockOf = (iso: string) =>
   new Date(iso).toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' })
 
+// A browser's first time in words takes nearly a frame: alone, while the server is awaited.
+setTimeout(() => clockOf(new Date().toISOString()))
+
 /** To the second, with its date. */
 export const momentOf = (ms: number) =>
   new Date(ms).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'medium' })
