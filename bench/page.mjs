@@ -26,7 +26,7 @@ const profiles = process.env.PAGE_PROFILES
 export async function page() {
   return withMachine(async (machine) => {
     const provider = await startProvider()
-    provider.script(fastReply())
+    provider.script(({ body }) => inPieces(body.messages.at(-1).content === 'code' ? codeText : replyTexts))
     const { url } = await machine.server({ OPENAI_API_KEY: 'none', OPENAI_BASE_URL: provider.url })
     const { cookie, session } = await guest(url)
     await fill(await machine.databaseUrl(), session)
@@ -58,17 +58,22 @@ export async function page() {
 
       await tab.getByLabel('To the latest message').click()
       await tab.waitForTimeout(1_000)
-      const replied = await watch('replied', async () => {
-        // Asked of the server: what looks into the page for it would be work of the page.
-        const path = `/v1/sessions/${session}/messages?wait=55`
-        const { status, text } = await send(url, 'POST', path, { id: 'the-fast-one', text: 'go' }, cookie)
-        if (status >= 300) throw new Error(`not sent: ${text}`)
-        await tab.waitForTimeout(1_000)
-      })
-      lines.push(
-        `page, a reply of ${chunksPerSecond} chunks/s after ${messages} messages, ${ms(replied.tookMs)}: ${told(replied)}`,
-      )
-      await tab.getByLabel('Messages').getByText('And that was all of it.').waitFor()
+      for (const [text, said] of [
+        ['go', 'a reply'],
+        ['code', 'a reply that is one block of code'],
+      ]) {
+        const replied = await watch(`replied-${text}`, async () => {
+          // Asked of the server: what looks into the page for it would be work of the page.
+          const path = `/v1/sessions/${session}/messages?wait=55`
+          const { status, text: answer } = await send(url, 'POST', path, { id: `the-fast-${text}`, text }, cookie)
+          if (status >= 300) throw new Error(`not sent: ${answer}`)
+          await tab.waitForTimeout(1_000)
+        })
+        lines.push(
+          `page, ${said} of ${chunksPerSecond} chunks/s after ${messages} messages, ${ms(replied.tookMs)}: ${told(replied)}`,
+        )
+        await tab.locator('article.reply').last().getByText('And that was all of it.').waitFor()
+      }
       const elements = await tab.evaluate(() => document.querySelectorAll('*').length)
       lines.push(`page, elements at the end: ${elements}`)
       return lines
@@ -135,18 +140,19 @@ const replyText = [
   'A last paragraph, long enough that it is broken into lines, tells what becomes of it when the process dies: another one takes it over, from what was stored.',
 ].join('\n\n')
 
-/** Markdown, in pieces of a word. */
-function fastReply() {
+const replyTexts = (n) => `${replyText.replace('#', `part ${n}`)}\n\n`
+const codeText = (n) => `${n === 1 ? '```ts\n' : ''}${code[1]} // of ${n}\n\n`
+
+/** What a function says again and again, in pieces of a word. */
+function inPieces(textOf) {
   const pieces = []
-  for (let n = 1; pieces.length < chunksPerSecond * replySeconds; n++) {
-    pieces.push(...`${replyText.replace('#', `part ${n}`)}\n\n`.match(/\S+\s*/g))
-  }
+  for (let n = 1; pieces.length < chunksPerSecond * replySeconds; n++) pieces.push(...textOf(n).match(/\S+\s*/g))
   const steps = []
   for (let at = 0; at < pieces.length; at += chunksAtOnce) {
     steps.push(...pieces.slice(at, at + chunksAtOnce).map((text) => ({ text })))
     steps.push({ pauseMs: (chunksAtOnce * 1_000) / chunksPerSecond })
   }
-  return [...steps, { text: 'And that was all of it.' }]
+  return [...steps, { text: '\nAnd that was all of it.' }]
 }
 
 const earlierMs = 20_000

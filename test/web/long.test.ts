@@ -2,7 +2,6 @@
 import type { BrowserContext, Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 import { groupsOf } from '../../web/src/groups.ts'
-import { noSections, sectionsOf } from '../../web/src/sections.ts'
 import { eventually } from '../support/eventually.ts'
 import { queryOnce } from '../support/postgres.ts'
 import { untilStatusOn } from './page.ts'
@@ -272,22 +271,4 @@ test('of thousands of messages a piece of a reply changes one group, and an earl
   expect(grown.filter((group, at) => group !== groups[at]).length).toBe(1)
   const paged = groupsOf([...Array.from({ length: 50 }, (_, at) => message(`a${at}`)), ...some], groups)
   expect(paged.slice(-groups.length).every((group, at) => group === groups[at])).toBe(true)
-})
-
-test('a text in sections is the same text, each finished one as it was while it grows, and no fence is cut', () => {
-  const block = '```ts\nconst a = 1\n\nconst b = 2\n```\n\n'
-  const text = Array.from({ length: 60 }, (_, at) => `A paragraph ${at} of words.\n\n${block}- one\n\n  two\n\n`).join(
-    '',
-  )
-  let sections = noSections
-  let before = noSections
-  for (let end = 1; end <= text.length; end += 7) {
-    before = sections
-    sections = sectionsOf(text.slice(0, end), before)
-    expect([...sections.done, sections.rest].join('')).toBe(text.slice(0, end))
-    expect(sections.done.slice(0, before.done.length)).toEqual(before.done)
-  }
-  expect(sections.done.length).toBeGreaterThan(5)
-  for (const done of sections.done) expect(done.split('```').length % 2).toBe(1)
-  expect(sectionsOf(`${text}\n[a]: https://example.org`, noSections).done).toEqual([])
 })

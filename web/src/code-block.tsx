@@ -1,9 +1,11 @@
-import { useMemo, useState } from 'react'
-import { tokensOf } from './code-colours.ts'
+import { memo, useMemo, useRef, useState } from 'react'
+import { noStretches, stretchesOf, type Token } from './code-colours.ts'
 import { CheckIcon, CopyIcon } from './icons.tsx'
 
 export function CodeBlock({ code, language }: { code: string; language: string }) {
-  const tokens = useMemo(() => tokensOf(code, language.toLowerCase()), [code, language])
+  const known = useRef(noStretches)
+  const stretches = useMemo(() => stretchesOf(code, language.toLowerCase(), known.current), [code, language])
+  known.current = stretches
   return (
     <figure className="code-block" aria-label={language ? `Code, ${language}` : 'Code'}>
       <figcaption>
@@ -13,16 +15,25 @@ export function CodeBlock({ code, language }: { code: string; language: string }
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by keyboard */}
       <pre tabIndex={0}>
         <code>
-          {tokens.map(({ kind, at, text }) => (
-            <span key={at} className={`code-${kind}`}>
-              {text}
-            </span>
+          {[...stretches.done, stretches.last].map((tokens, at) => (
+            // biome-ignore lint/suspicious/noArrayIndexKey: stretches are only ever added at the end
+            <Stretch key={at} tokens={tokens} />
           ))}
         </code>
       </pre>
     </figure>
   )
 }
+
+const Stretch = memo(({ tokens }: { tokens: readonly Token[] }) => (
+  <span className="block">
+    {tokens.map(({ kind, at, text }) => (
+      <span key={at} className={`code-${kind}`}>
+        {text}
+      </span>
+    ))}
+  </span>
+))
 
 const copiedMs = 1_600
 

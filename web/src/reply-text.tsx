@@ -1,8 +1,9 @@
 /** A reply's text: plain until the renderer of markdown has come, which is loaded after the page. */
 import { type ComponentType, memo, useEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react'
+import { CodeBlock } from './code-block.tsx'
 import { drawSoon } from './drawing.ts'
 import type { MarkdownProps } from './markdown.tsx'
-import { isOneWhole, noSections, sectionsOf } from './sections.ts'
+import { codeOf, isOneWhole, noSections, sectionsOf } from './sections.ts'
 
 type Markdown = ComponentType<MarkdownProps>
 
@@ -32,7 +33,7 @@ export function ReplyText({ text, isStreaming }: { text: string; isStreaming: bo
   known.current = sections
   const last = sections.done.length
   return [...sections.done, sections.rest].map((section, at) => {
-    if (section === '') return null
+    if (section.trim() === '') return null
     // biome-ignore lint/suspicious/noArrayIndexKey: sections are only ever added at the end
     return <Section key={at} text={section} isStreaming={isStreaming && at === last} goesOn={at > 0} />
   })
@@ -48,6 +49,7 @@ const Section = memo(({ text, isStreaming, goesOn }: SectionProps) => {
   const plain = useRef<HTMLDivElement>(null)
   /** What was drawn as it was written stays as it is when it is finished: to draw all of it anew takes a frame and more. */
   const wasStreaming = useRef(isStreaming)
+  const code = useMemo(() => codeOf(text), [text])
   const isWaiting = Markdown !== null && !isDrawn
   useEffect(() => {
     if (isWaiting && plain.current) return drawSoon(plain.current, () => setDrawn(true))
@@ -56,6 +58,13 @@ const Section = memo(({ text, isStreaming, goesOn }: SectionProps) => {
     return (
       <div ref={plain} className={`${classOf(goesOn)} whitespace-pre-wrap`} dir="auto">
         {text}
+      </div>
+    )
+  }
+  if (code !== null) {
+    return (
+      <div className={classOf(goesOn)} dir="auto">
+        <CodeBlock {...code} />
       </div>
     )
   }
