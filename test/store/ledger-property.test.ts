@@ -203,7 +203,7 @@ async function play(todo: { type: (typeof actions)[number]; pick: number }[]): P
     }
     const id = pick % 3 === 0 ? (of(messages, pick)?.messageId ?? 'i') : `i${pick % 9}`
     const answer = await importRows(database, {
-      ...{ tenantId, userId, sessionId, session: null, messagesMax: 1_000 },
+      ...{ tenantId, userId, sessionId, session: null, messagesMax: 1_000, dayMax: null, since: null },
       messages: [
         { ...message, line: 1, id, role: 'user', repliesTo: null, model: null },
         { ...message, line: 2, id: `${id}-r`, role: 'assistant', repliesTo: id, model: 'm' },
