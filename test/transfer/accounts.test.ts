@@ -154,8 +154,8 @@ test('what a guest has becomes the account’s, once, and the cookie is worth no
     ),
   )
   const unused = await tickets()
-  const followed = g.ask('/v1/sessions/one/events')
-  const ended = followed.then((response) => response.text())
+  const followed = await g.ask('/v1/sessions/one/events')
+  const ended = followed.text()
   const bobs = bob.watch('shared')
   onTestFinished(() => bobs.close())
   await bobs.until(({ type }) => type === 'caught-up')
