@@ -44,9 +44,13 @@ begin
   insert into holdfast.presences (tenant_id, session_id, user_id, process_id, state)
     select tenant_id, session_id, user_id, p_process, state
       from unnest(p_tenants, p_sessions, p_users, p_states) as c (tenant_id, session_id, user_id, state)
-     -- Whose row was taken away meanwhile, as a deleted user's, is gone without one.
-     where state is not null or exists (select from holdfast.presences o where o.tenant_id = c.tenant_id
-       and o.session_id = c.session_id and o.user_id = c.user_id and o.process_id = p_process)
+     -- Whose row was taken away meanwhile, as a deleted user's, is gone without one; and who is no member any more, whose
+     -- connection has yet to end, has none.
+     where case when state is null
+       then exists (select from holdfast.presences o where o.tenant_id = c.tenant_id and o.session_id = c.session_id
+         and o.user_id = c.user_id and o.process_id = p_process)
+       else exists (select from holdfast.members m where m.tenant_id = c.tenant_id and m.session_id = c.session_id
+         and m.user_id = c.user_id) end
     on conflict (tenant_id, session_id, user_id, process_id) do update
       set state = excluded.state, changed_at = clock_timestamp();
   return v_is_new;

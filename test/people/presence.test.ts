@@ -261,6 +261,8 @@ test('3,000 who come at once are a few writes, and a beat is one of a process, w
     database: watched(database, asked),
   })
   onTestFinished(() => presence.stop())
+  await stored.query(`insert into holdfast.members (tenant_id, session_id, user_id, role)
+    select '${who('ann').tenantId}', 's' || at, 'u' || at % 2, 'owner' from generate_series(0, 2999) at`)
   for (let at = 0; at < 3_000; at++) presence.enter({ ...who(`u${at % 2}`), sessionId: `s${at}` }, 'here')
   const rows = async () =>
     (await stored.query<{ n: number }>(`select count(*)::int as n from holdfast.presences`))[0]!.n
