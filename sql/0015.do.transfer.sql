@@ -153,10 +153,10 @@ begin
   end if;
 
   update holdfast.sessions set title = coalesce(title, p_session_row ->> 'title'),
-      metadata = case when metadata = '{}' then coalesce((p_session_row -> 'metadata')::jsonb, '{}') else metadata end
+      metadata = case when metadata = '{}' then coalesce(nullif((p_session_row -> 'metadata')::jsonb, 'null'), '{}') else metadata end
    where tenant_id = p_tenant and id = p_session
      and (title is null and p_session_row ->> 'title' is not null
-       or metadata = '{}' and coalesce((p_session_row -> 'metadata')::jsonb, '{}') <> '{}');
+       or metadata = '{}' and coalesce(nullif((p_session_row -> 'metadata')::jsonb, 'null'), '{}') <> '{}');
   v_changed := found;
   update holdfast.sessions set created_at = least(created_at, (p_session_row ->> 'createdAt')::timestamptz, (
       select min((r ->> 'createdAt')::timestamptz) from json_array_elements(p_rows) r))

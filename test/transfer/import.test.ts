@@ -113,6 +113,14 @@ test('10,000 messages, imported once, twice, shuffled and interrupted, are the s
   expect(await ledger()).toEqual([])
 })
 
+test('a session that is imported without metadata has none, as one that was made here (P233)', async () => {
+  const { ann } = await open()
+  await importInto(ann, [{ type: 'session', id: 'bare', title: 'Bare' }, asked('bare', 1)])
+  const [line] = (await (await ann.request('/v1/sessions/bare/export')).text()).split('\n')
+  const { title, metadata } = JSON.parse(line!)
+  expect({ title, metadata }).toEqual({ title: 'Bare', metadata: {} })
+})
+
 test('a bad row is named with its line and what is wrong, and keeps no other out (P234)', async () => {
   const { ann, url, session } = await open()
   await ann.send(session, 'said here', 'live')
