@@ -15,6 +15,7 @@ import { gate } from '../support/obedient.ts'
 import { freshDatabase } from '../support/postgres.ts'
 import { jwtSecret, startServer, tokenOf } from '../support/server.ts'
 import { openRaw } from '../support/socket.ts'
+import { tracesIn } from './traces.ts'
 
 const serverKey = 'k'.repeat(32)
 let chat: Holdfast
@@ -103,17 +104,7 @@ async function said(
 const asUser = (api: Api) => (path: string, body: object) =>
   api.request(path, { method: 'POST', body: JSON.stringify(body) })
 
-/** In which tables and columns of the schema this text stands, whatever they are called. */
-async function tracesOf(text: string): Promise<string[]> {
-  const tables = await rows(`select table_name as name from information_schema.tables
-    where table_schema = 'holdfast' and table_type = 'BASE TABLE' order by 1`)
-  const found: string[] = []
-  for (const { name } of tables) {
-    const [row] = await rows(`select count(*)::int as n from holdfast.${name} x where strpos(x::text, $1) > 0`, [text])
-    if (row!.n !== 0) found.push(String(name))
-  }
-  return found
-}
+const tracesOf = (text: string) => tracesIn(sql, text)
 
 test('what a guest has becomes the account’s, once, and the cookie is worth nothing from then on (P230, P231)', async () => {
   const g = newGuest()

@@ -11,6 +11,7 @@ import { gate } from '../support/obedient.ts'
 import { onPoint } from '../support/points.mjs'
 import { freshDatabase } from '../support/postgres.ts'
 import { jwtSecret } from '../support/server.ts'
+import { tracesIn } from './traces.ts'
 
 const serverKey = 'k'.repeat(32)
 let chat: Holdfast
@@ -68,17 +69,7 @@ async function said(api: Api, session: string, id: string): Promise<void> {
   expect((await post(api, `/v1/sessions/${session}/messages?wait=20`, { id, text: `said ${id}` })).status).toBe(200)
 }
 
-/** In which tables of the schema this text stands, whatever they are called. */
-async function tracesOf(text: string): Promise<string[]> {
-  const tables = await rows(`select table_name as name from information_schema.tables
-    where table_schema = 'holdfast' and table_type = 'BASE TABLE' order by 1`)
-  const found: string[] = []
-  for (const { name } of tables) {
-    const [row] = await rows(`select count(*)::int as n from holdfast.${name} x where strpos(x::text, $1) > 0`, [text])
-    if (row!.n !== 0) found.push(String(name))
-  }
-  return found
-}
+const tracesOf = (text: string) => tracesIn(sql, text)
 
 test('a user who has something in each table that can hold anything of theirs is in none of them any more (P237, P238)', async () => {
   const id = fresh('zoe')
